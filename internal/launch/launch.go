@@ -1,0 +1,176 @@
+// Package launch is the seam between the verbs and whatever runs machines: this
+// host, the fake, later Nomad or Kubernetes. It holds the interface, its
+// documents and its two error types, and knows no pools, jobs or SQL.
+//
+// Implementations live below it (launch/local, launch/fake) and are named by
+// cmd/millpond only. Every implementation passes launch/launchtest.
+package launch
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	millpond "millpond.dev/millpond"
+)
+
+// Launcher runs virtual machines that are named by node id. All methods are
+// safe for concurrent use and idempotent by (node, generation).
+type Launcher interface {
+	// Launch makes the VM of spec exist and run. It returns as soon as the
+	// launch is under way and durable; progress shows in List. Calling it again
+	// for the same node and generation does nothing; for a higher generation it
+	// replaces the VM, whose disks are lost (reimage).
+	Launch(ctx context.Context, spec Spec) error
+	// List tells the state of every VM that this launcher knows, also of those
+	// that the caller has forgotten, so that orphans can be destroyed.
+	List(ctx context.Context) ([]Status, error)
+	// Reset restarts the VM in place, disks kept (reboot).
+	Reset(ctx context.Context, node millpond.NodeID) error
+	// Stop ends the VM by its power button, by force after grace; disks are kept.
+	Stop(ctx context.Context, node millpond.NodeID, grace time.Duration) error
+	// Destroy ends the VM at once and removes every trace of it. Unknown nodes
+	// are no error.
+	Destroy(ctx context.Context, node millpond.NodeID) error
+	// Capacity tells what still fits.
+	Capacity(ctx context.Context) (Capacity, error)
+}
+
+// Notifier is an optional ability: Changed is received from after any VM's
+// status may have changed, so that nobody has to poll List.
+type Notifier interface{ Changed() <-chan struct{} }
+
+// Consoler is an optional ability: the last bytes that the VM wrote to its
+// serial console, also after it has ended, until Destroy.
+type Consoler interface {
+	Console(ctx context.Context, node millpond.NodeID, tail int64) ([]byte, error)
+}
+
+// Spec is everything needed to run one VM. It contains no secret but Channel.Token.
+type Spec struct {
+	Node       millpond.NodeID `json:"node"`
+	Generation int             `json:"generation"`
+	// Labels are for people who look at processes: account, pool.
+	Labels    map[string]string `json:"labels,omitempty"`
+	VCPUs     int               `json:"vcpus"`
+	MemoryMiB int               `json:"memoryMiB"`
+	Firmware  Firmware          `json:"firmware"`
+	OSDisk    Disk              `json:"osDisk"`
+	DataDisks []Disk            `json:"dataDisks,omitempty"`
+	// TempDiskMiB is the size of the empty temporary disk, 0 for none. It carries
+	// an ext4 file system labelled TempDiskLabel.
+	TempDiskMiB int64   `json:"tempDiskMiB"`
+	Channel     Channel `json:"channel"`
+	// Hostname is also the instance id of the boot seed.
+	Hostname string `json:"hostname"`
+}
+
+// TempDiskLabel is the file-system label of the temporary disk.
+const TempDiskLabel = "millpond-temp"
+
+// Firmware is how a disk boots itself: BIOS for hyperVGeneration V1, UEFI for V2.
+type Firmware string
+
+const (
+	BIOS Firmware = "bios"
+	UEFI Firmware = "uefi"
+)
+
+// Disk is an immutable base that gets a private writable overlay. An empty
+// Backing is a blank disk of SizeMiB.
+type Disk struct {
+	// LUN is the data disk's logical unit; ignored for the OS disk.
+	LUN int `json:"lun"`
+	// Backing is QEMU's name of the read-only base (a raw file's path now, an NBD
+	// URI later), always of format raw.
+	Backing   string `json:"backing,omitempty"`
+	SizeBytes int64  `json:"sizeBytes"`
+}
+
+// Channel is how the supervisor reaches the server for this node.
+type Channel struct {
+	// EndpointFile holds the server's current address, host:port; it is read
+	// anew before every dial because a restarted server may listen elsewhere.
+	EndpointFile string `json:"endpointFile"`
+	// CAFile is the PEM bundle that the server's certificate is checked against.
+	CAFile string `json:"caFile"`
+	// Token is the node's own credential, valid for this node and generation only.
+	Token string `json:"token"`
+}
+
+// Phase is how far a VM has come.
+type Phase string
+
+const (
+	// Preparing covers the supervisor's steps up to the start of QEMU.
+	Preparing Phase = "preparing"
+	// Running means that QEMU runs the guest.
+	Running Phase = "running"
+	// Stopped means that the VM ended as asked (Stop, or power-off by the guest).
+	Stopped Phase = "stopped"
+	// Failed means that it could not start or died; Err says why.
+	Failed Phase = "failed"
+)
+
+// Status is one VM as the launcher sees it.
+type Status struct {
+	Node       millpond.NodeID `json:"node"`
+	Generation int             `json:"generation"`
+	Phase      Phase           `json:"phase"`
+	// Step is the named step under way or the one that failed.
+	Step string `json:"step,omitempty"`
+	// Accel is the acceleration in use: kvm or tcg.
+	Accel string `json:"accel,omitempty"`
+	// Addr is the guest's private address.
+	Addr    string    `json:"addr,omitempty"`
+	Started time.Time `json:"started"`
+	Changed time.Time `json:"changed"`
+	// Steps tells how long each step of the launch took.
+	Steps []StepTime `json:"steps,omitempty"`
+	Err   *Failure   `json:"err,omitempty"`
+}
+
+// StepTime is one finished step of a launch.
+type StepTime struct {
+	Name     string        `json:"name"`
+	Duration time.Duration `json:"duration"`
+}
+
+// Failure is why a VM failed. Host tells a fault of this host or of Millpond
+// (launching elsewhere or again may help) from a fault of the guest (the image
+// did not boot); the two are never mixed up.
+type Failure struct {
+	Host    bool   `json:"host"`
+	Code    string `json:"code"`
+	Message string `json:"message"`
+	// Evidence is the console's or QEMU's last lines.
+	Evidence   string `json:"evidence,omitempty"`
+	Suggestion string `json:"suggestion,omitempty"`
+}
+
+func (f *Failure) Error() string { return f.Code + ": " + f.Message }
+
+// Capacity is what a launcher can run in all and what is in use.
+type Capacity struct {
+	VMs, UsedVMs             int
+	MemoryMiB, UsedMemoryMiB int64
+}
+
+// HostError says that the host, not the guest, stood in the way.
+type HostError struct {
+	Step string
+	Err  error
+}
+
+func (e *HostError) Error() string { return fmt.Sprintf("host: %s: %v", e.Step, e.Err) }
+func (e *HostError) Unwrap() error { return e.Err }
+
+// GuestError says that the guest stood in the way; Console is its last output.
+type GuestError struct {
+	Step    string
+	Console string
+	Err     error
+}
+
+func (e *GuestError) Error() string { return fmt.Sprintf("guest: %s: %v", e.Step, e.Err) }
+func (e *GuestError) Unwrap() error { return e.Err }

@@ -1,0 +1,156 @@
+// Package sqlite keeps every row of the service, in one file with a write-ahead
+// log. It holds constraints and queries, one file per noun; rules and rights
+// are the verbs' business. Times are kept as microseconds since the epoch, ids
+// by their lower-case key beside the spelling of their first use.
+//
+// Methods of Tx compose: a verb opens one Update, calls several, and all or
+// nothing lands. The SQL is kept portable to PostgreSQL.
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"embed"
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/pressly/goose/v3"
+	"modernc.org/sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
+
+	"millpond.dev/millpond/internal/clock"
+)
+
+//go:embed migrations/*.sql
+var migrations embed.FS
+
+// DB is an open database: one writer, many readers.
+type DB struct {
+	write *sql.DB
+	read  *sql.DB
+	clock clock.Clock
+	// mu queues writers in the process, which is fairer and cheaper than
+	// SQLite's busy handler.
+	mu sync.Mutex
+}
+
+// Open opens or creates the database file and brings its schema up to date.
+func Open(ctx context.Context, path string, c clock.Clock) (*DB, error) {
+	pragmas := "?_pragma=busy_timeout(10000)&_pragma=journal_mode(WAL)&_pragma=synchronous(NORMAL)&_pragma=foreign_keys(1)&_pragma=temp_store(MEMORY)&_txlock=immediate"
+	w, err := sql.Open("sqlite", "file:"+path+pragmas)
+	if err != nil {
+		return nil, err
+	}
+	w.SetMaxOpenConns(1)
+	r, err := sql.Open("sqlite", "file:"+path+strings.Replace(pragmas, "immediate", "deferred", 1)+"&_pragma=query_only(1)")
+	if err != nil {
+		w.Close()
+		return nil, err
+	}
+	r.SetMaxOpenConns(8)
+	r.SetMaxIdleConns(8)
+	db := &DB{write: w, read: r, clock: c}
+	sub, err := fs.Sub(migrations, "migrations")
+	if err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
+	p, err := goose.NewProvider(goose.DialectSQLite3, w, sub)
+	if err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
+	if _, err := p.Up(ctx); err != nil {
+		return nil, errors.Join(fmt.Errorf("bring %s up to date: %w", path, err), db.Close())
+	}
+	return db, nil
+}
+
+// Close checkpoints and closes.
+func (db *DB) Close() error { return errors.Join(db.read.Close(), db.write.Close()) }
+
+// Tx is a transaction with one timestamp.
+type Tx struct {
+	tx  *sql.Tx
+	ctx context.Context
+	Now time.Time
+}
+
+// Update runs fn in a write transaction; an error undoes everything.
+func (db *DB) Update(ctx context.Context, fn func(*Tx) error) error {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	return db.run(ctx, db.write, fn)
+}
+
+// View runs fn on a consistent snapshot. fn must not write.
+func (db *DB) View(ctx context.Context, fn func(*Tx) error) error { return db.run(ctx, db.read, fn) }
+
+func (db *DB) run(ctx context.Context, pool *sql.DB, fn func(*Tx) error) error {
+	tx, err := pool.BeginTx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = tx.Rollback() }()
+	if err := fn(&Tx{tx: tx, ctx: ctx, Now: db.clock.Now()}); err != nil {
+		return err
+	}
+	return tx.Commit()
+}
+
+func (t *Tx) exec(query string, args ...any) (int64, error) {
+	res, err := t.tx.ExecContext(t.ctx, query, args...)
+	if err != nil {
+		return 0, err
+	}
+	return res.RowsAffected()
+}
+
+func (t *Tx) row(query string, args ...any) *sql.Row { return t.tx.QueryRowContext(t.ctx, query, args...) }
+
+func (t *Tx) rows(query string, args ...any) (*sql.Rows, error) {
+	return t.tx.QueryContext(t.ctx, query, args...)
+}
+
+// collect runs a query and scans every row with scan.
+func collect[T any](t *Tx, scan func(*sql.Rows) (T, error), query string, args ...any) ([]T, error) {
+	rows, err := t.rows(query, args...)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var out []T
+	for rows.Next() {
+		v, err := scan(rows)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, v)
+	}
+	return out, rows.Err()
+}
+
+// IsUnique says whether err is a violated unique constraint.
+func IsUnique(err error) bool {
+	var e *sqlite.Error
+	return errors.As(err, &e) && (e.Code() == sqlite3.SQLITE_CONSTRAINT_UNIQUE || e.Code() == sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY)
+}
+
+// ErrNoRow is returned when a row that was asked for by key is not there.
+var ErrNoRow = sql.ErrNoRows
+
+func micros(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixMicro()
+}
+
+func fromMicros(us int64) time.Time {
+	if us == 0 {
+		return time.Time{}
+	}
+	return time.UnixMicro(us).UTC()
+}

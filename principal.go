@@ -1,0 +1,27 @@
+package millpond
+
+// AuthMethod is how a caller proved who it is.
+type AuthMethod string
+
+const (
+	AuthToken     AuthMethod = "token"
+	AuthSharedKey AuthMethod = "sharedkey"
+	// AuthTaskToken is the token that a task gets for its own job.
+	AuthTaskToken AuthMethod = "tasktoken"
+)
+
+// Caller is an authenticated principal, as the edges pass it to the verbs.
+type Caller struct {
+	Method AuthMethod
+	Tenant string
+	// Object is the principal's object id, to which roles are assigned.
+	Object string
+	// App is the client id of an application; empty for a user.
+	App  string
+	Name string
+	// Account is set for shared-key callers only: the one account they may touch.
+	Account AccountName
+}
+
+// BuiltInPrincipal names the identity of the server itself in records.
+const BuiltInPrincipal = "millpond"
