@@ -13,7 +13,7 @@ import (
 // test, the wire documents and the router all read it.
 type Route struct {
 	// Name is the vendor's operation name, such as Pool_Add.
-	Name string
+	Name   string
 	Method string
 	// Path has {name} for one segment and a last {name...} for the rest.
 	// Literal segments match without regard to case.

@@ -108,7 +108,9 @@ func (t *Tx) exec(query string, args ...any) (int64, error) {
 	return res.RowsAffected()
 }
 
-func (t *Tx) row(query string, args ...any) *sql.Row { return t.tx.QueryRowContext(t.ctx, query, args...) }
+func (t *Tx) row(query string, args ...any) *sql.Row {
+	return t.tx.QueryRowContext(t.ctx, query, args...)
+}
 
 func (t *Tx) rows(query string, args ...any) (*sql.Rows, error) {
 	return t.tx.QueryContext(t.ctx, query, args...)

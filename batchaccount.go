@@ -1,0 +1,24 @@
+package millpond
+
+import "time"
+
+// BatchAccount is a Microsoft.Batch account as the data plane needs it.
+type BatchAccount struct {
+	ID           ResourceID
+	Name         AccountName
+	Region       string
+	Subscription string
+	Tenant       string
+	// Keys are the two shared keys, base64. Secret.
+	PrimaryKey, SecondaryKey string
+	// SharedKeyAllowed is whether allowedAuthenticationModes admits shared keys.
+	SharedKeyAllowed bool
+	PoolQuota        int
+	CoreQuota        int
+	Created          time.Time
+}
+
+// Host is the account's name in Azure's own address scheme.
+func (a BatchAccount) Host() string {
+	return string(a.Name) + "." + a.Region + ".batch.azure.com"
+}

@@ -1,0 +1,35 @@
+package millpond
+
+// ImageReference says what the nodes of a pool boot from, as the user wrote it:
+// a resource id, or a Marketplace triple with a version.
+type ImageReference struct {
+	ResourceID string `json:"resourceId,omitempty"`
+	Publisher  string `json:"publisher,omitempty"`
+	Offer      string `json:"offer,omitempty"`
+	SKU        string `json:"sku,omitempty"`
+	Version    string `json:"version,omitempty"`
+}
+
+// BootImage is an ImageReference resolved for one region at one moment: the
+// exact version and the contents that its disks have.
+type BootImage struct {
+	// VersionID is the exact version's resource id.
+	VersionID string `json:"versionId"`
+	OSType    string `json:"osType"`     // Linux or Windows
+	HyperV    string `json:"generation"` // V1 (BIOS) or V2 (UEFI)
+	OSDisk    BootDisk
+	DataDisks []BootDisk
+	// Replicas is how many replicas are ready in the region, for the warning
+	// about large pools.
+	Replicas int `json:"replicas"`
+}
+
+// BootDisk is one immutable disk of a BootImage.
+type BootDisk struct {
+	LUN int `json:"lun"`
+	// Content is the image store's id of the bytes.
+	Content   string `json:"content"`
+	SizeBytes int64  `json:"sizeBytes"`
+	// Backing is QEMU's name of a replica chosen for one node; empty until chosen.
+	Backing string `json:"backing,omitempty"`
+}
