@@ -1,0 +1,81 @@
+package millpond
+
+import "time"
+
+// JobState is a job's state, spelled as on the wire.
+type JobState string
+
+const (
+	JobActive      JobState = "active"
+	JobDisabling   JobState = "disabling"
+	JobDisabled    JobState = "disabled"
+	JobEnabling    JobState = "enabling"
+	JobTerminating JobState = "terminating"
+	JobCompleted   JobState = "completed"
+	JobDeleting    JobState = "deleting"
+)
+
+var jobStates = [...]JobState{JobActive, JobDisabling, JobDisabled, JobEnabling, JobTerminating, JobCompleted, JobDeleting}
+
+// JobStates lists every state.
+func JobStates() []JobState { return append([]JobState(nil), jobStates[:]...) }
+
+// JobEvent is something that happens to a job.
+type JobEvent string
+
+const (
+	JobDisable   JobEvent = "disable"
+	JobEnable    JobEvent = "enable"
+	JobTerminate JobEvent = "terminate"
+	JobDelete    JobEvent = "delete"
+	// JobQuiet: no task of it runs any more.
+	JobQuiet JobEvent = "quiet"
+)
+
+var jobEvents = [...]JobEvent{JobDisable, JobEnable, JobTerminate, JobDelete, JobQuiet}
+
+// JobEvents lists every event.
+func JobEvents() []JobEvent { return append([]JobEvent(nil), jobEvents[:]...) }
+
+// DisableTasks says what becomes of a disabled job's running tasks.
+type DisableTasks string
+
+const (
+	DisableRequeue   DisableTasks = "requeue"
+	DisableTerminate DisableTasks = "terminate"
+	DisableWait      DisableTasks = "wait"
+)
+
+// JobSpec is what a user asked for.
+type JobSpec struct {
+	ID               JobID         `json:"id"`
+	DisplayName      string        `json:"displayName,omitempty"`
+	Pool             PoolID        `json:"pool"`
+	Priority         int           `json:"priority"`
+	MaxParallelTasks int           `json:"maxParallelTasks"` // -1: no limit
+	MaxWallClock     time.Duration `json:"maxWallClock"`     // 0: no limit
+	MaxTaskRetries   int           `json:"maxTaskRetries"`   // -1: no limit
+	Environment      []NameValue   `json:"environment,omitempty"`
+	Metadata         []NameValue   `json:"metadata,omitempty"`
+	// OnAllTasksComplete is noaction or terminatejob.
+	OnAllTasksComplete string `json:"onAllTasksComplete"`
+	// UsesTaskDependencies is kept and echoed; tasks with dependsOn are refused
+	// until dependencies are supported.
+	UsesTaskDependencies bool `json:"usesTaskDependencies,omitempty"`
+}
+
+// Job is a job and how far it is. The verbs of package job are its only writer.
+type Job struct {
+	Account AccountName
+	Spec    JobSpec
+
+	State                 JobState
+	StateTransition       time.Time
+	Previous              JobState
+	PreviousTransition    time.Time
+	DisableTasks          DisableTasks
+	TerminateReason       string
+	Started, Ended        time.Time
+	Created, LastModified time.Time
+	Version               int64
+}

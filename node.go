@@ -1,0 +1,157 @@
+package millpond
+
+import "time"
+
+// NodeState is a compute node's state, spelled as on the wire.
+type NodeState string
+
+const (
+	NodeCreating            NodeState = "creating"
+	NodeStarting            NodeState = "starting"
+	NodeWaitingForStartTask NodeState = "waitingforstarttask"
+	NodeStartTaskFailed     NodeState = "starttaskfailed"
+	NodeIdle                NodeState = "idle"
+	NodeRunning             NodeState = "running"
+	NodeOffline             NodeState = "offline"
+	NodeRebooting           NodeState = "rebooting"
+	NodeReimaging           NodeState = "reimaging"
+	NodeLeavingPool         NodeState = "leavingpool"
+	NodeUnusable            NodeState = "unusable"
+	NodeUnknown             NodeState = "unknown"
+	NodePreempted           NodeState = "preempted"
+)
+
+// NodeStates is every state, for tests over the full product and for counts.
+var nodeStates = [...]NodeState{NodeCreating, NodeStarting, NodeWaitingForStartTask, NodeStartTaskFailed,
+	NodeIdle, NodeRunning, NodeOffline, NodeRebooting, NodeReimaging, NodeLeavingPool, NodeUnusable, NodeUnknown, NodePreempted}
+
+// NodeStates lists every state.
+func NodeStates() []NodeState { return append([]NodeState(nil), nodeStates[:]...) }
+
+// NodeEvent is something that happened to a node.
+type NodeEvent string
+
+const (
+	// NodeLaunched: the launcher runs the VM; the guest has not spoken yet.
+	NodeLaunched NodeEvent = "launched"
+	// NodeRegistered: the agent said hello (first time, or with a new boot id).
+	NodeRegistered NodeEvent = "registered"
+	// NodeStartTaskBegan: a start task with waitForSuccess is running.
+	NodeStartTaskBegan NodeEvent = "starttaskbegan"
+	// NodeReady: registered, start task satisfied.
+	NodeReady NodeEvent = "ready"
+	// NodeStartTaskGaveUp: the start task failed for good, waitForSuccess set.
+	NodeStartTaskGaveUp NodeEvent = "starttaskgaveup"
+	// NodeTaskBegan and NodeDrained: from no task to one, from one to none.
+	NodeTaskBegan NodeEvent = "taskbegan"
+	NodeDrained   NodeEvent = "drained"
+	// NodeDisabled: scheduling disabled and no task left; NodeEnabled undoes it.
+	NodeDisabled NodeEvent = "disabled"
+	NodeEnabled  NodeEvent = "enabled"
+	NodeReboot   NodeEvent = "reboot"
+	NodeReimage  NodeEvent = "reimage"
+	// NodeLeave: to be removed from the pool.
+	NodeLeave NodeEvent = "leave"
+	// NodeFailed: it cannot run tasks; errors say why.
+	NodeFailed NodeEvent = "failed"
+	// NodeLost: contact lost, state undetermined. NodeFound: contact again with
+	// the same boot; the state before is restored by the caller's choice of event
+	// (ready, taskbegan…) after Found.
+	NodeLost  NodeEvent = "lost"
+	NodeFound NodeEvent = "found"
+)
+
+var nodeEvents = [...]NodeEvent{NodeLaunched, NodeRegistered, NodeStartTaskBegan, NodeReady, NodeStartTaskGaveUp, NodeTaskBegan,
+	NodeDrained, NodeDisabled, NodeEnabled, NodeReboot, NodeReimage, NodeLeave, NodeFailed, NodeLost, NodeFound}
+
+// NodeEvents lists every event.
+func NodeEvents() []NodeEvent { return append([]NodeEvent(nil), nodeEvents[:]...) }
+
+// SchedulingState is whether tasks may be placed on a node.
+type SchedulingState string
+
+const (
+	SchedulingEnabled  SchedulingState = "enabled"
+	SchedulingDisabled SchedulingState = "disabled"
+)
+
+// NodeError is why a node is not ready: code, what stage it reached, evidence
+// and what to do.
+type NodeError struct {
+	Code    string      `json:"code"`
+	Message string      `json:"message"`
+	Details []NameValue `json:"details,omitempty"`
+	Time    time.Time   `json:"time"`
+}
+
+// StartTaskInfo is how a node's start task went.
+type StartTaskInfo struct {
+	State      string       `json:"state"` // running or completed
+	Attempt    int          `json:"attempt"`
+	StartTime  time.Time    `json:"startTime"`
+	EndTime    time.Time    `json:"endTime"`
+	ExitCode   *int         `json:"exitCode,omitempty"`
+	Failure    *TaskFailure `json:"failure,omitempty"`
+	RetryCount int          `json:"retryCount"`
+	LastRetry  time.Time    `json:"lastRetry"`
+	Result     string       `json:"result,omitempty"` // success or failure
+}
+
+// Boot phases in the order in which a node passes them; NodePhase names are
+// keys of Node.Phases.
+const (
+	PhaseLaunch    = "launch"    // row written → QEMU runs
+	PhaseBoot      = "boot"      // QEMU runs → agent says hello
+	PhaseStartTask = "startTask" // hello → start task done
+	PhaseIdle      = "idle"      // row written → idle, the sum
+)
+
+// Node is one compute node.
+//
+// Writers: package pool creates and removes rows; package node writes all else.
+type Node struct {
+	Account AccountName
+	Pool    PoolID
+	ID      NodeID
+	// Generation grows with each reimage; the launcher is idempotent by it.
+	Generation int
+	Dedicated  bool
+
+	State           NodeState
+	StateTransition time.Time
+	Scheduling      SchedulingState
+	// Pending is an operation that waits for running tasks: reboot, reimage,
+	// leave or disable, with Option saying what becomes of them.
+	Pending       NodeEvent
+	PendingOption DeallocationOption
+
+	VMSize        string
+	Boot          BootImage
+	TokenHash     string // SHA-256 of the node's channel credential
+	Address       string
+	AgentVersion  string
+	AgentUpdated  time.Time
+	BootID        string
+	LastBoot      time.Time
+	Allocated     time.Time
+	RootDir       string
+	StartTask     *StartTask // as it ran
+	StartTaskInfo *StartTaskInfo
+	Errors        []NodeError
+	Phases        map[string]time.Duration
+	// LastContact is when the agent was last heard; kept in memory between writes.
+	LastContact time.Time
+	// LastSequence is the last event of the agent that was applied.
+	LastSequence uint64
+
+	TasksRun, TasksSucceeded   int
+	RunningTasks, RunningSlots int // counted from tasks when read
+	RecentTasks                []RecentTask
+}
+
+// RecentTask is one of a node's last tasks.
+type RecentTask struct {
+	Job   JobID     `json:"job"`
+	Task  TaskID    `json:"task"`
+	State TaskState `json:"state"`
+}

@@ -1,0 +1,163 @@
+package millpond
+
+import "time"
+
+// PoolState is whether a pool can be used.
+type PoolState string
+
+const (
+	PoolActive   PoolState = "active"
+	PoolDeleting PoolState = "deleting"
+)
+
+// AllocationState is whether a pool's size is changing.
+type AllocationState string
+
+const (
+	AllocationSteady   AllocationState = "steady"
+	AllocationResizing AllocationState = "resizing"
+	AllocationStopping AllocationState = "stopping"
+)
+
+// DeallocationOption is what happens to the tasks of a node that is taken away,
+// rebooted, reimaged or disabled.
+type DeallocationOption string
+
+const (
+	DeallocateRequeue        DeallocationOption = "requeue"
+	DeallocateTerminate      DeallocationOption = "terminate"
+	DeallocateTaskCompletion DeallocationOption = "taskcompletion"
+	DeallocateRetainedData   DeallocationOption = "retaineddata"
+)
+
+// Limits of Azure Batch for pools (batch-data-plane.md §2.1).
+const (
+	DefaultResizeTimeout = 15 * time.Minute
+	MinResizeTimeout     = 5 * time.Minute
+	MaxStartTaskChars    = 32768
+	MaxTaskSlots         = 256
+)
+
+// FillType is how tasks are spread over nodes.
+type FillType string
+
+const (
+	FillSpread FillType = "spread"
+	FillPack   FillType = "pack"
+)
+
+// NameValue is a metadata item, an environment setting, or one word more about
+// an error.
+type NameValue struct {
+	Name  string `json:"name"`
+	Value string `json:"value"`
+}
+
+// PoolSpec is what a user asked for. It changes by Patch, Update and Resize only.
+type PoolSpec struct {
+	ID               PoolID         `json:"id"`
+	DisplayName      string         `json:"displayName,omitempty"`
+	VMSize           string         `json:"vmSize"`
+	Image            ImageReference `json:"image"`
+	NodeAgentSKU     string         `json:"nodeAgentSku"`
+	DataDisks        []DataDiskSpec `json:"dataDisks,omitempty"`
+	TaskSlotsPerNode int            `json:"taskSlotsPerNode"`
+	FillType         FillType       `json:"fillType"`
+	// InterNode asks for communication between the nodes of the pool.
+	InterNode    bool          `json:"interNode,omitempty"`
+	StartTask    *StartTask    `json:"startTask,omitempty"`
+	UserAccounts []UserAccount `json:"userAccounts,omitempty"`
+	Metadata     []NameValue   `json:"metadata,omitempty"`
+	// NodeCommunication is kept and echoed: default, classic or simplified.
+	NodeCommunication string `json:"nodeCommunication,omitempty"`
+}
+
+// DataDiskSpec is an empty data disk that every node gets beside those of the image.
+type DataDiskSpec struct {
+	LUN     int    `json:"lun"`
+	SizeGB  int    `json:"sizeGB"`
+	Caching string `json:"caching,omitempty"`
+	Storage string `json:"storage,omitempty"`
+}
+
+// UserAccount is a named account that a pool's nodes have.
+type UserAccount struct {
+	Name  string `json:"name"`
+	Admin bool   `json:"admin,omitempty"`
+	UID   int    `json:"uid,omitempty"`
+	GID   int    `json:"gid,omitempty"`
+	// Password and SSHPrivateKey are write-only. Secret.
+	Password      string `json:"password,omitempty"`
+	SSHPrivateKey string `json:"sshPrivateKey,omitempty"`
+}
+
+// UserIdentity is who a task runs as: a named account, or an auto user.
+type UserIdentity struct {
+	UserName string `json:"userName,omitempty"`
+	// TaskScope makes an account for the task alone; else the pool's is used.
+	TaskScope bool `json:"taskScope,omitempty"`
+	Admin     bool `json:"admin,omitempty"`
+	// Given tells an identity that the user wrote from the default.
+	Given bool `json:"given,omitempty"`
+}
+
+// ResourceFile is fetched to the node before the command runs.
+type ResourceFile struct {
+	URL      string `json:"url"`
+	FilePath string `json:"filePath"`
+	FileMode string `json:"fileMode,omitempty"`
+}
+
+// StartTask runs on every node when it joins, reboots or is reimaged.
+type StartTask struct {
+	CommandLine   string         `json:"commandLine"`
+	Environment   []NameValue    `json:"environment,omitempty"`
+	ResourceFiles []ResourceFile `json:"resourceFiles,omitempty"`
+	User          UserIdentity   `json:"user"`
+	// MaxRetries is the number of tries after the first; -1 means no limit.
+	MaxRetries     int  `json:"maxRetries"`
+	WaitForSuccess bool `json:"waitForSuccess"`
+}
+
+// Warning is advice that does not refuse anything. Time is when it arose.
+type Warning struct {
+	Code    string    `json:"code"`
+	Message string    `json:"message"`
+	Time    time.Time `json:"time"`
+}
+
+// ResizeError is why the last resize did not reach its target. It never blocks
+// a later resize.
+type ResizeError struct {
+	Code    string      `json:"code"`
+	Message string      `json:"message"`
+	Values  []NameValue `json:"values,omitempty"`
+	Time    time.Time   `json:"time"`
+}
+
+// Pool is a pool and how far it is.
+//
+// Writers: the verbs of package pool write Spec, State, targets and the resize
+// order; its allocator writes AllocationState, ResizeErrors and Warnings.
+type Pool struct {
+	Account AccountName
+	Spec    PoolSpec
+
+	State                 PoolState
+	StateTransition       time.Time
+	Allocation            AllocationState
+	AllocationTransition  time.Time
+	TargetDedicated       int
+	TargetLowPriority     int
+	ResizeTimeout         time.Duration
+	Deallocation          DeallocationOption
+	ResizeStarted         time.Time
+	ResizeErrors          []ResizeError
+	Warnings              []Warning
+	CurrentDedicated      int // counted from nodes when read
+	CurrentLowPriority    int
+	Boot                  BootImage // resolved at add; resolved anew at each allocation when the reference has no version
+	Creator               Caller    // rights were checked for this caller
+	Created, LastModified time.Time
+	Version               int64 // grows with each change by a user; the ETag
+}

@@ -1,0 +1,118 @@
+package millpond
+
+import "time"
+
+// TaskState is a task's state, spelled as on the wire.
+type TaskState string
+
+const (
+	TaskActive    TaskState = "active"
+	TaskPreparing TaskState = "preparing"
+	TaskRunning   TaskState = "running"
+	TaskCompleted TaskState = "completed"
+)
+
+var taskStates = [...]TaskState{TaskActive, TaskPreparing, TaskRunning, TaskCompleted}
+
+// TaskStates lists every state.
+func TaskStates() []TaskState { return append([]TaskState(nil), taskStates[:]...) }
+
+// TaskEvent is something that happens to a task.
+type TaskEvent string
+
+const (
+	// TaskAssigned: the scheduler gave it a node; a new attempt begins.
+	TaskAssigned TaskEvent = "assigned"
+	// TaskSucceeded and TaskFailedForGood end it.
+	TaskSucceeded     TaskEvent = "succeeded"
+	TaskFailedForGood TaskEvent = "failed"
+	// TaskRetry: non-zero exit with tries left.
+	TaskRetry TaskEvent = "retry"
+	// TaskNodeLost: internal recovery, counts as neither retry nor requeue.
+	TaskNodeLost TaskEvent = "nodelost"
+	// TaskRequeue: a user's action took the node or disabled the job.
+	TaskRequeue TaskEvent = "requeue"
+	// TaskTerminate: by the user or with its job.
+	TaskTerminate TaskEvent = "terminate"
+	// TaskReactivate: a failed task is to run again.
+	TaskReactivate TaskEvent = "reactivate"
+)
+
+var taskEvents = [...]TaskEvent{TaskAssigned, TaskSucceeded, TaskFailedForGood, TaskRetry, TaskNodeLost, TaskRequeue, TaskTerminate, TaskReactivate}
+
+// TaskEvents lists every event.
+func TaskEvents() []TaskEvent { return append([]TaskEvent(nil), taskEvents[:]...) }
+
+// TaskFailure is why a task, or a start task, failed.
+type TaskFailure struct {
+	// Category is usererror or servererror.
+	Category string      `json:"category"`
+	Code     string      `json:"code"`
+	Message  string      `json:"message"`
+	Details  []NameValue `json:"details,omitempty"`
+}
+
+// DefaultRetention is how long a completed task's files are kept on its node.
+const DefaultRetention = 7 * 24 * time.Hour
+
+// TaskSpec is what a user asked for.
+type TaskSpec struct {
+	ID            TaskID         `json:"id"`
+	DisplayName   string         `json:"displayName,omitempty"`
+	CommandLine   string         `json:"commandLine"`
+	Environment   []NameValue    `json:"environment,omitempty"`
+	ResourceFiles []ResourceFile `json:"resourceFiles,omitempty"`
+	User          UserIdentity   `json:"user"`
+	RequiredSlots int            `json:"requiredSlots"`
+	// Affinity is a soft hint, usually a node's affinity id.
+	Affinity string `json:"affinity,omitempty"`
+	// MaxWallClock 0 means no limit; it counts per attempt.
+	MaxWallClock time.Duration `json:"maxWallClock"`
+	Retention    time.Duration `json:"retention"`
+	// MaxRetries nil means the job's; -1 means no limit.
+	MaxRetries *int `json:"maxRetries,omitempty"`
+}
+
+// Task is a task and how far it is.
+//
+// Writers: package job adds, terminates and deletes; package sched assigns
+// (node, attempt, running); package node applies what agents report. All of
+// them change state through TaskTransition inside one transaction that
+// re-reads the row.
+type Task struct {
+	Account AccountName
+	Job     JobID
+	Spec    TaskSpec
+
+	State              TaskState
+	StateTransition    time.Time
+	Previous           TaskState
+	PreviousTransition time.Time
+	// Attempt counts every run whatever its reason; reports carry it, so that a
+	// late report of an earlier run changes nothing.
+	Attempt int
+	Pool    PoolID
+	Node    NodeID
+	// NodeRoot-relative directory of the last attempt.
+	Directory string
+	// Stopping is the failure code asked for while the agent is told to stop it.
+	Stopping     string
+	StopMessage  string
+	StopRequeue  bool
+	Started      time.Time
+	Ended        time.Time
+	ExitCode     *int
+	Failure      *TaskFailure
+	RetryCount   int
+	LastRetry    time.Time
+	RequeueCount int
+	LastRequeue  time.Time
+	Result       string // success or failure once completed
+	FilesRemoved bool
+	Created      time.Time
+	LastModified time.Time
+	Version      int64
+}
+
+// TaskCounts are tasks, or slots, by state.
+type TaskCounts struct{ Active, Running, Completed, Succeeded, Failed int }
