@@ -1,0 +1,216 @@
+// Package config reads the server's configuration file and fills in defaults.
+// It decides nothing and starts nothing; main hands its parts to the packages
+// that they are for.
+package config
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"time"
+
+	"gopkg.in/yaml.v3"
+
+	millpond "millpond.dev/millpond"
+)
+
+// Config is the whole file. Every field has a default; an unknown field is an
+// error, so that a misspelt one is noticed.
+type Config struct {
+	// Listen is host:port of the one TLS listener.
+	Listen string `yaml:"listen"`
+	// Launcher is local or fake.
+	Launcher string `yaml:"launcher"`
+	// OnStop says what SIGTERM does with running VMs: keep or stop.
+	OnStop string `yaml:"onStop"`
+	// LogFormat is text or json; LogLevel debug, info, warn or error.
+	LogFormat string   `yaml:"logFormat"`
+	LogLevel  string   `yaml:"logLevel"`
+	Regions   []Region `yaml:"regions"`
+	VMSizes   []VMSize `yaml:"vmSizes"`
+	Quotas    Quotas   `yaml:"quotas"`
+	Pools     Pools    `yaml:"pools"`
+	Nodes     Nodes    `yaml:"nodes"`
+	Local     Local    `yaml:"local"`
+	Fake      Fake     `yaml:"fake"`
+}
+
+// Region is a place that accounts, disks and replicas are in.
+type Region struct {
+	Name        string `yaml:"name"`
+	DisplayName string `yaml:"displayName"`
+	// Stores are the folders that hold the region's replicas; replica k of a
+	// version lies in store k modulo their number. Empty means two folders in
+	// the data folder.
+	Stores []string `yaml:"stores"`
+}
+
+// VMSize adds a size to the built-in table or replaces one.
+type VMSize struct {
+	Name         string `yaml:"name"`
+	VCPUs        int    `yaml:"vcpus"`
+	MemoryMiB    int    `yaml:"memoryMiB"`
+	TempDiskMiB  int64  `yaml:"tempDiskMiB"`
+	MaxDataDisks int    `yaml:"maxDataDisks"`
+}
+
+// Quotas of each Batch account; Azure's defaults where it has one.
+type Quotas struct {
+	Pools      int `yaml:"pools"`
+	Cores      int `yaml:"cores"`
+	ActiveJobs int `yaml:"activeJobs"`
+	// Accounts is per region and subscription.
+	Accounts int `yaml:"accounts"`
+}
+
+// Pools holds the advice for large pools of the seed document.
+type Pools struct {
+	// NodesPerReplica is the number of nodes that one replica is good for.
+	NodesPerReplica int `yaml:"nodesPerReplica"`
+	// MinutesPer1000Nodes is the resize timeout advised per 1000 nodes.
+	MinutesPer1000Nodes int `yaml:"minutesPer1000Nodes"`
+}
+
+// Nodes holds the limits after which a node is not waited for any more.
+type Nodes struct {
+	BootLimit    Duration `yaml:"bootLimit"`
+	ContactLimit Duration `yaml:"contactLimit"`
+	LogRetention Duration `yaml:"logRetention"`
+}
+
+// Local configures the local launcher.
+type Local struct {
+	// Accel is auto, kvm or tcg.
+	Accel string `yaml:"accel"`
+	// MemoryCapMiB caps the memory of each VM, whatever its size promises; 0
+	// means no cap.
+	MemoryCapMiB int `yaml:"memoryCapMiB"`
+	// VCPUCap caps the processors of each VM; 0 means the host's.
+	VCPUCap int `yaml:"vcpuCap"`
+	// MaxVMs bounds the VMs on this host; 0 means by memory alone.
+	MaxVMs int `yaml:"maxVMs"`
+	// MemoryMiB is how much of the host's memory VMs may use in all; 0 means
+	// nine tenths of it.
+	MemoryMiB int64 `yaml:"memoryMiB"`
+}
+
+// Fake configures the fake launcher.
+type Fake struct {
+	BootDelay Duration `yaml:"bootDelay"`
+	// FailureRate is the share of launches that fail, 0 to 1.
+	FailureRate float64 `yaml:"failureRate"`
+	MaxVMs      int     `yaml:"maxVMs"`
+}
+
+// Duration is a time.Duration written like 90s or 15m.
+type Duration time.Duration
+
+func (d *Duration) UnmarshalYAML(n *yaml.Node) error {
+	v, err := time.ParseDuration(n.Value)
+	if err != nil || v < 0 {
+		return fmt.Errorf("line %d: %q is not a duration such as 90s or 15m", n.Line, n.Value)
+	}
+	*d = Duration(v)
+	return nil
+}
+
+// Default is the configuration without a file.
+func Default() Config {
+	return Config{
+		Listen: "127.0.0.1:8443", Launcher: "local", OnStop: "keep", LogFormat: "text", LogLevel: "info",
+		Regions: []Region{
+			{Name: "westus2", DisplayName: "West US 2"},
+			{Name: "eastus", DisplayName: "East US"},
+			{Name: "westeurope", DisplayName: "West Europe"},
+			{Name: "northeurope", DisplayName: "North Europe"},
+			{Name: "eastasia", DisplayName: "East Asia"},
+			{Name: "southeastasia", DisplayName: "Southeast Asia"},
+		},
+		Quotas: Quotas{Pools: 100, Cores: 10000, ActiveJobs: 300, Accounts: 50},
+		Pools:  Pools{NodesPerReplica: 600, MinutesPer1000Nodes: 15},
+		Nodes:  Nodes{BootLimit: Duration(5 * time.Minute), ContactLimit: Duration(time.Minute), LogRetention: Duration(7 * 24 * time.Hour)},
+		Local:  Local{Accel: "auto", MemoryCapMiB: 2048},
+		Fake:   Fake{BootDelay: Duration(200 * time.Millisecond), MaxVMs: 100000},
+	}
+}
+
+// Load reads a file over the defaults. A missing file is an error only when
+// required.
+func Load(path string, required bool) (Config, error) {
+	c := Default()
+	data, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) && !required {
+		return c, nil
+	}
+	if err != nil {
+		return c, err
+	}
+	if err := Parse(data, &c); err != nil {
+		return c, fmt.Errorf("%s: %w", path, err)
+	}
+	return c, c.Check()
+}
+
+// Parse reads YAML over what c already says.
+func Parse(data []byte, c *Config) error {
+	dec := yaml.NewDecoder(bytes.NewReader(data))
+	dec.KnownFields(true)
+	if err := dec.Decode(c); err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	return nil
+}
+
+// Check says what is wrong with a configuration and how to put it right.
+func (c Config) Check() error {
+	var errs []error
+	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	oneOf := func(name, v string, of ...string) {
+		for _, o := range of {
+			if v == o {
+				return
+			}
+		}
+		bad("%s is %q; it must be one of %v", name, v, of)
+	}
+	oneOf("launcher", c.Launcher, "local", "fake")
+	oneOf("onStop", c.OnStop, "keep", "stop")
+	oneOf("logFormat", c.LogFormat, "text", "json")
+	oneOf("logLevel", c.LogLevel, "debug", "info", "warn", "error")
+	oneOf("local.accel", c.Local.Accel, "auto", "kvm", "tcg")
+	if len(c.Regions) == 0 {
+		bad("regions is empty; name at least one")
+	}
+	seen := map[string]bool{}
+	for _, r := range c.Regions {
+		n := millpond.NormalizeRegion(r.Name)
+		if n == "" || n != r.Name {
+			bad("region name %q must be lower case without blanks, such as westus2", r.Name)
+		}
+		if seen[n] {
+			bad("region %s is listed twice", n)
+		}
+		seen[n] = true
+	}
+	for _, s := range c.VMSizes {
+		if s.Name == "" || s.VCPUs <= 0 || s.MemoryMiB <= 0 || s.TempDiskMiB < 0 || s.MaxDataDisks < 0 {
+			bad("VM size %q needs a name, vcpus and memoryMiB above 0", s.Name)
+		}
+	}
+	for name, v := range map[string]int{"quotas.pools": c.Quotas.Pools, "quotas.cores": c.Quotas.Cores, "quotas.activeJobs": c.Quotas.ActiveJobs,
+		"quotas.accounts": c.Quotas.Accounts, "pools.nodesPerReplica": c.Pools.NodesPerReplica, "pools.minutesPer1000Nodes": c.Pools.MinutesPer1000Nodes} {
+		if v <= 0 {
+			bad("%s is %d; it must be above 0", name, v)
+		}
+	}
+	if c.Nodes.BootLimit == 0 || c.Nodes.ContactLimit == 0 {
+		bad("nodes.bootLimit and nodes.contactLimit must be above 0")
+	}
+	if c.Fake.FailureRate < 0 || c.Fake.FailureRate > 1 {
+		bad("fake.failureRate is %v; it must lie between 0 and 1", c.Fake.FailureRate)
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,71 @@
+package config
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestDefaultIsValid(t *testing.T) {
+	if err := Default().Check(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestFileOverridesDefaults(t *testing.T) {
+	p := filepath.Join(t.TempDir(), "c.yaml")
+	if err := os.WriteFile(p, []byte("listen: 127.0.0.1:9\nnodes:\n  bootLimit: 90s\nregions:\n- name: lab\n  stores: [/a, /b]\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, err := Load(p, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Listen != "127.0.0.1:9" || time.Duration(c.Nodes.BootLimit) != 90*time.Second || len(c.Regions) != 1 || c.Quotas.Pools != 100 {
+		t.Fatalf("got %+v", c)
+	}
+}
+
+func TestMistakesAreNamed(t *testing.T) {
+	for text, want := range map[string]string{
+		"lisen: x":                        "lisen",
+		"launcher: docker":                "launcher",
+		"nodes: {bootLimit: soon}":        "duration",
+		"regions: [{name: West US 2}]":    "lower case",
+		"regions: [{name: a}, {name: a}]": "twice",
+		"quotas: {pools: 0}":              "quotas.pools",
+		"vmSizes: [{name: x, vcpus: 0}]":  "VM size",
+		"fake: {failureRate: 2}":          "failureRate",
+	} {
+		c := Default()
+		err := Parse([]byte(text), &c)
+		if err == nil {
+			err = c.Check()
+		}
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: got %v, want a mention of %q", text, err, want)
+		}
+	}
+}
+
+func TestMissingFile(t *testing.T) {
+	if _, err := Load(filepath.Join(t.TempDir(), "none"), false); err != nil {
+		t.Error(err)
+	}
+	if _, err := Load(filepath.Join(t.TempDir(), "none"), true); err == nil {
+		t.Error("a file that was asked for and is missing was not noticed")
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add([]byte("listen: x\n"))
+	f.Add([]byte("regions:\n- name: a\n"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		c := Default()
+		if Parse(data, &c) == nil {
+			_ = c.Check()
+		}
+	})
+}

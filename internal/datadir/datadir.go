@@ -1,0 +1,93 @@
+// Package datadir names every file and folder under a server's data folder and
+// guards the folder with a lock, so that one server at a time uses it. It reads
+// and writes no content. Main and the sub-commands that look into a data folder
+// call it.
+package datadir
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+)
+
+// Dir is a data folder's path.
+type Dir string
+
+// Default is ~/.millpond, or what MILLPOND_DATA says.
+func Default() (Dir, error) {
+	if d := os.Getenv("MILLPOND_DATA"); d != "" {
+		return Dir(d), nil
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return "", fmt.Errorf("find the home folder for the default data folder (use --data): %w", err)
+	}
+	return Dir(filepath.Join(home, ".millpond")), nil
+}
+
+func (d Dir) path(parts ...string) string {
+	return filepath.Join(append([]string{string(d)}, parts...)...)
+}
+
+// Database is the SQLite file.
+func (d Dir) Database() string { return d.path("millpond.db") }
+
+// Credentials is the administrator's credentials, JSON, 0600.
+func (d Dir) Credentials() string { return d.path("credentials.json") }
+
+// Endpoint holds host:port of the running server.
+func (d Dir) Endpoint() string { return d.path("endpoint") }
+
+// Config is the configuration that is read when --config is not given.
+func (d Dir) Config() string { return d.path("millpond.yaml") }
+
+// CA is the certificate of the server's authority, PEM.
+func (d Dir) CA() string { return d.path("ca.pem") }
+
+// VMs has one folder per virtual machine of the local launcher.
+func (d Dir) VMs() string { return d.path("vms") }
+
+// Disks has the writable managed disks.
+func (d Dir) Disks() string { return d.path("disks") }
+
+// Store is the default folder of a region's replica store.
+func (d Dir) Store(region string, n int) string {
+	return d.path("stores", fmt.Sprintf("%s-%d", region, n))
+}
+
+// BaseImages has what `millpond image build` made for the catalogue.
+func (d Dir) BaseImages() string { return d.path("base-images") }
+
+// Cache has what can be made again.
+func (d Dir) Cache() string { return d.path("cache") }
+
+// NodeLogs has consoles and logs of nodes, kept after they are gone.
+func (d Dir) NodeLogs() string { return d.path("logs", "nodes") }
+
+// ErrInUse is returned by Lock when another server has the folder.
+var ErrInUse = errors.New("in use by another server")
+
+// Lock makes the folder if need be and takes it for this process until release
+// is called or the process ends.
+func (d Dir) Lock() (release func(), err error) {
+	if err := os.MkdirAll(string(d), 0o700); err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(d.path("lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		owner := make([]byte, 32)
+		n, _ := f.ReadAt(owner, 0)
+		f.Close()
+		return nil, fmt.Errorf("data folder %s is %w (process %s); stop it first, or give this one a folder of its own with --data",
+			d, ErrInUse, strings.TrimSpace(string(owner[:n])))
+	}
+	_ = f.Truncate(0)
+	_, _ = f.WriteAt([]byte(fmt.Sprintf("%d\n", os.Getpid())), 0)
+	return func() { f.Close() }, nil
+}
