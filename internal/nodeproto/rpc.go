@@ -1,0 +1,132 @@
+package nodeproto
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"connectrpc.com/connect"
+
+	"millpond.dev/millpond/internal/nodeproto/nodev1"
+)
+
+// maxMessage bounds one message, so that a guest cannot make the server keep
+// any amount of memory.
+const maxMessage = 32 << 20
+
+// Client is the server's end of one session. Its methods are safe for
+// concurrent use. It ends when its connection does.
+type Client struct {
+	nodev1.AgentClient
+	conn *watchedConn
+	http *http.ClientConn
+}
+
+// NewClient starts HTTP/2 as the client on conn and owns conn. ctx bounds the
+// start only.
+func NewClient(ctx context.Context, conn net.Conn) (*Client, error) {
+	w := &watchedConn{Conn: conn, done: make(chan struct{})}
+	var protocols http.Protocols
+	protocols.SetUnencryptedHTTP2(true)
+	t := &http.Transport{
+		Protocols: &protocols,
+		DialContext: func(context.Context, string, string) (net.Conn, error) {
+			return w, nil
+		},
+		DisableCompression: true,
+		HTTP2: &http.HTTP2Config{
+			// A guest that is frozen or cut off is noticed within a minute; an
+			// overloaded one under emulation must not be.
+			SendPingTimeout: 30 * time.Second,
+			PingTimeout:     30 * time.Second,
+		},
+	}
+	c, err := t.NewClientConn(ctx, "http", "node:80")
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	agent := nodev1.NewAgentClient(roundTripper{c}, "http://node",
+		connect.WithReadMaxBytes(maxMessage))
+	return &Client{AgentClient: agent, conn: w, http: c}, nil
+}
+
+// Done is closed when the session has ended, for whatever reason.
+func (c *Client) Done() <-chan struct{} { return c.conn.done }
+
+// Close ends the session; calls under way fail.
+func (c *Client) Close() error {
+	err := c.http.Close()
+	return errors.Join(err, c.conn.Close())
+}
+
+type roundTripper struct{ c *http.ClientConn }
+
+func (r roundTripper) Do(q *http.Request) (*http.Response, error) { return r.c.RoundTrip(q) }
+
+// watchedConn tells when it is closed, which the HTTP/2 client does on any
+// failure of it.
+type watchedConn struct {
+	net.Conn
+	once sync.Once
+	done chan struct{}
+	err  error
+}
+
+func (w *watchedConn) Close() error {
+	w.once.Do(func() {
+		w.err = w.Conn.Close()
+		close(w.done)
+	})
+	return w.err
+}
+
+// Serve answers h on every session of l until ctx ends or l fails. It closes l.
+func Serve(ctx context.Context, l net.Listener, h nodev1.AgentHandler) error {
+	var protocols http.Protocols
+	protocols.SetUnencryptedHTTP2(true)
+	mux := http.NewServeMux()
+	mux.Handle(nodev1.NewAgentHandler(h, connect.WithReadMaxBytes(maxMessage)))
+	s := &http.Server{
+		Handler:     mux,
+		Protocols:   &protocols,
+		BaseContext: func(net.Listener) context.Context { return ctx },
+		HTTP2:       &http.HTTP2Config{MaxConcurrentStreams: 1000},
+	}
+	stop := context.AfterFunc(ctx, func() { s.Close() })
+	defer stop()
+	err := s.Serve(l)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return err
+}
+
+// ServeConn answers h on the one connection until it or ctx ends.
+func ServeConn(ctx context.Context, conn net.Conn, h nodev1.AgentHandler) error {
+	w := &watchedConn{Conn: conn, done: make(chan struct{})}
+	l := &oneConn{conn: w, given: make(chan struct{}, 1)}
+	l.given <- struct{}{}
+	return Serve(ctx, l, h)
+}
+
+// oneConn is a listener that yields one connection and ends with it.
+type oneConn struct {
+	conn  *watchedConn
+	given chan struct{}
+}
+
+func (l *oneConn) Accept() (net.Conn, error) {
+	select {
+	case <-l.given:
+		return l.conn, nil
+	case <-l.conn.done:
+		return nil, net.ErrClosed
+	}
+}
+
+func (l *oneConn) Close() error   { return l.conn.Close() }
+func (l *oneConn) Addr() net.Addr { return l.conn.LocalAddr() }
