@@ -26,10 +26,10 @@ func (t *Tx) Tenants() ([]millpond.Tenant, error) {
 		`SELECT id, display_name, domain, created FROM tenant ORDER BY created, id`)
 }
 
-// scanner is a row or the current one of several.
-type scanner interface{ Scan(...any) error }
+// scannable is a row or the current one of several.
+type scannable interface{ Scan(...any) error }
 
-func scanTenant(r scanner) (v millpond.Tenant, err error) {
+func scanTenant(r scannable) (v millpond.Tenant, err error) {
 	var created int64
 	err = r.Scan(&v.ID, &v.DisplayName, &v.Domain, &created)
 	v.Created = fromMicros(created)
@@ -83,7 +83,7 @@ func (t *Tx) Applications(tenant string) ([]millpond.Application, error) {
 		`SELECT `+applicationColumns+` FROM application WHERE tenant = ? ORDER BY created, id`, tenant)
 }
 
-func scanApplication(r scanner) (v millpond.Application, err error) {
+func scanApplication(r scannable) (v millpond.Application, err error) {
 	var uris string
 	var created int64
 	if err = r.Scan(&v.ID, &v.AppID, &v.Tenant, &v.DisplayName, &v.Audience, &uris, &created); err != nil {
@@ -163,7 +163,7 @@ func (t *Tx) DeleteServicePrincipal(id string) (bool, error) {
 	return n > 0, err
 }
 
-func scanPrincipal(r scanner) (v millpond.ServicePrincipal, err error) {
+func scanPrincipal(r scannable) (v millpond.ServicePrincipal, err error) {
 	var created int64
 	err = r.Scan(&v.ID, &v.AppID, &v.Tenant, &v.DisplayName, &v.Enabled, &v.AppTenant, &created)
 	v.Created = fromMicros(created)
