@@ -1,0 +1,44 @@
+# Everything here works from a clean clone; each target installs what it needs.
+SHELL := /bin/bash
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+GO ?= go
+export CGO_ENABLED ?= 0
+
+.DEFAULT_GOAL := help
+.PHONY: help build quickstart test check bench run fuzz clean
+
+help: ## show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+build: ## bin/millpond and bin/millpond-agent, static, with a version stamp
+	$(GO) build -trimpath -ldflags "$(LDFLAGS)" -o bin/ ./cmd/millpond ./cmd/millpond-agent
+
+quickstart: ## the whole story on a new data folder: image, gallery, pool of two VMs, tasks
+	@scripts/install run az
+	@$(MAKE) --no-print-directory build
+	@scripts/quickstart
+
+run: build ## a server on ~/.millpond
+	@scripts/install run
+	bin/millpond serve
+
+check: ## format, vet, lint, import tiers, unit tests with -race; no root, boots nothing
+	@scripts/check
+
+test: ## everything: check, real VMs, the real az, the SDKs
+	@scripts/install run az oldaz python
+	@scripts/check
+	@$(MAKE) --no-print-directory build
+	@scripts/test
+
+bench: ## measure what docs/benchmarks promises, beside its alternative
+	@scripts/install run
+	@$(MAKE) --no-print-directory build
+	@scripts/bench
+
+fuzz: ## each fuzz target for FUZZTIME (default 20s)
+	@scripts/fuzz
+
+clean: ## remove binaries and caches
+	rm -rf bin .cache

@@ -1,0 +1,46 @@
+package portal
+
+import (
+	"context"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"millpond.dev/millpond/internal/clock"
+	"millpond.dev/millpond/internal/reconcile"
+)
+
+func TestPagesShowLoopsCountsAndCapacity(t *testing.T) {
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	c := clock.NewManual(now)
+	p, err := New(Source{Version: "v1", Started: now.Add(-time.Hour), Launcher: "fake", Clock: c,
+		Loops: func() []reconcile.LastRun {
+			return []reconcile.LastRun{{Name: "allocator", Runs: 3, Started: now.Add(-time.Second), Duration: time.Millisecond, Err: "no <room>"}}
+		},
+		Counts:   func(context.Context) ([]Count, error) { return []Count{{"node", "idle", 2}}, nil },
+		Capacity: func(context.Context) (Capacity, error) { return Capacity{VMs: 4, UsedVMs: 2}, nil },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string][]string{
+		"/status":      {"allocator", "no &lt;room&gt;", "1s ago", "idle", "2 of 4"},
+		"/status.json": {`"noun":"node"`, `"Runs":3`},
+	} {
+		w := httptest.NewRecorder()
+		p.Status.ServeHTTP(w, httptest.NewRequest("GET", path, nil))
+		for _, s := range want {
+			if !strings.Contains(w.Body.String(), s) {
+				t.Errorf("%s lacks %q:\n%s", path, s, w.Body)
+			}
+		}
+	}
+	w := httptest.NewRecorder()
+	p.Metrics.ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+	for _, s := range []string{`millpond_objects{noun="node",state="idle"} 2`, `millpond_loop_last_ok{loop="allocator"} 0`, `millpond_launcher_vms{kind="used"} 2`} {
+		if !strings.Contains(w.Body.String(), s) {
+			t.Errorf("metrics lack %q", s)
+		}
+	}
+}
