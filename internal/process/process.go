@@ -1,0 +1,147 @@
+// Package process names processes of this host so that a reused pid cannot be
+// mistaken for them, and watches and signals them through pidfds. It starts
+// nothing. vmrun writes such names to disk, launch/local reads them back.
+package process
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// ID is a process for all time: pid, start time and the boot it ran in.
+type ID struct {
+	PID int `json:"pid"`
+	// Start is field 22 of /proc/PID/stat: clock ticks since boot.
+	Start uint64 `json:"start"`
+	// Boot is /proc/sys/kernel/random/boot_id.
+	Boot string `json:"boot"`
+}
+
+// ErrGone says that the process has ended, or that its pid is another's now.
+var ErrGone = errors.New("process is gone")
+
+// BootID is the id of this boot of the host.
+func BootID() (string, error) {
+	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	return strings.TrimSpace(string(b)), err
+}
+
+// Of names the process that has pid now.
+func Of(pid int) (ID, error) {
+	boot, err := BootID()
+	if err != nil {
+		return ID{}, err
+	}
+	start, _, err := stat(pid)
+	if err != nil {
+		return ID{}, err
+	}
+	return ID{PID: pid, Start: start, Boot: boot}, nil
+}
+
+// stat reads the start time and the state letter of a process.
+func stat(pid int) (start uint64, state byte, err error) {
+	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+			err = ErrGone
+		}
+		return 0, 0, err
+	}
+	// The command name may hold spaces and parentheses; fields count from its
+	// last ")". The state is field 3, the start time field 22.
+	i := bytes.LastIndexByte(b, ')')
+	if i < 0 {
+		return 0, 0, fmt.Errorf("stat of process %d has no command", pid)
+	}
+	f := strings.Fields(string(b[i+1:]))
+	if len(f) < 20 {
+		return 0, 0, fmt.Errorf("stat of process %d has %d fields", pid, len(f))
+	}
+	start, err = strconv.ParseUint(f[19], 10, 64)
+	return start, f[0][0], err
+}
+
+// Process is a live hold on a process: the pid cannot be reused under it.
+type Process struct {
+	f *os.File
+}
+
+// Find takes hold of the process id; ErrGone if it does not run any more.
+func Find(id ID) (*Process, error) {
+	boot, err := BootID()
+	if err != nil {
+		return nil, err
+	}
+	if id.PID <= 0 || id.Boot != boot {
+		return nil, ErrGone
+	}
+	fd, err := unix.PidfdOpen(id.PID, unix.PIDFD_NONBLOCK)
+	if errors.Is(err, unix.ESRCH) {
+		return nil, ErrGone
+	}
+	if err != nil {
+		return nil, fmt.Errorf("pidfd of %d: %w", id.PID, err)
+	}
+	p := &Process{f: os.NewFile(uintptr(fd), "pidfd")}
+	// Only now is the comparison safe: while the pidfd is open and the process
+	// has not ended, the pid means the same process.
+	start, state, err := stat(id.PID)
+	if err == nil && (start != id.Start || state == 'Z' || state == 'X') {
+		err = ErrGone
+	}
+	if err != nil {
+		p.Close()
+		return nil, err
+	}
+	return p, nil
+}
+
+// Signal sends sig; ErrGone if the process has ended.
+func (p *Process) Signal(sig unix.Signal) error {
+	c, err := p.f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var serr error
+	if err := c.Control(func(fd uintptr) { serr = unix.PidfdSendSignal(int(fd), sig, nil, 0) }); err != nil {
+		return err
+	}
+	if errors.Is(serr, unix.ESRCH) {
+		return ErrGone
+	}
+	return serr
+}
+
+// Wait returns nil when the process has ended (a zombie has), or ctx's error.
+func (p *Process) Wait(ctx context.Context) error {
+	stop := context.AfterFunc(ctx, func() { p.f.SetReadDeadline(time.Unix(1, 0)) })
+	defer func() {
+		if !stop() {
+			p.f.SetReadDeadline(time.Time{})
+		}
+	}()
+	c, err := p.f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	err = c.Read(func(fd uintptr) bool {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+		return err == nil && n == 1
+	})
+	if err != nil && ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return err
+}
+
+// Close lets go; it ends a Wait that is under way with os.ErrClosed.
+func (p *Process) Close() error { return p.f.Close() }

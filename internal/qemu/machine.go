@@ -1,0 +1,205 @@
+// Package qemu turns the description of a VM into a command line of QEMU. It is
+// a pure function: it starts nothing, opens nothing and looks nothing up. vmrun
+// calls it; package qmp beside it talks to what the command line starts.
+package qemu
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"strconv"
+
+	"millpond.dev/millpond/internal/nodeproto"
+)
+
+// Accel is how guest code is run.
+type Accel string
+
+const (
+	KVM Accel = "kvm"
+	TCG Accel = "tcg"
+)
+
+// Args are the options for the acceleration and the CPU model that fits it.
+func (a Accel) Args() []string {
+	if a == KVM {
+		return []string{"-accel", "kvm", "-cpu", "host"}
+	}
+	return []string{"-accel", "tcg,thread=multi", "-cpu", "max"}
+}
+
+// Machine is one VM. Relative file names are relative to QEMU's directory,
+// which also keeps the names of sockets under their limit of 108 bytes.
+type Machine struct {
+	// Name shows in the process list.
+	Name      string
+	UUID      string
+	Accel     Accel
+	VCPUs     int
+	MemoryMiB int
+	// UEFI is nil for a BIOS machine.
+	UEFI   *UEFI
+	Drives []Drive
+	// Network is nil for a machine without one.
+	Network *Network
+	// AgentSocket and QMPSocket are Unix sockets on which QEMU listens.
+	AgentSocket string
+	QMPSocket   string
+	// ConsoleFD is an inherited descriptor that takes the serial console's bytes.
+	ConsoleFD int
+}
+
+// UEFI is the firmware's code, shared and read-only, and this VM's own variables.
+type UEFI struct{ Code, Vars string }
+
+// Format is a disk format that QEMU is told; it never probes.
+type Format string
+
+const (
+	Raw   Format = "raw"
+	QCOW2 Format = "qcow2"
+)
+
+// Bus is how the guest sees a drive.
+type Bus string
+
+const (
+	// VirtioBlk is for disks that need no address: the OS disk, the seed.
+	VirtioBlk Bus = "virtio-blk"
+	// SCSI is for data disks: the guest sees the LUN.
+	SCSI Bus = "scsi"
+)
+
+// Drive is one disk.
+type Drive struct {
+	// ID names the drive for QMP: letters, digits and hyphens.
+	ID       string
+	File     string
+	Format   Format
+	ReadOnly bool
+	Bus      Bus
+	LUN      int
+	// Boot makes it the first drive that the firmware tries; only one has it.
+	Boot bool
+	// Serial is what /dev/disk/by-id shows, at most 20 bytes.
+	Serial string
+}
+
+// Network is a user-mode network that the VM has for itself.
+type Network struct {
+	// Prefix is at least a /29. The first address is the gateway, the second
+	// the name server, the third the guest's by DHCP.
+	Prefix netip.Prefix
+	MAC    string
+}
+
+// Gateway is the host's address as the guest sees it.
+func (n Network) Gateway() netip.Addr { return n.at(1) }
+
+// DNS is the name server's address as the guest sees it.
+func (n Network) DNS() netip.Addr { return n.at(2) }
+
+// Guest is the address that the guest gets by DHCP.
+func (n Network) Guest() netip.Addr { return n.at(3) }
+
+func (n Network) at(i int) netip.Addr {
+	a := n.Prefix.Masked().Addr()
+	for range i {
+		a = a.Next()
+	}
+	return a
+}
+
+// Args is the command line without the program.
+//
+// No disk is flushed to the host's platter (no-flush): a VM does not outlive a
+// crash of its host, so its flushes need to reach no further than the host's
+// page cache, and first boots are full of them.
+func (m Machine) Args() ([]string, error) {
+	if err := m.check(); err != nil {
+		return nil, err
+	}
+	machine := "q35,graphics=off,vmport=off"
+	args := []string{
+		"-nodefaults", "-no-user-config", "-display", "none",
+		"-name", "guest=" + m.Name,
+		"-uuid", m.UUID,
+		"-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+	}
+	args = append(args, m.Accel.Args()...)
+	args = append(args, "-smp", strconv.Itoa(m.VCPUs), "-m", strconv.Itoa(m.MemoryMiB))
+	if m.UEFI != nil {
+		machine += ",pflash0=fwcode,pflash1=fwvars"
+		args = append(args,
+			"-blockdev", blockdev("fwcode", m.UEFI.Code, Raw, true),
+			"-blockdev", blockdev("fwvars", m.UEFI.Vars, Raw, false))
+	}
+	args = append(args, "-machine", machine,
+		// graphics=off above makes SeaBIOS speak on the serial port; without it
+		// "No bootable device" would be said to a screen that does not exist.
+		"-add-fd", fmt.Sprintf("fd=%d,set=1,opaque=console", m.ConsoleFD),
+		"-chardev", "file,id=console,path=/dev/fdset/1",
+		"-serial", "chardev:console",
+		"-object", "rng-builtin,id=rng0", "-device", "virtio-rng-pci,rng=rng0",
+		"-device", "virtio-serial-pci,id=serial0",
+		"-chardev", "socket,id=agent,path="+m.AgentSocket+",server=on,wait=off",
+		"-device", "virtserialport,bus=serial0.0,chardev=agent,name="+nodeproto.PortName)
+	args = append(args, m.driveArgs()...)
+	if n := m.Network; n != nil {
+		args = append(args,
+			"-netdev", fmt.Sprintf("user,id=net0,ipv6=off,net=%s,host=%s,dns=%s,dhcpstart=%s",
+				n.Prefix.Masked(), n.Gateway(), n.DNS(), n.Guest()),
+			"-device", "virtio-net-pci,netdev=net0,romfile=,mac="+n.MAC)
+	}
+	return append(args, "-qmp", "unix:"+m.QMPSocket+",server=on,wait=off"), nil
+}
+
+func (m Machine) driveArgs() []string {
+	var args []string
+	scsi := false
+	for _, d := range m.Drives {
+		args = append(args, "-blockdev", blockdev(d.ID, d.File, d.Format, d.ReadOnly))
+		var dev string
+		if d.Bus == SCSI {
+			if !scsi {
+				args = append(args, "-device", "virtio-scsi-pci,id=scsi0")
+				scsi = true
+			}
+			dev = fmt.Sprintf("scsi-hd,bus=scsi0.0,scsi-id=0,lun=%d,drive=%s", d.LUN, d.ID)
+		} else {
+			dev = "virtio-blk-pci,drive=" + d.ID
+		}
+		dev += ",id=dev-" + d.ID
+		if d.Serial != "" {
+			dev += ",serial=" + d.Serial
+		}
+		if d.Boot {
+			dev += ",bootindex=1"
+		}
+		args = append(args, "-device", dev)
+	}
+	return args
+}
+
+// blockdev is JSON, so that no character of a file's name has a meaning.
+func blockdev(id, file string, f Format, readOnly bool) string {
+	type node struct {
+		Driver   string `json:"driver"`
+		NodeName string `json:"node-name,omitempty"`
+		Filename string `json:"filename,omitempty"`
+		File     *node  `json:"file,omitempty"`
+		ReadOnly bool   `json:"read-only"`
+		Discard  string `json:"discard"`
+		Cache    struct {
+			NoFlush bool `json:"no-flush"`
+		} `json:"cache"`
+	}
+	proto := node{Driver: "file", Filename: file, ReadOnly: readOnly, Discard: "unmap"}
+	top := node{Driver: string(f), NodeName: id, File: &proto, ReadOnly: readOnly, Discard: "unmap"}
+	proto.Cache.NoFlush, top.Cache.NoFlush = !readOnly, !readOnly
+	b, err := json.Marshal(top)
+	if err != nil {
+		panic(err) // plain data
+	}
+	return string(b)
+}
