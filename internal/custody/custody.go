@@ -1,0 +1,134 @@
+// Package custody keeps disk contents in the stores of the regions for as long
+// as a row refers to them. Compute and gallery put contents in under Hold, so
+// that no content is taken away between its ingestion and the row that names
+// it; whoever deletes a row calls Release.
+//
+// It knows regions, stores and rows of use; no disks and no versions.
+package custody
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	millpond "millpond.dev/millpond"
+	"millpond.dev/millpond/internal/image"
+	"millpond.dev/millpond/internal/sqlite"
+)
+
+// Region is a region's name and its replica stores; the first is where disks'
+// snapshots and images of the region lie.
+type Region struct {
+	Name   string
+	Stores []image.Store
+}
+
+// Keeper is safe for concurrent use.
+type Keeper struct {
+	db      *sqlite.DB
+	regions map[string][]image.Store
+	stores  map[string]image.Store
+	// mu is held for reading from the ingestion of a content to the commit of
+	// its use, and for writing while unused contents are deleted.
+	mu sync.RWMutex
+	// inUse lists contents that running nodes need although no resource does.
+	inUse func(ctx context.Context) (map[string]bool, error)
+}
+
+// New makes a Keeper. inUse may be nil.
+func New(db *sqlite.DB, regions []Region, inUse func(ctx context.Context) (map[string]bool, error)) (*Keeper, error) {
+	k := &Keeper{db: db, regions: map[string][]image.Store{}, stores: map[string]image.Store{}, inUse: inUse}
+	for _, r := range regions {
+		if len(r.Stores) == 0 {
+			return nil, fmt.Errorf("region %s has no store", r.Name)
+		}
+		for _, s := range r.Stores {
+			if old := k.stores[s.Name()]; old != nil && old != s {
+				return nil, fmt.Errorf("two stores are called %s", s.Name())
+			}
+			k.stores[s.Name()] = s
+		}
+		k.regions[millpond.NormalizeRegion(r.Name)] = r.Stores
+	}
+	return k, nil
+}
+
+// Home is the store in which a region's snapshots and images lie.
+func (k *Keeper) Home(region string) (image.Store, error) { return k.Replica(region, 0) }
+
+// Replica is the store of a region's replica with an ordinal from 0.
+func (k *Keeper) Replica(region string, ordinal int) (image.Store, error) {
+	stores := k.regions[region]
+	if len(stores) == 0 {
+		return nil, millpond.Errorf(millpond.Invalid, "InvalidParameter", "The region %q has no replica store. Add it under regions in the server's configuration.", region)
+	}
+	return stores[ordinal%len(stores)], nil
+}
+
+// Store finds a store by name.
+func (k *Keeper) Store(name string) (image.Store, error) {
+	s := k.stores[name]
+	if s == nil {
+		return nil, millpond.Errorf(millpond.Unavailable, "ServiceUnavailable", "The store %q is not in the server's configuration any more. Put it back under its region.", name)
+	}
+	return s, nil
+}
+
+// Hold keeps all contents until the returned function is called.
+func (k *Keeper) Hold() (release func()) {
+	k.mu.RLock()
+	return k.mu.RUnlock
+}
+
+// Release deletes those of the contents that no row uses. It must not be called
+// under Hold.
+func (k *Keeper) Release(ctx context.Context, uses []sqlite.ContentUse) error {
+	if len(uses) == 0 {
+		return nil
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	var busy map[string]bool
+	if k.inUse != nil {
+		var err error
+		if busy, err = k.inUse(ctx); err != nil {
+			return err
+		}
+	}
+	var errs []error
+	for _, u := range uses {
+		var used bool
+		err := k.db.View(ctx, func(tx *sqlite.Tx) (err error) {
+			used, err = tx.ContentUsed(u.Store, u.Content)
+			return err
+		})
+		if err != nil || used || busy[u.Content] {
+			errs = append(errs, err)
+			continue
+		}
+		if s := k.stores[u.Store]; s != nil {
+			errs = append(errs, s.Delete(ctx, image.ContentID(u.Content)))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Sweep deletes every content that no row uses: what a crash left behind. It is
+// called once, at the start.
+func (k *Keeper) Sweep(ctx context.Context) error {
+	for name, s := range k.stores {
+		all, err := s.List(ctx)
+		if err != nil {
+			return err
+		}
+		uses := make([]sqlite.ContentUse, len(all))
+		for i, c := range all {
+			uses[i] = sqlite.ContentUse{Store: name, Content: string(c.ID)}
+		}
+		if err := k.Release(ctx, uses); err != nil {
+			return err
+		}
+	}
+	return nil
+}
