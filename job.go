@@ -79,3 +79,9 @@ type Job struct {
 	Created, LastModified time.Time
 	Version               int64
 }
+
+// ETag is a text that differs for each change.
+func (j Job) ETag() string { return etag(j.Version, j.LastModified) }
+
+// Modified is when the job last changed.
+func (j Job) Modified() time.Time { return j.LastModified }

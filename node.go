@@ -59,10 +59,12 @@ const (
 	// (ready, taskbegan…) after Found.
 	NodeLost  NodeEvent = "lost"
 	NodeFound NodeEvent = "found"
+	// NodeRelaunch: the VM died and is launched again under the same id.
+	NodeRelaunch NodeEvent = "relaunch"
 )
 
 var nodeEvents = [...]NodeEvent{NodeLaunched, NodeRegistered, NodeStartTaskBegan, NodeReady, NodeStartTaskGaveUp, NodeTaskBegan,
-	NodeDrained, NodeDisabled, NodeEnabled, NodeReboot, NodeReimage, NodeLeave, NodeFailed, NodeLost, NodeFound}
+	NodeDrained, NodeDisabled, NodeEnabled, NodeReboot, NodeReimage, NodeLeave, NodeFailed, NodeLost, NodeFound, NodeRelaunch}
 
 // NodeEvents lists every event.
 func NodeEvents() []NodeEvent { return append([]NodeEvent(nil), nodeEvents[:]...) }
@@ -120,8 +122,10 @@ type Node struct {
 	State           NodeState
 	StateTransition time.Time
 	Scheduling      SchedulingState
-	// Pending is an operation that waits for running tasks: reboot, reimage,
-	// leave or disable, with Option saying what becomes of them.
+	// Pending is an operation that is not yet carried out, because tasks still
+	// run or because the launcher has not been told: reboot, reimage or leave.
+	// The state says already that it is under way; PendingOption says what
+	// becomes of the tasks.
 	Pending       NodeEvent
 	PendingOption DeallocationOption
 
@@ -144,6 +148,17 @@ type Node struct {
 	// LastSequence is the last event of the agent that was applied.
 	LastSequence uint64
 
+	// LaunchTries counts launches that the host refused since the last that it
+	// took; NextLaunch is when the next try is due. LaunchFailed says that no
+	// further try is made.
+	LaunchTries  int
+	NextLaunch   time.Time
+	LaunchFailed bool
+	// Relaunches counts how often the node got a new VM after its own died.
+	Relaunches int
+	// History is the last changes of state with their reasons, newest last.
+	History []NodeChange
+
 	TasksRun, TasksSucceeded   int
 	RunningTasks, RunningSlots int // counted from tasks when read
 	RecentTasks                []RecentTask
@@ -154,4 +169,11 @@ type RecentTask struct {
 	Job   JobID     `json:"job"`
 	Task  TaskID    `json:"task"`
 	State TaskState `json:"state"`
+}
+
+// NodeChange is one change of a node's state.
+type NodeChange struct {
+	State  NodeState `json:"state"`
+	Reason string    `json:"reason"`
+	Time   time.Time `json:"time"`
 }

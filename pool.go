@@ -161,3 +161,21 @@ type Pool struct {
 	Created, LastModified time.Time
 	Version               int64 // grows with each change by a user; the ETag
 }
+
+// ETag is a text that differs for each change by a user.
+func (p Pool) ETag() string { return etag(p.Version, p.LastModified) }
+
+// Modified is when a user last changed the pool.
+func (p Pool) Modified() time.Time { return p.LastModified }
+
+// Phase is the pair of states that PoolTransition knows.
+func (p Pool) Phase() PoolPhase { return PoolPhase{p.State, p.Allocation} }
+
+// NodeCounts are nodes by state.
+type NodeCounts map[NodeState]int
+
+// PoolNodeCounts are the nodes of one pool by state.
+type PoolNodeCounts struct {
+	Pool                   PoolID
+	Dedicated, LowPriority NodeCounts
+}

@@ -109,6 +109,10 @@ type Task struct {
 	LastRequeue  time.Time
 	Result       string // success or failure once completed
 	FilesRemoved bool
+	// Delivered is when the agent reported that the present attempt began.
+	Delivered time.Time
+	// Order is the place in the job's queue: older first.
+	Order        int64
 	Created      time.Time
 	LastModified time.Time
 	Version      int64
@@ -116,3 +120,12 @@ type Task struct {
 
 // TaskCounts are tasks, or slots, by state.
 type TaskCounts struct{ Active, Running, Completed, Succeeded, Failed int }
+
+// ETag is a text that differs for each change.
+func (t Task) ETag() string { return etag(t.Version, t.LastModified) }
+
+// Modified is when the task last changed.
+func (t Task) Modified() time.Time { return t.LastModified }
+
+// OnNode says whether the task occupies a node's slots.
+func (t Task) OnNode() bool { return t.State == TaskRunning || t.State == TaskPreparing }

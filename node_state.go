@@ -1,0 +1,127 @@
+package millpond
+
+// nodeTable, the usual way (every cell is in the table below):
+//
+//	creating ─launched▶ starting ─ready▶ idle ◀─taskbegan/drained─▶ running
+//	    ▲                 │   ▲            │ ▲                         │
+//	    │    starttaskbegan   │   disabled │ │ enabled                 │
+//	    │                 ▼   │            ▼ │                         │
+//	    │  waitingforstarttask│          offline                       │
+//	    │     │ready ▶ idle   │ registered (a new boot)                │
+//	    │     ▼ starttaskgaveup                                        │
+//	    │  starttaskfailed                                             │
+//	    │                                                              │
+//	relaunch (the VM died)      reboot ▶ rebooting ─registered▶ starting
+//	                            reimage ▶ reimaging ─launched▶ starting
+//	lost ▶ unknown ─found▶ starting, then on to where it was
+//	failed ▶ unusable           leave ▶ leavingpool, and then no row
+var nodeTable = func() map[NodeState]map[NodeEvent]cell[NodeState] {
+	t, s, n := to[NodeState], same[NodeState](), no[NodeState]
+	const (
+		notYet   = "the machine of this node is still being created"
+		booting  = "the node is starting"
+		rebootng = "the node is being rebooted"
+		reimagng = "the node is being reimaged"
+		leavng   = "the node is leaving the pool"
+		broken   = "the node is unusable"
+		taken    = "the node was preempted"
+		silent   = "contact with the node is lost"
+		stFailed = "the start task of the node failed"
+		stRuns   = "the start task of the node is running"
+		busy     = "tasks still run on the node"
+		off      = "scheduling is disabled on the node"
+	)
+	return map[NodeState]map[NodeEvent]cell[NodeState]{
+		NodeCreating: {
+			NodeLaunched: t(NodeStarting), NodeRegistered: t(NodeStarting), NodeStartTaskBegan: n(notYet), NodeReady: n(notYet), NodeStartTaskGaveUp: n(notYet),
+			NodeTaskBegan: n(notYet), NodeDrained: s, NodeDisabled: n(notYet), NodeEnabled: n(notYet), NodeReboot: n(notYet), NodeReimage: n(notYet),
+			NodeLeave: t(NodeLeavingPool), NodeFailed: t(NodeUnusable), NodeLost: n("nothing was heard of it yet"), NodeFound: s, NodeRelaunch: t(NodeCreating),
+		},
+		NodeStarting: {
+			NodeLaunched: s, NodeRegistered: t(NodeStarting), NodeStartTaskBegan: t(NodeWaitingForStartTask), NodeReady: t(NodeIdle), NodeStartTaskGaveUp: t(NodeStartTaskFailed),
+			NodeTaskBegan: n(booting), NodeDrained: s, NodeDisabled: n(booting), NodeEnabled: n(booting), NodeReboot: n(booting), NodeReimage: n(booting),
+			NodeLeave: t(NodeLeavingPool), NodeFailed: t(NodeUnusable), NodeLost: t(NodeUnknown), NodeFound: s, NodeRelaunch: t(NodeCreating),
+		},
+		NodeWaitingForStartTask: {
+			NodeLaunched: s, NodeRegistered: t(NodeStarting), NodeStartTaskBegan: s, NodeReady: t(NodeIdle), NodeStartTaskGaveUp: t(NodeStartTaskFailed),
+			NodeTaskBegan: n(stRuns), NodeDrained: s, NodeDisabled: n(stRuns), NodeEnabled: n(stRuns), NodeReboot: t(NodeRebooting), NodeReimage: t(NodeReimaging),
+			NodeLeave: t(NodeLeavingPool), NodeFailed: t(NodeUnusable), NodeLost: t(NodeUnknown), NodeFound: s, NodeRelaunch: t(NodeCreating),
+		},
+		NodeStartTaskFailed: {
+			NodeLaunched: s, NodeRegistered: t(NodeStarting), NodeStartTaskBegan: n(stFailed), NodeReady: n(stFailed), NodeStartTaskGaveUp: s,
+			NodeTaskBegan: n(stFailed), NodeDrained: s, NodeDisabled: n(stFailed), NodeEnabled: n(stFailed), NodeReboot: t(NodeRebooting), NodeReimage: t(NodeReimaging),
+			NodeLeave: t(NodeLeavingPool), NodeFailed: t(NodeUnusable), NodeLost: t(NodeUnknown), NodeFound: s, NodeRelaunch: t(NodeCreating),
+		},
+		NodeIdle: {
+			NodeLaunched: s, NodeRegistered: t(NodeStarting), NodeStartTaskBegan: s, NodeReady: s, NodeStartTaskGaveUp: s,
+			NodeTaskBegan: t(NodeRunning), NodeDrained: s, NodeDisabled: t(NodeOffline), NodeEnabled: s, NodeReboot: t(NodeRebooting), NodeReimage: t(NodeReimaging),
+			NodeLeave: t(NodeLeavingPool), NodeFailed: t(NodeUnusable), NodeLost: t(NodeUnknown), NodeFound: s, NodeRelaunch: t(NodeCreating),
+		},
+		NodeRunning: {
+			NodeLaunched: s, NodeRegistered: t(NodeStarting), NodeStartTaskBegan: s, NodeReady: s, NodeStartTaskGaveUp: s,
+			NodeTaskBegan: s, NodeDrained: t(NodeIdle), NodeDisabled: n(busy), NodeEnabled: s, NodeReboot: t(NodeRebooting), NodeReimage: t(NodeReimaging),
+			NodeLeave: t(NodeLeavingPool), NodeFailed: t(NodeUnusable), NodeLost: t(NodeUnknown), NodeFound: s, NodeRelaunch: t(NodeCreating),
+		},
+		NodeOffline: {
+			NodeLaunched: s, NodeRegistered: t(NodeStarting), NodeStartTaskBegan: s, NodeReady: s, NodeStartTaskGaveUp: s,
+			NodeTaskBegan: n(off), NodeDrained: s, NodeDisabled: s, NodeEnabled: t(NodeIdle), NodeReboot: t(NodeRebooting), NodeReimage: t(NodeReimaging),
+			NodeLeave: t(NodeLeavingPool), NodeFailed: t(NodeUnusable), NodeLost: t(NodeUnknown), NodeFound: s, NodeRelaunch: t(NodeCreating),
+		},
+		NodeRebooting: {
+			NodeLaunched: s, NodeRegistered: t(NodeStarting), NodeStartTaskBegan: n(rebootng), NodeReady: n(rebootng), NodeStartTaskGaveUp: n(rebootng),
+			NodeTaskBegan: n(rebootng), NodeDrained: s, NodeDisabled: n(rebootng), NodeEnabled: n(rebootng), NodeReboot: n(rebootng), NodeReimage: n(rebootng),
+			NodeLeave: t(NodeLeavingPool), NodeFailed: t(NodeUnusable), NodeLost: s, NodeFound: s, NodeRelaunch: t(NodeCreating),
+		},
+		NodeReimaging: {
+			NodeLaunched: t(NodeStarting), NodeRegistered: t(NodeStarting), NodeStartTaskBegan: n(reimagng), NodeReady: n(reimagng), NodeStartTaskGaveUp: n(reimagng),
+			NodeTaskBegan: n(reimagng), NodeDrained: s, NodeDisabled: n(reimagng), NodeEnabled: n(reimagng), NodeReboot: n(reimagng), NodeReimage: n(reimagng),
+			NodeLeave: t(NodeLeavingPool), NodeFailed: t(NodeUnusable), NodeLost: s, NodeFound: s, NodeRelaunch: t(NodeCreating),
+		},
+		NodeLeavingPool: {
+			NodeLaunched: s, NodeRegistered: s, NodeStartTaskBegan: s, NodeReady: s, NodeStartTaskGaveUp: s,
+			NodeTaskBegan: n(leavng), NodeDrained: s, NodeDisabled: n(leavng), NodeEnabled: n(leavng), NodeReboot: n(leavng), NodeReimage: n(leavng),
+			NodeLeave: s, NodeFailed: s, NodeLost: s, NodeFound: s, NodeRelaunch: n(leavng),
+		},
+		NodeUnusable: {
+			// A guest that speaks after all is welcome; so is one that its user repairs.
+			NodeLaunched: s, NodeRegistered: t(NodeStarting), NodeStartTaskBegan: n(broken), NodeReady: n(broken), NodeStartTaskGaveUp: n(broken),
+			NodeTaskBegan: n(broken), NodeDrained: s, NodeDisabled: n(broken), NodeEnabled: n(broken), NodeReboot: t(NodeRebooting), NodeReimage: t(NodeReimaging),
+			NodeLeave: t(NodeLeavingPool), NodeFailed: s, NodeLost: s, NodeFound: s, NodeRelaunch: t(NodeCreating),
+		},
+		NodeUnknown: {
+			NodeLaunched: s, NodeRegistered: t(NodeStarting), NodeStartTaskBegan: n(silent), NodeReady: n(silent), NodeStartTaskGaveUp: n(silent),
+			NodeTaskBegan: n(silent), NodeDrained: s, NodeDisabled: n(silent), NodeEnabled: n(silent), NodeReboot: t(NodeRebooting), NodeReimage: t(NodeReimaging),
+			NodeLeave: t(NodeLeavingPool), NodeFailed: t(NodeUnusable), NodeLost: s, NodeFound: t(NodeStarting), NodeRelaunch: t(NodeCreating),
+		},
+		NodePreempted: {
+			NodeLaunched: s, NodeRegistered: n(taken), NodeStartTaskBegan: n(taken), NodeReady: n(taken), NodeStartTaskGaveUp: n(taken),
+			NodeTaskBegan: n(taken), NodeDrained: s, NodeDisabled: n(taken), NodeEnabled: n(taken), NodeReboot: n(taken), NodeReimage: n(taken),
+			NodeLeave: t(NodeLeavingPool), NodeFailed: n(taken), NodeLost: s, NodeFound: s, NodeRelaunch: t(NodeCreating),
+		},
+	}
+}()
+
+// NodeTransition is the table's answer: the next state and whether the event was
+// accepted, a duplicate or refused, with a reason for people.
+func NodeTransition(from NodeState, e NodeEvent) (NodeState, Outcome, string) {
+	return answer(nodeTable, from, e)
+}
+
+// NodeRefusal is Azure's error for an operation that a node in state s does not
+// allow.
+func NodeRefusal(s NodeState, reason string) *Error {
+	code := "OperationInvalidForCurrentState"
+	switch s {
+	case NodeCreating:
+		code = "NodeBeingCreated"
+	case NodeStarting, NodeWaitingForStartTask:
+		code = "NodeBeingStarted"
+	case NodeRebooting:
+		code = "NodeBeingRebooted"
+	case NodeReimaging:
+		code = "NodeBeingReimaged"
+	case NodeUnusable:
+		code = "NodeStateUnusable"
+	}
+	return Errorf(Conflict, code, "The operation is not possible now: %s (its state is %s). Try again when the node is idle or running.", reason, s)
+}
