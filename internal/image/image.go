@@ -11,11 +11,27 @@ package image
 import (
 	"context"
 	"io"
+
+	millpond "millpond.dev/millpond"
 )
 
-// ContentID names an immutable disk content by the SHA-256 of its bytes,
-// lower-case hex, holes read as zeros.
+// ContentID names an immutable disk content by its bytes: lower-case hex of the
+// digest that Hasher computes. Holes read as zeros, so how a file is stored does
+// not show in its name.
 type ContentID string
+
+// Valid says whether id has the form of a content's name.
+func (id ContentID) Valid() bool {
+	if len(id) != 64 {
+		return false
+	}
+	for _, c := range []byte(id) {
+		if (c < '0' || c > '9') && (c < 'a' || c > 'f') {
+			return false
+		}
+	}
+	return true
+}
 
 // Content is an immutable disk content in a store.
 type Content struct {
@@ -30,6 +46,14 @@ type Content struct {
 type Source interface {
 	io.ReaderAt
 	Size() int64
+}
+
+// Sparse is an optional ability of a Source: it knows its holes, so that nobody
+// has to read gigabytes of zeros.
+type Sparse interface {
+	// NextData returns the first range of data at or after off; start equals
+	// Size if there is none. The range may contain zeros.
+	NextData(off int64) (start, end int64, err error)
 }
 
 // Progress is called with bytes done of bytes in all, from one goroutine, often.
@@ -64,7 +88,8 @@ type ReadCloser interface {
 }
 
 // Copy replicates one content from one store to another. It resumes: nothing is
-// moved if the content is in dst already.
+// moved if the content is in dst already. What arrives is hashed, so a damaged
+// source is noticed here and does not spread under the good name.
 func Copy(ctx context.Context, dst, src Store, id ContentID, p Progress) (Content, error) {
 	if c, err := dst.Stat(ctx, id); err == nil {
 		if p != nil {
@@ -77,5 +102,13 @@ func Copy(ctx context.Context, dst, src Store, id ContentID, p Progress) (Conten
 		return Content{}, err
 	}
 	defer r.Close()
-	return dst.Ingest(ctx, r, p)
+	c, err := dst.Ingest(ctx, r, p)
+	if err != nil {
+		return Content{}, err
+	}
+	if c.ID != id {
+		return Content{}, millpond.Errorf(millpond.Internal, "ContentDamaged",
+			"The content %s in the store %s is damaged: its bytes now hash to %s. Copy it from another replica or capture the disk again.", id, src.Name(), c.ID)
+	}
+	return c, nil
 }
