@@ -1,0 +1,172 @@
+package httpd
+
+import (
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+
+	millpond "millpond.dev/millpond"
+	"millpond.dev/millpond/internal/azwire"
+)
+
+// Handlers are the edges. A nil one answers 404.
+type Handlers struct {
+	// Identity serves login.microsoftonline.com, Metadata /metadata/endpoints.
+	Identity, Metadata http.Handler
+	ARM, Graph         http.Handler
+	// Batch gets paths without the prefix of direct use; azwire.Front has it.
+	Batch http.Handler
+	// Blob gets paths as they are: /blob/… in direct use.
+	Blob http.Handler
+	// Node serves /node/v1/….
+	Node http.Handler
+	// Status serves /, /healthz, /metrics and /status….
+	Status http.Handler
+}
+
+// target is where a request goes and what the edge shall know about it.
+type target struct {
+	handler http.Handler
+	front   azwire.Front
+}
+
+// find chooses the edge: by host when the client used one of Azure's names, by
+// path when it used this server's own address, whatever that is.
+func (h Handlers) find(r *http.Request) target {
+	host := strings.ToLower(hostOnly(r.Host))
+	base := "https://" + r.Host
+	t := target{front: azwire.Front{BaseURL: base}}
+	switch host {
+	case "login.microsoftonline.com", "login.windows.net", "login.microsoft.com", "sts.windows.net":
+		t.handler = h.Identity
+	case "management.azure.com", "management.core.windows.net":
+		t.handler = h.arm(r.URL.Path)
+	case "graph.microsoft.com":
+		t.handler = h.Graph
+	case "raw.githubusercontent.com", "aka.ms":
+		// az asks for its list of image aliases here and has a copy for a 404.
+		t.handler = nothing("Millpond does not serve this host; clients go on without it.")
+	default:
+		switch {
+		case strings.HasSuffix(host, ".batch.azure.com"):
+			t.handler = h.Batch
+			t.front.Account, t.front.Region = accountOf(strings.TrimSuffix(host, ".batch.azure.com"))
+		case strings.HasSuffix(host, ".blob.core.windows.net"), strings.HasSuffix(host, ".blob.storage.azure.net"):
+			t.handler = h.Blob
+		case isAzure(host):
+			t.handler = nothing("Millpond does not serve " + host + ".")
+		default:
+			t = h.direct(r, base)
+		}
+	}
+	if t.handler == nil {
+		t.handler = nothing("There is nothing at this address.")
+	}
+	return t
+}
+
+// arm splits the one anonymous document off the Resource Manager.
+func (h Handlers) arm(path string) http.Handler {
+	if strings.EqualFold(strings.TrimSuffix(path, "/"), "/metadata/endpoints") {
+		return h.Metadata
+	}
+	return h.ARM
+}
+
+func (h Handlers) direct(r *http.Request, base string) target {
+	t := target{front: azwire.Front{BaseURL: base}}
+	segs := strings.SplitN(strings.TrimPrefix(strings.ToLower(r.URL.EscapedPath()), "/"), "/", 3)
+	second := ""
+	if len(segs) > 1 {
+		second = segs[1]
+	}
+	switch segs[0] {
+	case "subscriptions", "providers", "tenants":
+		t.handler = h.ARM
+	case "metadata":
+		t.handler = h.arm(r.URL.Path)
+	case "v1.0", "beta":
+		t.handler = h.Graph
+	case "adfs", "common", "organizations":
+		t.handler = h.Identity
+	case "batch":
+		if second == "" {
+			return t
+		}
+		t.handler = h.Batch
+		// The prefix keeps the client's spelling, because links are built on it.
+		raw := r.URL.EscapedPath()
+		t.front.Prefix = raw[:len("/batch/")+len(second)]
+		t.front.BaseURL += t.front.Prefix
+		t.front.Account, t.front.Region = accountOf(second)
+	case "blob":
+		t.handler = h.Blob
+	case "node":
+		t.handler = h.Node
+	case "", "healthz", "metrics", "status":
+		t.handler = h.Status
+	default:
+		switch second {
+		case "oauth2", "v2.0", ".well-known", "discovery":
+			t.handler = h.Identity
+		}
+	}
+	return t
+}
+
+// accountOf splits {account}.{region}[.service].
+func accountOf(s string) (account, region string) {
+	labels := strings.Split(s, ".")
+	if len(labels) > 1 {
+		region = labels[1]
+	}
+	return labels[0], region
+}
+
+// isAzure says whether a host is one of Microsoft's, which then is not the
+// server's own address however it got here.
+func isAzure(host string) bool {
+	for _, s := range []string{".azure.com", ".windows.net", ".azure.net", ".microsoft.com", ".microsoftonline.com"} {
+		if strings.HasSuffix(host, s) {
+			return true
+		}
+	}
+	return false
+}
+
+func hostOnly(hostport string) string {
+	if h, _, err := net.SplitHostPort(hostport); err == nil {
+		return h
+	}
+	return strings.Trim(hostport, "[]")
+}
+
+// stripped is the request without the front's prefix. The original path stays
+// in RequestURI.
+func stripped(r *http.Request, prefix string) (*http.Request, error) {
+	if prefix == "" {
+		return r, nil
+	}
+	raw := strings.TrimPrefix(r.URL.EscapedPath(), prefix)
+	if raw == "" {
+		raw = "/"
+	}
+	path, err := url.PathUnescape(raw)
+	if err != nil {
+		return nil, err
+	}
+	out := new(http.Request)
+	*out = *r
+	u := *r.URL
+	u.Path, u.RawPath = path, raw
+	out.URL = &u
+	return out, nil
+}
+
+// nothing answers 404 in the shape that all of Azure's clients can read.
+func nothing(why string) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		azwire.WriteARMError(w, r, millpond.Errorf(millpond.NotFound, "NotFound", "%s", why))
+	})
+}
