@@ -1,0 +1,80 @@
+// Command millpond-agent is the guest's half of the node channel. It waits for
+// its virtio-serial port, serves the Agent service on it, and runs tasks. It is
+// static, needs no configuration, and runs as a service of systemd (with
+// Delegate=yes, so that tasks get cgroups) or of any init that restarts it.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"syscall"
+	"time"
+
+	"millpond.dev/millpond/internal/agent"
+	"millpond.dev/millpond/internal/agent/guest"
+	"millpond.dev/millpond/internal/agent/proc"
+	"millpond.dev/millpond/internal/clock"
+	"millpond.dev/millpond/internal/nodeproto"
+)
+
+// version is set by the linker: -ldflags "-X main.version=1.2.3".
+var version = "dev"
+
+func main() {
+	if err := run(); err != nil {
+		fmt.Fprintln(os.Stderr, "millpond-agent:", err)
+		os.Exit(1)
+	}
+}
+
+func run() error {
+	port := flag.String("port", "", "device of the channel; found by its name when empty")
+	root := flag.String("root", "", "node root directory; /mnt/batch on the temporary disk or /opt/batch/data when empty")
+	trial := flag.Bool("unprivileged", false, "leave clock, name, disks and power of this machine alone")
+	show := flag.Bool("version", false, "print the version and exit")
+	flag.Parse()
+	if *show {
+		fmt.Println(version)
+		return nil
+	}
+	// The agent is idle most of the time; a small guest's memory is its tasks'.
+	debug.SetGCPercent(50)
+	debug.SetMemoryLimit(96 << 20)
+
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	machine := guest.New(guest.Config{
+		Root:       *root,
+		Clock:      clock.System{},
+		Log:        log,
+		Privileged: !*trial,
+		Runner: func(root string) agent.Runner {
+			return proc.New(proc.Config{Root: root, Clock: clock.System{}, Log: log})
+		},
+	})
+	a := agent.New(agent.Config{
+		Version:   version,
+		Machine:   machine,
+		Clock:     clock.System{},
+		Log:       log,
+		Heartbeat: 5 * time.Second,
+	})
+	defer a.Close()
+	device, err := guest.OpenPort(ctx, *port)
+	if err != nil {
+		return err
+	}
+	log.Info("waiting for the server", "version", version)
+	err = a.Serve(ctx, nodeproto.NewGuest(device))
+	if errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,315 @@
+// Package guest is the virtual machine as its agent sees it: the virtio-serial
+// port, entropy, clock, name, temporary disk, node directories, and the power
+// button. It is agent.Machine for real guests.
+//
+// It starts no tasks and knows no messages but Hello and Heartbeat. It runs on
+// Linux as root; each thing that it cannot do is logged and left out unless the
+// node could not work without it. cmd/millpond-agent is its caller.
+package guest
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"millpond.dev/millpond/internal/agent"
+	"millpond.dev/millpond/internal/clock"
+	"millpond.dev/millpond/internal/nodeproto/nodev1"
+)
+
+// clockTolerance is how far the clock may be off before it is set. Setting it
+// costs nothing, but a step is felt by whoever measures with the wall clock.
+const clockTolerance = 50 * time.Millisecond
+
+// Directories are those below the node's root, with their modes. The agent's
+// own is volatile; shared is for all tasks to write.
+var directories = []struct {
+	name string
+	mode os.FileMode
+}{
+	{"applications", 0o755},
+	{"fsmounts", 0o755},
+	{"shared", 0o777},
+	{"startup", 0o755},
+	{agent.Volatile, 0o700},
+	{"workitems", 0o755},
+}
+
+// Config is what a Machine works with.
+type Config struct {
+	// Root is the node's root directory; empty for the product's rule: /mnt/batch
+	// on the temporary disk, else /opt/batch/data.
+	Root  string
+	Clock clock.Clock
+	Log   *slog.Logger
+	// Privileged machines set clock, name and entropy and mount disks; others
+	// (tests, a trial run on a host) leave the machine as it is.
+	Privileged bool
+	// Runner makes the runner once the root directory is known.
+	Runner func(root string) agent.Runner
+}
+
+// Machine implements agent.Machine.
+type Machine struct {
+	cfg     Config
+	started time.Duration // uptime of the kernel when the agent began
+
+	mu     sync.Mutex
+	place  *agent.Place
+	root   string
+	stages []*nodev1.Stage
+}
+
+// New notes when the agent began and raises its protection.
+func New(cfg Config) *Machine {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	m := &Machine{cfg: cfg, started: uptime()}
+	if cfg.Privileged {
+		// A task that takes all memory must not take the agent with it.
+		m.attempt("oom_score_adj", os.WriteFile("/proc/self/oom_score_adj", []byte("-900"), 0))
+	}
+	return m
+}
+
+// attempt logs what could not be done and need not be.
+func (m *Machine) attempt(what string, err error) {
+	if err != nil {
+		m.cfg.Log.Warn("left out", "what", what, "error", err)
+	}
+}
+
+// Adopt implements agent.Machine. The order matters: entropy before anything
+// makes a key, the clock before anything writes a time.
+func (m *Machine) Adopt(_ context.Context, q *nodev1.HelloRequest) (agent.Place, *nodev1.HelloResponse, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.cfg.Privileged {
+		if len(q.GetEntropy()) > 0 {
+			m.attempt("entropy", addEntropy(q.GetEntropy()))
+		}
+		if now := q.GetNow(); now.IsValid() && now != nil {
+			if off := now.AsTime().Sub(time.Now()); off > clockTolerance || off < -clockTolerance {
+				tv := unix.NsecToTimeval(now.AsTime().UnixNano())
+				m.attempt("clock", unix.Settimeofday(&tv))
+				m.cfg.Log.Info("clock set", "by", off)
+			}
+		}
+		if q.GetHostname() != "" {
+			m.attempt("hostname", setHostname(q.GetHostname()))
+		}
+	}
+	if m.place == nil {
+		begin := time.Now()
+		if err := m.settle(); err != nil {
+			return agent.Place{}, nil, err
+		}
+		m.stages = []*nodev1.Stage{
+			{Name: "kernelToAgent", Duration: durationpb.New(m.started)},
+			{Name: "agentToHello", Duration: durationpb.New(uptime() - m.started)},
+			{Name: "directories", Duration: durationpb.New(time.Since(begin))},
+		}
+	}
+	return *m.place, m.describe(), nil
+}
+
+// settle finds the root directory and makes what belongs below it.
+func (m *Machine) settle() error {
+	root := m.cfg.Root
+	if root == "" {
+		root = "/opt/batch/data"
+		mounted, err := mountTempDisk(m.cfg.Privileged)
+		m.attempt("temporary disk", err)
+		if mounted {
+			root = filepath.Join(tempMount, "batch")
+		}
+	}
+	if err := os.MkdirAll(root, 0o755); err != nil {
+		return fmt.Errorf("make the node's root directory: %w", err)
+	}
+	root, err := filepath.EvalSymlinks(root)
+	if err != nil {
+		return err
+	}
+	var fixed []string
+	for _, d := range directories {
+		path := filepath.Join(root, d.name)
+		if err := os.MkdirAll(path, d.mode); err != nil {
+			return fmt.Errorf("make the node's directories: %w", err)
+		}
+		if err := os.Chmod(path, d.mode); err != nil { // whatever the umask
+			return fmt.Errorf("make the node's directories: %w", err)
+		}
+		fixed = append(fixed, d.name)
+	}
+	files, err := agent.NewRootFiles(root, fixed)
+	if err != nil {
+		return err
+	}
+	m.root = root
+	m.place = &agent.Place{
+		Runner:  m.cfg.Runner(root),
+		Files:   files,
+		Journal: filepath.Join(root, agent.Volatile, "events.log"),
+	}
+	return nil
+}
+
+func (m *Machine) describe() *nodev1.HelloResponse {
+	r := &nodev1.HelloResponse{
+		BootId:  firstLine("/proc/sys/kernel/random/boot_id"),
+		Kernel:  firstLine("/proc/sys/kernel/osrelease"),
+		RootDir: m.root,
+		Booted:  timestamppb.New(m.cfg.Clock.Now().Add(-uptime())),
+		Address: address(),
+		Stages:  m.stages,
+	}
+	for _, p := range []string{"/etc/os-release", "/usr/lib/os-release"} {
+		if b, err := os.ReadFile(p); err == nil {
+			r.OsRelease = strings.ToValidUTF8(string(b), "\uFFFD")
+			break
+		}
+	}
+	return r
+}
+
+// Heartbeat implements agent.Machine.
+func (m *Machine) Heartbeat() *nodev1.Heartbeat {
+	m.mu.Lock()
+	root := m.root
+	m.mu.Unlock()
+	h := &nodev1.Heartbeat{}
+	if f := strings.Fields(firstLine("/proc/loadavg")); len(f) > 0 {
+		h.Load1, _ = strconv.ParseFloat(f[0], 64)
+	}
+	if b, err := os.ReadFile("/proc/meminfo"); err == nil {
+		for line := range strings.Lines(string(b)) {
+			if f := strings.Fields(line); len(f) >= 2 && f[0] == "MemAvailable:" {
+				kib, _ := strconv.ParseUint(f[1], 10, 64)
+				h.MemoryAvailable = kib << 10
+			}
+		}
+	}
+	var st unix.Statfs_t
+	if root != "" && unix.Statfs(root, &st) == nil {
+		h.DiskTotal = st.Blocks * uint64(st.Bsize)
+		h.DiskAvailable = st.Bavail * uint64(st.Bsize)
+	}
+	return h
+}
+
+// uptime is the kernel's; time in which a template was frozen is not in it.
+func uptime() time.Duration {
+	f := strings.Fields(firstLine("/proc/uptime"))
+	if len(f) == 0 {
+		return 0
+	}
+	s, _ := strconv.ParseFloat(f[0], 64)
+	return time.Duration(s * float64(time.Second))
+}
+
+func firstLine(path string) string {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return ""
+	}
+	line, _, _ := strings.Cut(string(b), "\n")
+	return line
+}
+
+// address is the first IPv4 address that is not the loopback's, empty while
+// the network is not up.
+func address() string {
+	list, err := net.InterfaceAddrs()
+	if err != nil {
+		return ""
+	}
+	for _, a := range list {
+		if n, ok := a.(*net.IPNet); ok && n.IP.To4() != nil && n.IP.IsGlobalUnicast() {
+			return n.IP.String()
+		}
+	}
+	return ""
+}
+
+// setHostname names the running machine and the next boot of it.
+func setHostname(name string) error {
+	if err := unix.Sethostname([]byte(name)); err != nil {
+		return err
+	}
+	if err := os.WriteFile("/etc/hostname", []byte(name+"\n"), 0o644); err != nil {
+		return err
+	}
+	// sudo and many others want the own name to resolve.
+	hosts, err := os.ReadFile("/etc/hosts")
+	if err != nil && !os.IsNotExist(err) {
+		return err
+	}
+	var lines []string
+	for line := range strings.Lines(string(hosts)) {
+		if line = strings.TrimSuffix(line, "\n"); !strings.HasPrefix(line, "127.0.1.1") {
+			lines = append(lines, line)
+		}
+	}
+	lines = append(lines, "127.0.1.1\t"+name)
+	return os.WriteFile("/etc/hosts", []byte(strings.Join(lines, "\n")+"\n"), 0o644)
+}
+
+// Shutdown implements agent.Machine. An init is asked first, so that the
+// system ends in order; without one that answers, the kernel is.
+func (m *Machine) Shutdown(reboot bool) error {
+	if !m.cfg.Privileged {
+		return fmt.Errorf("this agent may not end the machine")
+	}
+	unix.Sync()
+	if askInit(reboot) == nil {
+		return nil
+	}
+	how := unix.LINUX_REBOOT_CMD_POWER_OFF
+	if reboot {
+		how = unix.LINUX_REBOOT_CMD_RESTART
+	}
+	unix.Sync()
+	return unix.Reboot(how)
+}
+
+// askInit signals process 1 as systemctl and busybox do: systemd takes
+// SIGRTMIN+4 (power off) and +5 (reboot), busybox init SIGUSR2 and SIGTERM.
+func askInit(reboot bool) error {
+	exe, err := os.Readlink("/proc/1/exe")
+	if err != nil {
+		return err
+	}
+	const rtmin = 34 // the C library's SIGRTMIN, as systemd sees it
+	var sig syscall.Signal
+	switch filepath.Base(exe) {
+	case "systemd":
+		sig = rtmin + 4
+		if reboot {
+			sig = rtmin + 5
+		}
+	case "busybox":
+		sig = syscall.SIGUSR2
+		if reboot {
+			sig = syscall.SIGTERM
+		}
+	default:
+		return fmt.Errorf("process 1 is %s, which takes no signal that is known here", exe)
+	}
+	return syscall.Kill(1, sig)
+}
+
+var _ agent.Machine = (*Machine)(nil)

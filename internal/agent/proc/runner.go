@@ -1,0 +1,201 @@
+// Package proc runs the attempts of tasks as processes of this machine: fresh
+// directories, the task's account, resource files, environment, the command
+// itself, and the end of everything that it leaves behind.
+//
+// It does not know sessions, events or the server; package agent calls it
+// through agent.Runner. It never retries a command. It runs on Linux; without
+// root rights it runs everything as the current user, which is for tests.
+package proc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	millpond "millpond.dev/millpond"
+	"millpond.dev/millpond/internal/clock"
+	"millpond.dev/millpond/internal/nodeproto/nodev1"
+)
+
+// Config is what a Runner works with.
+type Config struct {
+	// Root is AZ_BATCH_NODE_ROOT_DIR; its directories exist.
+	Root  string
+	Clock clock.Clock
+	Log   *slog.Logger
+	// Grace is the time between SIGTERM and SIGKILL, 5 s when 0.
+	Grace time.Duration
+	// Etc is where passwd, group and shadow lie; /etc when empty.
+	Etc string
+	// Download tells how resource files are fetched.
+	Download Download
+}
+
+// Runner runs attempts. It is safe for concurrent use.
+type Runner struct {
+	cfg   Config
+	users *accounts
+	group *cgroup // nil when this machine gives us none
+	// rootless is set when accounts cannot be made or taken.
+	rootless bool
+
+	mu     sync.Mutex
+	number int
+}
+
+// New makes a Runner and finds out what the machine permits.
+func New(cfg Config) *Runner {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Grace == 0 {
+		cfg.Grace = 5 * time.Second
+	}
+	if cfg.Etc == "" {
+		cfg.Etc = "/etc"
+	}
+	cfg.Download = cfg.Download.withDefaults()
+	r := &Runner{cfg: cfg, rootless: os.Geteuid() != 0, users: &accounts{etc: cfg.Etc}}
+	group, err := findCgroup()
+	if err != nil {
+		cfg.Log.Info("no cgroup for tasks; their leftovers are found by environment", "reason", err)
+	}
+	r.group = group
+	return r
+}
+
+// Run implements agent.Runner.
+func (r *Runner) Run(ctx context.Context, q *nodev1.RunTaskRequest, started func(time.Time)) *nodev1.TaskCompleted {
+	report := &nodev1.TaskCompleted{Key: q.GetKey()}
+	exit, start, err := r.run(ctx, q, started)
+	if !start.IsZero() {
+		report.StartTime = timestamppb.New(start)
+	}
+	report.EndTime = timestamppb.New(r.cfg.Clock.Now())
+	report.ExitCode = exit
+	report.Failure = failureOf(exit, err)
+	return report
+}
+
+// failure is why an attempt failed, in the words of the report.
+type failure struct {
+	server  bool
+	code    string
+	message string
+	details map[string]string
+	err     error
+}
+
+func (f *failure) Error() string {
+	if f.err != nil {
+		return f.code + ": " + f.message + ": " + f.err.Error()
+	}
+	return f.code + ": " + f.message
+}
+
+func (f *failure) Unwrap() error { return f.err }
+
+// serverFault are the causes of an end that are the service's, not the user's.
+var serverFault = map[string]bool{"AgentRestarted": true}
+
+func failureOf(exit *int32, err error) *nodev1.Failure {
+	var f *failure
+	var ended *millpond.Error
+	switch {
+	case err == nil && (exit == nil || *exit == 0):
+		return nil
+	case err == nil:
+		return &nodev1.Failure{Code: "FailureExitCode",
+			Message: fmt.Sprintf("The task process exited with an unexpected exit code: %d. See stderr.txt and stdout.txt of the task.", *exit),
+			Details: map[string]string{"Message": fmt.Sprintf("The task exited with an exit code representing a failure: %d", *exit)}}
+	case errors.As(err, &ended):
+		return &nodev1.Failure{ServerError: serverFault[ended.Code], Code: ended.Code, Message: ended.Message}
+	case errors.As(err, &f):
+		nf := &nodev1.Failure{ServerError: f.server, Code: f.code, Message: f.message, Details: f.details}
+		if f.err != nil {
+			if nf.Details == nil {
+				nf.Details = map[string]string{}
+			}
+			nf.Details["Message"] = f.err.Error()
+		}
+		return nf
+	default:
+		return &nodev1.Failure{ServerError: true, Code: "Unknown", Message: err.Error()}
+	}
+}
+
+// run takes the steps. The returned error is a *failure, or the *millpond.Error
+// that ended the attempt.
+func (r *Runner) run(ctx context.Context, q *nodev1.RunTaskRequest, started func(time.Time)) (*int32, time.Time, error) {
+	none := time.Time{}
+	dir, err := r.directory(q.GetDirectory())
+	if err != nil {
+		return nil, none, err
+	}
+	who, drop, err := r.account(q)
+	if err != nil {
+		return nil, none, err
+	}
+	defer drop()
+	t := &task{runner: r, request: q, user: who, dir: dir, wd: filepath.Join(dir, "wd")}
+	if err := t.makeDirectories(); err != nil {
+		return nil, none, err
+	}
+	if err := t.fetch(ctx); err != nil {
+		if ctx.Err() != nil {
+			return nil, none, context.Cause(ctx)
+		}
+		return nil, none, err
+	}
+	if ctx.Err() != nil {
+		return nil, none, context.Cause(ctx)
+	}
+	return t.execute(ctx, started)
+}
+
+// directory is the absolute path of a task's directory. Only those that tasks
+// may have are taken: the start task's and those below workitems.
+func (r *Runner) directory(rel string) (string, error) {
+	clean := filepath.Clean(rel)
+	if !filepath.IsLocal(rel) || clean != "startup" && !strings.HasPrefix(clean, "workitems/") {
+		return "", &failure{server: true, code: "ResourceDirectoryCreateFailed",
+			message: fmt.Sprintf("%q is no directory for a task.", rel)}
+	}
+	return filepath.Join(r.cfg.Root, clean), nil
+}
+
+// Remove implements agent.Runner. The directories of the job above it go too
+// when they are empty.
+func (r *Runner) Remove(rel string) error {
+	dir, err := r.directory(rel)
+	if err != nil {
+		return fmt.Errorf("%w: %w", err, fs.ErrInvalid)
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		return err
+	}
+	for range 2 {
+		dir = filepath.Dir(dir)
+		if dir == filepath.Join(r.cfg.Root, "workitems") || dir == r.cfg.Root || os.Remove(dir) != nil {
+			break
+		}
+	}
+	return nil
+}
+
+// next numbers attempts within this process.
+func (r *Runner) next() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.number++
+	return r.number
+}

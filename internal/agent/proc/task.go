@@ -1,0 +1,184 @@
+package proc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+
+	"millpond.dev/millpond/internal/nodeproto/nodev1"
+)
+
+// task is one attempt under way.
+type task struct {
+	runner  *Runner
+	request *nodev1.RunTaskRequest
+	user    account
+	dir, wd string
+}
+
+// basePath is PATH when the server sends none.
+const basePath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+// makeDirectories makes the task's directory anew. Those above it belong to
+// the agent, so that no task can put links there.
+func (t *task) makeDirectories() error {
+	fail := func(err error) error {
+		if errors.Is(err, syscall.ENOSPC) {
+			return &failure{server: true, code: "DiskFull", message: "There is not enough disk space on the node.", err: err}
+		}
+		return &failure{server: true, code: "ResourceDirectoryCreateFailed", message: "The task's directory could not be made.", err: err}
+	}
+	if err := os.RemoveAll(t.dir); err != nil {
+		return fail(err)
+	}
+	if err := os.MkdirAll(filepath.Dir(t.dir), 0o755); err != nil {
+		return fail(err)
+	}
+	// The start task's directory is read by the tasks that follow it.
+	mode := fs.FileMode(0o770)
+	if t.request.GetDirectory() == "startup" {
+		mode = 0o775
+	}
+	for _, d := range []string{t.dir, t.wd} {
+		if err := os.Mkdir(d, mode); err != nil {
+			return fail(err)
+		}
+		if err := os.Chmod(d, mode); err != nil { // whatever the umask
+			return fail(err)
+		}
+		if err := t.own(d); err != nil {
+			return fail(err)
+		}
+	}
+	return nil
+}
+
+func (t *task) own(path string) error {
+	if t.runner.rootless {
+		return nil
+	}
+	return os.Lchown(path, t.user.uid, t.user.gid)
+}
+
+// output makes one of the files that take the command's output.
+func (t *task) output(name string) (*os.File, error) {
+	path := filepath.Join(t.dir, name)
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY|os.O_APPEND|syscall.O_NOFOLLOW, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	return f, t.own(path)
+}
+
+func (t *task) fetch(ctx context.Context) error {
+	if len(t.request.GetResourceFiles()) == 0 {
+		return nil
+	}
+	root, err := os.OpenRoot(t.wd)
+	if err != nil {
+		return &failure{server: true, code: "ResourceDirectoryCreateFailed", message: "The task's working directory cannot be opened.", err: err}
+	}
+	defer root.Close()
+	uid, gid := t.user.uid, t.user.gid
+	if t.runner.rootless {
+		uid, gid = -1, -1
+	}
+	for _, f := range t.request.GetResourceFiles() {
+		if err := t.runner.cfg.Download.fetch(ctx, root, f, uid, gid); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// environment is the server's with what only the node knows, sorted. Names
+// beginning AZ_BATCH_ that the node sets win; HOME and USER of the user's own
+// settings are kept, and PATH is lengthened.
+func (t *task) environment(mark string) []string {
+	root := t.runner.cfg.Root
+	env := maps.Clone(t.request.GetEnvironment())
+	if env == nil {
+		env = map[string]string{}
+	}
+	for k, v := range map[string]string{"HOME": t.wd, "USER": t.user.name, "PATH": basePath} {
+		if env[k] == "" {
+			env[k] = v
+		}
+	}
+	shared := filepath.Join(root, "shared")
+	env["PATH"] = strings.TrimSuffix(env["PATH"], ":") + ":" + shared + ":" + t.wd
+	maps.Copy(env, map[string]string{
+		"AZ_BATCH_NODE_ROOT_DIR":            root,
+		"AZ_BATCH_NODE_SHARED_DIR":          shared,
+		"AZ_BATCH_NODE_STARTUP_DIR":         filepath.Join(root, "startup"),
+		"AZ_BATCH_NODE_STARTUP_WORKING_DIR": filepath.Join(root, "startup", "wd"),
+		"AZ_BATCH_NODE_MOUNTS_DIR":          filepath.Join(root, "fsmounts"),
+		"AZ_BATCH_TASK_DIR":                 t.dir,
+		"AZ_BATCH_TASK_WORKING_DIR":         t.wd,
+		"AZ_BATCH_TASK_USER":                t.user.name,
+		"AZ_BATCH_TASK_USER_IDENTITY":       t.user.identity,
+		markName:                            mark,
+	})
+	list := make([]string, 0, len(env))
+	for _, k := range slices.Sorted(maps.Keys(env)) {
+		if k == "" || strings.ContainsAny(k, "=\x00") || strings.ContainsRune(env[k], 0) {
+			continue // cannot be in an environment
+		}
+		list = append(list, k+"="+env[k])
+	}
+	return list
+}
+
+// program finds the file that a command's first word names: a path relative to
+// the working directory; a bare name there first, then along PATH.
+func (t *task) program(name string, env []string) (string, error) {
+	notFound := &failure{code: "CommandProgramNotFound",
+		message: fmt.Sprintf("The specified command program is not found: %q is neither in the working directory nor on PATH.", name),
+		details: map[string]string{"Program": name}}
+	var tries []string
+	switch {
+	case filepath.IsAbs(name):
+		tries = []string{name}
+	case strings.Contains(name, "/"):
+		tries = []string{filepath.Join(t.wd, name)}
+	default:
+		tries = []string{filepath.Join(t.wd, name)}
+		for _, e := range env {
+			if p, ok := strings.CutPrefix(e, "PATH="); ok {
+				for _, d := range filepath.SplitList(p) {
+					if !filepath.IsAbs(d) {
+						d = filepath.Join(t.wd, d)
+					}
+					tries = append(tries, filepath.Join(d, name))
+				}
+			}
+		}
+	}
+	var refused error
+	for _, p := range tries {
+		info, err := os.Stat(p)
+		if err != nil {
+			continue
+		}
+		if info.IsDir() || info.Mode().Perm()&0o111 == 0 {
+			if refused == nil {
+				refused = &failure{code: "CommandLaunchFailed",
+					message: fmt.Sprintf("The command program %q cannot be executed: give it a mode with execute rights (fileMode 0770 of a resource file).", name),
+					details: map[string]string{"Program": name}}
+			}
+			continue
+		}
+		return p, nil
+	}
+	if refused != nil {
+		return "", refused
+	}
+	return "", notFound
+}

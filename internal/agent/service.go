@@ -1,0 +1,286 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"io"
+	"io/fs"
+	"math"
+	"sort"
+	"time"
+
+	"connectrpc.com/connect"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	millpond "millpond.dev/millpond"
+	"millpond.dev/millpond/internal/nodeproto/nodev1"
+)
+
+// chunkSize is the size of a piece of a file on the channel.
+const chunkSize = 128 << 10
+
+// ErrNotEmpty says that a directory with content is deleted without recursion.
+var ErrNotEmpty = errors.New("the directory is not empty; delete it recursively")
+
+var _ nodev1.AgentHandler = (*Agent)(nil)
+
+func (a *Agent) Hello(ctx context.Context, q *connect.Request[nodev1.HelloRequest]) (*connect.Response[nodev1.HelloResponse], error) {
+	if q.Msg.GetNodeId() == "" {
+		return nil, connect.NewError(connect.CodeInvalidArgument, errors.New("Hello needs a node id"))
+	}
+	a.mu.Lock()
+	was := a.hello
+	a.mu.Unlock()
+	if was != nil && (was.GetNodeId() != q.Msg.GetNodeId() || was.GetGeneration() != q.Msg.GetGeneration()) {
+		return nil, connect.NewError(connect.CodeFailedPrecondition,
+			errors.New("this machine is node "+was.GetNodeId()+" already; it cannot become another"))
+	}
+	place, answer, err := a.cfg.Machine.Adopt(ctx, q.Msg)
+	if err != nil {
+		return nil, connect.NewError(connect.CodeInternal, err)
+	}
+	if err := a.adopt(q.Msg, place, answer.GetBootId()); err != nil {
+		return nil, connect.NewError(connect.CodeInternal, err)
+	}
+	answer.AgentVersion = a.cfg.Version
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, at := range a.attempts {
+		if at.cancel != nil {
+			answer.Running = append(answer.Running, at.key)
+		}
+	}
+	sort.Slice(answer.Running, func(i, j int) bool { return answer.Running[i].String() < answer.Running[j].String() })
+	answer.LastSequence = a.events.lastSequence()
+	return connect.NewResponse(answer), nil
+}
+
+func (a *Agent) Watch(ctx context.Context, q *connect.Request[nodev1.WatchRequest], s *connect.ServerStream[nodev1.Event]) error {
+	ev, _, err := a.ready()
+	if err != nil {
+		return err
+	}
+	beat := time.NewTicker(a.cfg.Heartbeat)
+	defer beat.Stop()
+	after := q.Msg.GetAfter()
+	// The headers go with the first message; the server waits for them.
+	if err := a.beat(s); err != nil {
+		return err
+	}
+	for {
+		list, changed := ev.since(after)
+		for _, e := range list {
+			if err := s.Send(e); err != nil {
+				return err
+			}
+			after = e.GetSequence()
+		}
+		select {
+		case <-changed:
+		case <-beat.C:
+			if err := a.beat(s); err != nil {
+				return err
+			}
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-a.ctx.Done():
+			return connect.NewError(connect.CodeUnavailable, errors.New("the agent is stopping"))
+		}
+	}
+}
+
+func (a *Agent) beat(s *connect.ServerStream[nodev1.Event]) error {
+	return s.Send(&nodev1.Event{Time: timestamppb.New(a.cfg.Clock.Now()),
+		What: &nodev1.Event_Heartbeat{Heartbeat: a.cfg.Machine.Heartbeat()}})
+}
+
+func (a *Agent) Acknowledge(_ context.Context, q *connect.Request[nodev1.AcknowledgeRequest]) (*connect.Response[nodev1.AcknowledgeResponse], error) {
+	ev, _, err := a.ready()
+	if err != nil {
+		return nil, err
+	}
+	if err := ev.acknowledge(q.Msg.GetThrough()); err != nil {
+		return nil, connect.NewError(connect.CodeInternal, err)
+	}
+	return connect.NewResponse(&nodev1.AcknowledgeResponse{}), nil
+}
+
+func (a *Agent) RunTask(_ context.Context, q *connect.Request[nodev1.RunTaskRequest]) (*connect.Response[nodev1.RunTaskResponse], error) {
+	if _, _, err := a.ready(); err != nil {
+		return nil, err
+	}
+	if q.Msg.GetKey().GetTaskId() == "" || q.Msg.GetDirectory() == "" {
+		return nil, connect.NewError(connect.CodeInvalidArgument, errors.New("RunTask needs a task id and a directory"))
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.ctx.Err() != nil {
+		return nil, connect.NewError(connect.CodeUnavailable, errors.New("the agent is stopping"))
+	}
+	if _, known := a.attempts[keyOf(q.Msg.GetKey())]; !known {
+		for _, other := range a.attempts {
+			if other.cancel != nil && other.directory == q.Msg.GetDirectory() {
+				return nil, connect.NewError(connect.CodeFailedPrecondition, errors.New("another attempt runs in "+other.directory+"; stop it first"))
+			}
+		}
+		if err := a.run(q.Msg); errors.Is(err, errFull) {
+			return nil, connect.NewError(connect.CodeResourceExhausted, err)
+		} else if err != nil {
+			return nil, connect.NewError(connect.CodeInternal, err)
+		}
+	}
+	return connect.NewResponse(&nodev1.RunTaskResponse{}), nil
+}
+
+func (a *Agent) StopTask(_ context.Context, q *connect.Request[nodev1.StopTaskRequest]) (*connect.Response[nodev1.StopTaskResponse], error) {
+	if _, _, err := a.ready(); err != nil {
+		return nil, err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	at := a.attempts[keyOf(q.Msg.GetKey())]
+	if at == nil {
+		return nil, connect.NewError(connect.CodeNotFound, errors.New("this node does not know the attempt"))
+	}
+	if at.cancel != nil {
+		code, message := q.Msg.GetCode(), q.Msg.GetMessage()
+		if code == "" {
+			code, message = "TaskEnded", "The task was ended."
+		}
+		at.cancel(millpond.Errorf(millpond.Conflict, code, "%s", message))
+	}
+	return connect.NewResponse(&nodev1.StopTaskResponse{}), nil
+}
+
+func (a *Agent) RemoveTask(_ context.Context, q *connect.Request[nodev1.RemoveTaskRequest]) (*connect.Response[nodev1.RemoveTaskResponse], error) {
+	_, place, err := a.ready()
+	if err != nil {
+		return nil, err
+	}
+	a.mu.Lock()
+	for _, at := range a.attempts {
+		if at.cancel != nil && at.directory == q.Msg.GetDirectory() {
+			a.mu.Unlock()
+			return nil, connect.NewError(connect.CodeFailedPrecondition, errors.New("the task runs; stop it first"))
+		}
+	}
+	a.mu.Unlock()
+	if err := place.Runner.Remove(q.Msg.GetDirectory()); err != nil {
+		return nil, fileError(err)
+	}
+	return connect.NewResponse(&nodev1.RemoveTaskResponse{}), nil
+}
+
+func (a *Agent) ListFiles(_ context.Context, q *connect.Request[nodev1.ListFilesRequest]) (*connect.Response[nodev1.ListFilesResponse], error) {
+	_, place, err := a.ready()
+	if err != nil {
+		return nil, err
+	}
+	list, err := place.Files.List(q.Msg.GetDirectory(), q.Msg.GetRecursive())
+	if err != nil {
+		return nil, fileError(err)
+	}
+	return connect.NewResponse(&nodev1.ListFilesResponse{Files: list}), nil
+}
+
+func (a *Agent) StatFile(_ context.Context, q *connect.Request[nodev1.StatFileRequest]) (*connect.Response[nodev1.FileInfo], error) {
+	_, place, err := a.ready()
+	if err != nil {
+		return nil, err
+	}
+	info, err := place.Files.Stat(q.Msg.GetPath())
+	if err != nil {
+		return nil, fileError(err)
+	}
+	return connect.NewResponse(info), nil
+}
+
+// ReadFile sends the range as it was when the file was opened; a file that
+// became shorter meanwhile ends early.
+func (a *Agent) ReadFile(ctx context.Context, q *connect.Request[nodev1.ReadFileRequest], s *connect.ServerStream[nodev1.FileChunk]) error {
+	_, place, err := a.ready()
+	if err != nil {
+		return err
+	}
+	f, err := place.Files.Open(q.Msg.GetPath())
+	if err != nil {
+		return fileError(err)
+	}
+	defer f.Close()
+	offset, length := q.Msg.GetOffset(), q.Msg.GetLength()
+	if offset < 0 || length < 0 || offset > f.Size() {
+		return connect.NewError(connect.CodeOutOfRange, errors.New("the range lies outside of the file"))
+	}
+	if length == 0 {
+		length = math.MaxInt64
+	}
+	length = min(length, f.Size()-offset)
+	buf := make([]byte, min(chunkSize, max(length, 1)))
+	for length > 0 && ctx.Err() == nil {
+		n, err := f.ReadAt(buf[:min(int64(len(buf)), length)], offset)
+		if n > 0 {
+			if err := s.Send(&nodev1.FileChunk{Data: buf[:n]}); err != nil {
+				return err
+			}
+			offset += int64(n)
+			length -= int64(n)
+		}
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return fileError(err)
+		}
+	}
+	return ctx.Err()
+}
+
+func (a *Agent) DeleteFile(_ context.Context, q *connect.Request[nodev1.DeleteFileRequest]) (*connect.Response[nodev1.DeleteFileResponse], error) {
+	_, place, err := a.ready()
+	if err != nil {
+		return nil, err
+	}
+	if err := place.Files.Delete(q.Msg.GetPath(), q.Msg.GetRecursive()); err != nil {
+		return nil, fileError(err)
+	}
+	return connect.NewResponse(&nodev1.DeleteFileResponse{}), nil
+}
+
+// Shutdown answers first and acts when the session has ended or the moment has
+// passed in which the answer leaves the machine.
+func (a *Agent) Shutdown(_ context.Context, q *connect.Request[nodev1.ShutdownRequest]) (*connect.Response[nodev1.ShutdownResponse], error) {
+	reboot := q.Msg.GetReboot()
+	a.cfg.Log.Info("shutdown", "reboot", reboot)
+	time.AfterFunc(200*time.Millisecond, func() {
+		if err := a.cfg.Machine.Shutdown(reboot); err != nil {
+			a.cfg.Log.Error("shutdown failed", "error", err)
+		}
+	})
+	return connect.NewResponse(&nodev1.ShutdownResponse{}), nil
+}
+
+// ready gives what the calls after Hello need.
+func (a *Agent) ready() (*events, Place, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.events == nil {
+		return nil, Place{}, connect.NewError(connect.CodeFailedPrecondition, errors.New("the node has no identity yet; call Hello first"))
+	}
+	return a.events, a.place, nil
+}
+
+// fileError gives an error of Files the code that the server tells apart.
+func fileError(err error) error {
+	code := connect.CodeInternal
+	switch {
+	case errors.Is(err, ErrNotEmpty):
+		code = connect.CodeFailedPrecondition
+	case errors.Is(err, fs.ErrNotExist):
+		code = connect.CodeNotFound
+	case errors.Is(err, fs.ErrInvalid):
+		code = connect.CodeInvalidArgument
+	case errors.Is(err, fs.ErrPermission):
+		code = connect.CodePermissionDenied
+	}
+	return connect.NewError(code, err)
+}
