@@ -37,28 +37,22 @@ func (h Handlers) find(r *http.Request) target {
 	host := strings.ToLower(hostOnly(r.Host))
 	base := "https://" + r.Host
 	t := target{front: azwire.Front{BaseURL: base}}
-	switch host {
-	case "login.microsoftonline.com", "login.windows.net", "login.microsoft.com", "sts.windows.net":
+	switch azwire.ServiceOf(host) {
+	case azwire.ServiceLogin:
 		t.handler = h.Identity
-	case "management.azure.com", "management.core.windows.net":
+	case azwire.ServiceARM:
 		t.handler = h.arm(r.URL.Path)
-	case "graph.microsoft.com":
+	case azwire.ServiceGraph:
 		t.handler = h.Graph
-	case "raw.githubusercontent.com", "aka.ms":
-		// az asks for its list of image aliases here and has a copy for a 404.
-		t.handler = nothing("Millpond does not serve this host; clients go on without it.")
-	default:
-		switch {
-		case strings.HasSuffix(host, ".batch.azure.com"):
-			t.handler = h.Batch
-			t.front.Account, t.front.Region = accountOf(strings.TrimSuffix(host, ".batch.azure.com"))
-		case strings.HasSuffix(host, ".blob.core.windows.net"), strings.HasSuffix(host, ".blob.storage.azure.net"):
-			t.handler = h.Blob
-		case isAzure(host):
-			t.handler = nothing("Millpond does not serve " + host + ".")
-		default:
-			t = h.direct(r, base)
-		}
+	case azwire.ServiceBatch:
+		t.handler = h.Batch
+		t.front.Account, t.front.Region = accountOf(strings.TrimSuffix(host, azwire.BatchSuffix))
+	case azwire.ServiceBlob:
+		t.handler = h.Blob
+	case azwire.ServiceAbsent, azwire.ServiceOther:
+		t.handler = nothing("Millpond does not serve " + host + ".")
+	case azwire.NoService:
+		t = h.direct(r, base)
 	}
 	if t.handler == nil {
 		t.handler = nothing("There is nothing at this address.")
@@ -122,17 +116,6 @@ func accountOf(s string) (account, region string) {
 		region = labels[1]
 	}
 	return labels[0], region
-}
-
-// isAzure says whether a host is one of Microsoft's, which then is not the
-// server's own address however it got here.
-func isAzure(host string) bool {
-	for _, s := range []string{".azure.com", ".windows.net", ".azure.net", ".microsoft.com", ".microsoftonline.com"} {
-		if strings.HasSuffix(host, s) {
-			return true
-		}
-	}
-	return false
 }
 
 func hostOnly(hostport string) string {

@@ -1,0 +1,131 @@
+package execproxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"millpond.dev/millpond/internal/azwire"
+)
+
+// dialTimeout bounds a dial. A refusal must be quick: az waits for it at exit.
+const dialTimeout = 5 * time.Second
+
+// Proxy answers CONNECT for Azure's hosts.
+type Proxy struct {
+	// Server tells the server's address, host:port, anew for each connection: a
+	// restarted server may listen elsewhere.
+	Server func() (string, error)
+	// AllowInternet lets connections to all other hosts through.
+	AllowInternet bool
+	// Notice gets one line for each host that was refused.
+	Notice io.Writer
+
+	mu      sync.Mutex
+	refused map[string]bool
+	tunnels sync.WaitGroup
+}
+
+// Serve answers on l, which it closes, until ctx ends; then it cuts the tunnels
+// and waits for them.
+func (p *Proxy) Serve(ctx context.Context, l net.Listener) error {
+	server := &http.Server{Handler: p, ReadHeaderTimeout: 10 * time.Second, BaseContext: func(net.Listener) context.Context { return ctx }}
+	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
+	defer stop()
+	err := server.Serve(l)
+	p.tunnels.Wait()
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return err
+}
+
+func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.Method != http.MethodConnect {
+		http.Error(w, "millpond exec: this proxy answers CONNECT for https only", http.StatusForbidden)
+		return
+	}
+	host, port, err := net.SplitHostPort(r.Host)
+	if err != nil {
+		http.Error(w, "millpond exec: CONNECT needs host:port", http.StatusBadRequest)
+		return
+	}
+	address := r.Host
+	switch azwire.ServiceOf(host) {
+	case azwire.NoService, azwire.ServiceOther:
+		if !p.AllowInternet {
+			p.refuse(w, host)
+			return
+		}
+	default:
+		if port != "443" {
+			http.Error(w, "millpond exec: Azure's hosts are served on port 443 only", http.StatusForbidden)
+			return
+		}
+		if address, err = p.Server(); err != nil {
+			http.Error(w, "millpond exec: "+err.Error(), http.StatusBadGateway)
+			return
+		}
+	}
+	p.tunnel(w, r, address)
+}
+
+func (p *Proxy) refuse(w http.ResponseWriter, host string) {
+	p.mu.Lock()
+	if p.refused == nil {
+		p.refused = map[string]bool{}
+	}
+	first := !p.refused[strings.ToLower(host)]
+	p.refused[strings.ToLower(host)] = true
+	p.mu.Unlock()
+	if first && p.Notice != nil {
+		fmt.Fprintf(p.Notice, "millpond exec: refused a connection to %s, which Millpond does not serve; --allow-internet lets it through\n", host)
+	}
+	http.Error(w, "millpond exec: "+host+" is not served by Millpond", http.StatusForbidden)
+}
+
+func (p *Proxy) tunnel(w http.ResponseWriter, r *http.Request, address string) {
+	dialer := net.Dialer{Timeout: dialTimeout}
+	up, err := dialer.DialContext(r.Context(), "tcp", address)
+	if err != nil {
+		http.Error(w, "millpond exec: the server at "+address+" does not answer: "+err.Error(), http.StatusBadGateway)
+		return
+	}
+	down, buffered, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		up.Close()
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	// Counted before the handler returns: Serve must not miss it.
+	p.tunnels.Add(1)
+	defer p.tunnels.Done()
+	stop := context.AfterFunc(r.Context(), func() { up.Close(); down.Close() })
+	defer stop()
+	defer up.Close()
+	defer down.Close()
+	_ = down.SetDeadline(time.Time{})
+	if _, err := io.WriteString(down, "HTTP/1.1 200 Connection established\r\n\r\n"); err != nil {
+		return
+	}
+	var both sync.WaitGroup
+	// The reader that came with the connection may hold bytes already.
+	both.Go(func() { carry(up, buffered.Reader) })
+	both.Go(func() { carry(down, up) })
+	both.Wait()
+}
+
+// carry copies until the source ends, then closes the writing half, so that an
+// answer that is still on its way the other way arrives.
+func carry(to net.Conn, from io.Reader) {
+	_, _ = io.Copy(to, from)
+	if c, ok := to.(*net.TCPConn); ok {
+		_ = c.CloseWrite()
+	}
+}
