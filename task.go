@@ -109,8 +109,6 @@ type Task struct {
 	LastRequeue  time.Time
 	Result       string // success or failure once completed
 	FilesRemoved bool
-	// Delivered is when the agent reported that the present attempt began.
-	Delivered time.Time
 	// Order is the place in the job's queue: older first.
 	Order        int64
 	Created      time.Time

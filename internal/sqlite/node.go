@@ -1,0 +1,179 @@
+package sqlite
+
+import (
+	"database/sql"
+	"encoding/json"
+	"time"
+
+	millpond "millpond.dev/millpond"
+)
+
+// NodeHead is the part of a node that changes often and that loops plan with.
+type NodeHead struct {
+	ID             millpond.NodeID
+	Account        millpond.AccountName
+	Pool           string // the pool's key
+	Generation     int
+	Dedicated      bool
+	Allocated      time.Time
+	State          millpond.NodeState
+	Changed        time.Time
+	Scheduling     millpond.SchedulingState
+	Pending        millpond.NodeEvent
+	Option         millpond.DeallocationOption
+	VMSize         string
+	Sequence       uint64
+	NextLaunch     time.Time
+	LaunchFailed   bool
+	TasksRun       int
+	TasksSucceeded int
+	Recent         []millpond.RecentTask
+	// RunningTasks and RunningSlots are counted when read, never written.
+	RunningTasks, RunningSlots int
+}
+
+const headColumns = `node.id, node.account, node.pool_key, node.generation, node.dedicated, node.allocated, node.state, node.changed, node.scheduling,
+	node.pending, node.pending_option, node.vm_size, node.sequence, node.next_launch, node.launch_failed, node.tasks_run, node.tasks_succeeded, node.recent,
+	(SELECT count(*) FROM task WHERE task.node_key = node.key AND task.placed = 1),
+	(SELECT coalesce(sum(task.slots), 0) FROM task WHERE task.node_key = node.key AND task.placed = 1)`
+
+func scanHead(s scanner, more ...any) (NodeHead, error) {
+	var h NodeHead
+	var allocated, changed, next int64
+	var recent string
+	dst := append([]any{&h.ID, &h.Account, &h.Pool, &h.Generation, &h.Dedicated, &allocated, &h.State, &changed, &h.Scheduling,
+		&h.Pending, &h.Option, &h.VMSize, &h.Sequence, &next, &h.LaunchFailed, &h.TasksRun, &h.TasksSucceeded, &recent, &h.RunningTasks, &h.RunningSlots}, more...)
+	if err := s.Scan(dst...); err != nil {
+		return h, err
+	}
+	h.Allocated, h.Changed, h.NextLaunch = fromMicros(allocated), fromMicros(changed), fromMicros(next)
+	if recent == "" {
+		return h, nil
+	}
+	return h, json.Unmarshal([]byte(recent), &h.Recent)
+}
+
+func scanNode(s scanner) (millpond.Node, error) {
+	var doc string
+	var n millpond.Node
+	h, err := scanHead(s, &doc)
+	if err != nil {
+		return n, err
+	}
+	if err := json.Unmarshal([]byte(doc), &n); err != nil {
+		return n, err
+	}
+	n.Generation, n.Allocated, n.State, n.StateTransition, n.Scheduling = h.Generation, h.Allocated, h.State, h.Changed, h.Scheduling
+	n.Pending, n.PendingOption, n.LastSequence, n.NextLaunch, n.LaunchFailed = h.Pending, h.Option, h.Sequence, h.NextLaunch, h.LaunchFailed
+	n.TasksRun, n.TasksSucceeded, n.RecentTasks, n.RunningTasks, n.RunningSlots = h.TasksRun, h.TasksSucceeded, h.Recent, h.RunningTasks, h.RunningSlots
+	return n, nil
+}
+
+func encodeNode(n millpond.Node) (doc, recent string, err error) {
+	r := ""
+	if len(n.RecentTasks) > 0 {
+		b, err := json.Marshal(n.RecentTasks)
+		if err != nil {
+			return "", "", err
+		}
+		r = string(b)
+	}
+	n.RecentTasks = nil
+	b, err := json.Marshal(n)
+	return string(b), r, err
+}
+
+// InsertNode adds a node.
+func (t *Tx) InsertNode(n millpond.Node) error {
+	doc, recent, err := encodeNode(n)
+	if err != nil {
+		return err
+	}
+	_, err = t.exec(`INSERT INTO node (key, id, account, pool_key, generation, dedicated, allocated, state, changed, scheduling, pending, pending_option, vm_size,
+		sequence, next_launch, launch_failed, tasks_run, tasks_succeeded, recent, document) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		n.ID.Key(), string(n.ID), n.Account.Key(), n.Pool.Key(), n.Generation, n.Dedicated, micros(n.Allocated), string(n.State), micros(n.StateTransition),
+		string(n.Scheduling), string(n.Pending), string(n.PendingOption), n.VMSize, int64(n.LastSequence), micros(n.NextLaunch), n.LaunchFailed,
+		n.TasksRun, n.TasksSucceeded, recent, doc)
+	return err
+}
+
+// PutNode writes all of a node that is there.
+func (t *Tx) PutNode(n millpond.Node) error {
+	doc, recent, err := encodeNode(n)
+	if err != nil {
+		return err
+	}
+	_, err = t.exec(`UPDATE node SET generation = ?, allocated = ?, state = ?, changed = ?, scheduling = ?, pending = ?, pending_option = ?,
+		sequence = ?, next_launch = ?, launch_failed = ?, tasks_run = ?, tasks_succeeded = ?, recent = ?, document = ? WHERE key = ?`,
+		n.Generation, micros(n.Allocated), string(n.State), micros(n.StateTransition), string(n.Scheduling), string(n.Pending), string(n.PendingOption),
+		int64(n.LastSequence), micros(n.NextLaunch), n.LaunchFailed, n.TasksRun, n.TasksSucceeded, recent, doc, n.ID.Key())
+	return err
+}
+
+// PutNodeHead writes what tasks change of a node: state, sequence and counters.
+func (t *Tx) PutNodeHead(h NodeHead) error {
+	recent := ""
+	if len(h.Recent) > 0 {
+		b, err := json.Marshal(h.Recent)
+		if err != nil {
+			return err
+		}
+		recent = string(b)
+	}
+	_, err := t.exec(`UPDATE node SET state = ?, changed = ?, sequence = ?, tasks_run = ?, tasks_succeeded = ?, recent = ? WHERE key = ?`,
+		string(h.State), micros(h.Changed), int64(h.Sequence), h.TasksRun, h.TasksSucceeded, recent, h.ID.Key())
+	return err
+}
+
+// DeleteNode removes a node and what is noted to be removed from it.
+func (t *Tx) DeleteNode(id millpond.NodeID) error {
+	if _, err := t.exec(`DELETE FROM task_directory WHERE node_key = ?`, id.Key()); err != nil {
+		return err
+	}
+	_, err := t.exec(`DELETE FROM node WHERE key = ?`, id.Key())
+	return err
+}
+
+// Node reads a node; ErrNoRow without it.
+func (t *Tx) Node(id millpond.NodeID) (millpond.Node, error) {
+	return scanNode(t.row(`SELECT `+headColumns+`, node.document FROM node WHERE node.key = ?`, id.Key()))
+}
+
+// NodeHead reads the head of a node; ErrNoRow without it.
+func (t *Tx) NodeHead(id millpond.NodeID) (NodeHead, error) {
+	return scanHead(t.row(`SELECT `+headColumns+` FROM node WHERE node.key = ?`, id.Key()))
+}
+
+// Nodes lists nodes of a pool after a key, in any of states if there are any.
+func (t *Tx) Nodes(account millpond.AccountName, pool millpond.PoolID, after string, limit int, states []string) ([]millpond.Node, error) {
+	in, args := inStates(states)
+	args = append(append([]any{account.Key(), pool.Key(), after}, args...), limit)
+	return collect(t, func(r *sql.Rows) (millpond.Node, error) { return scanNode(r) },
+		`SELECT `+headColumns+`, node.document FROM node WHERE account = ? AND pool_key = ? AND key > ?`+in+` ORDER BY key LIMIT ?`, args...)
+}
+
+// PoolHeads lists the heads of a pool's nodes.
+func (t *Tx) PoolHeads(account millpond.AccountName, poolKey string) ([]NodeHead, error) {
+	return collect(t, func(r *sql.Rows) (NodeHead, error) { return scanHead(r) },
+		`SELECT `+headColumns+` FROM node WHERE account = ? AND pool_key = ? ORDER BY key`, account.Key(), poolKey)
+}
+
+// NodeHeads lists the heads of all nodes.
+func (t *Tx) NodeHeads() ([]NodeHead, error) {
+	return collect(t, func(r *sql.Rows) (NodeHead, error) { return scanHead(r) }, `SELECT `+headColumns+` FROM node ORDER BY key`)
+}
+
+// NodeUse is how many nodes of one size an account has.
+type NodeUse struct {
+	VMSize    string
+	Dedicated bool
+	// Waiting is how many of N have no machine yet.
+	N, Waiting int
+}
+
+// NodeUses counts nodes by size; of all accounts if account is empty.
+func (t *Tx) NodeUses(account millpond.AccountName) ([]NodeUse, error) {
+	return collect(t, func(r *sql.Rows) (u NodeUse, err error) { return u, r.Scan(&u.VMSize, &u.Dedicated, &u.N, &u.Waiting) },
+		`SELECT vm_size, dedicated, count(*), sum(CASE WHEN allocated = 0 THEN 1 ELSE 0 END) FROM node WHERE ? = '' OR account = ? GROUP BY vm_size, dedicated`,
+		account.Key(), account.Key())
+}

@@ -1,0 +1,132 @@
+package sqlite
+
+import (
+	"database/sql"
+	"encoding/json"
+	"strings"
+
+	millpond "millpond.dev/millpond"
+)
+
+// InsertPool adds a pool; account and id are unique together (IsUnique).
+func (t *Tx) InsertPool(p millpond.Pool) error {
+	doc, err := json.Marshal(p)
+	if err != nil {
+		return err
+	}
+	_, err = t.exec(`INSERT INTO pool (account, key, state, allocation, document) VALUES (?, ?, ?, ?, ?)`,
+		p.Account.Key(), p.Spec.ID.Key(), string(p.State), string(p.Allocation), string(doc))
+	return err
+}
+
+// PutPool writes a pool that is there.
+func (t *Tx) PutPool(p millpond.Pool) error {
+	doc, err := json.Marshal(p)
+	if err != nil {
+		return err
+	}
+	_, err = t.exec(`UPDATE pool SET state = ?, allocation = ?, document = ? WHERE account = ? AND key = ?`,
+		string(p.State), string(p.Allocation), string(doc), p.Account.Key(), p.Spec.ID.Key())
+	return err
+}
+
+// DeletePool removes the row of a pool without nodes.
+func (t *Tx) DeletePool(account millpond.AccountName, id millpond.PoolID) error {
+	_, err := t.exec(`DELETE FROM pool WHERE account = ? AND key = ?`, account.Key(), id.Key())
+	return err
+}
+
+func scanPool(s scanner) (millpond.Pool, error) {
+	var p millpond.Pool
+	var doc string
+	if err := s.Scan(&doc); err != nil {
+		return p, err
+	}
+	return p, json.Unmarshal([]byte(doc), &p)
+}
+
+// Pool reads a pool; ErrNoRow without it. Its current sizes are counted from
+// the nodes whose machine has run.
+func (t *Tx) Pool(account millpond.AccountName, id millpond.PoolID) (millpond.Pool, error) {
+	p, err := scanPool(t.row(`SELECT document FROM pool WHERE account = ? AND key = ?`, account.Key(), id.Key()))
+	if err != nil {
+		return p, err
+	}
+	return p, t.countCurrent(&p)
+}
+
+func (t *Tx) countCurrent(p *millpond.Pool) error {
+	return t.row(`SELECT coalesce(sum(dedicated), 0), coalesce(sum(1 - dedicated), 0) FROM node WHERE account = ? AND pool_key = ? AND allocated > 0`,
+		p.Account.Key(), p.Spec.ID.Key()).Scan(&p.CurrentDedicated, &p.CurrentLowPriority)
+}
+
+// Pools lists pools of an account after a key, in any of states if there are any.
+func (t *Tx) Pools(account millpond.AccountName, after string, limit int, states []string) ([]millpond.Pool, error) {
+	in, args := inStates(states)
+	args = append(append([]any{account.Key(), after}, args...), limit)
+	pools, err := collect(t, func(r *sql.Rows) (millpond.Pool, error) { return scanPool(r) },
+		`SELECT document FROM pool WHERE account = ? AND key > ?`+in+` ORDER BY key LIMIT ?`, args...)
+	if err != nil {
+		return nil, err
+	}
+	for i := range pools {
+		if err := t.countCurrent(&pools[i]); err != nil {
+			return nil, err
+		}
+	}
+	return pools, nil
+}
+
+// UnsettledPools lists the pools of all accounts that are being resized or deleted.
+func (t *Tx) UnsettledPools() ([]millpond.Pool, error) {
+	return collect(t, func(r *sql.Rows) (millpond.Pool, error) { return scanPool(r) },
+		`SELECT document FROM pool WHERE allocation <> 'steady' OR state = 'deleting' ORDER BY account, key`)
+}
+
+// CountPools counts the pools of an account.
+func (t *Tx) CountPools(account millpond.AccountName) (n int, err error) {
+	return n, t.row(`SELECT count(*) FROM pool WHERE account = ?`, account.Key()).Scan(&n)
+}
+
+// NodeCounts counts the nodes of pools after a key by state.
+func (t *Tx) NodeCounts(account millpond.AccountName, after string, limit int) ([]millpond.PoolNodeCounts, error) {
+	pools, err := t.Pools(account, after, limit, nil)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]millpond.PoolNodeCounts, 0, len(pools))
+	for _, p := range pools {
+		c := millpond.PoolNodeCounts{Pool: p.Spec.ID, Dedicated: millpond.NodeCounts{}, LowPriority: millpond.NodeCounts{}}
+		type row struct {
+			dedicated bool
+			state     string
+			n         int
+		}
+		rows, err := collect(t, func(r *sql.Rows) (v row, err error) { return v, r.Scan(&v.dedicated, &v.state, &v.n) },
+			`SELECT dedicated, state, count(*) FROM node WHERE account = ? AND pool_key = ? GROUP BY dedicated, state`, account.Key(), p.Spec.ID.Key())
+		if err != nil {
+			return nil, err
+		}
+		for _, r := range rows {
+			if r.dedicated {
+				c.Dedicated[millpond.NodeState(r.state)] += r.n
+			} else {
+				c.LowPriority[millpond.NodeState(r.state)] += r.n
+			}
+		}
+		out = append(out, c)
+	}
+	return out, nil
+}
+
+// inStates is the condition that narrows a list to states.
+func inStates(states []string) (string, []any) {
+	if len(states) == 0 {
+		return "", nil
+	}
+	args := make([]any, len(states))
+	for i, s := range states {
+		args[i] = s
+	}
+	return ` AND state IN (?` + strings.Repeat(`, ?`, len(states)-1) + `)`, args
+}
