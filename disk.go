@@ -104,6 +104,8 @@ type Disk struct {
 	File    string `json:",omitempty"`
 	Content string `json:",omitempty"`
 	Store   string `json:",omitempty"`
+	// Footer is the VHD footer that an upload wrote, 512 bytes.
+	Footer  []byte `json:",omitempty"`
 	Failure string `json:",omitempty"`
 }
 

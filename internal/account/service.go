@@ -1,0 +1,343 @@
+// Package account holds the verbs of Batch accounts: create, change, keys,
+// delete, quotas, and the cheap look-up that the Batch data plane does on every
+// request.
+//
+// It knows no HTTP and no pools: those of a deleted account are the business of
+// the Pools hook. The edges armapi and batchapi call it.
+package account
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"log/slog"
+	"regexp"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	millpond "millpond.dev/millpond"
+	"millpond.dev/millpond/internal/clock"
+	"millpond.dev/millpond/internal/reconcile"
+	"millpond.dev/millpond/internal/sqlite"
+	"millpond.dev/millpond/internal/wake"
+)
+
+// Resources is what account needs of the resource verbs.
+type Resources interface {
+	Admit(tx *sqlite.Tx, id millpond.ResourceID, location string) (millpond.ResourceID, string, error)
+	Begin(tx *sqlite.Tx, id millpond.ResourceID, verb string) (millpond.Operation, error)
+	NotFound(tx *sqlite.Tx, id millpond.ResourceID) error
+}
+
+// Pools deletes everything that an account holds. It returns nil when all is
+// gone and an error of kind Conflict while that is under way.
+type Pools interface {
+	DeleteAccount(ctx context.Context, name millpond.AccountName) error
+}
+
+// Quotas of each account and of a subscription's accounts per region.
+type Quotas struct{ Pools, Cores, ActiveJobs, Accounts int }
+
+// Account is a Batch account with all that the Resource Manager shows of it.
+type Account struct {
+	millpond.Resource `json:"-"`
+	Primary           string
+	Secondary         string
+	// Modes are the allowed authentication modes: SharedKey, AAD, TaskAuthenticationToken.
+	Modes        []string
+	PublicAccess string
+	Tenant       string
+	Identity     string `json:",omitempty"`
+}
+
+// Options are what a Service needs.
+type Options struct {
+	DB        *sqlite.DB
+	Clock     clock.Clock
+	Log       *slog.Logger
+	Resources Resources
+	Pools     Pools // may be nil
+	Quotas    Quotas
+}
+
+// Service is safe for concurrent use.
+type Service struct {
+	Options
+	wake *wake.Signal
+	// cache maps an account's key to millpond.BatchAccount; every verb that
+	// writes an account drops its entry after the commit.
+	cache sync.Map
+	// writes counts the drops, so that a read that began before one does not
+	// put an old value back.
+	writes atomic.Int64
+}
+
+// New makes a Service.
+func New(o Options) *Service { return &Service{Options: o, wake: wake.New()} }
+
+// SetPools gives the hook; it is called while the server is put together.
+func (s *Service) SetPools(p Pools) { s.Pools = p }
+
+var accountName = regexp.MustCompile(`^[a-z0-9]{3,24}$`)
+
+// CheckName says why a name cannot be used for a new account; nil if it can.
+func (s *Service) CheckName(ctx context.Context, name string) error {
+	if !accountName.MatchString(name) {
+		return millpond.Errorf(millpond.Invalid, "AccountNameInvalid", "The account name %q is not valid: 3 to 24 lower-case letters and digits.", name)
+	}
+	return s.DB.View(ctx, func(tx *sqlite.Tx) error { return nameFree(tx, name) })
+}
+
+func nameFree(tx *sqlite.Tx, name string) error {
+	rs, err := tx.Resources(sqlite.Query{Type: millpond.TypeAccount, Name: name})
+	if err == nil && len(rs) > 0 {
+		return millpond.Errorf(millpond.Conflict, "AccountAlreadyExists", "An account named %s is already in use. Choose another name.", name)
+	}
+	return err
+}
+
+func newKey() (string, error) {
+	b := make([]byte, 64)
+	_, err := rand.Read(b)
+	return base64.StdEncoding.EncodeToString(b), err
+}
+
+// Change is a PUT or PATCH of an account; nil leaves.
+type Change struct {
+	ID           millpond.ResourceID
+	Location     string
+	Tags         map[string]string
+	Modes        []string
+	PublicAccess string
+	Patch        bool
+}
+
+// Put creates or changes an account.
+func (s *Service) Put(ctx context.Context, c Change) (out *Account, err error) {
+	err = s.DB.Update(ctx, func(tx *sqlite.Tx) error {
+		out, err = sqlite.Load[Account](tx, c.ID.Key())
+		missing := errors.Is(err, sqlite.ErrNoRow)
+		if err != nil && !missing {
+			return err
+		}
+		if c.Patch {
+			if missing {
+				return s.Resources.NotFound(tx, c.ID)
+			}
+		} else {
+			if missing && c.Location == "" {
+				return millpond.Errorf(millpond.Invalid, "LocationRequired", "The location property is required for this definition.")
+			}
+			if c.ID, c.Location, err = s.Resources.Admit(tx, c.ID, c.Location); err != nil {
+				return err
+			}
+		}
+		if missing {
+			if out, err = s.create(tx, c); err != nil {
+				return err
+			}
+		} else if out.State == millpond.StateDeleting {
+			return millpond.Errorf(millpond.Conflict, "Conflict", "The account %s is being deleted. Wait until it has gone.", out.ID.Name())
+		}
+		if c.Tags != nil || !c.Patch {
+			out.Tags = c.Tags
+		}
+		if c.Modes != nil {
+			out.Modes = c.Modes
+		}
+		if c.PublicAccess != "" {
+			out.PublicAccess = c.PublicAccess
+		}
+		return tx.Put(out)
+	})
+	s.forget(c.ID.Name())
+	return out, err
+}
+
+func (s *Service) create(tx *sqlite.Tx, c Change) (*Account, error) {
+	if !accountName.MatchString(c.ID.Name()) {
+		return nil, millpond.Errorf(millpond.Invalid, "AccountNameInvalid", "The account name %q is not valid: 3 to 24 lower-case letters and digits.", c.ID.Name())
+	}
+	if err := nameFree(tx, c.ID.Name()); err != nil {
+		return nil, err
+	}
+	there, err := tx.Resources(sqlite.Query{Type: millpond.TypeAccount, Subscription: c.ID.Subscription})
+	if err != nil {
+		return nil, err
+	}
+	n := 0
+	for _, r := range there {
+		if r.Location == c.Location {
+			n++
+		}
+	}
+	if s.Quotas.Accounts > 0 && n >= s.Quotas.Accounts {
+		return nil, millpond.Errorf(millpond.Conflict, "SubscriptionAccountQuotaReached", "The subscription has %d Batch accounts in %s, which is its quota. Delete one, or raise quotas.accounts in the server's configuration.", n, c.Location)
+	}
+	sub, err := tx.Subscription(c.ID.Subscription)
+	if err != nil {
+		return nil, err
+	}
+	a := &Account{Modes: []string{"SharedKey", "AAD", "TaskAuthenticationToken"}, PublicAccess: "Enabled", Tenant: sub.Tenant}
+	a.ID, a.Location, a.State = c.ID, c.Location, millpond.StateSucceeded
+	if a.Primary, err = newKey(); err != nil {
+		return nil, err
+	}
+	a.Secondary, err = newKey()
+	return a, err
+}
+
+// Get returns one account.
+func (s *Service) Get(ctx context.Context, id millpond.ResourceID) (a *Account, err error) {
+	err = s.DB.View(ctx, func(tx *sqlite.Tx) error {
+		a, err = sqlite.Load[Account](tx, id.Key())
+		if errors.Is(err, sqlite.ErrNoRow) {
+			return s.Resources.NotFound(tx, id)
+		}
+		return err
+	})
+	return a, err
+}
+
+// List lists accounts by key.
+func (s *Service) List(ctx context.Context, q sqlite.Query) (out []*Account, err error) {
+	q.Type = millpond.TypeAccount
+	err = s.DB.View(ctx, func(tx *sqlite.Tx) error {
+		out, err = sqlite.List[Account](tx, q)
+		return err
+	})
+	return out, err
+}
+
+// Keys returns an account whose keys may be shown.
+func (s *Service) Keys(ctx context.Context, id millpond.ResourceID) (*Account, error) {
+	a, err := s.Get(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range a.Modes {
+		if strings.EqualFold(m, "SharedKey") {
+			return a, nil
+		}
+	}
+	return nil, millpond.Errorf(millpond.Conflict, "InvalidRequestBody", "The account %s does not allow shared keys. Allow them with allowedAuthenticationModes, or log in without --shared-key-auth.", id.Name())
+}
+
+// RegenerateKey makes a new Primary or Secondary key.
+func (s *Service) RegenerateKey(ctx context.Context, id millpond.ResourceID, name string) (a *Account, err error) {
+	err = s.DB.Update(ctx, func(tx *sqlite.Tx) error {
+		if a, err = sqlite.Load[Account](tx, id.Key()); errors.Is(err, sqlite.ErrNoRow) {
+			return s.Resources.NotFound(tx, id)
+		} else if err != nil {
+			return err
+		}
+		k, err := newKey()
+		switch {
+		case err != nil:
+			return err
+		case strings.EqualFold(name, "Primary"):
+			a.Primary = k
+		case strings.EqualFold(name, "Secondary"):
+			a.Secondary = k
+		default:
+			return millpond.Errorf(millpond.Invalid, "InvalidPropertyValue", "keyName must be Primary or Secondary, not %q.", name)
+		}
+		return tx.Put(a)
+	})
+	s.forget(id.Name())
+	return a, err
+}
+
+// Delete starts to delete an account; op is nil if it was not there.
+func (s *Service) Delete(ctx context.Context, id millpond.ResourceID) (op *millpond.Operation, err error) {
+	err = s.DB.Update(ctx, func(tx *sqlite.Tx) error {
+		a, err := sqlite.Load[Account](tx, id.Key())
+		if errors.Is(err, sqlite.ErrNoRow) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		a.State = millpond.StateDeleting
+		o, err := s.Resources.Begin(tx, a.ID, "delete")
+		if err != nil {
+			return err
+		}
+		op = &o
+		return tx.Put(a)
+	})
+	s.forget(id.Name())
+	s.wake.Wake()
+	return op, err
+}
+
+// Loop ends the deletion of accounts when their pools and jobs have gone.
+func (s *Service) Loop() reconcile.Loop {
+	return reconcile.Loop{Name: "batch accounts", Every: 10 * time.Second, Wake: s.wake, Run: s.run}
+}
+
+func (s *Service) run(ctx context.Context) (string, time.Time, error) {
+	doomed, err := s.List(ctx, sqlite.Query{States: []millpond.ProvisioningState{millpond.StateDeleting}})
+	if err != nil {
+		return "", time.Time{}, err
+	}
+	var next time.Time
+	for _, a := range doomed {
+		if s.Pools != nil {
+			if err := s.Pools.DeleteAccount(ctx, millpond.AccountName(a.ID.Name())); err != nil {
+				if millpond.KindOf(err) != millpond.Conflict {
+					s.Log.Error("account not emptied", "account", a.ID.Name(), "err", err)
+				}
+				next = s.Clock.Now().Add(500 * time.Millisecond)
+				continue
+			}
+		}
+		err := s.DB.Update(ctx, func(tx *sqlite.Tx) error {
+			if err := tx.EndOperations(a.ID.Key(), nil); err != nil {
+				return err
+			}
+			return tx.DeleteResource(a.ID.Key())
+		})
+		if err != nil {
+			return "", time.Time{}, err
+		}
+		s.forget(a.ID.Name())
+	}
+	return fmt.Sprintf("%d accounts to delete", len(doomed)), next, nil
+}
+
+func (s *Service) forget(name string) {
+	s.writes.Add(1)
+	s.cache.Delete(millpond.AccountName(name).Key())
+}
+
+// Lookup returns an account by name for the Batch data plane. It reads the
+// database once per account and change.
+func (s *Service) Lookup(ctx context.Context, name millpond.AccountName) (millpond.BatchAccount, error) {
+	if b, ok := s.cache.Load(name.Key()); ok {
+		return b.(millpond.BatchAccount), nil
+	}
+	before := s.writes.Load()
+	found, err := s.List(ctx, sqlite.Query{Name: name.Key()})
+	if err != nil {
+		return millpond.BatchAccount{}, err
+	}
+	if len(found) == 0 || found[0].State == millpond.StateDeleting {
+		return millpond.BatchAccount{}, millpond.Errorf(millpond.NotFound, "AccountNotFound", "There is no Batch account %s. List yours with: az batch account list -o table", name)
+	}
+	a := found[0]
+	b := millpond.BatchAccount{ID: a.ID, Name: millpond.AccountName(a.ID.Name()), Region: a.Location, Subscription: a.ID.Subscription, Tenant: a.Tenant,
+		PrimaryKey: a.Primary, SecondaryKey: a.Secondary, PoolQuota: s.Quotas.Pools, CoreQuota: s.Quotas.Cores, Created: a.Created}
+	for _, m := range a.Modes {
+		b.SharedKeyAllowed = b.SharedKeyAllowed || strings.EqualFold(m, "SharedKey")
+	}
+	s.cache.Store(name.Key(), b)
+	if s.writes.Load() != before {
+		s.cache.Delete(name.Key())
+	}
+	return b, nil
+}

@@ -1,0 +1,186 @@
+package compute
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/hex"
+	"errors"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	millpond "millpond.dev/millpond"
+	"millpond.dev/millpond/internal/sqlite"
+)
+
+// Access is what a signed URL says: path /{container}/{blob} and the query
+// members sp, se, si and sig.
+type Access struct {
+	Container, Blob string
+	Permissions     string // r or rw
+	Expiry          string // RFC 3339
+	ID              string
+	Signature       string
+}
+
+// AccessFromURL reads the last two path segments and the query of a URL.
+func AccessFromURL(u *url.URL) Access {
+	segs := strings.Split(strings.Trim(u.Path, "/"), "/")
+	q := u.Query()
+	a := Access{Permissions: q.Get("sp"), Expiry: q.Get("se"), ID: q.Get("si"), Signature: q.Get("sig")}
+	if len(segs) >= 2 {
+		a.Container, a.Blob = segs[len(segs)-2], segs[len(segs)-1]
+	}
+	return a
+}
+
+func (a Access) text() string {
+	return strings.Join([]string{a.Container, a.Blob, a.Permissions, a.Expiry, a.ID}, "\n")
+}
+
+// Path is /{container}/{blob}?{query}, to be put behind a host.
+func (a Access) Path() string {
+	q := url.Values{"sv": {"2018-03-28"}, "sr": {"b"}, "sp": {a.Permissions}, "se": {a.Expiry}, "si": {a.ID}, "sig": {a.Signature}}
+	return "/" + a.Container + "/" + a.Blob + "?" + q.Encode()
+}
+
+// Grant gives access to a disk (read or, for an upload, write) or a snapshot
+// (read) for a time.
+func (s *Service) Grant(ctx context.Context, id millpond.ResourceID, write bool, duration time.Duration) (Access, error) {
+	if duration < time.Second || duration > 1<<31*time.Second {
+		return Access{}, invalid("durationInSeconds", "durationInSeconds must be from 1 to 2147483647.")
+	}
+	var a Access
+	err := s.DB.Update(ctx, func(tx *sqlite.Tx) error {
+		d, err := load[millpond.Disk](s, tx, id)
+		if err != nil {
+			return err
+		}
+		if d.Base().State != millpond.StateSucceeded {
+			return millpond.Errorf(millpond.Conflict, "ResourceNotReady", "'%s' is not ready: it is %s.", d.ID.Name(), d.Base().State)
+		}
+		if strings.EqualFold(d.Network, "DenyAll") {
+			return millpond.Errorf(millpond.Forbidden, "OperationNotAllowed", "'%s' has networkAccessPolicy DenyAll. Change it with: az disk update --network-access-policy AllowAll", d.ID.Name())
+		}
+		event := millpond.DiskGrantRead
+		if write {
+			event = millpond.DiskGrantWrite
+		}
+		next, ok := d.State.Next(event)
+		if !ok || write && d.Snapshot {
+			return refuse(d, event)
+		}
+		d.State = next
+		if err := tx.Put(d); err != nil {
+			return err
+		}
+		sum := sha256.Sum256([]byte(d.UniqueID))
+		expires := tx.Now.Add(duration).Truncate(time.Second)
+		a = Access{Container: hex.EncodeToString(sum[:6]), Blob: "abcd", Permissions: "r", Expiry: expires.Format(time.RFC3339), ID: uuid.NewString()}
+		if write {
+			a.Permissions = "rw"
+		}
+		a.Signature = s.sign(a.text())
+		return tx.PutAccess(millpond.DiskAccess{ID: a.ID, Disk: d.ID.Key(), Write: write, Expires: expires})
+	})
+	s.wake.Wake() // the loop ends the access in time
+	return a, err
+}
+
+// Revoke ends all access to a disk or snapshot. The upload of a disk ends with
+// it: the VHD footer is checked and the disk becomes usable.
+func (s *Service) Revoke(ctx context.Context, id millpond.ResourceID) error {
+	return s.DB.Update(ctx, func(tx *sqlite.Tx) error {
+		d, err := load[millpond.Disk](s, tx, id)
+		if err != nil {
+			return err
+		}
+		next, ok := d.State.Next(millpond.DiskRevoke)
+		if !ok {
+			return refuse(d, millpond.DiskRevoke)
+		}
+		if d.State == millpond.DiskActiveUpload {
+			if err := footerOf(d.Footer, d.SizeBytes); err != nil {
+				return err
+			}
+		}
+		d.State = next
+		if err := tx.Revoke(d.ID.Key()); err != nil {
+			return err
+		}
+		return tx.Put(d)
+	})
+}
+
+// expire ends access whose time is over and says when the next one is.
+func (s *Service) expire(ctx context.Context) (next time.Time, err error) {
+	err = s.DB.Update(ctx, func(tx *sqlite.Tx) error {
+		all, err := tx.Accesses()
+		if err != nil {
+			return err
+		}
+		for _, a := range all {
+			if a.Expires.After(tx.Now) {
+				next = a.Expires
+				return nil
+			}
+			live, err := tx.LiveAccesses(a.Disk, tx.Now)
+			if err != nil || live > 0 {
+				if err != nil {
+					return err
+				}
+				continue
+			}
+			d, err := sqlite.Load[millpond.Disk](tx, a.Disk)
+			if err != nil {
+				return err
+			}
+			if st, ok := d.State.Next(millpond.DiskExpire); ok {
+				d.State = st
+				if err := tx.Put(d); err != nil {
+					return err
+				}
+			}
+			if err := tx.Revoke(a.Disk); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return next, err
+}
+
+// OpenBlob opens the bytes that a signed URL gives access to.
+func (s *Service) OpenBlob(ctx context.Context, a Access) (*Blob, error) {
+	denied := millpond.Errorf(millpond.Forbidden, "AuthenticationFailed", "Server failed to authenticate the request. The URL's signature is wrong, has expired or was revoked. Ask for a new one with: az disk grant-access")
+	want := s.sign(a.text())
+	if a.ID == "" || subtle.ConstantTimeCompare([]byte(want), []byte(a.Signature)) != 1 {
+		return nil, denied
+	}
+	var d *millpond.Disk
+	var grant millpond.DiskAccess
+	err := s.DB.View(ctx, func(tx *sqlite.Tx) (err error) {
+		if grant, err = tx.Access(a.ID); err != nil {
+			return err
+		}
+		if !grant.Expires.After(tx.Now) {
+			return denied
+		}
+		d, err = sqlite.Load[millpond.Disk](tx, grant.Disk)
+		return err
+	})
+	if errors.Is(err, sqlite.ErrNoRow) {
+		return nil, denied
+	}
+	if err != nil {
+		return nil, err
+	}
+	return s.openDisk(ctx, d, grant.Write)
+}
+
+// etag changes when a row of the disk changes, not with each page.
+func etag(d *millpond.Disk) string { return `"0x` + strconv.FormatInt(d.Created.UnixMicro(), 16) + `"` }

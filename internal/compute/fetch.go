@@ -1,0 +1,180 @@
+package compute
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+
+	millpond "millpond.dev/millpond"
+	"millpond.dev/millpond/internal/vhd"
+)
+
+// fetch reads a fixed VHD from a URL into a new disk file and returns the size
+// of the disk in it. A URL of this server's own disk access is read directly.
+func (s *Service) fetch(ctx context.Context, uri, file string, atLeast int64) (int64, error) {
+	u, err := url.Parse(uri)
+	if err != nil || (u.Scheme != "http" && u.Scheme != "https") {
+		return 0, invalid("sourceUri", "%q is not an http or https URL.", ShownURI(uri))
+	}
+	if b, err := s.OpenBlob(ctx, AccessFromURL(u)); err == nil {
+		defer b.Close()
+		if b.Writable() {
+			return 0, invalid("sourceUri", "The URL grants write access; give one that grants read access.")
+		}
+		return s.importVHD(ctx, file, atLeast, b.Size(), b, io.NewSectionReader(b, 0, b.Size()))
+	}
+	total, tail, err := s.tail(ctx, uri)
+	if err != nil {
+		return 0, err
+	}
+	resp, err := s.get(ctx, uri, "")
+	if err != nil {
+		return 0, err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return 0, fetchFailed(uri, resp.Status)
+	}
+	return s.importVHD(ctx, file, atLeast, total, tail, resp.Body)
+}
+
+// importVHD checks the footer at the end of a VHD of total bytes, which footerAt
+// reads, and copies the disk that body begins with.
+func (s *Service) importVHD(ctx context.Context, file string, atLeast, total int64, footerAt io.ReaderAt, body io.Reader) (int64, error) {
+	size, err := checkFooter(footerAt, total)
+	if err != nil {
+		return 0, err
+	}
+	if err := s.Disks.Delete(file); err != nil {
+		return 0, err
+	}
+	if err := s.Disks.Create(ctx, file, max(atLeast, size)); err != nil {
+		return 0, err
+	}
+	f, err := s.Disks.Open(file)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	if err := copyData(ctx, f, body, size); err != nil {
+		return 0, millpond.Errorf(millpond.Invalid, "BlobReadFailed", "The VHD ended or broke off before its %d bytes were read. Try again.", total).Because(err)
+	}
+	return size, f.Sync()
+}
+
+// checkFooter reads the last 512 bytes of a blob and returns the size of the
+// fixed VHD that they describe.
+func checkFooter(r io.ReaderAt, total int64) (int64, error) {
+	if total < 2*footer {
+		return 0, notVHD(fmt.Errorf("%d bytes are too few", total))
+	}
+	b := make([]byte, footer)
+	if _, err := r.ReadAt(b, total-footer); err != nil && !errors.Is(err, io.EOF) {
+		return 0, err
+	}
+	return total - footer, footerOf(b, total-footer)
+}
+
+func notVHD(cause error) error {
+	return millpond.Errorf(millpond.Invalid, "InvalidVhd",
+		"The bytes are not a fixed VHD: %v. Convert with: qemu-img convert -O vpc -o subformat=fixed,force_size in.img out.vhd (or upload with: millpond image upload FILE URL).", cause)
+}
+
+// footerOf checks the footer of a fixed VHD that holds a disk of size bytes.
+func footerOf(b []byte, size int64) error {
+	f, err := vhd.ParseFooter(b)
+	if err != nil {
+		return notVHD(err)
+	}
+	if f.CurrentSize != size {
+		return notVHD(fmt.Errorf("its footer says %d bytes and there are %d", f.CurrentSize, size))
+	}
+	return nil
+}
+
+// tail learns a URL's size and reads its last 512 bytes.
+func (s *Service) tail(ctx context.Context, uri string) (int64, io.ReaderAt, error) {
+	resp, err := s.get(ctx, uri, "bytes=-512")
+	if err != nil {
+		return 0, nil, err
+	}
+	defer resp.Body.Close()
+	switch resp.StatusCode {
+	case http.StatusPartialContent:
+		var from, to, total int64
+		if n, _ := fmt.Sscanf(resp.Header.Get("Content-Range"), "bytes %d-%d/%d", &from, &to, &total); n != 3 || to-from+1 != footer || to+1 != total {
+			return 0, nil, fetchFailed(uri, "an unusable Content-Range "+resp.Header.Get("Content-Range"))
+		}
+		b := make([]byte, footer)
+		if _, err := io.ReadFull(resp.Body, b); err != nil {
+			return 0, nil, fetchFailed(uri, err.Error())
+		}
+		return total, tailAt{b, from}, nil
+	case http.StatusOK:
+		// No ranges: read it all once to see the end. It is read again later,
+		// which costs time but no memory and no disk.
+		b, n, err := lastBytes(resp.Body)
+		if err != nil {
+			return 0, nil, fetchFailed(uri, err.Error())
+		}
+		return n, tailAt{b, n - int64(len(b))}, nil
+	}
+	return 0, nil, fetchFailed(uri, resp.Status)
+}
+
+// tailAt serves reads at the end of something longer.
+type tailAt struct {
+	b   []byte
+	off int64
+}
+
+func (t tailAt) ReadAt(p []byte, off int64) (int, error) {
+	if off < t.off || off-t.off+int64(len(p)) > int64(len(t.b)) {
+		return 0, io.ErrUnexpectedEOF
+	}
+	return copy(p, t.b[off-t.off:]), nil
+}
+
+func lastBytes(r io.Reader) (last []byte, total int64, err error) {
+	buf := make([]byte, 1<<20)
+	for {
+		n, err := io.ReadFull(r, buf)
+		total += int64(n)
+		last = append(last, buf[:n]...)
+		if len(last) > footer {
+			last = append([]byte(nil), last[len(last)-footer:]...)
+		}
+		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+			return last, total, nil
+		}
+		if err != nil {
+			return nil, 0, err
+		}
+	}
+}
+
+func (s *Service) get(ctx context.Context, uri, byteRange string) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, uri, nil)
+	if err != nil {
+		return nil, invalid("sourceUri", "%q is not a URL.", ShownURI(uri))
+	}
+	if byteRange != "" {
+		req.Header.Set("Range", byteRange)
+	}
+	resp, err := s.HTTP.Do(req)
+	if err != nil {
+		var ue *url.Error
+		if errors.As(err, &ue) {
+			err = ue.Err // without the URL, which may hold a signature
+		}
+		return nil, fetchFailed(uri, err.Error())
+	}
+	return resp, nil
+}
+
+func fetchFailed(uri, why string) error {
+	return millpond.Errorf(millpond.Invalid, "BlobReadFailed", "The server could not read %s: %s. Check that the URL is right, has not expired and can be reached from the server.", ShownURI(uri), why)
+}

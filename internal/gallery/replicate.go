@@ -1,0 +1,343 @@
+package gallery
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	millpond "millpond.dev/millpond"
+	"millpond.dev/millpond/internal/image"
+	"millpond.dev/millpond/internal/reconcile"
+	"millpond.dev/millpond/internal/sqlite"
+)
+
+// worker replicates one version.
+type worker struct {
+	cancel context.CancelFunc
+	done   chan struct{}
+}
+
+// Loop replicates versions to their regions. Each version has a goroutine of its
+// own while there is work, so that a large one does not hold up the others;
+// Wait joins them.
+func (s *Service) Loop() reconcile.Loop {
+	return reconcile.Loop{Name: "replication", Every: 10 * time.Second, Wake: s.wake, Run: s.run}
+}
+
+// Wait joins replication in progress, after the loop's context has ended.
+func (s *Service) Wait() { s.wg.Wait() }
+
+func (s *Service) run(ctx context.Context) (string, time.Time, error) {
+	var vs []*millpond.ImageVersion
+	err := s.DB.View(ctx, func(tx *sqlite.Tx) (err error) {
+		vs, err = sqlite.List[millpond.ImageVersion](tx, sqlite.Query{Type: millpond.TypeVersion,
+			States: []millpond.ProvisioningState{millpond.StateCreating, millpond.StateUpdating, millpond.StateDeleting}})
+		return err
+	})
+	if err != nil {
+		return "", time.Time{}, err
+	}
+	var errs []error
+	for _, v := range vs {
+		if v.State == millpond.StateDeleting {
+			errs = append(errs, s.remove(ctx, v.ID))
+			continue
+		}
+		s.start(ctx, v.ID)
+	}
+	return fmt.Sprintf("%d versions to replicate", len(vs)), time.Time{}, errors.Join(errs...)
+}
+
+func (s *Service) start(ctx context.Context, id millpond.ResourceID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.working[id.Key()] != nil || ctx.Err() != nil {
+		return
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	w := &worker{cancel, make(chan struct{})}
+	s.working[id.Key()] = w
+	s.wg.Add(1)
+	go func() {
+		defer s.wg.Done()
+		again, err := s.replicate(ctx, id)
+		if err != nil && ctx.Err() == nil {
+			s.Log.Error("replication failed", "version", id.String(), "err", err)
+			if err := s.finish(ctx, id, millpond.AsError(err)); err != nil {
+				s.Log.Error("failure not recorded", "version", id.String(), "err", err)
+			}
+		}
+		cancel()
+		s.mu.Lock()
+		delete(s.working, id.Key())
+		s.mu.Unlock()
+		close(w.done)
+		if again {
+			s.wake.Wake()
+		}
+	}()
+}
+
+// stop ends the work on a version and waits for its end.
+func (s *Service) stop(id millpond.ResourceID) {
+	s.mu.Lock()
+	w := s.working[id.Key()]
+	s.mu.Unlock()
+	if w != nil {
+		w.cancel()
+		<-w.done
+	}
+}
+
+// replicate brings one version to where its row says. It returns true when the
+// row changed meanwhile, so that there is more to do.
+func (s *Service) replicate(ctx context.Context, id millpond.ResourceID) (again bool, err error) {
+	v, err := s.prepare(ctx, id)
+	if err != nil {
+		return false, err
+	}
+	var work, drop []millpond.Replica
+	err = s.DB.Update(ctx, func(tx *sqlite.Tx) error {
+		have, err := tx.Replicas(id.Key())
+		if err != nil {
+			return err
+		}
+		if work, drop, err = PlanReplicas(v, have, s.storeName); err != nil {
+			return err
+		}
+		for _, r := range work {
+			// The use is written before the bytes are there, so that no sweep
+			// takes them away while they come.
+			for _, d := range v.Disks() {
+				if err := tx.UseContent(id.Key(), r.Store, d.Content); err != nil {
+					return err
+				}
+			}
+			if err := tx.PutReplica(r); err != nil {
+				return err
+			}
+		}
+		for _, r := range drop {
+			if err := tx.DeleteReplica(r); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return false, err
+	}
+	regions := map[string][]millpond.Replica{}
+	for _, r := range work {
+		regions[r.Region] = append(regions[r.Region], r)
+	}
+	var mu sync.Mutex
+	var failure error
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(4)
+	for _, rs := range regions {
+		g.Go(func() error {
+			for _, r := range rs {
+				err := s.copyReplica(gctx, v, r)
+				if gctx.Err() != nil {
+					return gctx.Err()
+				}
+				if err != nil {
+					mu.Lock()
+					failure = errors.Join(failure, fmt.Errorf("%s: %w", r.Region, err))
+					mu.Unlock()
+				}
+			}
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return false, err
+	}
+	if failure != nil {
+		e := millpond.AsError(failure)
+		return false, s.finish(ctx, id, millpond.Errorf(e.Kind, e.Code, "Replication of %s failed. %s Correct it and update the version to try again.", id, e.Message).Because(failure))
+	}
+	// A PUT may have changed the targets while the copies were made.
+	now, err := s.Version(ctx, id)
+	if err != nil {
+		return false, err
+	}
+	more, old, err := PlanReplicas(now.ImageVersion, now.Replicas, s.storeName)
+	if err != nil || len(more)+len(old) > 0 {
+		return err == nil, err
+	}
+	return false, s.finish(ctx, id, nil)
+}
+
+// prepare makes the bytes of every disk immutable and looks at the operating
+// system once.
+func (s *Service) prepare(ctx context.Context, id millpond.ResourceID) (*millpond.ImageVersion, error) {
+	p, err := s.Version(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	v := p.ImageVersion
+	release := s.Keeper.Hold()
+	defer release()
+	changed := false
+	for i, d := range v.Disks() {
+		if d.Content != "" {
+			continue
+		}
+		if d.SourceURI != "" {
+			d.Store, d.Content, d.SizeBytes, err = s.Freezer.FreezeURL(ctx, d.SourceURI, fmt.Sprintf("version-%x-%d", v.Created.UnixMicro(), i), v.Location)
+		} else {
+			src, _ := millpond.ParseResourceID(d.SourceID)
+			d.Store, d.Content, d.SizeBytes, err = s.Freezer.Freeze(ctx, src, v.Location)
+		}
+		if err != nil {
+			return nil, err
+		}
+		changed = true
+	}
+	if !v.Inspected && s.Inspect != nil {
+		if rel, err := s.inspect(ctx, v.OSDisk); err != nil {
+			s.Log.Warn("image not inspected", "version", id.String(), "err", err)
+		} else {
+			v.Release, v.Inspected, changed = rel, true, true
+		}
+	}
+	if !changed {
+		return v, nil
+	}
+	return v, s.DB.Update(ctx, func(tx *sqlite.Tx) error {
+		now, err := sqlite.Load[millpond.ImageVersion](tx, id.Key())
+		if err != nil {
+			return err
+		}
+		now.OSDisk, now.DataDisks, now.Release, now.Inspected = v.OSDisk, v.DataDisks, v.Release, v.Inspected
+		for _, d := range now.Disks() {
+			if err := tx.UseContent(id.Key(), d.Store, d.Content); err != nil {
+				return err
+			}
+		}
+		return tx.Put(now)
+	})
+}
+
+func (s *Service) inspect(ctx context.Context, d millpond.VersionDisk) (millpond.OSRelease, error) {
+	st, err := s.Keeper.Store(d.Store)
+	if err != nil {
+		return millpond.OSRelease{}, err
+	}
+	r, err := st.Open(ctx, image.ContentID(d.Content))
+	if err != nil {
+		return millpond.OSRelease{}, err
+	}
+	defer r.Close()
+	return s.Inspect(ctx, r, r.Size())
+}
+
+// copyReplica copies the contents of a version into one store and records how
+// far it is.
+func (s *Service) copyReplica(ctx context.Context, v *millpond.ImageVersion, r millpond.Replica) error {
+	dst, err := s.Keeper.Store(r.Store)
+	if err == nil {
+		r.Total = size(v)
+		var before int64
+		var last time.Time
+		for _, d := range v.Disks() {
+			var src image.Store
+			if src, err = s.Keeper.Store(d.Store); err != nil {
+				break
+			}
+			_, err = image.Copy(ctx, dst, src, image.ContentID(d.Content), func(done, _ int64) {
+				r.Done = before + done
+				if now := s.Clock.Now(); now.Sub(last) > 250*time.Millisecond {
+					last = now
+					if err := s.putReplica(ctx, r); err != nil && ctx.Err() == nil {
+						s.Log.Warn("progress not recorded", "version", v.ID.String(), "region", r.Region, "err", err)
+					}
+				}
+			})
+			if err != nil {
+				break
+			}
+			before += d.SizeBytes
+		}
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if err != nil {
+		r.State, r.Details = millpond.ReplicaFailed, millpond.AsError(err).Message
+		return errors.Join(err, s.putReplica(ctx, r))
+	}
+	r.State, r.Done, r.Details = millpond.ReplicaCompleted, r.Total, ""
+	return s.putReplica(ctx, r)
+}
+
+func (s *Service) putReplica(ctx context.Context, r millpond.Replica) error {
+	return s.DB.Update(ctx, func(tx *sqlite.Tx) error { return tx.PutReplica(r) })
+}
+
+// finish records the outcome and lets go of contents that only the copying
+// needed: the source's store, and replicas that are not wanted any more.
+func (s *Service) finish(ctx context.Context, id millpond.ResourceID, failure *millpond.Error) error {
+	var freed []sqlite.ContentUse
+	err := s.DB.Update(ctx, func(tx *sqlite.Tx) error {
+		v, err := sqlite.Load[millpond.ImageVersion](tx, id.Key())
+		if err != nil {
+			return err
+		}
+		if failure != nil {
+			v.State, v.Failure = millpond.StateFailed, failure.Message
+		} else {
+			v.State, v.Failure = millpond.StateSucceeded, ""
+			if freed, err = s.keepReplicas(tx, v); err != nil {
+				return err
+			}
+		}
+		if err := tx.Put(v); err != nil {
+			return err
+		}
+		return tx.EndOperations(id.Key(), failure)
+	})
+	if err != nil {
+		return err
+	}
+	return s.Keeper.Release(ctx, freed)
+}
+
+// keepReplicas drops every use of a version but those of its replicas, and
+// points its disks at the first of them for later copies.
+func (s *Service) keepReplicas(tx *sqlite.Tx, v *millpond.ImageVersion) ([]sqlite.ContentUse, error) {
+	rs, err := tx.Replicas(v.ID.Key())
+	if err != nil || len(rs) == 0 {
+		return nil, err
+	}
+	stores := map[string]bool{}
+	for _, r := range rs {
+		stores[r.Store] = true
+	}
+	for _, d := range v.Disks() {
+		if !stores[d.Store] {
+			d.Store = rs[0].Store
+		}
+	}
+	uses, err := tx.ContentsOf(v.ID.Key())
+	if err != nil {
+		return nil, err
+	}
+	var freed []sqlite.ContentUse
+	for _, u := range uses {
+		if stores[u.Store] {
+			continue
+		}
+		freed = append(freed, u)
+		if err := tx.DropContent(v.ID.Key(), u.Store, u.Content); err != nil {
+			return nil, err
+		}
+	}
+	return freed, nil
+}
