@@ -5,7 +5,7 @@ import (
 	"strings"
 )
 
-// split divides a command line into words as a POSIX shell does, and does
+// Split divides a command line into words as a POSIX shell does, and does
 // nothing else that a shell does: no variables, globs, redirections, operators
 // or comments. Users write /bin/sh -c '…' for those.
 //
@@ -14,7 +14,7 @@ import (
 // for itself before others. Outside of quotes it takes the next character
 // literally. (google/shlex was not taken: it drops words after '#' and every
 // backslash within double quotes.)
-func split(line string) ([]string, error) {
+func Split(line string) ([]string, error) {
 	var words []string
 	var word strings.Builder
 	inWord := false

@@ -23,7 +23,7 @@ const markName = "MILLPOND_ATTEMPT"
 // shell would tell it and as Azure's Linux nodes do.
 func (t *task) execute(ctx context.Context, started func(time.Time)) (*int32, time.Time, error) {
 	none := time.Time{}
-	words, err := split(t.request.GetCommandLine())
+	words, err := Split(t.request.GetCommandLine())
 	if err != nil {
 		return nil, none, &failure{code: "CommandLaunchFailed", message: "The command line cannot be divided into words: " + err.Error() + "."}
 	}

@@ -1,0 +1,169 @@
+package fake
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"net/http"
+	"path"
+	"strings"
+	"time"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	millpond "millpond.dev/millpond"
+	"millpond.dev/millpond/internal/agent"
+	"millpond.dev/millpond/internal/agent/proc"
+	"millpond.dev/millpond/internal/nodeproto/nodev1"
+)
+
+// runner acts out command lines on a node's disk in memory.
+type runner struct{ boot *boot }
+
+// maxResource bounds a resource file that is fetched.
+const maxResource = maxFile
+
+func (r *runner) Run(ctx context.Context, q *nodev1.RunTaskRequest, started func(time.Time)) *nodev1.TaskCompleted {
+	clk := r.boot.vm.l.cfg.Clock
+	report := &nodev1.TaskCompleted{Key: q.GetKey()}
+	defer func() { report.EndTime = timestamppb.New(clk.Now()) }()
+	fail := func(server bool, code, message string) *nodev1.TaskCompleted {
+		report.Failure = &nodev1.Failure{ServerError: server, Code: code, Message: message}
+		return report
+	}
+	ended := func(limit bool) *nodev1.TaskCompleted {
+		cause := millpond.AsError(context.Cause(ctx))
+		if limit {
+			cause = millpond.Errorf(millpond.Conflict, "TaskEnded", "The task was ended because it ran longer than its maxWallClockTime of %s.", q.GetMaxWallClock().AsDuration())
+		}
+		return fail(cause.Code == "AgentRestarted", cause.Code, cause.Message)
+	}
+	dir, err := clean(q.GetDirectory())
+	if err != nil || dir != "startup" && !strings.HasPrefix(dir, "workitems/") {
+		return fail(true, "ResourceDirectoryCreateFailed", "This is no directory for a task.")
+	}
+	disk := r.boot.vm.disk
+	disk.fresh(dir)
+	for _, f := range q.GetResourceFiles() {
+		if code, message, server := r.fetch(ctx, dir, f); code != "" {
+			if ctx.Err() != nil {
+				return ended(false)
+			}
+			return fail(server, code, message)
+		}
+	}
+	words, err := proc.Split(q.GetCommandLine())
+	if err != nil {
+		return fail(false, "CommandLaunchFailed", "The command line cannot be divided into words: "+err.Error()+".")
+	}
+	sh := &shell{ctx: ctx, disk: disk, dir: dir, env: environment(q, dir), speed: r.boot.vm.l.cfg.Speed}
+	if !sh.knows(words[0]) {
+		return fail(false, "CommandProgramNotFound", fmt.Sprintf("The specified command program is not found: the fake node has no %q.", words[0]))
+	}
+	for _, name := range []string{"stdout.txt", "stderr.txt"} {
+		if err := disk.write(path.Join(dir, name), nil, true, 0o644); err != nil {
+			return fail(true, "ResourceFileCreateFailed", err.Error())
+		}
+	}
+	start := clk.Now()
+	report.StartTime = timestamppb.New(start)
+	started(start)
+	if d := q.GetMaxWallClock(); d != nil {
+		limited, cancel := context.WithTimeoutCause(ctx, d.AsDuration(), errLimit)
+		defer cancel()
+		sh.ctx = limited
+	}
+	code := sh.command(words)
+	if sh.ctx.Err() != nil {
+		code = 128 + 15
+		report.ExitCode = &code
+		return ended(errors.Is(context.Cause(sh.ctx), errLimit))
+	}
+	report.ExitCode = &code
+	if code != 0 {
+		return fail(false, "FailureExitCode", fmt.Sprintf("The task process exited with an unexpected exit code: %d. See stderr.txt and stdout.txt of the task.", code))
+	}
+	return report
+}
+
+var errLimit = errors.New("the wall-clock limit has passed")
+
+func environment(q *nodev1.RunTaskRequest, dir string) map[string]string {
+	env := map[string]string{"HOME": path.Join(rootDir, dir, "wd"), "PATH": "/usr/local/bin:/usr/bin:/bin"}
+	maps.Copy(env, q.GetEnvironment())
+	user, identity := "_azbatch", "PoolNonAdmin"
+	if q.GetUser().GetAdmin() {
+		user, identity = "root", "PoolAdmin"
+	}
+	if n := q.GetUser().GetName(); n != "" {
+		user = n
+	}
+	maps.Copy(env, map[string]string{
+		"USER":                              user,
+		"AZ_BATCH_NODE_ROOT_DIR":            rootDir,
+		"AZ_BATCH_NODE_SHARED_DIR":          rootDir + "/shared",
+		"AZ_BATCH_NODE_STARTUP_DIR":         rootDir + "/startup",
+		"AZ_BATCH_NODE_STARTUP_WORKING_DIR": rootDir + "/startup/wd",
+		"AZ_BATCH_NODE_MOUNTS_DIR":          rootDir + "/fsmounts",
+		"AZ_BATCH_TASK_DIR":                 path.Join(rootDir, dir),
+		"AZ_BATCH_TASK_WORKING_DIR":         path.Join(rootDir, dir, "wd"),
+		"AZ_BATCH_TASK_USER":                user,
+		"AZ_BATCH_TASK_USER_IDENTITY":       identity,
+	})
+	return env
+}
+
+// fetch brings a resource file; code is empty when it has.
+func (r *runner) fetch(ctx context.Context, dir string, f *nodev1.ResourceFile) (code, message string, server bool) {
+	name, err := clean(f.GetPath())
+	if err != nil || name == "." {
+		return "ResourceFileCreateFailed", "The resource file's path must name a file below the working directory.", false
+	}
+	q, err := http.NewRequestWithContext(ctx, http.MethodGet, f.GetUrl(), nil)
+	if err != nil {
+		return "BlobDownloadMiscError", "The resource file's URL cannot be requested.", false
+	}
+	resp, err := http.DefaultClient.Do(q)
+	if err != nil {
+		return "BlobDownloadMiscError", "The resource file could not be downloaded.", true
+	}
+	defer resp.Body.Close()
+	switch resp.StatusCode {
+	case http.StatusOK:
+	case http.StatusNotFound:
+		return "BlobNotFound", "The specified Azure Blob or URL does not exist.", false
+	case http.StatusUnauthorized, http.StatusForbidden:
+		return "BlobAccessDenied", "Access to the specified Azure Blob or URL is denied.", false
+	default:
+		return "BlobDownloadMiscError", "The server answered " + resp.Status + ".", true
+	}
+	data, err := io.ReadAll(io.LimitReader(resp.Body, maxResource))
+	if err != nil {
+		return "BlobDownloadMiscError", "The resource file could not be downloaded.", true
+	}
+	mode := f.GetMode()
+	if mode == 0 {
+		mode = 0o770
+	}
+	if err := r.boot.vm.disk.write(path.Join(dir, "wd", name), data, true, mode); err != nil {
+		return "ResourceFileCreateFailed", err.Error(), true
+	}
+	return "", "", false
+}
+
+func (r *runner) Remove(directory string) error {
+	dir, err := clean(directory)
+	if err != nil || dir != "startup" && !strings.HasPrefix(dir, "workitems/") {
+		return fmt.Errorf("%q is no directory of a task: %w", directory, fs.ErrInvalid)
+	}
+	d := r.boot.vm.disk
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.removeAll(dir)
+	return nil
+}
+
+var _ agent.Runner = (*runner)(nil)

@@ -1,0 +1,223 @@
+// Package nodeapi is the edge for nodes: it turns the request of a supervisor
+// for the node channel into a session with the agent behind it. It checks the
+// node's credential through Authenticator, speaks HTTP/2 as the client on the
+// upgraded connection, and hands the agent to Sessions.
+//
+// It never interprets what an agent says and holds no state of nodes but which
+// sessions are open: one per node, the newest. httpd mounts Handler at
+// /node/v1/channel; package node implements the two interfaces.
+package nodeapi
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	millpond "millpond.dev/millpond"
+	"millpond.dev/millpond/internal/nodeproto"
+	"millpond.dev/millpond/internal/nodeproto/nodev1"
+)
+
+// Authenticator checks the credential of a node's channel.
+type Authenticator interface {
+	// AuthenticateNode compares in constant time. Errors are *millpond.Error:
+	// Forbidden for a wrong token, NotFound for a node that is gone or a
+	// generation that has been replaced.
+	AuthenticateNode(ctx context.Context, node millpond.NodeID, generation int, token string) error
+}
+
+// Sessions takes the agents.
+type Sessions interface {
+	// Serve runs a session and returns when ctx ends, which it does when the
+	// connection is lost, or when it wants the session to end. It is not called
+	// for a node while an earlier call for it has not returned.
+	Serve(ctx context.Context, node millpond.NodeID, generation int, client nodev1.AgentClient) error
+}
+
+// startLimit bounds the start of HTTP/2 on an upgraded connection.
+const startLimit = 30 * time.Second
+
+// Handler is the edge. Make it with New.
+type Handler struct {
+	auth     Authenticator
+	sessions Sessions
+	log      *slog.Logger
+
+	ctx    context.Context
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+
+	mu     sync.Mutex
+	closed bool
+	open   map[string]*session // by node key
+}
+
+// session is one that runs or waits for its forerunner to end.
+type session struct {
+	cancel context.CancelCauseFunc
+	done   chan struct{}
+}
+
+var errNewer = errors.New("a newer session of the node has begun")
+
+func New(auth Authenticator, sessions Sessions, log *slog.Logger) *Handler {
+	h := &Handler{auth: auth, sessions: sessions, log: log, open: map[string]*session{}}
+	h.ctx, h.cancel = context.WithCancel(context.Background())
+	return h
+}
+
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	node, generation, err := h.admit(r)
+	if err != nil {
+		refuse(w, err)
+		return
+	}
+	if !h.enter() {
+		refuse(w, stopping())
+		return
+	}
+	defer h.wg.Done()
+	// The server's timeouts for requests are not for a channel that lasts days.
+	conn, rw, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		refuse(w, millpond.Errorf(millpond.Invalid, "InvalidRequest", "The node channel needs HTTP/1.1.").Because(err))
+		return
+	}
+	conn.SetDeadline(time.Now().Add(startLimit))
+	if _, err := conn.Write([]byte("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: " + nodeproto.ChannelUpgrade + "\r\n\r\n")); err != nil {
+		conn.Close()
+		return
+	}
+	conn.SetDeadline(time.Time{})
+	h.serve(nodeproto.ReadAhead(conn, rw.Reader), node, generation)
+}
+
+// admit checks a request's form and credential.
+func (h *Handler) admit(r *http.Request) (millpond.NodeID, int, error) {
+	if r.Method != http.MethodPost {
+		return "", 0, millpond.Errorf(millpond.MethodNotAllowed, "UnsupportedHttpVerb", "The node channel is opened with POST.")
+	}
+	if !strings.EqualFold(r.Header.Get("Upgrade"), nodeproto.ChannelUpgrade) || !strings.Contains(strings.ToLower(r.Header.Get("Connection")), "upgrade") {
+		return "", 0, millpond.Errorf(millpond.Invalid, "InvalidHeaderValue", "The node channel needs the headers Connection: Upgrade and Upgrade: %s.", nodeproto.ChannelUpgrade)
+	}
+	node := millpond.NodeID(r.Header.Get(nodeproto.HeaderNode))
+	generation, err := strconv.Atoi(r.Header.Get(nodeproto.HeaderGeneration))
+	if node == "" || err != nil || generation < 0 {
+		return "", 0, millpond.Errorf(millpond.Invalid, "InvalidHeaderValue", "The node channel needs the headers %s and %s.", nodeproto.HeaderNode, nodeproto.HeaderGeneration)
+	}
+	token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+	if !ok || token == "" {
+		return "", 0, millpond.Errorf(millpond.Forbidden, "AuthenticationFailed", "The node channel needs the node's own bearer token.")
+	}
+	return node, generation, h.auth.AuthenticateNode(r.Context(), node, generation, token)
+}
+
+// Dial opens a session within this process, for launchers whose nodes live
+// here too. It checks the credential as a request would; the returned
+// connection is the agent's side.
+func (h *Handler) Dial(ctx context.Context, node millpond.NodeID, generation int, token string) (net.Conn, error) {
+	if err := h.auth.AuthenticateNode(ctx, node, generation, token); err != nil {
+		return nil, err
+	}
+	if !h.enter() {
+		return nil, stopping()
+	}
+	ours, theirs := net.Pipe()
+	go func() {
+		defer h.wg.Done()
+		h.serve(ours, node, generation)
+	}()
+	return theirs, nil
+}
+
+// serve runs a session over conn, which it owns.
+func (h *Handler) serve(conn net.Conn, node millpond.NodeID, generation int) {
+	log := h.log.With("node", node, "generation", generation)
+	ctx, cancel := context.WithCancelCause(h.ctx)
+	defer cancel(nil)
+	leave := h.replace(node, cancel)
+	defer leave()
+	if ctx.Err() != nil {
+		conn.Close()
+		return
+	}
+	start, stop := context.WithTimeout(ctx, startLimit)
+	client, err := nodeproto.NewClient(start, conn)
+	stop()
+	if err != nil {
+		log.Warn("node channel: no HTTP/2 with the agent", "error", err)
+		return
+	}
+	defer client.Close()
+	lost := errors.New("the connection is lost")
+	go func() {
+		select {
+		case <-client.Done():
+			cancel(lost)
+		case <-ctx.Done():
+		}
+	}()
+	log.Debug("node channel: open")
+	err = h.sessions.Serve(ctx, node, generation, client)
+	log.Debug("node channel: closed", "reason", context.Cause(ctx), "error", err)
+}
+
+// replace makes the caller's session the node's, ends the one before and waits
+// for its end. The returned function ends the caller's.
+func (h *Handler) replace(node millpond.NodeID, cancel context.CancelCauseFunc) (leave func()) {
+	s := &session{cancel: cancel, done: make(chan struct{})}
+	h.mu.Lock()
+	old := h.open[node.Key()]
+	h.open[node.Key()] = s
+	h.mu.Unlock()
+	if old != nil {
+		old.cancel(errNewer)
+		<-old.done
+	}
+	return func() {
+		h.mu.Lock()
+		if h.open[node.Key()] == s {
+			delete(h.open, node.Key())
+		}
+		h.mu.Unlock()
+		close(s.done)
+	}
+}
+
+// Open counts the sessions.
+func (h *Handler) Open() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.open)
+}
+
+func (h *Handler) enter() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.closed {
+		return false
+	}
+	h.wg.Add(1)
+	return true
+}
+
+// Close ends every session and waits for the calls of Serve. What runs on the
+// nodes goes on.
+func (h *Handler) Close() error {
+	h.mu.Lock()
+	h.closed = true
+	h.mu.Unlock()
+	h.cancel()
+	h.wg.Wait()
+	return nil
+}
+
+func stopping() *millpond.Error {
+	return millpond.Errorf(millpond.Unavailable, "ServerBusy", "The server is stopping. Try again.")
+}
