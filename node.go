@@ -110,7 +110,9 @@ const (
 
 // Node is one compute node.
 //
-// Writers: package pool creates and removes rows; package node writes all else.
+// Writers: package pool adds rows and sends nodes away (leavingpool); package
+// ledger keeps idle, running, offline and the task counters in step with the
+// tasks; package node writes all else and removes the row once the VM is gone.
 type Node struct {
 	Account AccountName
 	Pool    PoolID
@@ -129,6 +131,8 @@ type Node struct {
 	Pending       NodeEvent
 	PendingOption DeallocationOption
 
+	// Created is when the row was written; Phases count from it.
+	Created       time.Time
 	VMSize        string
 	Boot          BootImage
 	TokenHash     string // SHA-256 of the node's channel credential

@@ -137,8 +137,9 @@ type ResizeError struct {
 
 // Pool is a pool and how far it is.
 //
-// Writers: the verbs of package pool write Spec, State, targets and the resize
-// order; its allocator writes AllocationState, ResizeErrors and Warnings.
+// Writers: the verbs of package pool write Spec, State, targets, warnings and
+// the resize order; its allocator writes Boot, ResizeErrors and the end of a
+// resize.
 type Pool struct {
 	Account AccountName
 	Spec    PoolSpec

@@ -6,13 +6,85 @@ package pool
 
 import (
 	"context"
+	"errors"
+	"log/slog"
 	"time"
 
 	millpond "millpond.dev/millpond"
+	"millpond.dev/millpond/internal/clock"
+	"millpond.dev/millpond/internal/launch"
+	"millpond.dev/millpond/internal/ledger"
+	"millpond.dev/millpond/internal/sqlite"
+	"millpond.dev/millpond/internal/wake"
 )
 
+// Images is what pools need of the galleries.
+type Images interface {
+	// ResolveForPool finds the exact version that a pool of acct would boot now,
+	// and refuses with Azure's error when the caller or the image does not do.
+	ResolveForPool(ctx context.Context, caller millpond.Caller, acct millpond.BatchAccount, ref millpond.ImageReference, nodeAgentSKU string) (millpond.BootImage, error)
+}
+
+// Machines is what the allocator needs of the launcher.
+type Machines interface {
+	List(ctx context.Context) ([]launch.Status, error)
+	Capacity(ctx context.Context) (launch.Capacity, error)
+}
+
+// Accounts finds Batch accounts by name.
+type Accounts interface {
+	Account(ctx context.Context, name millpond.AccountName) (millpond.BatchAccount, error)
+}
+
+// Wakes are the loops that verbs and the allocator wake.
+type Wakes struct{ Allocator, Nodes, Scheduler, Jobs *wake.Signal }
+
+// Config are the limits that an operator may change; zero values get defaults.
+type Config struct {
+	// NodesPerReplica is the ratio above which a pool gets a warning; 600.
+	NodesPerReplica int
+	// Every is the allocator's timer, a safety net behind the wakes; 30 s.
+	Every time.Duration
+}
+
+// Deps are the parts that a Service is made of. Accounts, Machines, Images and
+// DB must be set.
+type Deps struct {
+	DB       *sqlite.DB
+	Clock    clock.Clock
+	Log      *slog.Logger
+	Images   Images
+	Machines Machines
+	Accounts Accounts
+	// Sizes finds a VM size; nil is millpond.FindVMSize.
+	Sizes func(name string) (millpond.VMSize, bool)
+	// NewID gives random hexadecimal text for node ids.
+	NewID func() string
+	// WakeSession makes a node's session look at its rows; may be nil.
+	WakeSession func(millpond.NodeID)
+	Wakes       Wakes
+	Config      Config
+}
+
 // Service is the verbs of pools. It is safe for concurrent use.
-type Service struct{}
+type Service struct{ Deps }
+
+// New makes a Service.
+func New(d Deps) *Service {
+	if d.Sizes == nil {
+		d.Sizes = millpond.FindVMSize
+	}
+	if d.WakeSession == nil {
+		d.WakeSession = func(millpond.NodeID) {}
+	}
+	if d.Config.NodesPerReplica == 0 {
+		d.Config.NodesPerReplica = 600
+	}
+	if d.Config.Every == 0 {
+		d.Config.Every = 30 * time.Second
+	}
+	return &Service{d}
+}
 
 // Targets is the size that a pool is to get; nil leaves a part as it is.
 type Targets struct {
@@ -29,41 +101,357 @@ type Patch struct {
 	DisplayName       *string
 }
 
-var errSoon = millpond.Errorf(millpond.Unavailable, "ServerBusy", "This part of the server is not ready. Try again.")
-
-// Add makes a pool.
+// Add makes a pool and begins to allocate its nodes. It refuses with
+// InvalidPropertyValue, MissingRequiredProperty, PoolExists, PoolQuotaReached,
+// and with what Images says of the image.
 func (s *Service) Add(ctx context.Context, caller millpond.Caller, acct millpond.BatchAccount, spec millpond.PoolSpec, t Targets) (millpond.Pool, error) {
-	return millpond.Pool{}, errSoon
+	var none millpond.Pool
+	size, err := s.checkSpec(&spec)
+	if err != nil {
+		return none, err
+	}
+	if err := checkTargets(t); err != nil {
+		return none, err
+	}
+	// A pool that is there is told before anything slow or secret is looked at.
+	err = s.DB.View(ctx, func(tx *sqlite.Tx) error { return s.admit(tx, acct, spec.ID) })
+	if err != nil {
+		return none, err
+	}
+	boot, err := s.Images.ResolveForPool(ctx, caller, acct, spec.Image, spec.NodeAgentSKU)
+	if err != nil {
+		return none, err
+	}
+	if err := checkDisks(spec, boot, size); err != nil {
+		return none, err
+	}
+	now := s.Clock.Now()
+	p := millpond.Pool{
+		Account: acct.Name, Spec: spec,
+		State: millpond.PoolActive, StateTransition: now,
+		Allocation: millpond.AllocationSteady, AllocationTransition: now,
+		ResizeTimeout: millpond.DefaultResizeTimeout, Deallocation: millpond.DeallocateRequeue,
+		Boot: boot, Creator: caller, Created: now, LastModified: now, Version: 1,
+	}
+	t.apply(&p)
+	if p.TargetDedicated+p.TargetLowPriority > 0 {
+		p.Allocation, p.ResizeStarted = millpond.AllocationResizing, now
+	}
+	s.warn(&p)
+	err = s.DB.Update(ctx, func(tx *sqlite.Tx) error {
+		if err := s.admit(tx, acct, spec.ID); err != nil {
+			return err
+		}
+		return tx.InsertPool(p)
+	})
+	if err != nil {
+		return none, err
+	}
+	s.Log.Info("pool added", "account", acct.Name, "pool", spec.ID, "dedicated", p.TargetDedicated, "lowPriority", p.TargetLowPriority, "image", boot.VersionID)
+	s.Wakes.Allocator.Wake()
+	return p, nil
 }
 
-func (s *Service) Get(ctx context.Context, acct millpond.AccountName, id millpond.PoolID) (millpond.Pool, error) {
-	return millpond.Pool{}, errSoon
+func (s *Service) admit(tx *sqlite.Tx, acct millpond.BatchAccount, id millpond.PoolID) error {
+	p, err := tx.Pool(acct.Name, id)
+	if err == nil {
+		if p.State == millpond.PoolDeleting {
+			return millpond.Errorf(millpond.Conflict, "PoolBeingDeleted", "The specified pool is being deleted. Wait until it is gone; a pool of the same id can then be added.")
+		}
+		return millpond.Errorf(millpond.Conflict, "PoolExists", "The specified pool already exists.")
+	}
+	if !errors.Is(err, sqlite.ErrNoRow) {
+		return err
+	}
+	n, err := tx.CountPools(acct.Name)
+	if err != nil {
+		return err
+	}
+	if acct.PoolQuota > 0 && n >= acct.PoolQuota {
+		return millpond.Errorf(millpond.Conflict, "PoolQuotaReached", "The account has %d pools, which is its quota. Delete a pool, or raise the pool quota in the server's configuration.", n)
+	}
+	return nil
 }
 
-func (s *Service) List(ctx context.Context, acct millpond.AccountName, q millpond.ListQuery[millpond.Pool]) ([]millpond.Pool, string, error) {
-	return nil, "", errSoon
+func (t Targets) apply(p *millpond.Pool) {
+	if t.Dedicated != nil {
+		p.TargetDedicated = *t.Dedicated
+	}
+	if t.LowPriority != nil {
+		p.TargetLowPriority = *t.LowPriority
+	}
+	if t.ResizeTimeout != nil {
+		p.ResizeTimeout = *t.ResizeTimeout
+	}
 }
 
-func (s *Service) Patch(ctx context.Context, acct millpond.AccountName, id millpond.PoolID, cond millpond.Condition, p Patch) error {
-	return errSoon
+func notFound(id millpond.PoolID) error {
+	return millpond.Errorf(millpond.NotFound, "PoolNotFound", "The specified pool does not exist.").With("Pool", string(id))
 }
 
+// read reads a pool inside a transaction.
+func read(tx *sqlite.Tx, acct millpond.AccountName, id millpond.PoolID) (millpond.Pool, error) {
+	p, err := tx.Pool(acct, id)
+	if errors.Is(err, sqlite.ErrNoRow) {
+		return p, notFound(id)
+	}
+	return p, err
+}
+
+// Get reads a pool.
+func (s *Service) Get(ctx context.Context, acct millpond.AccountName, id millpond.PoolID) (p millpond.Pool, err error) {
+	err = s.DB.View(ctx, func(tx *sqlite.Tx) (err error) {
+		p, err = read(tx, acct, id)
+		return err
+	})
+	return p, err
+}
+
+// scanned bounds the rows that one page of a filtered list looks at.
+const scanned = 5000
+
+// List lists pools by key. next is empty at the end.
+func (s *Service) List(ctx context.Context, acct millpond.AccountName, q millpond.ListQuery[millpond.Pool]) (out []millpond.Pool, next string, err error) {
+	limit := q.PageSize()
+	err = s.DB.View(ctx, func(tx *sqlite.Tx) error {
+		after := q.After
+		for seen := 0; seen < scanned; {
+			rows, err := tx.Pools(acct, after, limit, q.States)
+			if err != nil {
+				return err
+			}
+			for _, p := range rows {
+				after = p.Spec.ID.Key()
+				if q.Wants(p) {
+					if out = append(out, p); len(out) == limit {
+						next = after
+						return nil
+					}
+				}
+			}
+			if seen += len(rows); len(rows) < limit {
+				return nil
+			}
+		}
+		next = after
+		return nil
+	})
+	return out, next, err
+}
+
+// change reads a pool, checks the condition, lets fn change it and writes it as
+// a new version.
+func (s *Service) change(ctx context.Context, acct millpond.AccountName, id millpond.PoolID, cond millpond.Condition, fn func(*sqlite.Tx, *millpond.Pool) error) error {
+	return s.DB.Update(ctx, func(tx *sqlite.Tx) error {
+		p, err := read(tx, acct, id)
+		if err != nil {
+			return err
+		}
+		if err := cond.Check(p, millpond.Write); err != nil {
+			return err
+		}
+		if err := fn(tx, &p); err != nil {
+			return err
+		}
+		p.Version++
+		p.LastModified = tx.Now
+		return tx.PutPool(p)
+	})
+}
+
+// shift applies an event to a pool's phase and fails with the refusal.
+func shift(p *millpond.Pool, ev millpond.PoolEvent, now time.Time) error {
+	next, outcome, refusal := millpond.PoolTransition(p.Phase(), ev)
+	if outcome == millpond.Refused {
+		return refusal
+	}
+	if next.State != p.State {
+		p.State, p.StateTransition = next.State, now
+	}
+	if next.Allocation != p.Allocation {
+		p.Allocation, p.AllocationTransition = next.Allocation, now
+	}
+	return nil
+}
+
+// Patch changes what users may change of a pool. Nodes see a new start task
+// after their next reboot or reimage.
+func (s *Service) Patch(ctx context.Context, acct millpond.AccountName, id millpond.PoolID, cond millpond.Condition, patch Patch) error {
+	if patch.StartTask != nil {
+		if err := checkStartTask(*patch.StartTask, nil, false); err != nil {
+			return err
+		}
+	}
+	return s.change(ctx, acct, id, cond, func(_ *sqlite.Tx, p *millpond.Pool) error {
+		if p.State == millpond.PoolDeleting {
+			return shift(p, millpond.PoolResize, time.Time{}) // the table has the words
+		}
+		if patch.StartTask != nil {
+			if err := checkStartTask(*patch.StartTask, p.Spec.UserAccounts, true); err != nil {
+				return err
+			}
+			p.Spec.StartTask = *patch.StartTask
+		}
+		if patch.Metadata != nil {
+			p.Spec.Metadata = *patch.Metadata
+		}
+		if patch.NodeCommunication != nil {
+			p.Spec.NodeCommunication = *patch.NodeCommunication
+		}
+		if patch.DisplayName != nil {
+			p.Spec.DisplayName = *patch.DisplayName
+		}
+		return nil
+	})
+}
+
+// Delete begins to delete a pool: its nodes leave, then its row goes.
 func (s *Service) Delete(ctx context.Context, acct millpond.AccountName, id millpond.PoolID, cond millpond.Condition) error {
-	return errSoon
+	err := s.change(ctx, acct, id, cond, func(tx *sqlite.Tx, p *millpond.Pool) error {
+		p.TargetDedicated, p.TargetLowPriority, p.ResizeErrors = 0, 0, nil
+		p.ResizeStarted, p.Deallocation = tx.Now, millpond.DeallocateRequeue
+		return shift(p, millpond.PoolDelete, tx.Now)
+	})
+	if err == nil {
+		s.Log.Info("pool deleting", "account", acct, "pool", id)
+		s.Wakes.Allocator.Wake()
+	}
+	return err
 }
 
+// Resize asks for another size. The pool must be steady.
 func (s *Service) Resize(ctx context.Context, acct millpond.AccountName, id millpond.PoolID, cond millpond.Condition, t Targets, o millpond.DeallocationOption) error {
-	return errSoon
+	if t.Dedicated == nil && t.LowPriority == nil {
+		return millpond.Errorf(millpond.Invalid, "MissingRequiredProperty", "A required property was not specified in the request body. Give targetDedicatedNodes, targetLowPriorityNodes or both.").
+			With("PropertyName", "targetDedicatedNodes")
+	}
+	if err := checkTargets(t); err != nil {
+		return err
+	}
+	option, err := checkOption(o, "nodeDeallocationOption", true)
+	if err != nil {
+		return err
+	}
+	err = s.change(ctx, acct, id, cond, func(tx *sqlite.Tx, p *millpond.Pool) error {
+		if err := shift(p, millpond.PoolResize, tx.Now); err != nil {
+			return err
+		}
+		p.ResizeTimeout = millpond.DefaultResizeTimeout
+		t.apply(p)
+		p.Deallocation, p.ResizeStarted, p.ResizeErrors = option, tx.Now, nil
+		s.warn(p)
+		return nil
+	})
+	if err == nil {
+		s.Wakes.Allocator.Wake()
+	}
+	return err
 }
 
+// StopResize ends a resize at whatever size was reached.
 func (s *Service) StopResize(ctx context.Context, acct millpond.AccountName, id millpond.PoolID, cond millpond.Condition) error {
-	return errSoon
+	err := s.change(ctx, acct, id, cond, func(tx *sqlite.Tx, p *millpond.Pool) error {
+		return shift(p, millpond.PoolStopResize, tx.Now)
+	})
+	if err == nil {
+		s.Wakes.Allocator.Wake()
+	}
+	return err
 }
 
+// RemoveNodes takes exactly these nodes away and lowers the targets by them.
 func (s *Service) RemoveNodes(ctx context.Context, acct millpond.AccountName, id millpond.PoolID, cond millpond.Condition, nodes []millpond.NodeID, timeout *time.Duration, o millpond.DeallocationOption) error {
-	return errSoon
+	if len(nodes) < 1 || len(nodes) > 100 {
+		return invalid("nodeList", "", "The list must name 1 to 100 nodes.")
+	}
+	if err := checkTargets(Targets{ResizeTimeout: timeout}); err != nil {
+		return err
+	}
+	option, err := checkOption(o, "nodeDeallocationOption", true)
+	if err != nil {
+		return err
+	}
+	var effects ledger.Effects
+	err = s.change(ctx, acct, id, cond, func(tx *sqlite.Tx, p *millpond.Pool) error {
+		if err := shift(p, millpond.PoolResize, tx.Now); err != nil {
+			return err
+		}
+		p.ResizeTimeout = millpond.DefaultResizeTimeout
+		Targets{ResizeTimeout: timeout}.apply(p)
+		p.Deallocation, p.ResizeStarted, p.ResizeErrors = option, tx.Now, nil
+		book := ledger.Open(tx)
+		for _, nodeID := range unique(nodes) {
+			n, err := tx.Node(nodeID)
+			if errors.Is(err, sqlite.ErrNoRow) || err == nil && (n.Pool.Key() != id.Key() || n.Account.Key() != acct.Key()) {
+				return millpond.Errorf(millpond.NotFound, "NodeNotFound", "The specified node %s does not exist in the pool.", nodeID)
+			}
+			if err != nil {
+				return err
+			}
+			if n.State == millpond.NodeLeavingPool {
+				continue
+			}
+			if err := retire(tx, book, n, option, "removed by a user"); err != nil {
+				return err
+			}
+			if n.Dedicated {
+				p.TargetDedicated = max(0, p.TargetDedicated-1)
+			} else {
+				p.TargetLowPriority = max(0, p.TargetLowPriority-1)
+			}
+		}
+		effects = book.Effects
+		return book.Close()
+	})
+	if err == nil {
+		s.apply(effects)
+		s.Wakes.Allocator.Wake()
+		s.Wakes.Nodes.Wake()
+	}
+	return err
 }
 
-func (s *Service) NodeCounts(ctx context.Context, acct millpond.AccountName, q millpond.ListQuery[millpond.PoolNodeCounts]) ([]millpond.PoolNodeCounts, string, error) {
-	return nil, "", errSoon
+func unique(nodes []millpond.NodeID) []millpond.NodeID {
+	seen := map[string]bool{}
+	var out []millpond.NodeID
+	for _, n := range nodes {
+		if !seen[n.Key()] {
+			seen[n.Key()] = true
+			out = append(out, n)
+		}
+	}
+	return out
+}
+
+func (s *Service) apply(e ledger.Effects) {
+	for n := range e.Sessions {
+		s.WakeSession(n)
+	}
+	if e.Scheduler {
+		s.Wakes.Scheduler.Wake()
+	}
+	if e.Jobs {
+		s.Wakes.Jobs.Wake()
+	}
+}
+
+// NodeCounts counts the nodes of each pool by state.
+func (s *Service) NodeCounts(ctx context.Context, acct millpond.AccountName, q millpond.ListQuery[millpond.PoolNodeCounts]) (out []millpond.PoolNodeCounts, next string, err error) {
+	limit := q.PageSize()
+	err = s.DB.View(ctx, func(tx *sqlite.Tx) error {
+		rows, err := tx.NodeCounts(acct, q.After, limit)
+		if err != nil {
+			return err
+		}
+		for _, c := range rows {
+			if q.Wants(c) {
+				out = append(out, c)
+			}
+		}
+		if len(rows) == limit {
+			next = rows[limit-1].Pool.Key()
+		}
+		return nil
+	})
+	return out, next, err
 }

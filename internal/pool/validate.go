@@ -1,0 +1,179 @@
+package pool
+
+import (
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"time"
+
+	millpond "millpond.dev/millpond"
+)
+
+func invalid(property, value, reason string) *millpond.Error {
+	e := millpond.Errorf(millpond.Invalid, "InvalidPropertyValue", "The value provided for one of the properties in the request body is invalid. %s: %s", property, reason).
+		With("PropertyName", property)
+	if value != "" {
+		e = e.With("PropertyValue", value)
+	}
+	return e.With("Reason", reason)
+}
+
+func missing(property string) *millpond.Error {
+	return millpond.Errorf(millpond.Invalid, "MissingRequiredProperty", "A required property was not specified in the request body: %s.", property).With("PropertyName", property)
+}
+
+// checkSpec refuses what Azure refuses at add, and fills in defaults. Limits
+// are those of batch-data-plane.md §2.1 and §9.
+func (s *Service) checkSpec(p *millpond.PoolSpec) (millpond.VMSize, error) {
+	var size millpond.VMSize
+	if !millpond.ValidBatchID(string(p.ID)) {
+		return size, invalid("id", string(p.ID), "An id has 1 to 64 letters, digits, hyphens and underscores.")
+	}
+	if len(p.DisplayName) > 1024 {
+		return size, invalid("displayName", "", "A display name has at most 1024 characters.")
+	}
+	if p.VMSize == "" {
+		return size, missing("vmSize")
+	}
+	size, ok := s.Sizes(p.VMSize)
+	if !ok {
+		return size, invalid("vmSize", p.VMSize, "The specified vmSize is not available. The supported sizes are listed by: az batch location list-skus --location REGION.")
+	}
+	if p.NodeAgentSKU == "" {
+		return size, missing("nodeAgentSKUId")
+	}
+	if p.TaskSlotsPerNode == 0 {
+		p.TaskSlotsPerNode = 1
+	}
+	if most := min(4*size.VCPUs, millpond.MaxTaskSlots); p.TaskSlotsPerNode < 1 || p.TaskSlotsPerNode > most {
+		return size, invalid("taskSlotsPerNode", strconv.Itoa(p.TaskSlotsPerNode), fmt.Sprintf("The value must be 1 to %d for %s: 4 for each core, and at most 256.", most, size.Name))
+	}
+	switch p.FillType {
+	case "":
+		p.FillType = millpond.FillSpread
+	case millpond.FillSpread, millpond.FillPack:
+	default:
+		return size, invalid("nodeFillType", string(p.FillType), "The value must be spread or pack.")
+	}
+	luns := map[int]bool{}
+	for _, d := range p.DataDisks {
+		if d.LUN < 0 || d.LUN > 63 || luns[d.LUN] {
+			return size, invalid("lun", strconv.Itoa(d.LUN), "Each data disk has a lun of its own from 0 to 63.")
+		}
+		luns[d.LUN] = true
+		if d.SizeGB < 1 || d.SizeGB > 32767 {
+			return size, invalid("diskSizeGB", strconv.Itoa(d.SizeGB), "The size of a data disk is 1 to 32767 GB.")
+		}
+	}
+	names := map[string]bool{}
+	for _, u := range p.UserAccounts {
+		if u.Name == "" || len(u.Name) > 20 || names[u.Name] {
+			return size, invalid("userAccounts", u.Name, "Each user account has a name of its own of 1 to 20 characters.")
+		}
+		names[u.Name] = true
+	}
+	for _, m := range p.Metadata {
+		if m.Name == "" {
+			return size, millpond.Errorf(millpond.Invalid, "EmptyMetadataKey", "A metadata item has no name. Give each item a name.")
+		}
+	}
+	return size, checkStartTask(p.StartTask, p.UserAccounts, true)
+}
+
+// checkStartTask refuses a start task that could not run. users are checked
+// only if the pool's accounts are known.
+func checkStartTask(t *millpond.StartTask, users []millpond.UserAccount, known bool) error {
+	if t == nil {
+		return nil
+	}
+	if t.CommandLine == "" {
+		return missing("startTask.commandLine")
+	}
+	if t.MaxRetries < -1 {
+		return invalid("maxTaskRetryCount", strconv.Itoa(t.MaxRetries), "The value must be -1 for no limit, or not negative.")
+	}
+	text, err := json.Marshal(t)
+	if err != nil {
+		return err
+	}
+	if len(text) > millpond.MaxStartTaskChars {
+		return invalid("startTask", "", fmt.Sprintf("The start task with its files and environment has %d characters; at most %d are allowed. Put long content into a resource file.", len(text), millpond.MaxStartTaskChars))
+	}
+	if name := t.User.UserName; known && name != "" {
+		for _, u := range users {
+			if u.Name == name {
+				return nil
+			}
+		}
+		return invalid("userIdentity", name, "The pool has no user account of that name. Add it to userAccounts.")
+	}
+	return nil
+}
+
+// checkDisks refuses more data disks than the size takes, and luns that the
+// image's own data disks use.
+func checkDisks(p millpond.PoolSpec, boot millpond.BootImage, size millpond.VMSize) error {
+	luns := map[int]bool{}
+	for _, d := range boot.DataDisks {
+		luns[d.LUN] = true
+	}
+	for _, d := range p.DataDisks {
+		if luns[d.LUN] {
+			return invalid("lun", strconv.Itoa(d.LUN), "The image has a data disk of that lun. Take another.")
+		}
+	}
+	if n := len(boot.DataDisks) + len(p.DataDisks); n > size.MaxDataDisks {
+		return invalid("dataDisks", strconv.Itoa(n), fmt.Sprintf("%s takes %d data disks; the image has %d and the pool asks for %d more.", size.Name, size.MaxDataDisks, len(boot.DataDisks), len(p.DataDisks)))
+	}
+	if boot.HyperV == "V2" && !size.Gen2 || boot.HyperV == "V1" && !size.Gen1 {
+		return invalid("vmSize", size.Name, "The size cannot boot Hypervisor Generation '"+boot.HyperV+"' of the image. Choose another size or image.")
+	}
+	return nil
+}
+
+func checkTargets(t Targets) error {
+	if t.Dedicated != nil && *t.Dedicated < 0 {
+		return invalid("targetDedicatedNodes", strconv.Itoa(*t.Dedicated), "The value must not be negative.")
+	}
+	if t.LowPriority != nil && *t.LowPriority < 0 {
+		return invalid("targetLowPriorityNodes", strconv.Itoa(*t.LowPriority), "The value must not be negative.")
+	}
+	if t.ResizeTimeout != nil && *t.ResizeTimeout < millpond.MinResizeTimeout {
+		return invalid("resizeTimeout", t.ResizeTimeout.String(), "The value must be at least 5 minutes (PT5M).")
+	}
+	return nil
+}
+
+// checkOption gives the default for an empty option.
+func checkOption(o millpond.DeallocationOption, property string, retained bool) (millpond.DeallocationOption, error) {
+	switch o {
+	case "":
+		return millpond.DeallocateRequeue, nil
+	case millpond.DeallocateRequeue, millpond.DeallocateTerminate, millpond.DeallocateTaskCompletion:
+		return o, nil
+	case millpond.DeallocateRetainedData:
+		if retained {
+			return o, nil
+		}
+	}
+	return "", invalid(property, string(o), "The value must be requeue, terminate, taskcompletion or retaineddata.")
+}
+
+// warn writes the warnings that a pool of this size deserves. They refuse
+// nothing.
+func (s *Service) warn(p *millpond.Pool) {
+	p.Warnings = nil
+	now := s.Clock.Now()
+	add := func(code, format string, args ...any) {
+		w := millpond.Warning{Code: code, Message: fmt.Sprintf(format, args...), Time: now}
+		p.Warnings = append(p.Warnings, w)
+		s.Log.Warn("pool warning", "account", p.Account, "pool", p.Spec.ID, "code", code, "message", w.Message)
+	}
+	nodes, per := p.TargetDedicated+p.TargetLowPriority, s.Config.NodesPerReplica
+	if have, need := p.Boot.Replicas, (nodes+per-1)/per; have > 0 && need > have {
+		add("ReplicaRatioExceeded", "The pool is to have %d nodes, and its image has %d replica(s) in the region: one replica per %d nodes is advised. Raise the replica count of the image version to %d, or expect slower allocation.", nodes, have, per, need)
+	}
+	if need := time.Duration(nodes) * 15 * time.Minute / 1000; nodes > 1000 && p.ResizeTimeout < need {
+		add("ResizeTimeoutShort", "The pool is to have %d nodes within a resize timeout of %s: at least 15 minutes per 1000 nodes are advised. Set resizeTimeout to %s or more.", nodes, p.ResizeTimeout, need.Round(time.Minute))
+	}
+}
