@@ -41,9 +41,13 @@ func Environment(parent []string, s Surroundings) []string {
 		"NO_PROXY": noProxy, "no_proxy": noProxy,
 		// These replace a client's own list of CAs, so they get the bundle.
 		"REQUESTS_CA_BUNDLE": s.BundleFile, "CURL_CA_BUNDLE": s.BundleFile, "SSL_CERT_FILE": s.BundleFile,
-		"NODE_EXTRA_CA_CERTS":          s.CAFile,
-		"AZURE_CORE_COLLECT_TELEMETRY": "no",
-		"AZURE_CLIENT_ID":              s.Client, "AZURE_CLIENT_SECRET": s.Secret, "AZURE_TENANT_ID": s.Tenant, "AZURE_SUBSCRIPTION_ID": s.Subscription,
+		"NODE_EXTRA_CA_CERTS": s.CAFile,
+		// az keeps answers of the token service as a Python pickle that another
+		// version of it cannot read, and for a day; old and new az share the folder.
+		"AZURE_CORE_USE_MSAL_HTTP_CACHE": "no",
+		// Both ask hosts that are not served, the second after every error.
+		"AZURE_CORE_COLLECT_TELEMETRY": "no", "AZURE_CORE_ERROR_RECOMMENDATION": "off",
+		"AZURE_CLIENT_ID": s.Client, "AZURE_CLIENT_SECRET": s.Secret, "AZURE_TENANT_ID": s.Tenant, "AZURE_SUBSCRIPTION_ID": s.Subscription,
 		"AZURE_CONFIG_DIR": s.AzDir,
 	}
 	if s.ExtensionDir != "" {

@@ -62,7 +62,7 @@ func (h Handlers) find(r *http.Request) target {
 
 // arm splits the one anonymous document off the Resource Manager.
 func (h Handlers) arm(path string) http.Handler {
-	if strings.EqualFold(strings.TrimSuffix(path, "/"), "/metadata/endpoints") {
+	if strings.EqualFold(strings.Trim(path, "/"), "metadata/endpoints") {
 		return h.Metadata
 	}
 	return h.ARM
@@ -70,7 +70,10 @@ func (h Handlers) arm(path string) http.Handler {
 
 func (h Handlers) direct(r *http.Request, base string) target {
 	t := target{front: azwire.Front{BaseURL: base}}
-	segs := strings.SplitN(strings.TrimPrefix(strings.ToLower(r.URL.EscapedPath()), "/"), "/", 3)
+	// az 2.91 joins an address that ends in a slash with a path that begins with
+	// one, so //metadata/endpoints must do.
+	raw := "/" + strings.TrimLeft(r.URL.EscapedPath(), "/")
+	segs := strings.SplitN(strings.ToLower(raw[1:]), "/", 3)
 	second := ""
 	if len(segs) > 1 {
 		second = segs[1]
@@ -90,7 +93,6 @@ func (h Handlers) direct(r *http.Request, base string) target {
 		}
 		t.handler = h.Batch
 		// The prefix keeps the client's spelling, because links are built on it.
-		raw := r.URL.EscapedPath()
 		t.front.Prefix = raw[:len("/batch/")+len(second)]
 		t.front.BaseURL += t.front.Prefix
 		t.front.Account, t.front.Region = accountOf(second)
@@ -131,7 +133,7 @@ func stripped(r *http.Request, prefix string) (*http.Request, error) {
 	if prefix == "" {
 		return r, nil
 	}
-	raw := strings.TrimPrefix(r.URL.EscapedPath(), prefix)
+	raw := strings.TrimPrefix("/"+strings.TrimLeft(r.URL.EscapedPath(), "/"), prefix)
 	if raw == "" {
 		raw = "/"
 	}

@@ -103,9 +103,11 @@ func (e *Edge) fail(w http.ResponseWriter, r *azwire.Request, err error) {
 		}
 	}
 	status := azwire.Status(me.Kind)
-	if status == http.StatusBadRequest {
+	if status == http.StatusBadRequest && !strings.Contains(r.UserAgent(), "azsdk-python") {
 		// az keeps a 400 for a minute and repeats it to a caller whose mistake is
-		// mended, unless told when to retry (arm-and-identity.md §2.7).
+		// mended, unless told when to retry (arm-and-identity.md §2.7). Python's
+		// azure-identity keeps nothing, but takes the header for an invitation and
+		// tries three times more, for five seconds.
 		w.Header().Set("Retry-After", "0")
 	}
 	now := e.clock.Now().UTC().Format("2006-01-02 15:04:05Z")

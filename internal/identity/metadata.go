@@ -27,21 +27,31 @@ func Metadata(w http.ResponseWriter, r *http.Request) {
 		// Through the proxy every public name leads here, so the public names it is.
 		c = publicCloud()
 	}
-	if r.URL.Query().Get("api-version") == "2015-01-01" {
+	version := r.URL.Query().Get("api-version")
+	switch {
+	case version == "2015-01-01":
 		// az reads one object for this version and crashes on an array.
 		azwire.WriteJSON(w, http.StatusOK, map[string]any{
 			"galleryEndpoint": c.Endpoints.Gallery, "graphEndpoint": c.Endpoints.ADGraph, "portalEndpoint": c.Endpoints.ResourceManager,
 			"authentication": map[string]any{"loginEndpoint": c.Endpoints.ActiveDirectory, "audiences": audiences()},
 		})
-		return
+	case version >= "2022-09-01":
+		// The cloud itself, which is what `az cloud register` of today asks for.
+		azwire.WriteJSON(w, http.StatusOK, describe(c))
+	default:
+		// All clouds that there are, which ARM_CLOUD_METADATA_URL must name.
+		azwire.WriteJSON(w, http.StatusOK, []any{describe(c)})
 	}
-	azwire.WriteJSON(w, http.StatusOK, []any{map[string]any{
+}
+
+func describe(c Cloud) map[string]any {
+	return map[string]any{
 		"name": c.Name, "resourceManager": c.Endpoints.ResourceManager, "portal": c.Endpoints.ResourceManager,
 		"authentication": map[string]any{"loginEndpoint": c.Endpoints.ActiveDirectory, "audiences": audiences(), "tenant": "common", "identityProvider": "AAD"},
 		"batch":          c.Endpoints.Batch, "gallery": c.Endpoints.Gallery, "graph": c.Endpoints.ADGraph, "graphAudience": c.Endpoints.ADGraph,
 		"microsoftGraphResourceId": c.Endpoints.Graph, "vmImageAliasDoc": c.Endpoints.Aliases, "media": "https://rest.media.azure.net",
 		"suffixes": map[string]string{"storage": c.Suffixes.Storage, "keyVaultDns": strings.TrimPrefix(c.Suffixes.KeyVault, "."), "acrLoginServer": "azurecr.io"},
-	}})
+	}
 }
 
 func audiences() []string {
