@@ -5,126 +5,146 @@ package job
 
 import (
 	"context"
+	"errors"
+	"log/slog"
 	"time"
 
 	millpond "millpond.dev/millpond"
+	"millpond.dev/millpond/internal/clock"
+	"millpond.dev/millpond/internal/ledger"
+	"millpond.dev/millpond/internal/sqlite"
+	"millpond.dev/millpond/internal/wake"
 )
 
+// Wakes are the loops that the verbs wake.
+type Wakes struct{ Jobs, Scheduler, Nodes *wake.Signal }
+
+// Config are the limits that an operator may change; zero values get defaults.
+type Config struct {
+	// ActiveJobs is how many jobs of an account may be uncompleted; 300.
+	ActiveJobs int
+	// Every is the loop's timer, a safety net behind the wakes; 30 s.
+	Every time.Duration
+}
+
+// Deps are the parts that a Service is made of.
+type Deps struct {
+	DB    *sqlite.DB
+	Clock clock.Clock
+	Log   *slog.Logger
+	// WakeSession makes a node's session look at its rows; may be nil.
+	WakeSession func(millpond.NodeID)
+	Wakes       Wakes
+	Config      Config
+}
+
 // Service is the verbs of jobs and tasks. It is safe for concurrent use.
-type Service struct{}
+type Service struct{ Deps }
 
-var errSoon = millpond.Errorf(millpond.Unavailable, "ServerBusy", "This part of the server is not ready. Try again.")
-
-// Patch is what a PATCH of a job changes; nil leaves a member as it is.
-type Patch struct {
-	Priority           *int
-	MaxParallelTasks   *int
-	MaxWallClock       *time.Duration
-	MaxTaskRetries     *int
-	Pool               *millpond.PoolID
-	OnAllTasksComplete *string
-	Metadata           *[]millpond.NameValue
+// New makes a Service.
+func New(d Deps) *Service {
+	if d.WakeSession == nil {
+		d.WakeSession = func(millpond.NodeID) {}
+	}
+	if d.Config.ActiveJobs == 0 {
+		d.Config.ActiveJobs = 300
+	}
+	if d.Config.Every == 0 {
+		d.Config.Every = 30 * time.Second
+	}
+	return &Service{d}
 }
 
-// Update is what a PUT of a job sets; every member is written, so the caller
-// fills in the defaults for what the request leaves out.
-type Update struct {
-	Priority           int
-	MaxParallelTasks   int
-	MaxWallClock       time.Duration
-	MaxTaskRetries     int
-	Pool               millpond.PoolID
-	OnAllTasksComplete string
-	Metadata           []millpond.NameValue
+// apply wakes whoever has something to do after a transaction.
+func (s *Service) apply(e ledger.Effects) {
+	for n := range e.Sessions {
+		s.WakeSession(n)
+	}
+	if e.Scheduler {
+		s.Wakes.Scheduler.Wake()
+	}
+	if e.Jobs {
+		s.Wakes.Jobs.Wake()
+	}
+	if e.NodeLoop {
+		s.Wakes.Nodes.Wake()
+	}
 }
 
-// Constraints are a task's limits. MaxRetries nil means the job's.
-type Constraints struct {
-	MaxWallClock time.Duration
-	Retention    time.Duration // 0: the default of 7 days
-	MaxRetries   *int
+// update runs fn with a ledger in a write transaction and wakes afterwards.
+func (s *Service) update(ctx context.Context, fn func(*sqlite.Tx, *ledger.Book) error) error {
+	var effects ledger.Effects
+	err := s.DB.Update(ctx, func(tx *sqlite.Tx) error {
+		book := ledger.Open(tx)
+		if err := fn(tx, book); err != nil {
+			return err
+		}
+		effects = book.Effects
+		err := book.Close()
+		effects.NodeLoop = book.NodeLoop
+		return err
+	})
+	if err == nil {
+		s.apply(effects)
+	}
+	return err
 }
 
-// AddResult is what became of one task of a collection: Task, or Err.
-type AddResult struct {
-	ID   millpond.TaskID
-	Task millpond.Task
-	Err  *millpond.Error
+func readJob(tx *sqlite.Tx, acct millpond.AccountName, id millpond.JobID) (millpond.Job, error) {
+	j, err := tx.Job(acct, id)
+	if errors.Is(err, sqlite.ErrNoRow) {
+		return j, millpond.Errorf(millpond.NotFound, "JobNotFound", "The specified job does not exist.")
+	}
+	return j, err
 }
 
-func (s *Service) AddJob(ctx context.Context, acct millpond.AccountName, spec millpond.JobSpec) (millpond.Job, error) {
-	return millpond.Job{}, errSoon
+func readTask(tx *sqlite.Tx, acct millpond.AccountName, job millpond.JobID, id millpond.TaskID) (millpond.Job, millpond.Task, error) {
+	j, err := readJob(tx, acct, job)
+	if err != nil {
+		return j, millpond.Task{}, err
+	}
+	t, err := tx.Task(acct, job, id)
+	if errors.Is(err, sqlite.ErrNoRow) {
+		return j, t, millpond.Errorf(millpond.NotFound, "TaskNotFound", "The specified task does not exist.")
+	}
+	return j, t, err
 }
 
-func (s *Service) GetJob(ctx context.Context, acct millpond.AccountName, id millpond.JobID) (millpond.Job, error) {
-	return millpond.Job{}, errSoon
+func invalid(property, value, reason string) *millpond.Error {
+	e := millpond.Errorf(millpond.Invalid, "InvalidPropertyValue", "The value provided for one of the properties in the request body is invalid. %s: %s", property, reason).
+		With("PropertyName", property)
+	if value != "" {
+		e = e.With("PropertyValue", value)
+	}
+	return e.With("Reason", reason)
 }
 
-func (s *Service) ListJobs(ctx context.Context, acct millpond.AccountName, q millpond.ListQuery[millpond.Job]) ([]millpond.Job, string, error) {
-	return nil, "", errSoon
+func missing(property string) *millpond.Error {
+	return millpond.Errorf(millpond.Invalid, "MissingRequiredProperty", "A required property was not specified in the request body: %s.", property).With("PropertyName", property)
 }
 
-func (s *Service) PatchJob(ctx context.Context, acct millpond.AccountName, id millpond.JobID, cond millpond.Condition, p Patch) error {
-	return errSoon
-}
+// scanned bounds the rows that one page of a filtered list looks at.
+const scanned = 5000
 
-func (s *Service) UpdateJob(ctx context.Context, acct millpond.AccountName, id millpond.JobID, cond millpond.Condition, u Update) error {
-	return errSoon
-}
-
-// DeleteJob begins to delete a job; force does not wait for the nodes.
-func (s *Service) DeleteJob(ctx context.Context, acct millpond.AccountName, id millpond.JobID, cond millpond.Condition, force bool) error {
-	return errSoon
-}
-
-func (s *Service) DisableJob(ctx context.Context, acct millpond.AccountName, id millpond.JobID, cond millpond.Condition, what millpond.DisableTasks) error {
-	return errSoon
-}
-
-func (s *Service) EnableJob(ctx context.Context, acct millpond.AccountName, id millpond.JobID, cond millpond.Condition) error {
-	return errSoon
-}
-
-// TerminateJob begins to end a job; an empty reason is UserTerminate.
-func (s *Service) TerminateJob(ctx context.Context, acct millpond.AccountName, id millpond.JobID, cond millpond.Condition, reason string, force bool) error {
-	return errSoon
-}
-
-func (s *Service) AddTask(ctx context.Context, acct millpond.AccountName, job millpond.JobID, spec millpond.TaskSpec) (millpond.Task, error) {
-	return millpond.Task{}, errSoon
-}
-
-// AddTasks adds up to 100 tasks in one transaction; each has its own result, in
-// the order of specs.
-func (s *Service) AddTasks(ctx context.Context, acct millpond.AccountName, job millpond.JobID, specs []millpond.TaskSpec) ([]AddResult, error) {
-	return nil, errSoon
-}
-
-func (s *Service) GetTask(ctx context.Context, acct millpond.AccountName, job millpond.JobID, id millpond.TaskID) (millpond.Task, error) {
-	return millpond.Task{}, errSoon
-}
-
-func (s *Service) ListTasks(ctx context.Context, acct millpond.AccountName, job millpond.JobID, q millpond.ListQuery[millpond.Task]) ([]millpond.Task, string, error) {
-	return nil, "", errSoon
-}
-
-func (s *Service) UpdateTask(ctx context.Context, acct millpond.AccountName, job millpond.JobID, id millpond.TaskID, cond millpond.Condition, c Constraints) error {
-	return errSoon
-}
-
-func (s *Service) TerminateTask(ctx context.Context, acct millpond.AccountName, job millpond.JobID, id millpond.TaskID, cond millpond.Condition) error {
-	return errSoon
-}
-
-func (s *Service) DeleteTask(ctx context.Context, acct millpond.AccountName, job millpond.JobID, id millpond.TaskID, cond millpond.Condition) error {
-	return errSoon
-}
-
-func (s *Service) ReactivateTask(ctx context.Context, acct millpond.AccountName, job millpond.JobID, id millpond.TaskID, cond millpond.Condition) error {
-	return errSoon
-}
-
-// TaskCounts counts the tasks of a job by state, and their slots.
-func (s *Service) TaskCounts(ctx context.Context, acct millpond.AccountName, job millpond.JobID) (tasks, slots millpond.TaskCounts, err error) {
-	return tasks, slots, errSoon
+// page collects one page of a list: fetch gives rows after a key in order.
+func page[T any](q millpond.ListQuery[T], key func(T) string, fetch func(after string, limit int) ([]T, error)) (out []T, next string, err error) {
+	limit, after := q.PageSize(), q.After
+	for seen := 0; seen < scanned; {
+		rows, err := fetch(after, limit)
+		if err != nil {
+			return nil, "", err
+		}
+		for _, v := range rows {
+			after = key(v)
+			if q.Wants(v) {
+				if out = append(out, v); len(out) == limit {
+					return out, after, nil
+				}
+			}
+		}
+		if seen += len(rows); len(rows) < limit {
+			return out, "", nil
+		}
+	}
+	return out, after, nil
 }

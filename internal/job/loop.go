@@ -1,0 +1,149 @@
+package job
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	millpond "millpond.dev/millpond"
+	"millpond.dev/millpond/internal/ledger"
+	"millpond.dev/millpond/internal/reconcile"
+	"millpond.dev/millpond/internal/sqlite"
+)
+
+// Loop finishes what the verbs begin and what time limits demand.
+func (s *Service) Loop() reconcile.Loop {
+	return reconcile.Loop{Name: "jobs", Every: s.Config.Every, Wake: s.Wakes.Jobs, Run: s.run}
+}
+
+func (s *Service) run(ctx context.Context) (string, time.Time, error) {
+	var jobs, finished []millpond.Job
+	var next time.Time
+	err := s.DB.View(ctx, func(tx *sqlite.Tx) (err error) {
+		if jobs, err = tx.UnsettledJobs(tx.Now); err != nil {
+			return err
+		}
+		if finished, err = tx.FinishedJobs(); err != nil {
+			return err
+		}
+		next, err = tx.NextDeadline()
+		return err
+	})
+	if err != nil {
+		return "", time.Time{}, err
+	}
+	for _, j := range append(jobs, finished...) {
+		if err := s.settle(ctx, j.Account, j.Spec.ID); err != nil {
+			return "", time.Time{}, fmt.Errorf("job %s: %w", j.Spec.ID, err)
+		}
+	}
+	return fmt.Sprintf("%d jobs on their way, %d finished", len(jobs), len(finished)), next, nil
+}
+
+// action is what Decide finds to do for a job.
+type action int
+
+const (
+	nothing action = iota
+	quiet          // no task runs any more: apply JobQuiet
+	expire         // its time limit has passed
+	finish         // all tasks are complete and the job is to end with them
+)
+
+// decide says what is to be done for a job, given how many of its tasks are on
+// nodes and how many have not completed.
+func decide(j millpond.Job, placed, open int, now time.Time) action {
+	switch j.State {
+	case millpond.JobDisabling, millpond.JobTerminating, millpond.JobDeleting:
+		if placed == 0 {
+			return quiet
+		}
+	case millpond.JobEnabling:
+		return quiet
+	case millpond.JobActive, millpond.JobDisabled:
+		if j.Spec.MaxWallClock > 0 && !now.Before(j.Created.Add(j.Spec.MaxWallClock)) {
+			return expire
+		}
+		if j.State == millpond.JobActive && j.Spec.OnAllTasksComplete == terminateJob && open == 0 {
+			return finish
+		}
+	}
+	return nothing
+}
+
+// deleteBatch bounds the tasks that one transaction deletes.
+const deleteBatch = 500
+
+// settle takes one job a step further, on its row as it is now.
+func (s *Service) settle(ctx context.Context, acct millpond.AccountName, id millpond.JobID) error {
+	for {
+		more := false
+		err := s.update(ctx, func(tx *sqlite.Tx, book *ledger.Book) error {
+			more = false
+			j, err := tx.Job(acct, id)
+			if err != nil {
+				return ignoreNoRow(err)
+			}
+			placed, err := tx.CountPlaced(acct, id)
+			if err != nil {
+				return err
+			}
+			open, err := tx.CountOpenTasks(acct, id)
+			if err != nil {
+				return err
+			}
+			switch decide(j, placed, open, tx.Now) {
+			case nothing:
+				return nil
+			case expire:
+				err = terminate(tx, book, &j, reasonTime, false)
+				more = true
+			case finish:
+				err = terminate(tx, book, &j, reasonAllTasks, false)
+				more = true
+			case quiet:
+				if j.State == millpond.JobDeleting {
+					more, err = remove(tx, book, j)
+					return err
+				}
+				_, err = shift(&j, millpond.JobQuiet, tx.Now)
+				if j.State == millpond.JobCompleted {
+					j.Ended = tx.Now
+				}
+				book.Scheduler = true
+			}
+			if err != nil {
+				return err
+			}
+			return tx.PutJob(j)
+		})
+		if err != nil || !more {
+			return err
+		}
+	}
+}
+
+// remove deletes a batch of a job's tasks, and the job when none is left.
+func remove(tx *sqlite.Tx, book *ledger.Book, j millpond.Job) (more bool, err error) {
+	tasks, err := tx.Tasks(j.Account, j.Spec.ID, "", deleteBatch, nil)
+	if err != nil {
+		return false, err
+	}
+	for _, t := range tasks {
+		if err := book.Remove(t); err != nil {
+			return false, err
+		}
+	}
+	if len(tasks) == deleteBatch {
+		return true, nil
+	}
+	return false, tx.DeleteJob(j.Account, j.Spec.ID)
+}
+
+func ignoreNoRow(err error) error {
+	if errors.Is(err, sqlite.ErrNoRow) {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,252 @@
+package job
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	millpond "millpond.dev/millpond"
+	"millpond.dev/millpond/internal/ledger"
+	"millpond.dev/millpond/internal/sqlite"
+)
+
+// Constraints are a task's limits. MaxRetries nil means the job's.
+type Constraints struct {
+	MaxWallClock time.Duration
+	Retention    time.Duration // 0: the default of 7 days
+	MaxRetries   *int
+}
+
+// AddResult is what became of one task of a collection: Task, or Err.
+type AddResult struct {
+	ID   millpond.TaskID
+	Task millpond.Task
+	Err  *millpond.Error
+}
+
+// maxCollection is how many tasks one call adds; maxTaskBytes bounds one task.
+const (
+	maxCollection = 100
+	maxTaskBytes  = 1 << 20
+)
+
+// checkTask refuses what Azure refuses and fills in defaults.
+func checkTask(t *millpond.TaskSpec) *millpond.Error {
+	if !millpond.ValidBatchID(string(t.ID)) {
+		return invalid("id", string(t.ID), "An id has 1 to 64 letters, digits, hyphens and underscores.")
+	}
+	if len(t.DisplayName) > 1024 {
+		return invalid("displayName", "", "A display name has at most 1024 characters.")
+	}
+	if t.CommandLine == "" {
+		return missing("commandLine")
+	}
+	if t.RequiredSlots == 0 {
+		t.RequiredSlots = 1
+	}
+	if t.RequiredSlots < 0 {
+		return invalid("requiredSlots", strconv.Itoa(t.RequiredSlots), "The value must be at least 1.")
+	}
+	if err := checkConstraints(t.MaxWallClock, t.Retention, t.MaxRetries); err != nil {
+		return err
+	}
+	if t.Retention == 0 {
+		t.Retention = millpond.DefaultRetention
+	}
+	if b, err := json.Marshal(t); err == nil && len(b) > maxTaskBytes {
+		return millpond.Errorf(millpond.TooLarge, "RequestBodyTooLarge", "The task has %d bytes; at most %d are allowed. Put long content into a resource file.", len(b), maxTaskBytes)
+	}
+	return nil
+}
+
+func checkConstraints(wall, retention time.Duration, retries *int) *millpond.Error {
+	bad := func(name, why string) *millpond.Error {
+		return millpond.Errorf(millpond.Invalid, "InvalidConstraintValue", "A constraint value is invalid. %s", why).With("PropertyName", name)
+	}
+	switch {
+	case wall < 0:
+		return bad("maxWallClockTime", "maxWallClockTime must be greater than 0.")
+	case retention < 0:
+		return bad("retentionTime", "retentionTime must not be negative.")
+	case retries != nil && *retries < -1:
+		return bad("maxTaskRetryCount", "maxTaskRetryCount must be -1 for no limit, or not negative.")
+	}
+	return nil
+}
+
+// AddTask adds one task to a job that is not ending.
+func (s *Service) AddTask(ctx context.Context, acct millpond.AccountName, job millpond.JobID, spec millpond.TaskSpec) (millpond.Task, error) {
+	out, err := s.AddTasks(ctx, acct, job, []millpond.TaskSpec{spec})
+	if err != nil {
+		return millpond.Task{}, err
+	}
+	if out[0].Err != nil {
+		return millpond.Task{}, out[0].Err
+	}
+	return out[0].Task, nil
+}
+
+// AddTasks adds up to 100 tasks in one transaction; each has its own result, in
+// the order of specs. The error is of the whole call: no such job, a job that
+// takes no tasks, too many tasks.
+func (s *Service) AddTasks(ctx context.Context, acct millpond.AccountName, job millpond.JobID, specs []millpond.TaskSpec) ([]AddResult, error) {
+	if len(specs) < 1 || len(specs) > maxCollection {
+		return nil, invalid("value", strconv.Itoa(len(specs)), fmt.Sprintf("A collection has 1 to %d tasks. Split it.", maxCollection))
+	}
+	out := make([]AddResult, len(specs))
+	err := s.DB.Update(ctx, func(tx *sqlite.Tx) error {
+		clear(out)
+		j, err := readJob(tx, acct, job)
+		if err != nil {
+			return err
+		}
+		switch j.State {
+		case millpond.JobCompleted, millpond.JobTerminating, millpond.JobDeleting:
+			return millpond.JobRefusal(j.State)
+		}
+		for i, spec := range specs {
+			out[i].ID = spec.ID
+			if out[i].Err = checkTask(&spec); out[i].Err != nil {
+				continue
+			}
+			if _, err := tx.Task(acct, job, spec.ID); err == nil {
+				out[i].Err = millpond.Errorf(millpond.Conflict, "TaskExists", "The specified task already exists.")
+				continue
+			} else if !errors.Is(err, sqlite.ErrNoRow) {
+				return err
+			}
+			t := millpond.Task{
+				Account: acct, Job: j.Spec.ID, Spec: spec, State: millpond.TaskActive, StateTransition: tx.Now,
+				// Tasks of one call are queued in their order.
+				Order:   tx.Now.UnixMicro()<<8 + int64(i),
+				Created: tx.Now, LastModified: tx.Now, Version: 1,
+			}
+			if err := tx.InsertTask(t); err != nil {
+				return err
+			}
+			out[i].Task = t
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	s.Wakes.Scheduler.Wake()
+	return out, nil
+}
+
+// GetTask reads a task.
+func (s *Service) GetTask(ctx context.Context, acct millpond.AccountName, job millpond.JobID, id millpond.TaskID) (t millpond.Task, err error) {
+	err = s.DB.View(ctx, func(tx *sqlite.Tx) (err error) {
+		_, t, err = readTask(tx, acct, job, id)
+		return err
+	})
+	return t, err
+}
+
+// ListTasks lists the tasks of a job by key. next is empty at the end.
+func (s *Service) ListTasks(ctx context.Context, acct millpond.AccountName, job millpond.JobID, q millpond.ListQuery[millpond.Task]) (out []millpond.Task, next string, err error) {
+	err = s.DB.View(ctx, func(tx *sqlite.Tx) error {
+		if _, err := readJob(tx, acct, job); err != nil {
+			return err
+		}
+		out, next, err = page(q, func(t millpond.Task) string { return t.Spec.ID.Key() }, func(after string, limit int) ([]millpond.Task, error) {
+			return tx.Tasks(acct, job, after, limit, q.States)
+		})
+		return err
+	})
+	return out, next, err
+}
+
+// changeTask reads a task of a job, checks the condition and lets fn change it.
+func (s *Service) changeTask(ctx context.Context, acct millpond.AccountName, job millpond.JobID, id millpond.TaskID, cond millpond.Condition, fn func(*sqlite.Tx, *ledger.Book, millpond.Job, millpond.Task) error) error {
+	return s.update(ctx, func(tx *sqlite.Tx, book *ledger.Book) error {
+		j, t, err := readTask(tx, acct, job, id)
+		if err != nil {
+			return err
+		}
+		if err := cond.Check(t, millpond.Write); err != nil {
+			return err
+		}
+		return fn(tx, book, j, t)
+	})
+}
+
+func errCompleted() error {
+	return millpond.Errorf(millpond.Conflict, "TaskCompleted", "The specified task is already in a completed state.")
+}
+
+// UpdateTask replaces a task's constraints.
+func (s *Service) UpdateTask(ctx context.Context, acct millpond.AccountName, job millpond.JobID, id millpond.TaskID, cond millpond.Condition, c Constraints) error {
+	if err := checkConstraints(c.MaxWallClock, c.Retention, c.MaxRetries); err != nil {
+		return err
+	}
+	return s.changeTask(ctx, acct, job, id, cond, func(tx *sqlite.Tx, _ *ledger.Book, j millpond.Job, t millpond.Task) error {
+		if t.State == millpond.TaskCompleted {
+			return errCompleted()
+		}
+		switch j.State {
+		case millpond.JobCompleted, millpond.JobTerminating, millpond.JobDeleting:
+			return millpond.JobRefusal(j.State)
+		}
+		if c.Retention == 0 {
+			c.Retention = millpond.DefaultRetention
+		}
+		t.Spec.MaxWallClock, t.Spec.Retention, t.Spec.MaxRetries = c.MaxWallClock, c.Retention, c.MaxRetries
+		t.Version++
+		t.LastModified = tx.Now
+		return tx.PutTaskSpec(t)
+	})
+}
+
+// TerminateTask ends a task: at once when it waits, else by its agent.
+func (s *Service) TerminateTask(ctx context.Context, acct millpond.AccountName, job millpond.JobID, id millpond.TaskID, cond millpond.Condition) error {
+	return s.changeTask(ctx, acct, job, id, cond, func(_ *sqlite.Tx, book *ledger.Book, j millpond.Job, t millpond.Task) error {
+		if t.State == millpond.TaskCompleted {
+			return errCompleted()
+		}
+		if j.State == millpond.JobDeleting {
+			return millpond.JobRefusal(j.State)
+		}
+		return book.Stop(t, "TaskEnded", "The task was ended by a user request.", false)
+	})
+}
+
+// DeleteTask removes a task and its files.
+func (s *Service) DeleteTask(ctx context.Context, acct millpond.AccountName, job millpond.JobID, id millpond.TaskID, cond millpond.Condition) error {
+	return s.changeTask(ctx, acct, job, id, cond, func(_ *sqlite.Tx, book *ledger.Book, j millpond.Job, t millpond.Task) error {
+		return book.Remove(t)
+	})
+}
+
+// ReactivateTask puts a task that failed back into the queue.
+func (s *Service) ReactivateTask(ctx context.Context, acct millpond.AccountName, job millpond.JobID, id millpond.TaskID, cond millpond.Condition) error {
+	return s.changeTask(ctx, acct, job, id, cond, func(_ *sqlite.Tx, book *ledger.Book, j millpond.Job, t millpond.Task) error {
+		switch j.State {
+		case millpond.JobCompleted, millpond.JobTerminating, millpond.JobDeleting:
+			return millpond.JobRefusal(j.State)
+		}
+		if t.State != millpond.TaskCompleted {
+			return millpond.Errorf(millpond.Conflict, "TaskNotCompleted", "The specified task has not completed. Only a task that completed and failed can be reactivated.")
+		}
+		if t.Result == "success" {
+			return millpond.Errorf(millpond.Conflict, "TaskSucceeded", "The specified task has succeeded. Only a task that completed and failed can be reactivated.")
+		}
+		return book.Reactivate(t)
+	})
+}
+
+// TaskCounts counts the tasks of a job by state, and their slots.
+func (s *Service) TaskCounts(ctx context.Context, acct millpond.AccountName, job millpond.JobID) (tasks, slots millpond.TaskCounts, err error) {
+	err = s.DB.View(ctx, func(tx *sqlite.Tx) (err error) {
+		if _, err = readJob(tx, acct, job); err != nil {
+			return err
+		}
+		tasks, slots, err = tx.TaskCounts(acct, job)
+		return err
+	})
+	return tasks, slots, err
+}
