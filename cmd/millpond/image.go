@@ -1,0 +1,257 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"text/tabwriter"
+	"time"
+
+	"github.com/google/uuid"
+
+	"millpond.dev/millpond/internal/baseimage"
+	"millpond.dev/millpond/internal/clock"
+	"millpond.dev/millpond/internal/datadir"
+	"millpond.dev/millpond/internal/image"
+	"millpond.dev/millpond/internal/image/filestore"
+	"millpond.dev/millpond/internal/inspect"
+	"millpond.dev/millpond/internal/vhd"
+)
+
+// ImageCmd works on image files. It needs no server, only a data folder.
+type ImageCmd struct {
+	Build   ImageBuildCmd   `cmd:"" help:"Build a base image: tiny or debian-12."`
+	Export  ImageExportCmd  `cmd:"" help:"Write a raw image as the fixed VHD that Azure takes."`
+	Upload  ImageUploadCmd  `cmd:"" help:"Upload a raw image or fixed VHD to a disk's SAS URL, without its zeros."`
+	List    ImageListCmd    `cmd:"" help:"List the base images that were built in the data folder."`
+	Inspect ImageInspectCmd `cmd:"" help:"Say what a machine would find on an image: partitions, firmware, operating system."`
+}
+
+// interruptible is a context that ends with Ctrl-C or a termination signal.
+func interruptible() (context.Context, context.CancelFunc) {
+	return signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+}
+
+// ImageBuildCmd builds a base image.
+type ImageBuildCmd struct {
+	Name         string `arg:"" help:"What to build: tiny or debian-12."`
+	OSRelease    string `name:"os-release" help:"What the tiny image says that it is, such as ubuntu-20.04." placeholder:"RELEASE"`
+	Out          string `help:"File to write; by default in the data folder." type:"path" placeholder:"FILE"`
+	WithoutAgent bool   `help:"Leave the agent out; the boot seed then has to bring it."`
+	Agent        string `help:"The agent's binary; by default millpond-agent beside this program." type:"path" placeholder:"FILE" env:"MILLPOND_AGENT"`
+}
+
+// baseImagePath is where a build goes by default: NAME[-RELEASE][-noagent].raw.
+func baseImagePath(data datadir.Dir, c *ImageBuildCmd) string {
+	name := c.Name
+	if c.OSRelease != "" && c.OSRelease != c.Name {
+		name += "-" + strings.ToLower(c.OSRelease)
+	}
+	if c.WithoutAgent {
+		name += "-noagent"
+	}
+	return filepath.Join(data.BaseImages(), name+".raw")
+}
+
+// agentBinary finds millpond-agent beside this program.
+func agentBinary() (string, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return "", err
+	}
+	p := filepath.Join(filepath.Dir(self), "millpond-agent")
+	if _, err := os.Stat(p); err != nil {
+		return "", fmt.Errorf("there is no millpond-agent beside %s; build both with 'make build', or name it with --agent", self)
+	}
+	return p, nil
+}
+
+// Run builds and prints each step with its time.
+func (c *ImageBuildCmd) Run(g *Globals) error {
+	ctx, stop := interruptible()
+	defer stop()
+	o := baseimage.Options{
+		Name: c.Name, Out: c.Out, OSRelease: c.OSRelease, WithoutAgent: c.WithoutAgent, AgentPath: c.Agent,
+		CacheDir: filepath.Join(g.Data.Cache(), "base-images"), Clock: clock.System{},
+		Progress: func(s baseimage.Step) {
+			fmt.Printf("%-22s %6.1f s  %s\n", s.Name, s.Duration.Seconds(), s.Note)
+		},
+	}
+	if o.Out == "" {
+		o.Out = baseImagePath(g.Data, c)
+	}
+	if o.AgentPath == "" && !o.WithoutAgent {
+		p, err := agentBinary()
+		if err != nil {
+			return err
+		}
+		o.AgentPath = p
+	}
+	r, err := baseimage.Build(ctx, o)
+	if err != nil {
+		return err
+	}
+	word := "built"
+	if r.Cached {
+		word = "unchanged"
+	}
+	fmt.Printf("%s: %s, %s, %s (%s allocated), boots by BIOS and UEFI, %s in %.1f s\n",
+		r.Path, r.PrettyName, agentWord(r.Agent), mebibytes(r.Size), mebibytes(r.Stored), word, r.Duration.Seconds())
+	return nil
+}
+
+func agentWord(has bool) string {
+	if has {
+		return "with agent"
+	}
+	return "without agent"
+}
+
+func mebibytes(n int64) string { return fmt.Sprintf("%d MiB", (n+1<<20-1)>>20) }
+
+// ImageListCmd lists what was built.
+type ImageListCmd struct {
+	JSON bool `name:"json" help:"Print JSON."`
+}
+
+type builtImage struct {
+	File string `json:"file"`
+	baseimage.Description
+}
+
+// Run prints a table, newest builds last by name.
+func (c *ImageListCmd) Run(g *Globals) error {
+	files, err := filepath.Glob(filepath.Join(g.Data.BaseImages(), "*.raw"))
+	if err != nil {
+		return err
+	}
+	all := []builtImage{}
+	for _, f := range files {
+		d, err := baseimage.ReadDescription(f)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // a build that never ended
+		}
+		if err != nil {
+			return err
+		}
+		all = append(all, builtImage{f, d})
+	}
+	if c.JSON {
+		enc := json.NewEncoder(os.Stdout)
+		enc.SetIndent("", "  ")
+		return enc.Encode(all)
+	}
+	if len(all) == 0 {
+		fmt.Println("No base image has been built. Build one with: millpond image build tiny")
+		return nil
+	}
+	w := tabwriter.NewWriter(os.Stdout, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(w, "FILE\tOS\tAGENT\tSIZE\tALLOCATED\tBUILT")
+	for _, i := range all {
+		agent := "no"
+		if i.Agent {
+			agent = "yes"
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", i.File, i.PrettyName, agent, mebibytes(i.Size), mebibytes(i.Stored), i.BuiltAt.Local().Format(time.DateTime))
+	}
+	return w.Flush()
+}
+
+// openDisk opens a raw file or the disk inside a fixed VHD.
+func openDisk(path string) (image.Source, func() error, error) {
+	f, err := filestore.OpenFile(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	fixed, foot, err := vhd.IsFixed(f, f.Size())
+	if err != nil {
+		f.Close()
+		return nil, nil, err
+	}
+	if fixed {
+		return vhd.Payload(f, foot), f.Close, nil
+	}
+	return f, f.Close, nil
+}
+
+// ImageInspectCmd prints a report.
+type ImageInspectCmd struct {
+	File string `arg:"" help:"A raw image or a fixed VHD." type:"existingfile"`
+	SKU  string `name:"node-agent-sku" help:"Also say whether this node agent is for the image." placeholder:"SKU"`
+}
+
+// Run prints the report as JSON; a node agent that does not fit is an error.
+func (c *ImageInspectCmd) Run(*Globals) error {
+	ctx, stop := interruptible()
+	defer stop()
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	src, done, err := openDisk(c.File)
+	if err != nil {
+		return err
+	}
+	defer done()
+	r, err := inspect.Inspect(ctx, src, src.Size())
+	if err != nil {
+		return err
+	}
+	enc := json.NewEncoder(os.Stdout)
+	enc.SetIndent("", "  ")
+	if err := enc.Encode(r); err != nil {
+		return err
+	}
+	if c.SKU == "" {
+		return nil
+	}
+	if ok, why := inspect.MatchesNodeAgentSKU(r, c.SKU); !ok {
+		return errors.New(why)
+	}
+	return nil
+}
+
+// ImageExportCmd writes a fixed VHD.
+type ImageExportCmd struct {
+	File string `arg:"" help:"The raw image." type:"existingfile"`
+	VHD  string `name:"vhd" required:"" help:"The file to write." type:"path" placeholder:"OUT"`
+}
+
+// Run writes beside the target and renames, so that a broken export leaves none.
+func (c *ImageExportCmd) Run(*Globals) error {
+	ctx, stop := interruptible()
+	defer stop()
+	src, done, err := openDisk(c.File)
+	if err != nil {
+		return err
+	}
+	defer done()
+	out, err := os.CreateTemp(filepath.Dir(c.VHD), ".export-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(out.Name())
+	defer out.Close()
+	id, err := uuid.NewRandomFromReader(rand.Reader)
+	if err != nil {
+		return err
+	}
+	foot, err := vhd.Export(ctx, out, src, id.String(), clock.System{}.Now(), nil)
+	if err != nil {
+		return err
+	}
+	if err := out.Chmod(0o644); err != nil {
+		return err
+	}
+	if err := os.Rename(out.Name(), c.VHD); err != nil {
+		return err
+	}
+	fmt.Printf("%s: fixed VHD of %d bytes for a disk of %s\n", c.VHD, foot.CurrentSize+vhd.FooterSize, mebibytes(foot.CurrentSize))
+	return nil
+}
