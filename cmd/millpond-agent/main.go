@@ -36,7 +36,7 @@ func main() {
 func run() error {
 	port := flag.String("port", "", "device of the channel; found by its name when empty")
 	root := flag.String("root", "", "node root directory; /mnt/batch on the temporary disk or /opt/batch/data when empty")
-	trial := flag.Bool("unprivileged", false, "leave clock, name, disks and power of this machine alone")
+	trial := flag.Bool("unprivileged", false, "leave clock, name, disks, accounts and power of this machine alone")
 	show := flag.Bool("version", false, "print the version and exit")
 	flag.Parse()
 	if *show {
@@ -56,7 +56,7 @@ func run() error {
 		Log:        log,
 		Privileged: !*trial,
 		Runner: func(root string) agent.Runner {
-			return proc.New(proc.Config{Root: root, Clock: clock.System{}, Log: log})
+			return proc.New(proc.Config{Root: root, SameUser: *trial, Clock: clock.System{}, Log: log})
 		},
 	})
 	a := agent.New(agent.Config{

@@ -34,6 +34,9 @@ type Config struct {
 	Log   *slog.Logger
 	// Grace is the time between SIGTERM and SIGKILL, 5 s when 0.
 	Grace time.Duration
+	// SameUser runs every command as the agent's own user and touches no account
+	// files. It is so anyway when the agent is not root.
+	SameUser bool
 	// Etc is where passwd, group and shadow lie; /etc when empty.
 	Etc string
 	// Download tells how resource files are fetched.
@@ -64,7 +67,7 @@ func New(cfg Config) *Runner {
 		cfg.Etc = "/etc"
 	}
 	cfg.Download = cfg.Download.withDefaults()
-	r := &Runner{cfg: cfg, rootless: os.Geteuid() != 0, users: &accounts{etc: cfg.Etc}}
+	r := &Runner{cfg: cfg, rootless: cfg.SameUser || os.Geteuid() != 0, users: &accounts{etc: cfg.Etc}}
 	group, err := findCgroup()
 	if err != nil {
 		cfg.Log.Info("no cgroup for tasks; their leftovers are found by environment", "reason", err)

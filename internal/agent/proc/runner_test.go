@@ -29,9 +29,8 @@ func newRunner(t *testing.T) (*Runner, string) {
 			t.Fatal(err)
 		}
 	}
-	r := New(Config{Root: root, Clock: clock.System{}, Grace: 200 * time.Millisecond,
+	r := New(Config{Root: root, SameUser: true, Clock: clock.System{}, Grace: 200 * time.Millisecond,
 		Download: Download{Pause: time.Millisecond, Tries: 3, Stall: 2 * time.Second}})
-	r.rootless = true // switching users has a test of its own
 	return r, root
 }
 
