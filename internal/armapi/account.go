@@ -1,0 +1,261 @@
+package armapi
+
+import (
+	"net/http"
+	"strconv"
+	"strings"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/resourcemanager/batch/armbatch/v2"
+
+	millpond "millpond.dev/millpond"
+	"millpond.dev/millpond/internal/account"
+	"millpond.dev/millpond/internal/azwire"
+)
+
+func (e *Edge) accountRoutes() []azwire.Route {
+	const at = "/subscriptions/{sub}/resourceGroups/{rg}/providers/Microsoft.Batch/batchAccounts"
+	const loc = "/subscriptions/{sub}/providers/Microsoft.Batch/locations/{loc}"
+	const a = millpond.TypeAccount
+	return []azwire.Route{
+		{Name: "BatchAccount_List", Method: "GET", Path: "/subscriptions/{sub}/providers/Microsoft.Batch/batchAccounts", Action: a + "/read", Handle: e.listAccounts},
+		{Name: "BatchAccount_ListByResourceGroup", Method: "GET", Path: at, Action: a + "/read", Handle: e.listAccounts},
+		{Name: "BatchAccount_Create", Method: "PUT", Path: at + "/{name}", Action: a + "/write", Handle: e.putAccount},
+		{Name: "BatchAccount_Update", Method: "PATCH", Path: at + "/{name}", Action: a + "/write", Handle: e.patchAccount},
+		{Name: "BatchAccount_Get", Method: "GET", Path: at + "/{name}", Action: a + "/read", Handle: e.getAccount},
+		{Name: "BatchAccount_Delete", Method: "DELETE", Path: at + "/{name}", Action: a + "/delete", Handle: e.deleteAccount},
+		{Name: "BatchAccount_GetKeys", Method: "POST", Path: at + "/{name}/listKeys", Action: a + "/listKeys/action", Handle: e.listKeys},
+		{Name: "BatchAccount_RegenerateKey", Method: "POST", Path: at + "/{name}/regenerateKeys", Action: a + "/regenerateKeys/action", Handle: e.regenerateKey},
+		{Name: "Location_GetQuotas", Method: "GET", Path: loc + "/quotas", Action: "Microsoft.Batch/locations/quotas/read", Handle: e.locationQuotas},
+		{Name: "Location_CheckNameAvailability", Method: "POST", Path: loc + "/checkNameAvailability", Action: "Microsoft.Batch/locations/checkNameAvailability/action", Handle: e.checkAccountName},
+		{Name: "Location_ListSupportedVirtualMachineSkus", Method: "GET", Path: loc + "/virtualMachineSkus", Action: "Microsoft.Batch/locations/virtualMachineSkus/read", Handle: e.batchSizes},
+		{Name: "VirtualMachineSizes_List", Method: "GET", Path: "/subscriptions/{sub}/providers/Microsoft.Compute/locations/{loc}/vmSizes", Action: "Microsoft.Compute/locations/vmSizes/read", Handle: e.computeSizes},
+	}
+}
+
+func modesIn(in []*armbatch.AuthenticationMode) ([]string, error) {
+	if in == nil {
+		return nil, nil
+	}
+	out := []string{}
+	for _, m := range in {
+		s, err := canonical(m, armbatch.PossibleAuthenticationModeValues(), "allowedAuthenticationModes")
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, s)
+	}
+	return out, nil
+}
+
+const noAutoStorage = "Auto-storage is not supported yet. Create the account without --storage-account; resource files are fetched from any URL."
+
+func (e *Edge) putAccount(w http.ResponseWriter, r *azwire.Request) error {
+	var body armbatch.AccountCreateParameters
+	if err := decode(r, &body); err != nil {
+		return err
+	}
+	p := val(body.Properties)
+	switch {
+	case p.AutoStorage != nil:
+		return unsupported("properties.autoStorage", noAutoStorage)
+	case p.PoolAllocationMode != nil && !strings.EqualFold(string(*p.PoolAllocationMode), "BatchService"):
+		return unsupported("properties.poolAllocationMode", "Pool allocation mode %s is not supported. Use BatchService.", *p.PoolAllocationMode)
+	case p.KeyVaultReference != nil:
+		return unsupported("properties.keyVaultReference", "Key vaults are not supported.")
+	case p.Encryption != nil && p.Encryption.KeySource != nil && !strings.EqualFold(string(*p.Encryption.KeySource), "Microsoft.Batch"):
+		return unsupported("properties.encryption", "Encryption with own keys is not supported.")
+	case body.Identity != nil && body.Identity.Type != nil && !strings.EqualFold(string(*body.Identity.Type), "None"):
+		return unsupported("identity", "Managed identities of Batch accounts are not supported yet.")
+	}
+	modes, err := modesIn(p.AllowedAuthenticationModes)
+	if err != nil {
+		return err
+	}
+	public, err := canonical(p.PublicNetworkAccess, armbatch.PossiblePublicNetworkAccessTypeValues(), "publicNetworkAccess")
+	if err != nil {
+		return err
+	}
+	a, err := e.Accounts.Put(r.Context(), account.Change{ID: id(r, millpond.TypeAccount, "name"), Location: val(body.Location), Tags: tagsIn(body.Tags), Modes: modes, PublicAccess: public})
+	if err == nil {
+		azwire.WriteJSON(w, http.StatusOK, e.encodeAccount(r, a)) // never 201
+	}
+	return err
+}
+
+func (e *Edge) patchAccount(w http.ResponseWriter, r *azwire.Request) error {
+	var body armbatch.AccountUpdateParameters
+	if err := decode(r, &body); err != nil {
+		return err
+	}
+	p := val(body.Properties)
+	if p.AutoStorage != nil {
+		return unsupported("properties.autoStorage", noAutoStorage)
+	}
+	modes, err := modesIn(p.AllowedAuthenticationModes)
+	if err != nil {
+		return err
+	}
+	public, err := canonical(p.PublicNetworkAccess, armbatch.PossiblePublicNetworkAccessTypeValues(), "publicNetworkAccess")
+	if err != nil {
+		return err
+	}
+	a, err := e.Accounts.Put(r.Context(), account.Change{ID: id(r, millpond.TypeAccount, "name"), Tags: tagsIn(body.Tags), Modes: modes, PublicAccess: public, Patch: true})
+	if err == nil {
+		azwire.WriteJSON(w, http.StatusOK, e.encodeAccount(r, a))
+	}
+	return err
+}
+
+// endpoint is the account's host as this client reaches it: without a scheme,
+// because clients put https:// before it.
+func endpoint(r *azwire.Request, a *account.Account) string {
+	host := strings.TrimPrefix(strings.TrimPrefix(r.BaseURL, "https://"), "http://")
+	name := strings.ToLower(a.ID.Name()) + "." + a.Location
+	if azwire.ServiceOf(strings.ToLower(host)) == azwire.ServiceARM {
+		return name + azwire.BatchSuffix
+	}
+	return host + "/batch/" + name
+}
+
+func (e *Edge) encodeAccount(r *azwire.Request, a *account.Account) *armbatch.Account {
+	q := e.Accounts.Quotas
+	p := &armbatch.AccountProperties{
+		AccountEndpoint: ptr(endpoint(r, a)), NodeManagementEndpoint: ptr(strings.ToLower(a.ID.Name()) + "." + a.Location + ".service.batch.azure.com"), ProvisioningState: ptr(armbatch.ProvisioningState(a.State)),
+		PoolAllocationMode: ptr(armbatch.PoolAllocationModeBatchService), PublicNetworkAccess: ptr(armbatch.PublicNetworkAccessType(a.PublicAccess)),
+		DedicatedCoreQuota: ptr(int32(q.Cores)), LowPriorityCoreQuota: ptr(int32(q.Cores)), DedicatedCoreQuotaPerVMFamilyEnforced: ptr(false), PoolQuota: ptr(int32(q.Pools)), ActiveJobAndJobScheduleQuota: ptr(int32(q.ActiveJobs)),
+		Encryption: &armbatch.EncryptionProperties{KeySource: ptr(armbatch.KeySourceMicrosoftBatch)}, PrivateEndpointConnections: []*armbatch.PrivateEndpointConnection{},
+	}
+	families := map[string]bool{}
+	for _, s := range e.VMSizes() {
+		if !families[s.Family] {
+			families[s.Family] = true
+			p.DedicatedCoreQuotaPerVMFamily = append(p.DedicatedCoreQuotaPerVMFamily, &armbatch.VirtualMachineFamilyCoreQuota{Name: ptr(s.Family), CoreQuota: ptr(int32(q.Cores))})
+		}
+	}
+	for _, m := range a.Modes {
+		p.AllowedAuthenticationModes = append(p.AllowedAuthenticationModes, ptr(armbatch.AuthenticationMode(m)))
+	}
+	if a.State == millpond.StateDeleting {
+		p.ProvisioningState = ptr(armbatch.ProvisioningStateDeleting)
+	}
+	return &armbatch.Account{ID: ptr(a.ID.String()), Name: ptr(a.ID.Name()), Type: ptr(millpond.TypeAccount), Location: ptr(a.Location), Tags: tagsOut(a.Tags), Properties: p,
+		Identity: &armbatch.AccountIdentity{Type: ptr(armbatch.ResourceIdentityTypeNone)}}
+}
+
+func (e *Edge) listAccounts(w http.ResponseWriter, r *azwire.Request) error {
+	q, err := e.listQuery(r, millpond.TypeAccount)
+	if err != nil {
+		return err
+	}
+	as, err := e.Accounts.List(r.Context(), q)
+	if err != nil {
+		return err
+	}
+	return writeList(e, w, r, as, resourceKey[*account.Account], func(a *account.Account) any { return e.encodeAccount(r, a) })
+}
+
+func (e *Edge) getAccount(w http.ResponseWriter, r *azwire.Request) error {
+	a, err := e.Accounts.Get(r.Context(), id(r, millpond.TypeAccount, "name"))
+	if err == nil {
+		azwire.WriteJSON(w, http.StatusOK, e.encodeAccount(r, a))
+	}
+	return err
+}
+
+func (e *Edge) deleteAccount(w http.ResponseWriter, r *azwire.Request) error {
+	op, err := e.Accounts.Delete(r.Context(), id(r, millpond.TypeAccount, "name"))
+	if err != nil {
+		return err
+	}
+	if op == nil {
+		w.WriteHeader(http.StatusNoContent)
+		return nil
+	}
+	e.locate(w, r, *op)
+	w.WriteHeader(http.StatusAccepted)
+	return nil
+}
+
+func writeKeys(w http.ResponseWriter, a *account.Account) {
+	azwire.WriteJSON(w, http.StatusOK, armbatch.AccountKeys{AccountName: ptr(a.ID.Name()), Primary: ptr(a.Primary), Secondary: ptr(a.Secondary)})
+}
+
+func (e *Edge) listKeys(w http.ResponseWriter, r *azwire.Request) error {
+	a, err := e.Accounts.Keys(r.Context(), id(r, millpond.TypeAccount, "name"))
+	if err == nil {
+		writeKeys(w, a)
+	}
+	return err
+}
+
+func (e *Edge) regenerateKey(w http.ResponseWriter, r *azwire.Request) error {
+	var body armbatch.AccountRegenerateKeyParameters
+	if err := decode(r, &body); err != nil {
+		return err
+	}
+	a, err := e.Accounts.RegenerateKey(r.Context(), id(r, millpond.TypeAccount, "name"), string(val(body.KeyName)))
+	if err == nil {
+		writeKeys(w, a)
+	}
+	return err
+}
+
+func (e *Edge) locationQuotas(w http.ResponseWriter, r *azwire.Request) error {
+	if _, err := e.Resources.Region(r.Param("loc")); err != nil {
+		return err
+	}
+	azwire.WriteJSON(w, http.StatusOK, armbatch.LocationQuota{AccountQuota: ptr(int32(e.Accounts.Quotas.Accounts))})
+	return nil
+}
+
+func (e *Edge) checkAccountName(w http.ResponseWriter, r *azwire.Request) error {
+	var body armbatch.CheckNameAvailabilityParameters
+	if err := decode(r, &body); err != nil {
+		return err
+	}
+	out := armbatch.CheckNameAvailabilityResult{NameAvailable: ptr(true)}
+	switch err := e.Accounts.CheckName(r.Context(), val(body.Name)); millpond.KindOf(err) {
+	case millpond.Invalid:
+		out = armbatch.CheckNameAvailabilityResult{NameAvailable: ptr(false), Reason: ptr(armbatch.NameAvailabilityReasonInvalid), Message: ptr(millpond.AsError(err).Message)}
+	case millpond.Conflict:
+		out = armbatch.CheckNameAvailabilityResult{NameAvailable: ptr(false), Reason: ptr(armbatch.NameAvailabilityReasonAlreadyExists), Message: ptr(millpond.AsError(err).Message)}
+	default:
+		if err != nil {
+			return err
+		}
+	}
+	azwire.WriteJSON(w, http.StatusOK, out)
+	return nil
+}
+
+func (e *Edge) batchSizes(w http.ResponseWriter, r *azwire.Request) error {
+	if _, err := e.Resources.Region(r.Param("loc")); err != nil {
+		return err
+	}
+	value := []any{}
+	for _, s := range e.VMSizes() {
+		generations := "V1"
+		if s.Gen2 && s.Gen1 {
+			generations = "V1,V2"
+		} else if s.Gen2 {
+			generations = "V2"
+		}
+		capability := func(name string, v string) *armbatch.SKUCapability {
+			return &armbatch.SKUCapability{Name: ptr(name), Value: ptr(v)}
+		}
+		value = append(value, armbatch.SupportedSKU{Name: ptr(s.Name), FamilyName: ptr(s.Family), Capabilities: []*armbatch.SKUCapability{
+			capability("MaxResourceVolumeMB", strconv.Itoa(s.TempDiskMiB)), capability("vCPUs", strconv.Itoa(s.VCPUs)), capability("HyperVGenerations", generations),
+			capability("MemoryGB", strconv.FormatFloat(float64(s.MemoryMiB)/1024, 'f', -1, 64)), capability("MaxDataDiskCount", strconv.Itoa(s.MaxDataDisks)), capability("CpuArchitectureType", "x64"), capability("LowPriorityCapable", "True")}})
+	}
+	azwire.WriteJSON(w, http.StatusOK, map[string]any{"value": value})
+	return nil
+}
+
+func (e *Edge) computeSizes(w http.ResponseWriter, r *azwire.Request) error {
+	value := []any{}
+	for _, s := range e.VMSizes() {
+		value = append(value, map[string]any{"name": s.Name, "numberOfCores": s.VCPUs, "memoryInMB": s.MemoryMiB, "resourceDiskSizeInMB": s.TempDiskMiB, "maxDataDiskCount": s.MaxDataDisks, "osDiskSizeInMB": 1047552})
+	}
+	azwire.WriteJSON(w, http.StatusOK, map[string]any{"value": value})
+	return nil
+}

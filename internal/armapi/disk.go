@@ -1,0 +1,351 @@
+package armapi
+
+import (
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/resourcemanager/compute/armcompute/v7"
+
+	millpond "millpond.dev/millpond"
+	"millpond.dev/millpond/internal/azwire"
+	"millpond.dev/millpond/internal/compute"
+	"millpond.dev/millpond/internal/sqlite"
+)
+
+func (e *Edge) diskRoutes() []azwire.Route {
+	var out []azwire.Route
+	for _, k := range []struct{ group, typ, full string }{{"Disks", "disks", millpond.TypeDisk}, {"Snapshots", "snapshots", millpond.TypeSnapshot}} {
+		full := k.full
+		at := "/subscriptions/{sub}/resourceGroups/{rg}/providers/Microsoft.Compute/" + k.typ
+		handle := func(h func(http.ResponseWriter, *azwire.Request, string) error) func(http.ResponseWriter, *azwire.Request) error {
+			return func(w http.ResponseWriter, r *azwire.Request) error { return h(w, r, full) }
+		}
+		out = append(out,
+			azwire.Route{Name: k.group + "_List", Method: "GET", Path: "/subscriptions/{sub}/providers/Microsoft.Compute/" + k.typ, Action: full + "/read", Handle: handle(e.listDisks)},
+			azwire.Route{Name: k.group + "_ListByResourceGroup", Method: "GET", Path: at, Action: full + "/read", Handle: handle(e.listDisks)},
+			azwire.Route{Name: k.group + "_CreateOrUpdate", Method: "PUT", Path: at + "/{name}", Action: full + "/write", Handle: handle(e.putDisk)},
+			azwire.Route{Name: k.group + "_Update", Method: "PATCH", Path: at + "/{name}", Action: full + "/write", Handle: handle(e.patchDisk)},
+			azwire.Route{Name: k.group + "_Get", Method: "GET", Path: at + "/{name}", Action: full + "/read", Handle: handle(e.getDisk)},
+			azwire.Route{Name: k.group + "_Delete", Method: "DELETE", Path: at + "/{name}", Action: full + "/delete", Handle: handle(e.deleteDisk)},
+			azwire.Route{Name: k.group + "_GrantAccess", Method: "POST", Path: at + "/{name}/beginGetAccess", Action: full + "/beginGetAccess/action", Handle: handle(e.grantAccess)},
+			azwire.Route{Name: k.group + "_RevokeAccess", Method: "POST", Path: at + "/{name}/endGetAccess", Action: full + "/endGetAccess/action", Handle: handle(e.revokeAccess)},
+		)
+	}
+	return out
+}
+
+// diskIn is what disks and snapshots have in common on the wire, decoded.
+type diskIn struct {
+	creation *armcompute.CreationData
+	osType   *armcompute.OperatingSystemTypes
+	hyperV   *armcompute.HyperVGeneration
+	network  *armcompute.NetworkAccessPolicy
+	public   *armcompute.PublicNetworkAccess
+	sku      string
+}
+
+func (in diskIn) into(d *millpond.Disk) (err error) {
+	if d.OSType, err = canonical(in.osType, armcompute.PossibleOperatingSystemTypesValues(), "osType"); err != nil {
+		return err
+	}
+	if d.HyperV, err = canonical(in.hyperV, armcompute.PossibleHyperVGenerationValues(), "hyperVGeneration"); err != nil {
+		return err
+	}
+	if d.Network, err = canonical(in.network, armcompute.PossibleNetworkAccessPolicyValues(), "networkAccessPolicy"); err != nil {
+		return err
+	}
+	if d.Public, err = canonical(in.public, armcompute.PossiblePublicNetworkAccessValues(), "publicNetworkAccess"); err != nil {
+		return err
+	}
+	d.SKU = in.sku
+	c := in.creation
+	if c == nil {
+		return nil
+	}
+	option, err := canonical(c.CreateOption, armcompute.PossibleDiskCreateOptionValues(), "creationData.createOption")
+	if err != nil {
+		return err
+	}
+	d.Creation = millpond.CreationData{Option: millpond.CreateOption(option), SourceID: val(c.SourceResourceID), SourceURI: val(c.SourceURI), StorageAccountID: val(c.StorageAccountID), UploadBytes: val(c.UploadSizeBytes)}
+	if g := c.GalleryImageReference; g != nil {
+		if g.SharedGalleryImageID != nil || g.CommunityGalleryImageID != nil {
+			return unsupported("creationData.galleryImageReference", "Shared and community galleries are not supported yet. Give the id of an image version.")
+		}
+		d.Creation.ImageID, d.Creation.ImageLUN = val(g.ID), g.Lun
+	}
+	if c.SecurityDataURI != nil {
+		return unsupported("creationData.securityDataUri", "Confidential disks are not supported.")
+	}
+	return nil
+}
+
+func diskSKU(sku *armcompute.DiskSKU, fallback string) (string, error) {
+	if sku == nil || sku.Name == nil {
+		return fallback, nil
+	}
+	return canonical(sku.Name, armcompute.PossibleDiskStorageAccountTypesValues(), "sku.name")
+}
+
+func (e *Edge) putDisk(w http.ResponseWriter, r *azwire.Request, full string) error {
+	var c compute.Change
+	d := &c.Disk
+	if full == millpond.TypeSnapshot {
+		var body armcompute.Snapshot
+		if err := decode(r, &body); err != nil {
+			return err
+		}
+		p := val(body.Properties)
+		sku, err := canonical(val(body.SKU).Name, armcompute.PossibleSnapshotStorageAccountTypesValues(), "sku.name")
+		if err != nil {
+			return err
+		}
+		if sku == "" {
+			sku = string(armcompute.SnapshotStorageAccountTypesStandardLRS)
+		}
+		if p.DiskAccessID != nil || p.SecurityProfile != nil {
+			return unsupported("properties", "Private disk access and security profiles of snapshots are not supported yet.")
+		}
+		if err := (diskIn{p.CreationData, p.OSType, p.HyperVGeneration, p.NetworkAccessPolicy, p.PublicNetworkAccess, sku}).into(d); err != nil {
+			return err
+		}
+		d.Snapshot, d.Incremental, c.SizeGB = true, val(p.Incremental), val(p.DiskSizeGB)
+		d.Location, d.Tags = val(body.Location), tagsIn(body.Tags)
+	} else {
+		var body armcompute.Disk
+		if err := decode(r, &body); err != nil {
+			return err
+		}
+		p := val(body.Properties)
+		sku, err := diskSKU(body.SKU, string(armcompute.DiskStorageAccountTypesStandardLRS))
+		if err != nil {
+			return err
+		}
+		switch {
+		case val(p.MaxShares) > 1:
+			return unsupported("properties.maxShares", "Shared disks are not supported.")
+		case p.DiskAccessID != nil:
+			return unsupported("properties.diskAccessId", "Private disk access is not supported.")
+		case p.Encryption != nil && p.Encryption.DiskEncryptionSetID != nil:
+			return unsupported("properties.encryption", "Disk encryption sets are not supported.")
+		case p.SecurityProfile != nil && p.SecurityProfile.SecurityType != nil && !strings.EqualFold(string(*p.SecurityProfile.SecurityType), "Standard"):
+			return unsupported("properties.securityProfile", "Security type %s is not supported. Create the disk with --security-type Standard.", *p.SecurityProfile.SecurityType)
+		}
+		if err := (diskIn{p.CreationData, p.OSType, p.HyperVGeneration, p.NetworkAccessPolicy, p.PublicNetworkAccess, sku}).into(d); err != nil {
+			return err
+		}
+		for _, z := range body.Zones {
+			d.Zones = append(d.Zones, val(z))
+		}
+		c.SizeGB = val(p.DiskSizeGB)
+		d.Location, d.Tags = val(body.Location), tagsIn(body.Tags)
+	}
+	d.ID = id(r, full, "name")
+	if d.Network == "" {
+		d.Network = string(armcompute.NetworkAccessPolicyAllowAll)
+	}
+	if d.Public == "" {
+		d.Public = string(armcompute.PublicNetworkAccessEnabled)
+	}
+	d.Location = millpond.NormalizeRegion(d.Location)
+	return e.changeDisk(w, r, c)
+}
+
+func (e *Edge) patchDisk(w http.ResponseWriter, r *azwire.Request, full string) error {
+	c := compute.Change{Patch: true}
+	d := &c.Disk
+	d.ID = id(r, full, "name")
+	if full == millpond.TypeSnapshot {
+		var body armcompute.SnapshotUpdate
+		if err := decode(r, &body); err != nil {
+			return err
+		}
+		p := val(body.Properties)
+		sku, err := canonical(val(body.SKU).Name, armcompute.PossibleSnapshotStorageAccountTypesValues(), "sku.name")
+		if err != nil {
+			return err
+		}
+		if err := (diskIn{nil, p.OSType, nil, p.NetworkAccessPolicy, p.PublicNetworkAccess, sku}).into(d); err != nil {
+			return err
+		}
+		d.Snapshot, c.SizeGB, c.Tags = true, val(p.DiskSizeGB), tagsIn(body.Tags)
+	} else {
+		var body armcompute.DiskUpdate
+		if err := decode(r, &body); err != nil {
+			return err
+		}
+		p := val(body.Properties)
+		sku, err := diskSKU(body.SKU, "")
+		if err != nil {
+			return err
+		}
+		if err := (diskIn{nil, p.OSType, nil, p.NetworkAccessPolicy, p.PublicNetworkAccess, sku}).into(d); err != nil {
+			return err
+		}
+		c.SizeGB, c.Tags = val(p.DiskSizeGB), tagsIn(body.Tags)
+	}
+	return e.changeDisk(w, r, c)
+}
+
+// changeDisk answers 200, or 202 while the work goes on: clients take no 201
+// for disks and snapshots.
+func (e *Edge) changeDisk(w http.ResponseWriter, r *azwire.Request, c compute.Change) error {
+	d, op, err := e.Compute.PutDisk(r.Context(), r.Caller, c)
+	if err != nil {
+		return err
+	}
+	status := http.StatusOK
+	if op != nil {
+		status = http.StatusAccepted
+		e.polling(w, r, *op, "Microsoft.Compute", d.Location)
+	}
+	if d.Snapshot {
+		azwire.WriteJSON(w, status, encodeSnapshot(d))
+	} else {
+		azwire.WriteJSON(w, status, encodeDisk(d))
+	}
+	return nil
+}
+
+func encodeCreation(c millpond.CreationData) *armcompute.CreationData {
+	out := &armcompute.CreationData{CreateOption: ptr(armcompute.DiskCreateOption(c.Option)), SourceResourceID: strOrNil(c.SourceID), SourceURI: strOrNil(compute.ShownURI(c.SourceURI)),
+		StorageAccountID: strOrNil(c.StorageAccountID), SourceUniqueID: strOrNil(c.SourceUniqueID)}
+	if c.UploadBytes > 0 {
+		out.UploadSizeBytes = ptr(c.UploadBytes)
+	}
+	if c.ImageID != "" {
+		out.GalleryImageReference = &armcompute.ImageDiskReference{ID: ptr(c.ImageID), Lun: c.ImageLUN}
+	}
+	return out
+}
+
+func encodeDisk(d *millpond.Disk) *armcompute.Disk {
+	var zones []*string
+	for _, z := range d.Zones {
+		zones = append(zones, ptr(z))
+	}
+	tier, _, _ := strings.Cut(d.SKU, "_")
+	return &armcompute.Disk{
+		ID: ptr(d.ID.String()), Name: ptr(d.ID.Name()), Type: ptr(millpond.TypeDisk), Location: ptr(d.Location), Tags: tagsOut(d.Tags), Zones: zones,
+		SKU: &armcompute.DiskSKU{Name: ptr(armcompute.DiskStorageAccountTypes(d.SKU)), Tier: ptr(tier)},
+		Properties: &armcompute.DiskProperties{
+			CreationData: encodeCreation(d.Creation), OSType: enumOrNil[armcompute.OperatingSystemTypes](d.OSType), HyperVGeneration: enumOrNil[armcompute.HyperVGeneration](d.HyperV),
+			DiskSizeGB: ptr(d.SizeGB()), DiskSizeBytes: ptr(d.SizeBytes), DiskState: ptr(armcompute.DiskState(d.State)), ProvisioningState: ptr(string(d.Base().State)),
+			TimeCreated: ptr(d.Created), UniqueID: ptr(d.UniqueID), NetworkAccessPolicy: ptr(armcompute.NetworkAccessPolicy(d.Network)), PublicNetworkAccess: ptr(armcompute.PublicNetworkAccess(d.Public)),
+			Encryption: &armcompute.Encryption{Type: ptr(armcompute.EncryptionTypeEncryptionAtRestWithPlatformKey)},
+		},
+	}
+}
+
+func encodeSnapshot(d *millpond.Disk) *armcompute.Snapshot {
+	tier, _, _ := strings.Cut(d.SKU, "_")
+	return &armcompute.Snapshot{
+		ID: ptr(d.ID.String()), Name: ptr(d.ID.Name()), Type: ptr(millpond.TypeSnapshot), Location: ptr(d.Location), Tags: tagsOut(d.Tags),
+		SKU: &armcompute.SnapshotSKU{Name: ptr(armcompute.SnapshotStorageAccountTypes(d.SKU)), Tier: ptr(tier)},
+		Properties: &armcompute.SnapshotProperties{
+			CreationData: encodeCreation(d.Creation), OSType: enumOrNil[armcompute.OperatingSystemTypes](d.OSType), HyperVGeneration: enumOrNil[armcompute.HyperVGeneration](d.HyperV),
+			DiskSizeGB: ptr(d.SizeGB()), DiskSizeBytes: ptr(d.SizeBytes), DiskState: ptr(armcompute.DiskState(d.State)), ProvisioningState: ptr(string(d.Base().State)),
+			TimeCreated: ptr(d.Created), UniqueID: ptr(d.UniqueID), Incremental: ptr(d.Incremental), NetworkAccessPolicy: ptr(armcompute.NetworkAccessPolicy(d.Network)), PublicNetworkAccess: ptr(armcompute.PublicNetworkAccess(d.Public)),
+			Encryption: &armcompute.Encryption{Type: ptr(armcompute.EncryptionTypeEncryptionAtRestWithPlatformKey)},
+		},
+	}
+}
+
+func encodeEither(d *millpond.Disk) any {
+	if d.Snapshot {
+		return encodeSnapshot(d)
+	}
+	return encodeDisk(d)
+}
+
+func (e *Edge) listQuery(r *azwire.Request, full string) (sqlite.Query, error) {
+	after, limit, err := e.page(r)
+	q := sqlite.Query{Type: full, Subscription: r.Param("sub"), After: after, Limit: limit}
+	if err == nil && r.Param("rg") != "" {
+		q.Group = groupScope(r)
+		_, err = e.Resources.Group(r.Context(), q.Group)
+	}
+	return q, err
+}
+
+func (e *Edge) listDisks(w http.ResponseWriter, r *azwire.Request, full string) error {
+	q, err := e.listQuery(r, full)
+	if err != nil {
+		return err
+	}
+	ds, err := e.Compute.ListDisks(r.Context(), q)
+	if err != nil {
+		return err
+	}
+	return writeList(e, w, r, ds, resourceKey[*millpond.Disk], encodeEither)
+}
+
+func (e *Edge) getDisk(w http.ResponseWriter, r *azwire.Request, full string) error {
+	d, err := e.Compute.Disk(r.Context(), id(r, full, "name"))
+	if err == nil {
+		azwire.WriteJSON(w, http.StatusOK, encodeEither(d))
+	}
+	return err
+}
+
+func (e *Edge) deleteDisk(w http.ResponseWriter, r *azwire.Request, full string) error {
+	found, err := e.Compute.DeleteDisk(r.Context(), id(r, full, "name"))
+	return deleted(w, found, err)
+}
+
+// deleted answers a deletion that has ended.
+func deleted(w http.ResponseWriter, found bool, err error) error {
+	if err != nil {
+		return err
+	}
+	if found {
+		w.WriteHeader(http.StatusOK)
+	} else {
+		w.WriteHeader(http.StatusNoContent)
+	}
+	return nil
+}
+
+// blobURL is where a signed path is served: under Azure's name for clients that
+// use Azure's names, and under this server's own address for the others.
+func blobURL(r *azwire.Request, a compute.Access) string {
+	host := strings.TrimPrefix(strings.TrimPrefix(r.BaseURL, "https://"), "http://")
+	if azwire.ServiceOf(strings.ToLower(host)) == azwire.ServiceARM {
+		return "https://md-" + a.Container + ".blob.storage.azure.net" + a.Path()
+	}
+	return r.BaseURL + "/blob" + a.Path()
+}
+
+func (e *Edge) grantAccess(w http.ResponseWriter, r *azwire.Request, full string) error {
+	var body armcompute.GrantAccessData
+	if err := decode(r, &body); err != nil {
+		return err
+	}
+	access, err := canonical(body.Access, []armcompute.AccessLevel{armcompute.AccessLevelRead, armcompute.AccessLevelWrite}, "access")
+	if err != nil {
+		return err
+	}
+	if access == "" {
+		return millpond.Errorf(millpond.Invalid, "InvalidParameter", "Required parameter 'access' is missing (null). Give Read or Write.")
+	}
+	if val(body.GetSecureVMGuestStateSAS) {
+		return unsupported("getSecureVMGuestStateSAS", "Confidential disks are not supported.")
+	}
+	if body.FileFormat != nil && !strings.EqualFold(string(*body.FileFormat), "VHD") {
+		return unsupported("fileFormat", "Disks are exported as VHD only.")
+	}
+	a, err := e.Compute.Grant(r.Context(), id(r, full, "name"), access == string(armcompute.AccessLevelWrite), time.Duration(val(body.DurationInSeconds))*time.Second)
+	if err != nil {
+		return err
+	}
+	azwire.WriteJSON(w, http.StatusOK, armcompute.AccessURI{AccessSAS: ptr(blobURL(r, a))})
+	return nil
+}
+
+func (e *Edge) revokeAccess(w http.ResponseWriter, r *azwire.Request, full string) error {
+	if err := e.Compute.Revoke(r.Context(), id(r, full, "name")); err != nil {
+		return err
+	}
+	w.WriteHeader(http.StatusOK)
+	return nil
+}

@@ -1,0 +1,217 @@
+// Package armapi is the Resource Manager's edge: it decodes requests, calls one
+// verb each, and encodes answers in the shapes and with the status codes that
+// Azure's clients insist on. Every operation stands in Routes, the refused ones
+// too.
+//
+// It holds no state and makes no decision about resources. httpd mounts it for
+// management.azure.com and for /subscriptions, /providers and /tenants in
+// direct use.
+package armapi
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"regexp"
+	"strings"
+
+	"github.com/google/uuid"
+
+	millpond "millpond.dev/millpond"
+	"millpond.dev/millpond/internal/account"
+	"millpond.dev/millpond/internal/azwire"
+	"millpond.dev/millpond/internal/compute"
+	"millpond.dev/millpond/internal/gallery"
+	"millpond.dev/millpond/internal/resource"
+)
+
+// Authorizer says whether a caller may do something. Sees tells whether the
+// caller has any role at, above or below a scope; lists are filtered by it.
+type Authorizer interface {
+	Authorize(ctx context.Context, caller millpond.Caller, action, scope string) error
+	Sees(ctx context.Context, caller millpond.Caller, scope string) bool
+}
+
+// Options are what an Edge calls.
+type Options struct {
+	Log *slog.Logger
+	// Authenticate proves who the caller is by a token for the Resource Manager.
+	Authenticate func(r *http.Request) (millpond.Caller, error)
+	Auth         Authorizer
+	// Authorization answers for every path whose last provider is
+	// Microsoft.Authorization; the identity edge has it.
+	Authorization func(w http.ResponseWriter, r *azwire.Request) error
+	Resources     *resource.Service
+	Compute       *compute.Service
+	Gallery       *gallery.Service
+	Accounts      *account.Service
+	VMSizes       func() []millpond.VMSize
+	// TenantName is what a tenant is called; nil shows none.
+	TenantName func(ctx context.Context, tenant string) string
+	// PageSize bounds lists; 0 means 200.
+	PageSize int
+}
+
+// Edge is the handler.
+type Edge struct {
+	Options
+	router *azwire.Router
+}
+
+// New makes the handler.
+func New(o Options) *Edge {
+	e := &Edge{Options: o}
+	if e.PageSize == 0 {
+		e.PageSize = 200
+	}
+	if e.VMSizes == nil {
+		e.VMSizes = millpond.VMSizes
+	}
+	e.router = azwire.NewRouter(e.Routes())
+	return e
+}
+
+// SignedIn is the Action of operations that every signed-in principal may call;
+// the handler shows only what the caller may see.
+const SignedIn = "(any signed-in principal)"
+
+// Routes is the table of operations.
+func (e *Edge) Routes() []azwire.Route {
+	var all []azwire.Route
+	for _, part := range [][]azwire.Route{e.subscriptionRoutes(), e.groupRoutes(), e.providerRoutes(), e.resourceRoutes(), e.operationRoutes(),
+		e.diskRoutes(), e.imageRoutes(), e.galleryRoutes(), e.versionRoutes(), e.accountRoutes(), e.refusedRoutes()} {
+		all = append(all, part...)
+	}
+	return all
+}
+
+// apiVersion is what a version looks like; which one it is does not matter.
+var apiVersion = regexp.MustCompile(`^\d{4}-\d{2}-\d{2}([.-][A-Za-z0-9.]+)?$`)
+
+func (e *Edge) ServeHTTP(w http.ResponseWriter, hr *http.Request) {
+	front := azwire.FrontOf(hr.Context())
+	r := &azwire.Request{Request: hr, ID: front.ID, BaseURL: front.BaseURL}
+	if r.ID == "" {
+		r.ID = uuid.NewString()
+	}
+	if r.BaseURL == "" {
+		r.BaseURL = "https://" + hr.Host
+	}
+	w.Header().Set("x-ms-request-id", r.ID)
+	w.Header().Set("x-ms-correlation-request-id", r.ID)
+	w.Header().Set("Cache-Control", "no-cache")
+	if err := e.serve(w, r); err != nil {
+		if me := millpond.AsError(err); me.Kind == millpond.Internal {
+			e.Log.Error("request failed", "request", r.ID, "method", hr.Method, "path", hr.URL.Path, "err", err)
+		} else if me.Kind == millpond.Unauthenticated {
+			w.Header().Set("WWW-Authenticate", `Bearer authorization_uri="https://login.microsoftonline.com/`+r.Caller.Tenant+`", error="invalid_token", error_description="`+strings.ReplaceAll(me.Message, `"`, "'")+`"`)
+		}
+		azwire.WriteARMError(w, hr, err)
+	}
+}
+
+func (e *Edge) serve(w http.ResponseWriter, r *azwire.Request) error {
+	raw := r.URL.EscapedPath()
+	r.APIVersion = r.QueryValue("api-version")
+	caller, err := e.Authenticate(r.Request)
+	if err != nil {
+		return err
+	}
+	r.Caller = caller
+	if r.APIVersion == "" {
+		return millpond.Errorf(millpond.Invalid, "MissingApiVersionParameter", "The api-version query parameter (?api-version=) is required for all requests.")
+	}
+	if !apiVersion.MatchString(r.APIVersion) {
+		return millpond.Errorf(millpond.Invalid, "InvalidApiVersionParameter", "The api-version '%s' is invalid. It must have the form 2022-09-01.", r.APIVersion)
+	}
+	if lastProvider(raw) == "microsoft.authorization" && e.Authorization != nil {
+		return e.Authorization(w, r)
+	}
+	route, params, allowed := e.router.Match(r.Method, raw)
+	if route == nil {
+		if len(allowed) > 0 {
+			w.Header().Set("Allow", strings.Join(allowed, ", "))
+			return millpond.Errorf(millpond.MethodNotAllowed, "MethodNotAllowed", "The method %s is not allowed for this path. Allowed: %s.", r.Method, strings.Join(allowed, ", "))
+		}
+		return millpond.Errorf(millpond.NotFound, "InvalidResourceType", "There is no operation at %s.", r.URL.Path)
+	}
+	r.Route = route
+	for k, v := range params {
+		r.SetParam(k, v)
+	}
+	if sub := params["sub"]; sub != "" {
+		s, err := e.Resources.Subscription(r.Context(), caller, sub)
+		if err != nil {
+			return err
+		}
+		r.SetParam("sub", s.ID)
+	}
+	if err := e.authorize(r); err != nil {
+		return err
+	}
+	if route.Refused != "" {
+		return refusal(route)
+	}
+	return route.Handle(w, r)
+}
+
+// filtered marks a list that shows only what the caller may read item by item.
+const filtered = "(filtered)"
+
+func (e *Edge) authorize(r *azwire.Request) error {
+	if r.Route.Action == SignedIn {
+		return nil
+	}
+	scope := Scope(r.URL.Path)
+	action := strings.NewReplacer("{ns}", r.Param("ns"), "{type}", typeOf(r.Param("rest"))).Replace(r.Route.Action)
+	err := e.Auth.Authorize(r.Context(), r.Caller, action, scope)
+	if err != nil && strings.Contains(r.Route.Name, "_List") && r.Method == http.MethodGet &&
+		millpond.KindOf(err) == millpond.Forbidden && e.Auth.Sees(r.Context(), r.Caller, scope) {
+		r.SetParam(filtered, "yes")
+		return nil
+	}
+	return err
+}
+
+func lastProvider(path string) string {
+	segs := strings.Split(strings.ToLower(strings.Trim(path, "/")), "/")
+	for i := len(segs) - 2; i >= 0; i-- {
+		if segs[i] == "providers" {
+			return segs[i+1]
+		}
+	}
+	return ""
+}
+
+// typeOf drops the names from type/name/type/name.
+func typeOf(rest string) string {
+	var out []string
+	for i, s := range strings.Split(rest, "/") {
+		if i%2 == 0 {
+			out = append(out, s)
+		}
+	}
+	return strings.Join(out, "/")
+}
+
+// Scope is what rights are checked on for a path: the innermost subscription,
+// group or resource that it names. A trailing collection or verb is left out.
+func Scope(path string) string {
+	segs := strings.Split(strings.Trim(path, "/"), "/")
+	if len(segs) < 2 || !strings.EqualFold(segs[0], "subscriptions") {
+		return "/"
+	}
+	scope := "/subscriptions/" + segs[1]
+	if len(segs) < 4 || !strings.EqualFold(segs[2], "resourceGroups") {
+		return scope
+	}
+	scope += "/resourceGroups/" + segs[3]
+	if len(segs) < 8 || !strings.EqualFold(segs[4], "providers") {
+		return scope
+	}
+	scope += "/providers/" + segs[5]
+	for i := 6; i+1 < len(segs); i += 2 {
+		scope += "/" + segs[i] + "/" + segs[i+1]
+	}
+	return scope
+}

@@ -1,0 +1,71 @@
+package armapi
+
+import (
+	"net/http"
+	"strings"
+
+	millpond "millpond.dev/millpond"
+	"millpond.dev/millpond/internal/azwire"
+)
+
+func refusal(route *azwire.Route) error {
+	return millpond.Errorf(millpond.Unsupported, "NotImplemented", "%s", route.Refused)
+}
+
+// refusedRoutes are operations of Azure that clients of batch work might call
+// and that are not served. The last ones catch every other provider.
+func (e *Edge) refusedRoutes() []azwire.Route {
+	const mc = "/subscriptions/{sub}/resourceGroups/{rg}/providers/Microsoft.Compute"
+	const mb = "/subscriptions/{sub}/resourceGroups/{rg}/providers/Microsoft.Batch/batchAccounts/{name}"
+	no := func(name, method, path, action, why string) azwire.Route {
+		return azwire.Route{Name: name, Method: method, Path: path, Action: action, Refused: why}
+	}
+	const vms = "Virtual machines of one's own are not supported yet. To prepare an image, use millpond image build, or upload a VHD to a disk."
+	const deployments = "Template deployments are not supported yet. Create the resources one by one with az."
+	const pools = "Pools are managed through the Batch service, not through the Resource Manager, for now: az batch pool."
+	const apps = "Application packages are not supported yet. Use resource files."
+	out := []azwire.Route{
+		no("VirtualMachines_CreateOrUpdate", "PUT", mc+"/virtualMachines/{name}", "Microsoft.Compute/virtualMachines/write", vms),
+		no("VirtualMachines_Update", "PATCH", mc+"/virtualMachines/{name}", "Microsoft.Compute/virtualMachines/write", vms),
+		no("VirtualMachines_List", "GET", mc+"/virtualMachines", "Microsoft.Compute/virtualMachines/read", vms),
+		no("VirtualMachines_ListAll", "GET", "/subscriptions/{sub}/providers/Microsoft.Compute/virtualMachines", "Microsoft.Compute/virtualMachines/read", vms),
+		no("VirtualMachineScaleSets_CreateOrUpdate", "PUT", mc+"/virtualMachineScaleSets/{name}", "Microsoft.Compute/virtualMachineScaleSets/write", "Scale sets are not supported. Use a Batch pool."),
+		no("GalleryApplications_CreateOrUpdate", "PUT", mc+"/galleries/{gallery}/applications/{name}", "Microsoft.Compute/galleries/applications/write", "Gallery applications are not supported."),
+		no("GallerySharingProfile_Update", "POST", mc+"/galleries/{gallery}/share", "Microsoft.Compute/galleries/share/action", "Sharing a gallery by subscription, tenant or community is not supported yet. Grant a role on the gallery: az role assignment create --role \"Compute Gallery Image Reader\" --scope GALLERY_ID"),
+		no("Deployments_CreateOrUpdate", "PUT", "/subscriptions/{sub}/resourceGroups/{rg}/providers/Microsoft.Resources/deployments/{name}", "Microsoft.Resources/deployments/write", deployments),
+		no("Deployments_Validate", "POST", "/subscriptions/{sub}/resourceGroups/{rg}/providers/Microsoft.Resources/deployments/{name}/validate", "Microsoft.Resources/deployments/validate/action", deployments),
+		no("Deployments_ListByResourceGroup", "GET", "/subscriptions/{sub}/resourceGroups/{rg}/providers/Microsoft.Resources/deployments", "Microsoft.Resources/deployments/read", deployments),
+		no("VirtualNetworks_List", "GET", "/subscriptions/{sub}/resourceGroups/{rg}/providers/Microsoft.Network/virtualNetworks", "Microsoft.Network/virtualNetworks/read", "Virtual networks are not supported yet. The nodes of a pool share a network of their own."),
+		no("StorageAccounts_Create", "PUT", "/subscriptions/{sub}/resourceGroups/{rg}/providers/Microsoft.Storage/storageAccounts/{name}", "Microsoft.Storage/storageAccounts/write", "Storage accounts are not supported yet. Upload VHDs to a disk: az disk create --upload-type Upload."),
+		no("Pool_Create", "PUT", mb+"/pools/{pool}", "Microsoft.Batch/batchAccounts/pools/write", pools),
+		no("Pool_Update", "PATCH", mb+"/pools/{pool}", "Microsoft.Batch/batchAccounts/pools/write", pools),
+		no("Pool_Get", "GET", mb+"/pools/{pool}", "Microsoft.Batch/batchAccounts/pools/read", pools),
+		no("Pool_ListByBatchAccount", "GET", mb+"/pools", "Microsoft.Batch/batchAccounts/pools/read", pools),
+		no("Pool_Delete", "DELETE", mb+"/pools/{pool}", "Microsoft.Batch/batchAccounts/pools/delete", pools),
+		no("Application_Create", "PUT", mb+"/applications/{app}", "Microsoft.Batch/batchAccounts/applications/write", apps),
+		no("Application_List", "GET", mb+"/applications", "Microsoft.Batch/batchAccounts/applications/read", apps),
+		no("BatchAccount_SynchronizeAutoStorageKeys", "POST", mb+"/syncAutoStorageKeys", "Microsoft.Batch/batchAccounts/syncAutoStorageKeys/action", "Auto-storage is not supported yet."),
+		no("Certificate_Create", "PUT", mb+"/certificates/{cert}", "Microsoft.Batch/batchAccounts/certificates/write", "Certificates are not supported; Azure Batch has retired them."),
+	}
+	const other = "Resources of this type are not supported yet. What is served: az provider list -o table"
+	const any = "/subscriptions/{sub}/resourceGroups/{rg}/providers/{ns}/{rest...}"
+	out = append(out, azwire.Route{Name: "Resources_GetById", Method: "GET", Path: any, Action: "{ns}/{type}/read", Handle: e.getUnknown})
+	for _, m := range []string{"PUT", "PATCH", "POST", "DELETE"} {
+		verb := map[string]string{"PUT": "write", "PATCH": "write", "POST": "action", "DELETE": "delete"}[m]
+		out = append(out, no("Resources_Any"+m, m, any, "{ns}/{type}/"+verb, other))
+	}
+	return append(out, no("Resources_AnyList", "GET", "/subscriptions/{sub}/providers/{ns}/{rest...}", "{ns}/{type}/read", other))
+}
+
+// getUnknown answers a GET of a type that is not served. Clients probe for
+// virtual machines by name and need a 404 to go on.
+func (e *Edge) getUnknown(w http.ResponseWriter, r *azwire.Request) error {
+	if _, err := e.Resources.Group(r.Context(), groupScope(r)); err != nil {
+		return err
+	}
+	rest := strings.Split(r.Param("rest"), "/")
+	if len(rest)%2 != 0 {
+		return millpond.Errorf(millpond.Unsupported, "NotImplemented", "Resources of type %s/%s are not supported yet. What is served: az provider list -o table", r.Param("ns"), typeOf(r.Param("rest")))
+	}
+	return millpond.Errorf(millpond.NotFound, "ResourceNotFound", "The Resource '%s/%s/%s' under resource group '%s' was not found.", r.Param("ns"), typeOf(r.Param("rest")), rest[len(rest)-1], r.Param("rg"))
+}

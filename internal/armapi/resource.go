@@ -1,0 +1,201 @@
+package armapi
+
+import (
+	"net/http"
+	"regexp"
+	"strings"
+
+	millpond "millpond.dev/millpond"
+	"millpond.dev/millpond/internal/azwire"
+	"millpond.dev/millpond/internal/resource"
+	"millpond.dev/millpond/internal/sqlite"
+)
+
+func (e *Edge) resourceRoutes() []azwire.Route {
+	const group = "/subscriptions/{sub}/resourceGroups/{rg}"
+	const tags = "/providers/Microsoft.Resources/tags/default"
+	const any = group + "/providers/{ns}/{type}/{name}"
+	out := []azwire.Route{
+		{Name: "Resources_List", Method: "GET", Path: "/subscriptions/{sub}/resources", Action: "Microsoft.Resources/subscriptions/resources/read", Handle: e.listResources},
+		{Name: "Resources_ListByResourceGroup", Method: "GET", Path: group + "/resources", Action: "Microsoft.Resources/subscriptions/resourceGroups/resources/read", Handle: e.listResources},
+		{Name: "Resources_CheckExistenceById", Method: "HEAD", Path: group + "/providers/{ns}/{rest...}", Action: "{ns}/{type}/read", Handle: e.headResource},
+	}
+	for _, at := range []string{group, any, any + "/{type2}/{name2}", any + "/{type2}/{name2}/{type3}/{name3}"} {
+		out = append(out,
+			azwire.Route{Name: "Tags_GetAtScope", Method: "GET", Path: at + tags, Action: "Microsoft.Resources/tags/read", Handle: e.getTags},
+			azwire.Route{Name: "Tags_CreateOrUpdateAtScope", Method: "PUT", Path: at + tags, Action: "Microsoft.Resources/tags/write", Handle: e.putTags},
+			azwire.Route{Name: "Tags_UpdateAtScope", Method: "PATCH", Path: at + tags, Action: "Microsoft.Resources/tags/write", Handle: e.patchTags},
+			azwire.Route{Name: "Tags_DeleteAtScope", Method: "DELETE", Path: at + tags, Action: "Microsoft.Resources/tags/delete", Handle: e.deleteTags})
+	}
+	return out
+}
+
+// filterTerm reads the terms that clients put into $filter of a resource list.
+var filterTerm = regexp.MustCompile(`(?i)(resourceGroup|resourceType|name|tagName|tagValue|location)\s+eq\s+'([^']*)'`)
+
+func (e *Edge) listResources(w http.ResponseWriter, r *azwire.Request) error {
+	after, limit, err := e.page(r)
+	if err != nil {
+		return err
+	}
+	q := sqlite.Query{Subscription: r.Param("sub"), After: after, Limit: limit}
+	if r.Param("rg") != "" {
+		q.Group = groupScope(r)
+	}
+	location := ""
+	rest := r.QueryValue("$filter")
+	for _, m := range filterTerm.FindAllStringSubmatch(rest, -1) {
+		switch strings.ToLower(m[1]) {
+		case "resourcegroup":
+			q.Group = "/subscriptions/" + r.Param("sub") + "/resourceGroups/" + m[2]
+		case "resourcetype":
+			q.Type = m[2]
+		case "name":
+			q.Name = m[2]
+		case "location":
+			location = millpond.NormalizeRegion(m[2])
+		case "tagname":
+			q.Tag = m[2] + q.Tag
+		case "tagvalue":
+			q.Tag += "=" + m[2]
+		}
+	}
+	left := filterTerm.ReplaceAllString(rest, "")
+	if strings.Trim(strings.ReplaceAll(strings.ToLower(left), "and", ""), " ()") != "" {
+		return millpond.Errorf(millpond.Invalid, "InvalidFilterInQueryString", "The $filter '%s' is not supported. Use resourceGroup, resourceType, name, location, tagName or tagValue with eq, joined by and.", rest)
+	}
+	if q.Tag != "" || location != "" {
+		q.Limit = 0 // these filter after the page is cut
+	}
+	rs, err := e.Resources.List(r.Context(), q)
+	if err != nil {
+		return err
+	}
+	if location != "" {
+		kept := rs[:0]
+		for _, n := range rs {
+			if n.Location == location {
+				kept = append(kept, n)
+			}
+		}
+		rs = kept
+	}
+	return writeList(e, w, r, rs, func(n millpond.Resource) (string, string, string) {
+		return n.ID.Key(), n.ID.String(), n.ID.Type() + "/read"
+	}, func(n millpond.Resource) any {
+		return map[string]any{"id": n.ID.String(), "name": n.ID.Name(), "type": n.ID.Type(), "location": n.Location, "tags": n.Tags,
+			"createdTime": n.Created, "changedTime": n.Changed, "provisioningState": string(n.State)}
+	})
+}
+
+func (e *Edge) headResource(w http.ResponseWriter, r *azwire.Request) error {
+	id, ok := millpond.ParseResourceID(r.URL.Path)
+	if !ok {
+		return millpond.Errorf(millpond.NotFound, "ResourceNotFound", "There is no resource at %s.", r.URL.Path)
+	}
+	if _, err := e.Resources.Get(r.Context(), id); err != nil {
+		return err
+	}
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+func tagScope(r *azwire.Request) string {
+	i := strings.LastIndex(strings.ToLower(r.URL.Path), "/providers/microsoft.resources/tags/")
+	return r.URL.Path[:i]
+}
+
+type tagsBody struct {
+	Operation  string `json:"operation"`
+	Properties struct {
+		Tags map[string]*string `json:"tags"`
+	} `json:"properties"`
+}
+
+func writeTags(w http.ResponseWriter, r *azwire.Request, tags map[string]string) {
+	if tags == nil {
+		tags = map[string]string{}
+	}
+	azwire.WriteJSON(w, http.StatusOK, map[string]any{"id": tagScope(r) + "/providers/Microsoft.Resources/tags/default", "name": "default", "type": "Microsoft.Resources/tags",
+		"properties": map[string]any{"tags": tags}})
+}
+
+func (e *Edge) getTags(w http.ResponseWriter, r *azwire.Request) error {
+	tags, err := e.Resources.Tags(r.Context(), tagScope(r))
+	if err == nil {
+		writeTags(w, r, tags)
+	}
+	return err
+}
+
+func (e *Edge) setTags(w http.ResponseWriter, r *azwire.Request, op resource.TagOp) error {
+	var body tagsBody
+	if err := decode(r, &body); err != nil {
+		return err
+	}
+	if op == "" {
+		for _, o := range []resource.TagOp{resource.TagMerge, resource.TagReplace, resource.TagDelete} {
+			if strings.EqualFold(string(o), body.Operation) {
+				op = o
+			}
+		}
+		if op == "" {
+			return millpond.Errorf(millpond.Invalid, "InvalidRequestContent", "operation must be Merge, Replace or Delete, not %q.", body.Operation)
+		}
+	}
+	tags, err := e.Resources.SetTags(r.Context(), tagScope(r), op, tagsIn(body.Properties.Tags))
+	if err == nil {
+		writeTags(w, r, tags)
+	}
+	return err
+}
+
+func (e *Edge) putTags(w http.ResponseWriter, r *azwire.Request) error {
+	return e.setTags(w, r, resource.TagReplace)
+}
+
+func (e *Edge) patchTags(w http.ResponseWriter, r *azwire.Request) error { return e.setTags(w, r, "") }
+
+func (e *Edge) deleteTags(w http.ResponseWriter, r *azwire.Request) error {
+	if _, err := e.Resources.SetTags(r.Context(), tagScope(r), resource.TagReplace, nil); err != nil {
+		return err
+	}
+	w.WriteHeader(http.StatusOK)
+	return nil
+}
+
+// encodeByID encodes a resource that is known by its id only.
+func (e *Edge) encodeByID(r *azwire.Request, key string) (any, bool, error) {
+	id, ok := millpond.ParseResourceID(key)
+	if !ok {
+		return nil, false, nil
+	}
+	ctx := r.Context()
+	switch {
+	case id.Is(millpond.TypeDisk):
+		d, err := e.Compute.Disk(ctx, id)
+		if err != nil {
+			return nil, false, err
+		}
+		return encodeDisk(d), true, nil
+	case id.Is(millpond.TypeSnapshot):
+		d, err := e.Compute.Disk(ctx, id)
+		if err != nil {
+			return nil, false, err
+		}
+		return encodeSnapshot(d), true, nil
+	case id.Is(millpond.TypeImage):
+		m, err := e.Compute.Image(ctx, id)
+		if err != nil {
+			return nil, false, err
+		}
+		return encodeImage(m), true, nil
+	case id.Is(millpond.TypeVersion):
+		v, err := e.Gallery.Version(ctx, id)
+		if err != nil {
+			return nil, false, err
+		}
+		return e.encodeVersion(v, false), true, nil
+	}
+	return nil, false, nil
+}
