@@ -140,7 +140,7 @@ func (e *Edge) serve(w http.ResponseWriter, r *azwire.Request) error {
 		r.SetParam(k, v)
 	}
 	if sub := params["sub"]; sub != "" {
-		s, err := e.Resources.Subscription(r.Context(), caller, sub)
+		s, err := e.Resources.SubscriptionFor(r.Context(), caller, sub)
 		if err != nil {
 			return err
 		}

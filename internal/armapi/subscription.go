@@ -52,7 +52,7 @@ func (e *Edge) listSubscriptions(w http.ResponseWriter, r *azwire.Request) error
 
 // visible refuses a subscription in which the caller has no role at all.
 func (e *Edge) visible(r *azwire.Request, action string) (millpond.Subscription, error) {
-	s, err := e.Resources.Subscription(r.Context(), r.Caller, r.Param("sub"))
+	s, err := e.Resources.SubscriptionFor(r.Context(), r.Caller, r.Param("sub"))
 	if err != nil || e.Auth.Sees(r.Context(), r.Caller, s.Scope()) {
 		return s, err
 	}

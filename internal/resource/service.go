@@ -164,8 +164,8 @@ func (s *Service) Subscriptions(ctx context.Context, tenant string) ([]millpond.
 	return out, err
 }
 
-// Subscription returns one subscription, which must be in the caller's tenant.
-func (s *Service) Subscription(ctx context.Context, caller millpond.Caller, id string) (sub millpond.Subscription, err error) {
+// Subscription returns one subscription of any tenant.
+func (s *Service) Subscription(ctx context.Context, id string) (sub millpond.Subscription, err error) {
 	err = s.db.View(ctx, func(tx *sqlite.Tx) error {
 		sub, err = tx.Subscription(id)
 		return err
@@ -173,6 +173,12 @@ func (s *Service) Subscription(ctx context.Context, caller millpond.Caller, id s
 	if errors.Is(err, sqlite.ErrNoRow) {
 		return sub, millpond.Errorf(millpond.NotFound, "SubscriptionNotFound", "The subscription '%s' could not be found. List yours with: az account list --refresh", id)
 	}
+	return sub, err
+}
+
+// SubscriptionFor returns one subscription, which must be in the caller's tenant.
+func (s *Service) SubscriptionFor(ctx context.Context, caller millpond.Caller, id string) (millpond.Subscription, error) {
+	sub, err := s.Subscription(ctx, id)
 	if err == nil && caller.Tenant != "" && !strings.EqualFold(caller.Tenant, sub.Tenant) {
 		return sub, millpond.Errorf(millpond.Unauthenticated, "InvalidAuthenticationTokenTenant",
 			"The access token is from tenant '%s', but subscription '%s' belongs to tenant '%s'. Log in with --tenant %s.", caller.Tenant, sub.ID, sub.Tenant, sub.Tenant)
