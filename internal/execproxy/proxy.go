@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"millpond.dev/millpond/internal/azwire"
+	"millpond.dev/millpond/internal/quickack"
 )
 
 // dialTimeout bounds a dial. A refusal must be quick: az waits for it at exit.
@@ -38,7 +39,7 @@ func (p *Proxy) Serve(ctx context.Context, l net.Listener) error {
 	server := &http.Server{Handler: p, ReadHeaderTimeout: 10 * time.Second, BaseContext: func(net.Listener) context.Context { return ctx }}
 	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
 	defer stop()
-	err := server.Serve(l)
+	err := server.Serve(quickack.Listener(l))
 	p.tunnels.Wait()
 	if errors.Is(err, http.ErrServerClosed) {
 		return nil
@@ -135,7 +136,7 @@ func (p *Proxy) tunnel(w http.ResponseWriter, r *http.Request, address string) {
 // answer that is still on its way the other way arrives.
 func carry(to net.Conn, from io.Reader) {
 	_, _ = io.Copy(to, from)
-	if c, ok := to.(*net.TCPConn); ok {
+	if c, ok := to.(interface{ CloseWrite() error }); ok {
 		_ = c.CloseWrite()
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"millpond.dev/millpond/internal/clock"
+	"millpond.dev/millpond/internal/quickack"
 )
 
 // Config is what a server is made of.
@@ -60,7 +61,7 @@ func (s *Server) Run(ctx context.Context, l net.Listener) error {
 		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
 	served := make(chan error, 1)
-	go func() { served <- server.ServeTLS(l, "", "") }()
+	go func() { served <- server.ServeTLS(quickack.Listener(l), "", "") }()
 	select {
 	case err := <-served:
 		return err
