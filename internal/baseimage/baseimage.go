@@ -172,6 +172,7 @@ type build struct {
 	agent   string // hex SHA-256 of the agent, "" without
 	key     string
 	seed    string // names the UUIDs inside the image; independent of the agent
+	system  string // names the installed system without our files
 	note    string
 	kernel  kernel
 	desc    Description
@@ -252,23 +253,30 @@ func (b *build) resolve(ctx context.Context) error {
 	b.debs = debs
 	h := sha256.New()
 	fmt.Fprintln(h, b.Name, b.release.Name)
-	if err := hashRecipe(h); err != nil {
+	if err := hashRecipe(h, "files"); err != nil {
+		return err
+	}
+	system := sha256.New()
+	if err := hashRecipe(system, "files/debian-early"); err != nil {
 		return err
 	}
 	for _, d := range debs {
 		fmt.Fprintln(h, d.File, d.SHA256)
+		fmt.Fprintln(system, d.File, d.SHA256)
 	}
+	b.system = hex.EncodeToString(system.Sum(nil))
 	b.seed = hex.EncodeToString(h.Sum(nil))
 	fmt.Fprintln(h, b.agent)
 	b.key = hex.EncodeToString(h.Sum(nil))
 	return nil
 }
 
-// hashRecipe mixes in every file that goes into images and the layout's version.
-func hashRecipe(h io.Writer) error {
+// hashRecipe mixes in every file below dir that goes into images, and the
+// layout's version.
+func hashRecipe(h io.Writer, dir string) error {
 	fmt.Fprintln(h, recipeVersion)
 	var names []string
-	err := fs.WalkDir(recipeFiles, ".", func(p string, d fs.DirEntry, err error) error {
+	err := fs.WalkDir(recipeFiles, dir, func(p string, d fs.DirEntry, err error) error {
 		if err == nil && !d.IsDir() {
 			names = append(names, p)
 		}

@@ -65,7 +65,13 @@ func resolveDebs(ctx context.Context, cache string, names []string) ([]deb, erro
 		}
 		exact = append(exact, n)
 	}
-	out, err := command{name: "apt-get", args: append([]string{"download", "--print-uris", "-qq"}, exact...)}.output(ctx)
+	// In an empty folder: apt-get leaves out what the current one holds already.
+	empty, err := os.MkdirTemp(cache, ".resolve-*")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(empty)
+	out, err := command{name: "apt-get", dir: empty, args: append([]string{"download", "--print-uris", "-qq"}, exact...)}.output(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("%w\nIf the packages are not known, refresh the host's lists with: apt-get update", err)
 	}
