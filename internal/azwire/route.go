@@ -15,8 +15,9 @@ type Route struct {
 	// Name is the vendor's operation name, such as Pool_Add.
 	Name   string
 	Method string
-	// Path has {name} for one segment and a last {name...} for the rest.
-	// Literal segments match without regard to case.
+	// Path has {name} for one segment, text({name}) for a segment with fixed text
+	// around it, and a last {name...} for the rest. Literal text matches without
+	// regard to case.
 	Path string
 	// Action is the right that a caller needs, such as
 	// Microsoft.Batch/batchAccounts/pools/read. Empty means that the route is
@@ -135,6 +136,14 @@ func matchSegments(pattern, segs []string) (map[string]string, bool) {
 		}
 		if strings.HasPrefix(p, "{") {
 			if segs[i] == "" || !set(p[1:len(p)-1], segs[i]) {
+				return nil, false
+			}
+			continue
+		}
+		if open, end := strings.IndexByte(p, '{'), strings.IndexByte(p, '}'); open > 0 && end > open {
+			before, after := p[:open], p[end+1:]
+			if len(segs[i]) <= len(before)+len(after) || !strings.EqualFold(segs[i][:len(before)], before) || !strings.EqualFold(segs[i][len(segs[i])-len(after):], after) ||
+				!set(p[open+1:end], segs[i][len(before):len(segs[i])-len(after)]) {
 				return nil, false
 			}
 			continue

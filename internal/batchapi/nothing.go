@@ -1,0 +1,32 @@
+package batchapi
+
+import (
+	"net/http"
+	"strings"
+
+	millpond "millpond.dev/millpond"
+	"millpond.dev/millpond/internal/azwire"
+)
+
+// Sets that are always empty, because what would fill them is refused. Reading
+// them is honest and lets clients that look first go on.
+
+func (e *Edge) listNothing(w http.ResponseWriter, r *request) error {
+	if _, err := azwire.MaxResults(r.Request, maxPage); err != nil {
+		return err
+	}
+	segs := strings.Split(strings.Trim(r.Route.Path, "/"), "/")
+	return e.writePage(w, r, segs[len(segs)-1], nil, "")
+}
+
+func (e *Edge) noSchedule(http.ResponseWriter, *request) error {
+	return millpond.Errorf(millpond.NotFound, "JobScheduleNotFound", "The specified job schedule does not exist. %s", noSchedules)
+}
+
+func (e *Edge) noApplication(http.ResponseWriter, *request) error {
+	return millpond.Errorf(millpond.NotFound, "ApplicationNotFound", "The specified application does not exist. Application packages are not supported yet.")
+}
+
+func (e *Edge) noCertificate(http.ResponseWriter, *request) error {
+	return millpond.Errorf(millpond.NotFound, "CertificateNotFound", "The specified certificate does not exist. %s", noCertificates)
+}

@@ -1,0 +1,111 @@
+package batchapi
+
+import millpond "millpond.dev/millpond"
+
+const (
+	noAutoPool   = "Pools made for one job are not supported yet. Add the pool and give its id."
+	noJobTasks   = "Job manager, preparation and release tasks are not supported yet."
+	noJobNetwork = "Networks of jobs are not supported yet."
+	noPreemption = "Preemption between jobs is not supported yet."
+	noContainers = "Containers are not supported yet."
+)
+
+func jobConstraints() *rule {
+	return object(map[string]*rule{"maxWallClockTime": span(), "maxTaskRetryCount": number(retry, anyInt)})
+}
+
+// changeable are the members that add, PATCH and PUT share.
+func changeable() map[string]*rule {
+	return map[string]*rule{
+		"priority":            number(-1<<31, anyInt),
+		"maxParallelTasks":    number(-1, anyInt),
+		"allowTaskPreemption": refuse(noPreemption, false),
+		"constraints":         jobConstraints(),
+		"poolInfo":            object(map[string]*rule{"poolId": text(128), "autoPoolSpecification": refuse(noAutoPool)}),
+		"onAllTasksComplete":  word("noaction", "terminatejob"),
+		"metadata":            metadataRule(),
+		"networkConfiguration": object(map[string]*rule{"subnetId": refuse(noJobNetwork),
+			"skipWithdrawFromVNet": refuse(noJobNetwork, false)}),
+	}
+}
+
+// checkJob holds the ranges that have codes of their own.
+func checkJob(_ *body, m map[string]any, _ string) error {
+	if p, ok := m["priority"].(int64); ok && (p < -1000 || p > 1000) {
+		return millpond.Errorf(millpond.Invalid, "OutOfRangePriority", "The priority of a job must be between -1000 and 1000, not %d.", p).
+			With("PropertyName", "priority").With("PropertyPath", "priority")
+	}
+	if n, ok := m["maxParallelTasks"].(int64); ok && n == 0 {
+		return invalid("maxParallelTasks", n, "It must be -1 (no limit) or greater than 0.")
+	}
+	return nil
+}
+
+func jobAddShape() *rule {
+	m := changeable()
+	m["id"] = idRule().needed()
+	m["displayName"] = text(1024)
+	m["usesTaskDependencies"] = truth()
+	m["onTaskFailure"] = refuse("Jobs do not react to failed tasks yet.", "noaction")
+	m["jobManagerTask"] = refuse(noJobTasks)
+	m["jobPreparationTask"] = refuse(noJobTasks)
+	m["jobReleaseTask"] = refuse(noJobTasks)
+	m["commonEnvironmentSettings"] = environmentRule()
+	m["poolInfo"].members["poolId"].needed()
+	m["poolInfo"].needed()
+	return object(m).check(checkJob)
+}
+
+func jobPatchShape() *rule { return object(changeable()).check(checkJob) }
+
+func jobUpdateShape() *rule {
+	m := changeable()
+	m["poolInfo"].members["poolId"].needed()
+	m["poolInfo"].needed()
+	return object(m).check(checkJob)
+}
+
+func taskConstraints() *rule {
+	return object(map[string]*rule{"maxWallClockTime": span(), "retentionTime": span(), "maxTaskRetryCount": number(retry, anyInt)})
+}
+
+func taskAddShape() *rule {
+	const exits = "Conditions on exit codes are not supported yet."
+	const instances = "Multi-instance tasks are not supported yet."
+	return object(map[string]*rule{
+		"id":                           idRule().needed(),
+		"displayName":                  text(1024),
+		"commandLine":                  text(256 << 10).needed(),
+		"containerSettings":            refuse(noContainers),
+		"exitConditions":               refuse(exits),
+		"resourceFiles":                resourceFilesRule(),
+		"outputFiles":                  refuse("Uploading output files is not supported yet. Read them from the task's files."),
+		"environmentSettings":          environmentRule(),
+		"affinityInfo":                 object(map[string]*rule{"affinityId": text(256).needed()}),
+		"constraints":                  taskConstraints(),
+		"requiredSlots":                number(1, anyInt),
+		"userIdentity":                 userIdentityRule(),
+		"runElevated":                  truth(),
+		"multiInstanceSettings":        refuse(instances),
+		"dependsOn":                    object(map[string]*rule{"taskIds": refuse("Task dependencies are not supported yet."), "taskIdRanges": refuse("Task dependencies are not supported yet.")}),
+		"applicationPackageReferences": refuse("Application packages are not supported yet."),
+		"authenticationTokenSettings":  object(map[string]*rule{"access": refuse("Tokens for tasks are not supported yet.")}),
+	}).check(func(_ *body, m map[string]any, _ string) error {
+		if elevated, _ := m["runElevated"].(bool); elevated && m["userIdentity"] == nil {
+			m["userIdentity"] = map[string]any{"autoUser": map[string]any{"elevationLevel": "admin"}}
+		}
+		delete(m, "runElevated")
+		return nil
+	})
+}
+
+// maxCollection is the most tasks of one collection.
+const maxCollection = 100
+
+// taskCollectionShape leaves the tasks unchecked: each has a result of its own.
+func taskCollectionShape() *rule {
+	l := many(nil, maxCollection).needed()
+	l.low = 1
+	l.raw = true
+	return object(map[string]*rule{"value": l})
+}

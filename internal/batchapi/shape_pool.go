@@ -1,0 +1,333 @@
+package batchapi
+
+import (
+	"strings"
+
+	millpond "millpond.dev/millpond"
+)
+
+// shapes are the rules of every body, by operation.
+type shapes struct {
+	poolAdd, poolPatch, poolReplace, poolResize, removeNodes *rule
+	nodeReboot, nodeReimage, nodeDisable                     *rule
+	jobAdd, jobPatch, jobUpdate, jobDisable, jobTerminate    *rule
+	taskAdd, taskCollection, taskUpdate                      *rule
+}
+
+func makeShapes() shapes {
+	return shapes{
+		poolAdd: poolAddShape(), poolPatch: poolPatchShape(), poolReplace: poolReplaceShape(), poolResize: resizeShape(), removeNodes: removeNodesShape(),
+		nodeReboot: object(map[string]*rule{"nodeRebootOption": deallocation()}), nodeReimage: object(map[string]*rule{"nodeReimageOption": deallocation()}),
+		nodeDisable: object(map[string]*rule{"nodeDisableSchedulingOption": word("requeue", "terminate", "taskcompletion")}),
+		jobAdd:      jobAddShape(), jobPatch: jobPatchShape(), jobUpdate: jobUpdateShape(),
+		jobDisable:   object(map[string]*rule{"disableTasks": word("requeue", "terminate", "wait").needed()}),
+		jobTerminate: object(map[string]*rule{"terminateReason": text(1024)}),
+		taskAdd:      taskAddShape(), taskCollection: taskCollectionShape(), taskUpdate: object(map[string]*rule{"constraints": taskConstraints()}),
+	}
+}
+
+func deallocation() *rule { return word("requeue", "terminate", "taskcompletion", "retaineddata") }
+
+// warningItem is the name of the metadata items that warnings are shown as.
+// They are read-only: what a client sends back is dropped.
+const warningItem = "millpond:warning"
+
+func metadataRule() *rule {
+	item := object(map[string]*rule{"name": text(1024), "value": text(32 << 10)}).check(func(_ *body, m map[string]any, path string) error {
+		if s, _ := m["name"].(string); s == "" {
+			return millpond.Errorf(millpond.Invalid, "EmptyMetadataKey", "A metadata item has no name.").With("PropertyName", "name").With("PropertyPath", path+".name")
+		}
+		if _, ok := m["value"]; !ok {
+			return missing(path + ".value")
+		}
+		return nil
+	})
+	return many(item, 1000)
+}
+
+func poolAddShape() *rule {
+	return object(map[string]*rule{
+		"id":                           idRule().needed(),
+		"displayName":                  text(1024),
+		"vmSize":                       text(128).needed(),
+		"virtualMachineConfiguration":  machineRule().needed(),
+		"cloudServiceConfiguration":    refuse("Cloud Services left the service in 2024; use virtualMachineConfiguration."),
+		"resizeTimeout":                span(),
+		"targetDedicatedNodes":         number(0, anyInt),
+		"targetLowPriorityNodes":       number(0, anyInt),
+		"enableAutoScale":              refuse(noAutoscale, false),
+		"autoScaleFormula":             refuse(noAutoscale),
+		"autoScaleEvaluationInterval":  refuse(noAutoscale),
+		"enableInterNodeCommunication": truth(),
+		"networkConfiguration":         networkRule(),
+		"startTask":                    startTaskRule(),
+		"certificateReferences":        refuse(noCertificates),
+		"applicationPackageReferences": refuse("Application packages are not supported yet. Put the program into the image, or fetch it with a resource file."),
+		"applicationLicenses":          refuse("Application licences are not supported."),
+		"taskSlotsPerNode":             number(1, millpond.MaxTaskSlots),
+		"maxTasksPerNode":              number(1, millpond.MaxTaskSlots),
+		"taskSchedulingPolicy": object(map[string]*rule{"nodeFillType": word("spread", "pack").needed(),
+			"jobDefaultOrder": refuse("The order of jobs within a pool is by priority only.", "none")}),
+		"userAccounts":                many(userAccountRule(), 100),
+		"metadata":                    metadataRule(),
+		"mountConfiguration":          refuse("Mounting file systems on nodes is not supported yet. Mount in the start task."),
+		"targetNodeCommunicationMode": word("default", "classic", "simplified"),
+		"upgradePolicy": object(map[string]*rule{"mode": refuse("Nodes are not upgraded in place; reimage them.", "manual"),
+			"automaticOSUpgradePolicy": refuse("Nodes are not upgraded in place; reimage them."), "rollingUpgradePolicy": refuse("Nodes are not upgraded in place; reimage them.")}),
+		"resourceTags": refuse("Nodes have no resources in a subscription that could carry tags."),
+		"identity": object(map[string]*rule{"type": refuse("Managed identities are not supported yet.", "None"),
+			"userAssignedIdentities": refuse("Managed identities are not supported yet.")}),
+	}).check(func(_ *body, m map[string]any, _ string) error {
+		// maxTasksPerNode is the name before 2020-09-01.12.0.
+		if v, ok := m["maxTasksPerNode"]; ok {
+			if _, both := m["taskSlotsPerNode"]; !both {
+				m["taskSlotsPerNode"] = v
+			}
+		}
+		return needTarget(m)
+	})
+}
+
+// needTarget wants a size: without a formula there is nothing else to go by.
+func needTarget(m map[string]any) error {
+	_, dedicated := m["targetDedicatedNodes"]
+	_, low := m["targetLowPriorityNodes"]
+	if !dedicated && !low {
+		return missing("targetDedicatedNodes")
+	}
+	return nil
+}
+
+func poolPatchShape() *rule {
+	const later = "Only startTask, metadata, displayName and targetNodeCommunicationMode of a pool can be changed yet. Delete the pool and add it anew."
+	shape := poolReplaceShape()
+	shape.members["displayName"] = text(1024)
+	for _, name := range []string{"vmSize", "virtualMachineConfiguration", "taskSlotsPerNode", "taskSchedulingPolicy", "enableInterNodeCommunication",
+		"networkConfiguration", "userAccounts", "mountConfiguration", "upgradePolicy", "resourceTags"} {
+		shape.members[name] = refuse(later)
+	}
+	return shape
+}
+
+func poolReplaceShape() *rule {
+	return object(map[string]*rule{
+		"startTask":                    startTaskRule(),
+		"metadata":                     metadataRule(),
+		"certificateReferences":        refuse(noCertificates),
+		"applicationPackageReferences": refuse("Application packages are not supported yet."),
+		"targetNodeCommunicationMode":  word("default", "classic", "simplified"),
+	})
+}
+
+func resizeShape() *rule {
+	return object(map[string]*rule{
+		"targetDedicatedNodes":   number(0, anyInt),
+		"targetLowPriorityNodes": number(0, anyInt),
+		"resizeTimeout":          span(),
+		"nodeDeallocationOption": deallocation(),
+	}).check(func(_ *body, m map[string]any, _ string) error { return needTarget(m) })
+}
+
+func removeNodesShape() *rule {
+	nodes := many(text(128), 100).needed()
+	nodes.low = 1
+	return object(map[string]*rule{"nodeList": nodes, "resizeTimeout": span(), "nodeDeallocationOption": deallocation()})
+}
+
+// idRule is an id that a caller adds.
+func idRule() *rule {
+	r := text(0)
+	r.id = true
+	return r
+}
+
+func machineRule() *rule {
+	const disk = "The OS disk is as the image has it."
+	const security = "Security profiles are not supported yet."
+	return object(map[string]*rule{
+		"imageReference": imageRule().needed(),
+		"nodeAgentSKUId": text(256).needed(),
+		"windowsConfiguration": object(map[string]*rule{
+			"enableAutomaticUpdates": refuse("Windows settings do not apply to Linux images.", true, false)}),
+		"dataDisks": many(object(map[string]*rule{
+			"lun": number(0, 63).needed(), "diskSizeGB": number(1, 65536).needed(),
+			"caching":            word("none", "readonly", "readwrite"),
+			"storageAccountType": word("standard_lrs", "premium_lrs", "standardssd_lrs"),
+			"managedDisk":        refuse("Use storageAccountType."),
+		}), 64),
+		"licenseType":                 refuse("Licences apply to Windows only, which is not supported yet."),
+		"containerConfiguration":      refuse("Container pools are not supported yet."),
+		"diskEncryptionConfiguration": object(map[string]*rule{"targets": refuse("Disk encryption is not supported."), "customerManagedKey": refuse("Disk encryption is not supported.")}),
+		"nodePlacementConfiguration":  object(map[string]*rule{"policy": refuse("A region here has no zones.", "regional")}),
+		"extensions":                  refuse("VM extensions are not supported. Use a start task, or prepare the image."),
+		"osDisk": object(map[string]*rule{
+			"ephemeralOSDiskSettings": refuse("Every OS disk here is already local and ephemeral; leave the setting out."),
+			"caching":                 refuse(disk, "none"),
+			"diskSizeGB":              refuse(disk),
+			"managedDisk":             object(map[string]*rule{"storageAccountType": refuse(disk, "standard_lrs"), "securityProfile": refuse(security), "diskEncryptionSet": refuse("Disk encryption is not supported.")}),
+			"writeAcceleratorEnabled": refuse(disk, false),
+		}),
+		"securityProfile": object(map[string]*rule{
+			"encryptionAtHost":   refuse(security, false),
+			"securityType":       refuse(security, "standard"),
+			"uefiSettings":       object(map[string]*rule{"secureBootEnabled": refuse(security, false), "vTpmEnabled": refuse(security, false)}),
+			"proxyAgentSettings": refuse(security),
+		}),
+		"serviceArtifactReference": refuse("Service artifacts are not supported. Name the image version in virtualMachineImageId."),
+	})
+}
+
+// imageRule holds the exclusions of batch-data-plane.md §2.2 and §4.6.
+func imageRule() *rule {
+	const shared = "Give the image's resource id in virtualMachineImageId."
+	return object(map[string]*rule{
+		"virtualMachineImageId": text(2048), "publisher": text(256), "offer": text(256), "sku": text(256), "version": text(64),
+		"sharedGalleryImageId":    refuse("Directly shared galleries are not supported. " + shared),
+		"communityGalleryImageId": refuse("Community galleries are not supported. " + shared),
+	}).check(func(_ *body, m map[string]any, path string) error {
+		has := func(name string) bool { s, _ := m[name].(string); return s != "" }
+		if has("virtualMachineImageId") {
+			for _, name := range []string{"publisher", "offer", "sku"} {
+				if has(name) {
+					return invalid(path+"."+name, m[name], "Specified property "+name+" cannot be given together with virtualMachineImageId.")
+				}
+			}
+			if has("version") {
+				return invalid(path+".version", m["version"], "Specified property version can only have a value when publisher is set.")
+			}
+			return nil
+		}
+		for _, name := range []string{"publisher", "offer", "sku"} {
+			if !has(name) {
+				if name == "publisher" && has("version") {
+					return invalid(path+".version", m["version"], "Specified property version can only have a value when publisher is set.")
+				}
+				return missing(path + "." + name)
+			}
+		}
+		return nil
+	})
+}
+
+func networkRule() *rule {
+	const network = "Nodes have a network of their pool that reaches the outside; other networks are not supported yet."
+	const inbound = "Inbound endpoints are not supported yet."
+	const public = "Nodes have no public addresses."
+	return object(map[string]*rule{
+		"subnetId":                   refuse(network),
+		"dynamicVNetAssignmentScope": refuse(network, "none"),
+		"endpointConfiguration":      object(map[string]*rule{"inboundNATPools": refuse(inbound)}),
+		"publicIPAddressConfiguration": object(map[string]*rule{"provision": refuse(public, "batchmanaged"), "ipAddressIds": refuse(public),
+			"ipFamilies": refuse(public), "ipTags": refuse(public)}),
+		"publicIPs":                   refuse(public),
+		"enableAcceleratedNetworking": refuse(network, false),
+	})
+}
+
+func userAccountRule() *rule {
+	return object(map[string]*rule{
+		"name": text(20).needed(), "password": text(256), "elevationLevel": word("nonadmin", "admin"),
+		"linuxUserConfiguration":   object(map[string]*rule{"uid": number(1, anyInt), "gid": number(1, anyInt), "sshPrivateKey": text(16 << 10)}),
+		"windowsUserConfiguration": refuse("Windows settings do not apply to Linux images."),
+	}).check(func(_ *body, m map[string]any, path string) error {
+		if c, ok := m["linuxUserConfiguration"].(map[string]any); ok {
+			_, uid := c["uid"]
+			_, gid := c["gid"]
+			if uid != gid {
+				return invalid(path+".linuxUserConfiguration", "", "uid and gid must be given together or not at all.")
+			}
+		}
+		return nil
+	})
+}
+
+func startTaskRule() *rule {
+	return object(map[string]*rule{
+		"commandLine":         text(millpond.MaxStartTaskChars).needed(),
+		"containerSettings":   refuse("Containers are not supported yet."),
+		"resourceFiles":       resourceFilesRule(),
+		"environmentSettings": environmentRule(),
+		"userIdentity":        userIdentityRule(),
+		// runElevated is how versions before 2017 asked for an administrator.
+		"runElevated":       truth(),
+		"maxTaskRetryCount": number(retry, anyInt),
+		"waitForSuccess":    truth(),
+	}).check(func(b *body, m map[string]any, _ string) error {
+		if elevated, _ := m["runElevated"].(bool); elevated && m["userIdentity"] == nil {
+			m["userIdentity"] = map[string]any{"autoUser": map[string]any{"elevationLevel": "admin"}}
+		}
+		delete(m, "runElevated")
+		if _, given := m["waitForSuccess"]; !given {
+			// The default changed with 2019-08-01.10.0.
+			m["waitForSuccess"] = b.version[:10] >= "2019-08-01"
+		}
+		return nil
+	})
+}
+
+func environmentRule() *rule {
+	return many(object(map[string]*rule{"name": text(1024).needed(), "value": text(32 << 10)}), 1000)
+}
+
+func userIdentityRule() *rule {
+	return object(map[string]*rule{
+		"username": text(256),
+		"autoUser": object(map[string]*rule{"scope": word("task", "pool"), "elevationLevel": word("nonadmin", "admin")}),
+	}).check(func(_ *body, m map[string]any, path string) error {
+		if s, _ := m["username"].(string); s != "" && m["autoUser"] != nil {
+			return invalid(path, s, "username and autoUser exclude each other.")
+		}
+		return nil
+	})
+}
+
+func resourceFilesRule() *rule {
+	const container = "Only httpUrl is supported yet; a storage container is not."
+	return many(object(map[string]*rule{
+		"httpUrl": text(8192),
+		// blobSource is the name before 2018-12-01.8.0.
+		"blobSource":               text(8192),
+		"filePath":                 text(1024),
+		"fileMode":                 text(8),
+		"storageContainerUrl":      refuse(container),
+		"autoStorageContainerName": refuse(container),
+		"blobPrefix":               refuse(container),
+		"identityReference":        refuse("Managed identities are not supported yet. Use a URL with a signature."),
+	}).check(func(_ *body, m map[string]any, path string) error {
+		if s, ok := m["blobSource"]; ok && m["httpUrl"] == nil {
+			m["httpUrl"] = s
+		}
+		delete(m, "blobSource")
+		u, _ := m["httpUrl"].(string)
+		if u == "" {
+			return missing(path + ".httpUrl")
+		}
+		if low := strings.ToLower(u); !strings.HasPrefix(low, "http://") && !strings.HasPrefix(low, "https://") {
+			return invalid(path+".httpUrl", u, "It must begin with http:// or https://.")
+		}
+		file, _ := m["filePath"].(string)
+		if file == "" {
+			return missing(path + ".filePath")
+		}
+		if strings.HasPrefix(file, "/") {
+			return invalid(path+".filePath", file, "It must be relative to the task's working directory.")
+		}
+		for _, seg := range strings.FieldsFunc(file, func(c rune) bool { return c == '/' || c == '\\' }) {
+			if seg == ".." {
+				return invalid(path+".filePath", file, "It may not leave the task's working directory.")
+			}
+		}
+		if mode, _ := m["fileMode"].(string); mode != "" && !octalMode(mode) {
+			return invalid(path+".fileMode", mode, "It must be an octal mode such as 0770.")
+		}
+		return nil
+	}), 10000)
+}
+
+// octalMode is three or four octal digits.
+func octalMode(s string) bool {
+	if len(s) < 3 || len(s) > 4 {
+		return false
+	}
+	return strings.Trim(s, "01234567") == ""
+}
