@@ -60,11 +60,17 @@ type Handler struct {
 
 // session is one that runs or waits for its forerunner to end.
 type session struct {
+	ctx    context.Context
 	cancel context.CancelCauseFunc
-	done   chan struct{}
+	old    *session
+	done   chan struct{} // closed by leave
+	leave  func()
 }
 
-var errNewer = errors.New("a newer session of the node has begun")
+var (
+	errNewer = errors.New("a newer session of the node has begun")
+	errLost  = errors.New("the connection is lost")
+)
 
 func New(auth Authenticator, sessions Sessions, log *slog.Logger) *Handler {
 	h := &Handler{auth: auth, sessions: sessions, log: log, open: map[string]*session{}}
@@ -89,13 +95,16 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		refuse(w, millpond.Errorf(millpond.Invalid, "InvalidRequest", "The node channel needs HTTP/1.1.").Because(err))
 		return
 	}
+	// Before the answer: who asks after having got it, is the newer one.
+	c := h.claim(node)
 	conn.SetDeadline(time.Now().Add(startLimit))
 	if _, err := conn.Write([]byte("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: " + nodeproto.ChannelUpgrade + "\r\n\r\n")); err != nil {
 		conn.Close()
+		c.leave()
 		return
 	}
 	conn.SetDeadline(time.Time{})
-	h.serve(nodeproto.ReadAhead(conn, rw.Reader), node, generation)
+	h.serve(nodeproto.ReadAhead(conn, rw.Reader), node, generation, c)
 }
 
 // admit checks a request's form and credential.
@@ -129,25 +138,27 @@ func (h *Handler) Dial(ctx context.Context, node millpond.NodeID, generation int
 		return nil, stopping()
 	}
 	ours, theirs := net.Pipe()
+	c := h.claim(node)
 	go func() {
 		defer h.wg.Done()
-		h.serve(ours, node, generation)
+		h.serve(ours, node, generation, c)
 	}()
 	return theirs, nil
 }
 
 // serve runs a session over conn, which it owns.
-func (h *Handler) serve(conn net.Conn, node millpond.NodeID, generation int) {
+func (h *Handler) serve(conn net.Conn, node millpond.NodeID, generation int, s *session) {
 	log := h.log.With("node", node, "generation", generation)
-	ctx, cancel := context.WithCancelCause(h.ctx)
-	defer cancel(nil)
-	leave := h.replace(node, cancel)
-	defer leave()
-	if ctx.Err() != nil {
+	defer s.leave()
+	if s.old != nil {
+		<-s.old.done
+		s.old = nil // or every session would hold on to all before it
+	}
+	if s.ctx.Err() != nil {
 		conn.Close()
 		return
 	}
-	start, stop := context.WithTimeout(ctx, startLimit)
+	start, stop := context.WithTimeout(s.ctx, startLimit)
 	client, err := nodeproto.NewClient(start, conn)
 	stop()
 	if err != nil {
@@ -155,32 +166,19 @@ func (h *Handler) serve(conn net.Conn, node millpond.NodeID, generation int) {
 		return
 	}
 	defer client.Close()
-	lost := errors.New("the connection is lost")
-	go func() {
-		select {
-		case <-client.Done():
-			cancel(lost)
-		case <-ctx.Done():
-		}
-	}()
+	unwatch := context.AfterFunc(client.Context(), func() { s.cancel(errLost) })
+	defer unwatch()
 	log.Debug("node channel: open")
-	err = h.sessions.Serve(ctx, node, generation, client)
-	log.Debug("node channel: closed", "reason", context.Cause(ctx), "error", err)
+	err = h.sessions.Serve(s.ctx, node, generation, client)
+	log.Debug("node channel: closed", "reason", context.Cause(s.ctx), "error", err)
 }
 
-// replace makes the caller's session the node's, ends the one before and waits
-// for its end. The returned function ends the caller's.
-func (h *Handler) replace(node millpond.NodeID, cancel context.CancelCauseFunc) (leave func()) {
-	s := &session{cancel: cancel, done: make(chan struct{})}
-	h.mu.Lock()
-	old := h.open[node.Key()]
-	h.open[node.Key()] = s
-	h.mu.Unlock()
-	if old != nil {
-		old.cancel(errNewer)
-		<-old.done
-	}
-	return func() {
+// claim makes a new session the node's and ends the one before.
+func (h *Handler) claim(node millpond.NodeID) *session {
+	s := &session{done: make(chan struct{})}
+	s.ctx, s.cancel = context.WithCancelCause(h.ctx)
+	s.leave = func() {
+		s.cancel(nil)
 		h.mu.Lock()
 		if h.open[node.Key()] == s {
 			delete(h.open, node.Key())
@@ -188,6 +186,14 @@ func (h *Handler) replace(node millpond.NodeID, cancel context.CancelCauseFunc) 
 		h.mu.Unlock()
 		close(s.done)
 	}
+	h.mu.Lock()
+	s.old = h.open[node.Key()]
+	h.open[node.Key()] = s
+	h.mu.Unlock()
+	if s.old != nil {
+		s.old.cancel(errNewer)
+	}
+	return s
 }
 
 // Open counts the sessions.

@@ -28,7 +28,7 @@ type Client struct {
 // NewClient starts HTTP/2 as the client on conn and owns conn. ctx bounds the
 // start only.
 func NewClient(ctx context.Context, conn net.Conn) (*Client, error) {
-	w := &watchedConn{Conn: conn, done: make(chan struct{})}
+	w := watch(conn)
 	var protocols http.Protocols
 	protocols.SetUnencryptedHTTP2(true)
 	t := &http.Transport{
@@ -50,12 +50,17 @@ func NewClient(ctx context.Context, conn net.Conn) (*Client, error) {
 		return nil, err
 	}
 	agent := nodev1.NewAgentClient(roundTripper{c}, "http://node",
-		connect.WithReadMaxBytes(maxMessage))
+		connect.WithReadMaxBytes(maxMessage),
+		// Packing costs a megabyte per stream and gains nothing on a local way.
+		connect.WithAcceptCompression("gzip", nil, nil))
 	return &Client{AgentClient: agent, conn: w, http: c}, nil
 }
 
 // Done is closed when the session has ended, for whatever reason.
-func (c *Client) Done() <-chan struct{} { return c.conn.done }
+func (c *Client) Done() <-chan struct{} { return c.conn.ctx.Done() }
+
+// Context ends with the session; it saves its waiters a goroutine each.
+func (c *Client) Context() context.Context { return c.conn.ctx }
 
 // Close ends the session; calls under way fail.
 func (c *Client) Close() error {
@@ -72,14 +77,21 @@ func (r roundTripper) Do(q *http.Request) (*http.Response, error) { return r.c.R
 type watchedConn struct {
 	net.Conn
 	once sync.Once
-	done chan struct{}
+	ctx  context.Context // ended by Close
+	end  context.CancelFunc
 	err  error
+}
+
+func watch(conn net.Conn) *watchedConn {
+	w := &watchedConn{Conn: conn}
+	w.ctx, w.end = context.WithCancel(context.Background())
+	return w
 }
 
 func (w *watchedConn) Close() error {
 	w.once.Do(func() {
 		w.err = w.Conn.Close()
-		close(w.done)
+		w.end()
 	})
 	return w.err
 }
@@ -89,7 +101,7 @@ func Serve(ctx context.Context, l net.Listener, h nodev1.AgentHandler) error {
 	var protocols http.Protocols
 	protocols.SetUnencryptedHTTP2(true)
 	mux := http.NewServeMux()
-	mux.Handle(nodev1.NewAgentHandler(h, connect.WithReadMaxBytes(maxMessage)))
+	mux.Handle(nodev1.NewAgentHandler(h, connect.WithReadMaxBytes(maxMessage), connect.WithCompression("gzip", nil, nil)))
 	s := &http.Server{
 		Handler:     mux,
 		Protocols:   &protocols,
@@ -107,7 +119,7 @@ func Serve(ctx context.Context, l net.Listener, h nodev1.AgentHandler) error {
 
 // ServeConn answers h on the one connection until it or ctx ends.
 func ServeConn(ctx context.Context, conn net.Conn, h nodev1.AgentHandler) error {
-	w := &watchedConn{Conn: conn, done: make(chan struct{})}
+	w := watch(conn)
 	l := &oneConn{conn: w, given: make(chan struct{}, 1)}
 	l.given <- struct{}{}
 	return Serve(ctx, l, h)
@@ -123,7 +135,7 @@ func (l *oneConn) Accept() (net.Conn, error) {
 	select {
 	case <-l.given:
 		return l.conn, nil
-	case <-l.conn.done:
+	case <-l.conn.ctx.Done():
 		return nil, net.ErrClosed
 	}
 }

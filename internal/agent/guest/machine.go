@@ -102,7 +102,7 @@ func (m *Machine) Adopt(_ context.Context, q *nodev1.HelloRequest) (agent.Place,
 			m.attempt("entropy", addEntropy(q.GetEntropy()))
 		}
 		if now := q.GetNow(); now.IsValid() && now != nil {
-			if off := now.AsTime().Sub(time.Now()); off > clockTolerance || off < -clockTolerance {
+			if off := time.Until(now.AsTime()); off > clockTolerance || off < -clockTolerance {
 				tv := unix.NsecToTimeval(now.AsTime().UnixNano())
 				m.attempt("clock", unix.Settimeofday(&tv))
 				m.cfg.Log.Info("clock set", "by", off)

@@ -124,7 +124,11 @@ func (l *Launcher) Launch(_ context.Context, spec launch.Spec) error {
 	}
 	l.mu.Lock()
 	old := l.vms[spec.Node.Key()]
-	if old != nil && old.spec.Generation >= spec.Generation {
+	if old != nil && old.spec.Generation > spec.Generation {
+		l.mu.Unlock()
+		return millpond.Errorf(millpond.Conflict, "NodeGenerationConflict", "Node %s runs in generation %d already; %d is older.", spec.Node, old.spec.Generation, spec.Generation)
+	}
+	if old != nil && old.spec.Generation == spec.Generation {
 		l.mu.Unlock()
 		return nil
 	}
@@ -264,7 +268,11 @@ type fate struct {
 	crashAfter         time.Duration
 }
 
-func (l *Launcher) draw() fate {
+// LabelFate is a label of a Spec that overrules chance for its machine:
+// "fail-host", "fail-boot" or "hang".
+const LabelFate = "millpond-fake"
+
+func (l *Launcher) draw(spec launch.Spec) fate {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	b, r := l.behaviour, l.rng
@@ -275,6 +283,9 @@ func (l *Launcher) draw() fate {
 	f.failHost = r.Float64() < b.FailHost
 	f.failBoot = r.Float64() < b.FailBoot
 	f.hang = r.Float64() < b.Hang
+	if told := spec.Labels[LabelFate]; told != "" {
+		f.failHost, f.failBoot, f.hang = told == "fail-host", told == "fail-boot", told == "hang"
+	}
 	if b.CrashAfter > 0 {
 		f.crashAfter = time.Duration(r.ExpFloat64() * float64(b.CrashAfter))
 	}

@@ -106,7 +106,7 @@ func (v *vm) powerOn() {
 	v.power.Lock()
 	defer v.power.Unlock()
 	ctx, cancel := context.WithCancel(v.l.ctx)
-	b := &boot{vm: v, began: v.l.cfg.Clock.Now(), fate: v.l.draw(), cancel: cancel, done: make(chan struct{})}
+	b := &boot{vm: v, began: v.l.cfg.Clock.Now(), fate: v.l.draw(v.spec), cancel: cancel, done: make(chan struct{})}
 	v.mu.Lock()
 	if v.boot != nil || !v.l.enter() {
 		v.mu.Unlock()
@@ -145,7 +145,7 @@ func (v *vm) end() {
 
 func (v *vm) crash() {
 	v.log("kernel panic - not syncing: crashed on purpose")
-	v.set(launch.Failed, &launch.Failure{Code: "GuestCrashed", Message: "The machine died.",
+	v.set(launch.Failed, &launch.Failure{Host: true, Code: "MachineDied", Message: "The machine's process died.",
 		Evidence: string(v.consoleTail(1024)), Suggestion: "The fake launcher was told to crash it."})
 }
 
