@@ -69,6 +69,24 @@ func (b *Book) Touch(id millpond.NodeID) {
 	}
 }
 
+// Refresh reads a node's head again after its row was written in this
+// transaction, and makes Close settle it. The counters and the sequence that
+// this ledger has are kept.
+func (b *Book) Refresh(id millpond.NodeID) error {
+	h, err := b.tx.NodeHead(id)
+	if err != nil {
+		return err
+	}
+	if e := b.heads[id.Key()]; e != nil && !e.gone {
+		h.TasksRun, h.TasksSucceeded, h.Recent = e.head.TasksRun, e.head.TasksSucceeded, e.head.Recent
+	}
+	b.heads[id.Key()] = &entry{head: h, dirty: true}
+	return nil
+}
+
+// Drop makes the ledger forget a node whose row is being deleted.
+func (b *Book) Drop(id millpond.NodeID) { b.heads[id.Key()] = &entry{gone: true} }
+
 func (b *Book) entry(id millpond.NodeID) (*entry, error) {
 	if e := b.heads[id.Key()]; e != nil {
 		return e, nil

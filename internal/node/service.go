@@ -5,74 +5,417 @@ package node
 
 import (
 	"context"
-	"io"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/hex"
+	"errors"
+	"log/slog"
+	"sync"
 	"time"
 
 	millpond "millpond.dev/millpond"
-	"millpond.dev/millpond/internal/nodeproto/nodev1"
+	"millpond.dev/millpond/internal/clock"
+	"millpond.dev/millpond/internal/launch"
+	"millpond.dev/millpond/internal/ledger"
+	"millpond.dev/millpond/internal/sqlite"
+	"millpond.dev/millpond/internal/wake"
 )
 
+// Images is what nodes need of the galleries.
+type Images interface {
+	// ChooseReplicas fills in the Backing of each disk of boot, spread over the
+	// replicas of the account's region.
+	ChooseReplicas(ctx context.Context, acct millpond.BatchAccount, boot millpond.BootImage, node millpond.NodeID) (millpond.BootImage, error)
+}
+
+// Accounts finds Batch accounts by name.
+type Accounts interface {
+	Account(ctx context.Context, name millpond.AccountName) (millpond.BatchAccount, error)
+}
+
+// Wakes are the loops that nodes wake.
+type Wakes struct{ Allocator, Nodes, Scheduler, Jobs *wake.Signal }
+
+// Config are the limits that an operator may change; zero values get defaults.
+type Config struct {
+	// BootLimit is how long a machine may run before its agent speaks; 5 min.
+	BootLimit time.Duration
+	// Silence is how long a node may be out of contact before it is unknown; 60 s.
+	Silence time.Duration
+	// StopGrace is how long a reboot or reimage waits for tasks to stop; 15 s.
+	StopGrace time.Duration
+	// LaunchTries is how often the host may fail to launch one machine; 3.
+	LaunchTries int
+	// Relaunches is how often a node gets a new machine after its own died; 3.
+	Relaunches int
+	// Every is the loop's timer, a safety net behind the wakes; 15 s.
+	Every time.Duration
+	// LogDir keeps consoles of nodes that are gone; empty keeps none.
+	LogDir string
+	// LogRetention is how long they are kept; 7 days.
+	LogRetention time.Duration
+	// Version is the server's own, told to agents.
+	Version string
+	// EndpointFile and CAFile are how supervisors reach the server.
+	EndpointFile, CAFile string
+}
+
+// Deps are the parts that a Service is made of.
+type Deps struct {
+	DB       *sqlite.DB
+	Clock    clock.Clock
+	Log      *slog.Logger
+	Launcher launch.Launcher
+	Images   Images
+	Accounts Accounts
+	// Sizes finds a VM size; nil is millpond.FindVMSize.
+	Sizes func(name string) (millpond.VMSize, bool)
+	// Random fills its argument with random bytes, such as crypto/rand.Read.
+	Random func([]byte) (int, error)
+	Wakes  Wakes
+	Config Config
+}
+
 // Service is the verbs of nodes. It is safe for concurrent use.
-type Service struct{}
+type Service struct {
+	Deps
+	started time.Time
+	reports reporter
 
-var errSoon = millpond.Errorf(millpond.Unavailable, "ServerBusy", "This part of the server is not ready. Try again.")
-
-func (s *Service) Get(ctx context.Context, acct millpond.AccountName, pool millpond.PoolID, id millpond.NodeID) (millpond.Node, error) {
-	return millpond.Node{}, errSoon
+	mu       sync.Mutex
+	sessions map[string]*session
+	contact  map[string]time.Time // when a node was last heard, by key
+	asked    map[string]time.Time // when a node was asked to reboot, by key
 }
 
-func (s *Service) List(ctx context.Context, acct millpond.AccountName, pool millpond.PoolID, q millpond.ListQuery[millpond.Node]) ([]millpond.Node, string, error) {
-	return nil, "", errSoon
+// New makes a Service.
+func New(d Deps) *Service {
+	if d.Sizes == nil {
+		d.Sizes = millpond.FindVMSize
+	}
+	c := &d.Config
+	c.BootLimit = orDefault(c.BootLimit, 5*time.Minute)
+	c.Silence = orDefault(c.Silence, time.Minute)
+	c.StopGrace = orDefault(c.StopGrace, 15*time.Second)
+	c.LaunchTries = orDefault(c.LaunchTries, 3)
+	c.Relaunches = orDefault(c.Relaunches, 3)
+	c.Every = orDefault(c.Every, 15*time.Second)
+	c.LogRetention = orDefault(c.LogRetention, 7*24*time.Hour)
+	s := &Service{Deps: d, started: d.Clock.Now(), sessions: map[string]*session{}, contact: map[string]time.Time{}, asked: map[string]time.Time{}}
+	s.reports.svc = s
+	return s
 }
 
+func orDefault[T comparable](v, def T) T {
+	var zero T
+	if v == zero {
+		return def
+	}
+	return v
+}
+
+// update runs fn with a ledger in a write transaction and wakes afterwards.
+func (s *Service) update(ctx context.Context, fn func(*sqlite.Tx, *ledger.Book) error) error {
+	var effects ledger.Effects
+	err := s.DB.Update(ctx, func(tx *sqlite.Tx) error {
+		book := ledger.Open(tx)
+		if err := fn(tx, book); err != nil {
+			return err
+		}
+		if err := book.Close(); err != nil {
+			return err
+		}
+		effects = book.Effects
+		return nil
+	})
+	if err == nil {
+		s.apply(effects)
+	}
+	return err
+}
+
+func (s *Service) apply(e ledger.Effects) {
+	for n := range e.Sessions {
+		s.Wake(n)
+	}
+	if e.Scheduler {
+		s.Wakes.Scheduler.Wake()
+	}
+	if e.Jobs {
+		s.Wakes.Jobs.Wake()
+	}
+	if e.NodeLoop {
+		s.Wakes.Nodes.Wake()
+	}
+}
+
+func errNoNode() error {
+	return millpond.Errorf(millpond.NotFound, "NodeNotFound", "The specified node does not exist.")
+}
+
+func readNode(tx *sqlite.Tx, acct millpond.AccountName, pool millpond.PoolID, id millpond.NodeID) (millpond.Node, error) {
+	if _, err := readPool(tx, acct, pool); err != nil {
+		return millpond.Node{}, err
+	}
+	n, err := tx.Node(id)
+	if errors.Is(err, sqlite.ErrNoRow) || err == nil && (n.Account.Key() != acct.Key() || n.Pool.Key() != pool.Key()) {
+		return n, errNoNode()
+	}
+	return n, err
+}
+
+func readPool(tx *sqlite.Tx, acct millpond.AccountName, pool millpond.PoolID) (millpond.Pool, error) {
+	p, err := tx.Pool(acct, pool)
+	if errors.Is(err, sqlite.ErrNoRow) {
+		return p, millpond.Errorf(millpond.NotFound, "PoolNotFound", "The specified pool does not exist.")
+	}
+	return p, err
+}
+
+// Get reads a node.
+func (s *Service) Get(ctx context.Context, acct millpond.AccountName, pool millpond.PoolID, id millpond.NodeID) (n millpond.Node, err error) {
+	err = s.DB.View(ctx, func(tx *sqlite.Tx) (err error) {
+		n, err = readNode(tx, acct, pool, id)
+		return err
+	})
+	n.LastContact = s.lastContact(id)
+	return n, err
+}
+
+// scanned bounds the rows that one page of a filtered list looks at.
+const scanned = 5000
+
+// List lists the nodes of a pool by key. next is empty at the end.
+func (s *Service) List(ctx context.Context, acct millpond.AccountName, pool millpond.PoolID, q millpond.ListQuery[millpond.Node]) (out []millpond.Node, next string, err error) {
+	limit := q.PageSize()
+	err = s.DB.View(ctx, func(tx *sqlite.Tx) error {
+		if _, err := readPool(tx, acct, pool); err != nil {
+			return err
+		}
+		after := q.After
+		for seen := 0; seen < scanned; {
+			rows, err := tx.Nodes(acct, pool, after, limit, q.States)
+			if err != nil {
+				return err
+			}
+			for _, n := range rows {
+				after = n.ID.Key()
+				if q.Wants(n) {
+					if out = append(out, n); len(out) == limit {
+						next = after
+						return nil
+					}
+				}
+			}
+			if seen += len(rows); len(rows) < limit {
+				return nil
+			}
+		}
+		next = after
+		return nil
+	})
+	return out, next, err
+}
+
+// move applies an event to a node's row in memory and notes why. It says
+// whether the event was accepted.
+func move(n *millpond.Node, ev millpond.NodeEvent, why string, now time.Time) bool {
+	next, outcome, _ := millpond.NodeTransition(n.State, ev)
+	if outcome != millpond.Accepted {
+		return false
+	}
+	if next != n.State {
+		n.State, n.StateTransition = next, now
+		n.History = append(n.History, millpond.NodeChange{State: next, Reason: why, Time: now})
+		n.History = n.History[max(0, len(n.History)-historyLength):]
+	}
+	return true
+}
+
+// historyLength is how many changes of state a node remembers.
+const historyLength = 32
+
+// Reboot begins to restart a node; its files stay, its start task runs again.
 func (s *Service) Reboot(ctx context.Context, acct millpond.AccountName, pool millpond.PoolID, id millpond.NodeID, o millpond.DeallocationOption) error {
-	return errSoon
+	return s.interrupt(ctx, acct, pool, id, o, millpond.NodeReboot, "nodeRebootOption", "its node was rebooted")
 }
 
+// Reimage begins to give a node new disks from the pool's image.
 func (s *Service) Reimage(ctx context.Context, acct millpond.AccountName, pool millpond.PoolID, id millpond.NodeID, o millpond.DeallocationOption) error {
-	return errSoon
+	return s.interrupt(ctx, acct, pool, id, o, millpond.NodeReimage, "nodeReimageOption", "its node was reimaged")
 }
 
+func (s *Service) interrupt(ctx context.Context, acct millpond.AccountName, pool millpond.PoolID, id millpond.NodeID, o millpond.DeallocationOption, ev millpond.NodeEvent, property, why string) error {
+	o, err := option(o, property, true)
+	if err != nil {
+		return err
+	}
+	err = s.update(ctx, func(tx *sqlite.Tx, book *ledger.Book) error {
+		n, err := readNode(tx, acct, pool, id)
+		if err != nil {
+			return err
+		}
+		next, outcome, reason := millpond.NodeTransition(n.State, ev)
+		if outcome != millpond.Accepted {
+			return millpond.NodeRefusal(n.State, reason)
+		}
+		if err := stopTasks(book, n.ID, o, why); err != nil {
+			return err
+		}
+		move(&n, ev, "asked by a user", tx.Now)
+		n.State, n.Pending, n.PendingOption, n.Relaunches = next, ev, o, 0
+		return tx.PutNode(n)
+	})
+	if err == nil {
+		s.Wakes.Nodes.Wake()
+	}
+	return err
+}
+
+func option(o millpond.DeallocationOption, property string, retained bool) (millpond.DeallocationOption, error) {
+	switch o {
+	case "":
+		return millpond.DeallocateRequeue, nil
+	case millpond.DeallocateRequeue, millpond.DeallocateTerminate, millpond.DeallocateTaskCompletion:
+		return o, nil
+	case millpond.DeallocateRetainedData:
+		if retained {
+			return o, nil
+		}
+	}
+	return "", millpond.Errorf(millpond.Invalid, "InvalidPropertyValue", "The value provided for one of the properties in the request body is invalid. %s cannot be %q.", property, o).
+		With("PropertyName", property).With("PropertyValue", string(o))
+}
+
+func stopTasks(book *ledger.Book, id millpond.NodeID, o millpond.DeallocationOption, why string) error {
+	switch o {
+	case millpond.DeallocateRequeue:
+		return book.StopAll(id, "TaskEnded", "The task was put back because "+why+".", true)
+	case millpond.DeallocateTerminate:
+		return book.StopAll(id, "TaskEnded", "The task was ended because "+why+".", false)
+	}
+	return nil
+}
+
+// DisableScheduling keeps new tasks off a node; it is offline once it is empty.
 func (s *Service) DisableScheduling(ctx context.Context, acct millpond.AccountName, pool millpond.PoolID, id millpond.NodeID, o millpond.DeallocationOption) error {
-	return errSoon
+	o, err := option(o, "nodeDisableSchedulingOption", false)
+	if err != nil {
+		return err
+	}
+	return s.setScheduling(ctx, acct, pool, id, millpond.SchedulingDisabled, func(book *ledger.Book, n *millpond.Node, now time.Time) error {
+		if err := stopTasks(book, n.ID, o, "scheduling was disabled on its node"); err != nil {
+			return err
+		}
+		if n.RunningTasks == 0 {
+			move(n, millpond.NodeDisabled, "scheduling was disabled by a user", now)
+		}
+		return nil
+	})
 }
 
+// EnableScheduling lets tasks onto a node again.
 func (s *Service) EnableScheduling(ctx context.Context, acct millpond.AccountName, pool millpond.PoolID, id millpond.NodeID) error {
-	return errSoon
+	err := s.setScheduling(ctx, acct, pool, id, millpond.SchedulingEnabled, func(_ *ledger.Book, n *millpond.Node, now time.Time) error {
+		move(n, millpond.NodeEnabled, "scheduling was enabled by a user", now)
+		return nil
+	})
+	s.Wakes.Scheduler.Wake()
+	return err
 }
 
-// Files gives the files of a node whose session is live.
-func (s *Service) Files(ctx context.Context, acct millpond.AccountName, pool millpond.PoolID, id millpond.NodeID) (Files, error) {
-	return nil, errSoon
+func (s *Service) setScheduling(ctx context.Context, acct millpond.AccountName, pool millpond.PoolID, id millpond.NodeID, to millpond.SchedulingState, fn func(*ledger.Book, *millpond.Node, time.Time) error) error {
+	return s.update(ctx, func(tx *sqlite.Tx, book *ledger.Book) error {
+		n, err := readNode(tx, acct, pool, id)
+		if err != nil {
+			return err
+		}
+		if n.Scheduling == to {
+			return millpond.Errorf(millpond.Conflict, "NodeAlreadyInTargetSchedulingState", "Scheduling is already %s on the specified node.", to)
+		}
+		if n.State == millpond.NodeLeavingPool {
+			return millpond.NodeRefusal(n.State, "the node is leaving the pool")
+		}
+		n.Scheduling = to
+		if err := fn(book, &n, tx.Now); err != nil {
+			return err
+		}
+		return tx.PutNode(n)
+	})
 }
 
-// Files is the file tree of one node below its root directory. Paths use
-// slashes and are relative to the root.
-type Files interface {
-	List(ctx context.Context, dir string, recursive bool) ([]File, error)
-	Stat(ctx context.Context, path string) (File, error)
-	// Read gives length bytes from offset; length 0 reads to the end as it is now.
-	Read(ctx context.Context, path string, offset, length int64) (io.ReadCloser, error)
-	Delete(ctx context.Context, path string, recursive bool) error
-}
-
-// File is a file or directory on a node.
-type File struct {
-	// Path is relative to the node's root directory.
-	Path     string
-	Dir      bool
-	Size     int64
-	Modified time.Time
-	// Mode is the Unix permission bits with type bits.
-	Mode uint32
-}
-
-// AuthenticateNode checks the credential of a node's channel.
+// AuthenticateNode checks the credential of a node's channel. It answers
+// Unauthenticated for whatever is wrong, so that nothing can be learned from it.
 func (s *Service) AuthenticateNode(ctx context.Context, id millpond.NodeID, generation int, token string) error {
-	return errSoon
+	refused := millpond.Errorf(millpond.Unauthenticated, "AuthenticationFailed", "The node's credential is not valid.")
+	var n millpond.Node
+	err := s.DB.View(ctx, func(tx *sqlite.Tx) (err error) {
+		n, err = tx.Node(id)
+		return err
+	})
+	if errors.Is(err, sqlite.ErrNoRow) {
+		return refused
+	}
+	if err != nil {
+		return err
+	}
+	if n.TokenHash == "" || n.Generation != generation || subtle.ConstantTimeCompare([]byte(hashToken(token)), []byte(n.TokenHash)) != 1 {
+		return refused
+	}
+	return nil
 }
 
-// Serve runs the session with a node's agent until ctx ends or contact is lost.
-func (s *Service) Serve(ctx context.Context, id millpond.NodeID, generation int, client nodev1.AgentClient) error {
-	return errSoon
+func hashToken(token string) string {
+	sum := sha256.Sum256([]byte(token))
+	return hex.EncodeToString(sum[:])
+}
+
+// Wake makes a node's session look at its rows.
+func (s *Service) Wake(id millpond.NodeID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if x := s.sessions[id.Key()]; x != nil {
+		x.wake.Wake()
+	}
+}
+
+// Live says whether a node's agent can be told something now.
+func (s *Service) Live(id millpond.NodeID) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	x := s.sessions[id.Key()]
+	return x != nil && x.ready
+}
+
+func (s *Service) session(id millpond.NodeID) *session {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if x := s.sessions[id.Key()]; x != nil && x.ready {
+		return x
+	}
+	return nil
+}
+
+func (s *Service) heard(id millpond.NodeID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.contact[id.Key()] = s.Clock.Now()
+}
+
+// lastContact is when a node was last heard by this server; zero for never.
+func (s *Service) lastContact(id millpond.NodeID) time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.contact[id.Key()]
+}
+
+// forget drops what is kept in memory of a node that is gone.
+func (s *Service) forget(id millpond.NodeID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.contact, id.Key())
+	delete(s.asked, id.Key())
+	if x := s.sessions[id.Key()]; x != nil {
+		x.cancel(errNoNode())
+	}
 }

@@ -196,3 +196,10 @@ func (t *Tx) DueNodes(now time.Time) ([]millpond.NodeID, time.Time, error) {
 	err = t.row(`SELECT coalesce(min(due), 0) FROM task_directory WHERE due > ?`, micros(now)).Scan(&next)
 	return nodes, fromMicros(next), err
 }
+
+// HasTaskDirectories says whether a node has noted directories, due or not.
+func (t *Tx) HasTaskDirectories(node millpond.NodeID) (bool, error) {
+	var n int
+	err := t.row(`SELECT count(*) FROM task_directory WHERE node_key = ?`, node.Key()).Scan(&n)
+	return n > 0, err
+}

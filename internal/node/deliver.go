@@ -1,0 +1,412 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"connectrpc.com/connect"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	millpond "millpond.dev/millpond"
+	"millpond.dev/millpond/internal/ledger"
+	"millpond.dev/millpond/internal/nodeproto/nodev1"
+	"millpond.dev/millpond/internal/sqlite"
+)
+
+func attemptOf(k *nodev1.TaskKey) attempt {
+	return attempt{job: strings.ToLower(k.GetJobId()), task: strings.ToLower(k.GetTaskId()), number: int(k.GetAttempt())}
+}
+
+func attemptKey(t millpond.Task) attempt {
+	return attempt{job: t.Job.Key(), task: t.Spec.ID.Key(), number: t.Attempt}
+}
+
+func taskKey(t millpond.Task) *nodev1.TaskKey {
+	return &nodev1.TaskKey{JobId: string(t.Job), TaskId: string(t.Spec.ID), Attempt: int32(t.Attempt)}
+}
+
+// again is how long a call that the agent cannot take now waits.
+const again = 300 * time.Millisecond
+
+// wanted is what the rows want of a node.
+type wanted struct {
+	node  millpond.Node
+	pool  millpond.Pool
+	tasks []millpond.Task
+	jobs  map[string]millpond.Job
+	due   []sqlite.TaskDirectory
+}
+
+func (x *session) look(ctx context.Context) (wanted, error) {
+	w := wanted{jobs: map[string]millpond.Job{}}
+	err := x.svc.DB.View(ctx, func(tx *sqlite.Tx) (err error) {
+		if w.node, err = tx.Node(x.node); err != nil {
+			return err
+		}
+		if w.node.Generation != x.generation {
+			return sqlite.ErrNoRow
+		}
+		if w.tasks, err = tx.PlacedTasks(x.node); err != nil {
+			return err
+		}
+		if w.due, err = tx.DueTaskDirectories(x.node, tx.Now); err != nil {
+			return err
+		}
+		for _, t := range w.tasks {
+			if _, have := w.jobs[t.Job.Key()]; !have {
+				if w.jobs[t.Job.Key()], err = tx.Job(t.Account, t.Job); err != nil && !errors.Is(err, sqlite.ErrNoRow) {
+					return err
+				}
+			}
+		}
+		w.pool, err = tx.Pool(w.node.Account, w.node.Pool)
+		if errors.Is(err, sqlite.ErrNoRow) {
+			err = nil
+		}
+		return err
+	})
+	if errors.Is(err, sqlite.ErrNoRow) {
+		return w, errNoNode()
+	}
+	return w, err
+}
+
+// tell makes the agent do what the rows want, each time it is waked. It begins
+// when the reports that the agent had kept are applied: an attempt that ended
+// out of contact must not be started again.
+func (x *session) tell(ctx context.Context) error {
+	select {
+	case <-x.synced:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	stopped := map[attempt]bool{}
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-x.wake.C():
+		}
+		x.mu.Lock()
+		x.round++
+		round := x.round
+		x.mu.Unlock()
+		w, err := x.look(ctx)
+		if err != nil {
+			return err
+		}
+		if err := x.compare(ctx, w, stopped); err != nil {
+			return err
+		}
+		x.prune(w, stopped, round)
+	}
+}
+
+// prune forgets ends and stops that no plan can need any more: what ended
+// before the rows of this round were read is not in them.
+func (x *session) prune(w wanted, stopped map[attempt]bool, round int) {
+	placed := map[attempt]bool{}
+	for _, t := range w.tasks {
+		placed[attemptKey(t)] = true
+	}
+	if k, has := startAttempt(w.node); has {
+		placed[k] = true
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for k, at := range x.ended {
+		if at < round && !placed[k] {
+			delete(x.ended, k)
+		}
+	}
+	for k := range stopped {
+		if !x.running[k] {
+			delete(stopped, k)
+		}
+	}
+}
+
+// state says what is known of an attempt.
+func (x *session) state(k attempt) (running, ended bool) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	_, ended = x.ended[k]
+	return x.running[k], ended
+}
+
+func (x *session) compare(ctx context.Context, w wanted, stopped map[attempt]bool) error {
+	want := map[attempt]bool{}
+	start, hasStart := startAttempt(w.node)
+	if hasStart {
+		want[start] = true
+	}
+	for _, t := range w.tasks {
+		want[attemptKey(t)] = true
+	}
+	// What the agent runs and nobody wants: a deleted task, a forced end.
+	x.mu.Lock()
+	var orphans []attempt
+	for k := range x.running {
+		if _, ended := x.ended[k]; !ended && !want[k] && !stopped[k] {
+			orphans = append(orphans, k)
+		}
+	}
+	x.mu.Unlock()
+	for _, k := range orphans {
+		stopped[k] = true
+		key := &nodev1.TaskKey{JobId: k.job, TaskId: k.task, Attempt: int32(k.number)}
+		if _, err := x.stop(ctx, key, "TaskEnded", "The task is not wanted any more."); err != nil {
+			return err
+		}
+	}
+	if err := x.discard(ctx, w.due); err != nil {
+		return err
+	}
+	if hasStart {
+		if running, ended := x.state(start); !running && !ended {
+			if err := x.run(ctx, start, x.startRequest(w)); err != nil {
+				return err
+			}
+		}
+	}
+	for _, t := range w.tasks {
+		k := attemptKey(t)
+		running, ended := x.state(k)
+		switch {
+		case ended:
+		case t.Stopping != "" && !running:
+			// It was never started here, and now it never will be.
+			if err := x.drop(ctx, t); err != nil {
+				return err
+			}
+		case t.Stopping != "":
+			if stopped[k] {
+				continue
+			}
+			stopped[k] = true
+			known, err := x.stop(ctx, taskKey(t), t.Stopping, t.StopMessage)
+			if err != nil {
+				return err
+			}
+			if !known {
+				if err := x.drop(ctx, t); err != nil {
+					return err
+				}
+			}
+		case !running:
+			if err := x.run(ctx, k, x.taskRequest(w, t)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// drop takes an attempt that does not run from the node, on its row as it is.
+func (x *session) drop(ctx context.Context, t millpond.Task) error {
+	return x.svc.update(ctx, func(tx *sqlite.Tx, book *ledger.Book) error {
+		now, err := tx.Task(t.Account, t.Job, t.Spec.ID)
+		if errors.Is(err, sqlite.ErrNoRow) || err == nil && (now.Attempt != t.Attempt || !now.OnNode()) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		return book.Lost(now)
+	})
+}
+
+// stop tells whether the agent knew the attempt.
+func (x *session) stop(ctx context.Context, key *nodev1.TaskKey, code, message string) (bool, error) {
+	call, cancel := context.WithTimeout(ctx, callLimit)
+	defer cancel()
+	_, err := x.client.StopTask(call, connect.NewRequest(&nodev1.StopTaskRequest{Key: key, Code: code, Message: message}))
+	if connect.CodeOf(err) == connect.CodeNotFound {
+		return false, nil
+	}
+	if err != nil {
+		return true, fmt.Errorf("stop task %s on node %s: %w", key.GetTaskId(), x.node, err)
+	}
+	return true, nil
+}
+
+// run starts an attempt. An agent that cannot take it now is asked again; one
+// that refuses it for good ends the attempt.
+func (x *session) run(ctx context.Context, k attempt, q *nodev1.RunTaskRequest) error {
+	// Noted first: the report of a quick task may come before the answer.
+	x.mu.Lock()
+	x.running[k] = true
+	x.mu.Unlock()
+	call, cancel := context.WithTimeout(ctx, callLimit)
+	defer cancel()
+	_, err := x.client.RunTask(call, connect.NewRequest(q))
+	if err == nil {
+		if _, ended := x.state(k); ended {
+			x.mu.Lock()
+			delete(x.running, k)
+			x.mu.Unlock()
+		}
+		return nil
+	}
+	x.mu.Lock()
+	delete(x.running, k)
+	x.mu.Unlock()
+	switch connect.CodeOf(err) {
+	case connect.CodeFailedPrecondition, connect.CodeResourceExhausted:
+		time.AfterFunc(again, x.wake.Wake)
+		return nil
+	case connect.CodeInvalidArgument, connect.CodeInternal, connect.CodeUnimplemented:
+		x.svc.Log.Error("the agent refuses a task", "node", x.node, "job", k.job, "task", k.task, "err", err)
+		return x.refused(ctx, q.GetKey(), err)
+	}
+	return fmt.Errorf("run task %s on node %s: %w", q.GetKey().GetTaskId(), x.node, err)
+}
+
+func (x *session) refused(ctx context.Context, key *nodev1.TaskKey, why error) error {
+	c := &nodev1.TaskCompleted{Key: key, Failure: &nodev1.Failure{ServerError: true, Code: "Unknown", Message: "The node's agent could not start the task: " + why.Error()}}
+	return x.svc.update(ctx, func(tx *sqlite.Tx, book *ledger.Book) error {
+		if key.GetJobId() == "" {
+			return x.startTaskEnded(tx, book, c)
+		}
+		return x.taskEnded(tx, book, c)
+	})
+}
+
+// discard removes task directories that are due.
+func (x *session) discard(ctx context.Context, due []sqlite.TaskDirectory) error {
+	var gone []sqlite.TaskDirectory
+	for _, d := range due {
+		call, cancel := context.WithTimeout(ctx, callLimit)
+		_, err := x.client.RemoveTask(call, connect.NewRequest(&nodev1.RemoveTaskRequest{
+			Key: &nodev1.TaskKey{JobId: string(d.Job), TaskId: string(d.Task), Attempt: int32(d.Attempt)}, Directory: d.Directory}))
+		cancel()
+		switch connect.CodeOf(err) {
+		case connect.CodeFailedPrecondition:
+			// It still runs; its end wakes this session.
+			continue
+		case connect.CodeUnavailable, connect.CodeCanceled, connect.CodeDeadlineExceeded:
+			if err != nil {
+				return fmt.Errorf("remove %s on node %s: %w", d.Directory, x.node, err)
+			}
+		}
+		if err != nil && connect.CodeOf(err) != connect.CodeNotFound {
+			x.svc.Log.Warn("a task's directory could not be removed", "node", x.node, "directory", d.Directory, "err", err)
+		}
+		gone = append(gone, d)
+	}
+	if len(gone) == 0 {
+		return nil
+	}
+	if len(due) == 256 {
+		x.wake.Wake()
+	}
+	return x.svc.DB.Update(ctx, func(tx *sqlite.Tx) error {
+		for _, d := range gone {
+			if err := tx.DropTaskDirectory(x.node, d.Directory); err != nil {
+				return err
+			}
+			t, err := tx.Task(d.Account, d.Job, d.Task)
+			if errors.Is(err, sqlite.ErrNoRow) {
+				continue
+			}
+			if err != nil {
+				return err
+			}
+			if t.State == millpond.TaskCompleted && t.Attempt == d.Attempt && t.Node.Key() == x.node.Key() {
+				t.FilesRemoved = true
+				if err := tx.PutTask(t); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+}
+
+// startAttempt is the attempt of the start task that is to run now.
+func startAttempt(n millpond.Node) (attempt, bool) {
+	i := n.StartTaskInfo
+	if n.StartTask == nil || i == nil || i.State != "running" {
+		return attempt{}, false
+	}
+	return attempt{task: startTaskID, number: i.Attempt}, true
+}
+
+func (x *session) startRequest(w wanted) *nodev1.RunTaskRequest {
+	t := w.node.StartTask
+	return &nodev1.RunTaskRequest{
+		Key:           &nodev1.TaskKey{TaskId: startTaskID, Attempt: int32(w.node.StartTaskInfo.Attempt)},
+		CommandLine:   t.CommandLine,
+		Directory:     "startup",
+		Environment:   environment(x.nodeVariables(w.node), t.Environment),
+		User:          user(w.pool, t.User),
+		ResourceFiles: resourceFiles(t.ResourceFiles),
+	}
+}
+
+func (x *session) taskRequest(w wanted, t millpond.Task) *nodev1.RunTaskRequest {
+	own := x.nodeVariables(w.node)
+	own["AZ_BATCH_JOB_ID"], own["AZ_BATCH_TASK_ID"] = string(t.Job), string(t.Spec.ID)
+	q := &nodev1.RunTaskRequest{
+		Key: taskKey(t), CommandLine: t.Spec.CommandLine, Directory: t.Directory,
+		Environment:   environment(own, w.jobs[t.Job.Key()].Spec.Environment, t.Spec.Environment),
+		User:          user(w.pool, t.Spec.User),
+		ResourceFiles: resourceFiles(t.Spec.ResourceFiles),
+	}
+	if t.Spec.MaxWallClock > 0 {
+		q.MaxWallClock = durationpb.New(t.Spec.MaxWallClock)
+	}
+	return q
+}
+
+func (x *session) nodeVariables(n millpond.Node) map[string]string {
+	return map[string]string{
+		"AZ_BATCH_ACCOUNT_NAME":      string(x.acct),
+		"AZ_BATCH_ACCOUNT_URL":       x.url,
+		"AZ_BATCH_POOL_ID":           string(n.Pool),
+		"AZ_BATCH_NODE_ID":           string(n.ID),
+		"AZ_BATCH_NODE_IS_DEDICATED": strconv.FormatBool(n.Dedicated),
+	}
+}
+
+// environment merges settings, the later over the earlier; the service's own
+// names win over all (batch-data-plane.md §6.2).
+func environment(own map[string]string, settings ...[]millpond.NameValue) map[string]string {
+	env := map[string]string{}
+	for _, list := range settings {
+		for _, v := range list {
+			env[v.Name] = v.Value
+		}
+	}
+	for k, v := range own {
+		env[k] = v
+	}
+	return env
+}
+
+func user(p millpond.Pool, id millpond.UserIdentity) *nodev1.User {
+	if id.UserName != "" {
+		for _, u := range p.Spec.UserAccounts {
+			if u.Name == id.UserName {
+				return &nodev1.User{Name: u.Name, Admin: u.Admin, Uid: int32(u.UID), Gid: int32(u.GID)}
+			}
+		}
+	}
+	return &nodev1.User{Name: id.UserName, Admin: id.Admin, TaskScope: id.TaskScope}
+}
+
+func resourceFiles(files []millpond.ResourceFile) []*nodev1.ResourceFile {
+	var out []*nodev1.ResourceFile
+	for _, f := range files {
+		mode, err := strconv.ParseUint(f.FileMode, 8, 32)
+		if err != nil {
+			mode = 0 // the agent's default
+		}
+		out = append(out, &nodev1.ResourceFile{Url: f.URL, Path: f.FilePath, Mode: uint32(mode)})
+	}
+	return out
+}

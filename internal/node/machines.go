@@ -1,0 +1,490 @@
+package node
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"connectrpc.com/connect"
+	"golang.org/x/sync/errgroup"
+
+	millpond "millpond.dev/millpond"
+	"millpond.dev/millpond/internal/launch"
+	"millpond.dev/millpond/internal/ledger"
+	"millpond.dev/millpond/internal/nodeproto/nodev1"
+	"millpond.dev/millpond/internal/reconcile"
+	"millpond.dev/millpond/internal/sqlite"
+)
+
+// Machines is the loop that makes machines match node rows.
+func (s *Service) Machines() reconcile.Loop {
+	return reconcile.Loop{Name: "machines", Every: s.Config.Every, Wake: s.Wakes.Nodes, Run: s.match}
+}
+
+// Forward wakes the machines' loop whenever the launcher says that a machine
+// changed, until ctx ends.
+func (s *Service) Forward(ctx context.Context) {
+	n, ok := s.Launcher.(launch.Notifier)
+	if !ok {
+		return
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-n.Changed():
+			s.Wakes.Nodes.Wake()
+			s.Wakes.Allocator.Wake()
+		}
+	}
+}
+
+// atOnce bounds the actions that run at the same time.
+const atOnce = 8
+
+func (s *Service) match(ctx context.Context) (string, time.Time, error) {
+	// The machines are listed before the rows are read: a row is always older
+	// than its machine, so a machine without a row is an orphan for sure.
+	machines, err := s.Launcher.List(ctx)
+	if err != nil {
+		return "", time.Time{}, fmt.Errorf("list machines: %w", err)
+	}
+	snap := Snapshot{Machines: machines, Started: s.started, Config: s.Config, Contact: s.contactOf}
+	retained := map[string]bool{}
+	err = s.DB.View(ctx, func(tx *sqlite.Tx) (err error) {
+		snap.Now = tx.Now
+		if snap.Nodes, err = tx.NodeHeads(); err != nil {
+			return err
+		}
+		for _, h := range snap.Nodes {
+			if h.Pending == "" || h.Option != millpond.DeallocateRetainedData {
+				continue
+			}
+			if retained[h.ID.Key()], err = tx.HasTaskDirectories(h.ID); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return "", time.Time{}, err
+	}
+	snap.Retained = func(id millpond.NodeID) bool { return retained[id.Key()] }
+	actions, next := Make(snap)
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(atOnce)
+	errs := make([]error, len(actions))
+	for i, a := range actions {
+		g.Go(func() error {
+			// One node's trouble must not hold up the others.
+			if err := s.act(gctx, a); err != nil {
+				errs[i] = fmt.Errorf("%s node %s: %w", a.What, a.Node, err)
+			}
+			return nil
+		})
+	}
+	_ = g.Wait()
+	_, notifies := s.Launcher.(launch.Notifier)
+	for _, a := range actions {
+		switch a.What {
+		case Relaunch, Reimage:
+			// The launch comes next.
+			s.Wakes.Nodes.Wake()
+		case Launch:
+			if soon := snap.Now.Add(time.Second); !notifies && (next.IsZero() || soon.Before(next)) {
+				next = soon
+			}
+		}
+	}
+	return fmt.Sprintf("%d nodes, %d machines, %d actions", len(snap.Nodes), len(machines), len(actions)), next, errors.Join(errs...)
+}
+
+func (s *Service) contactOf(id millpond.NodeID) Contact {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	x := s.sessions[id.Key()]
+	return Contact{Live: x != nil && x.ready, Last: s.contact[id.Key()], Asked: s.asked[id.Key()]}
+}
+
+func (s *Service) act(ctx context.Context, a Action) error {
+	switch a.What {
+	case Launch:
+		return s.launch(ctx, a.Node)
+	case Launched:
+		return s.launched(ctx, a)
+	case Retry:
+		return s.retry(ctx, a)
+	case Fail:
+		console := s.console(ctx, a.Node)
+		return s.edit(ctx, a.Node, func(tx *sqlite.Tx, book *ledger.Book, n *millpond.Node) error {
+			return s.fail(tx, book, n, failureFault(a.Status.Err, stage(a.Status), console, tx.Now))
+		})
+	case BootTimeout:
+		return s.bootTimeout(ctx, a)
+	case Relaunch:
+		return s.relaunch(ctx, a)
+	case Restart:
+		return s.restart(ctx, a)
+	case Lose:
+		return s.edit(ctx, a.Node, func(tx *sqlite.Tx, _ *ledger.Book, n *millpond.Node) error {
+			if move(n, millpond.NodeLost, "nothing was heard of its agent", tx.Now) {
+				s.Log.Warn("contact with a node is lost", "pool", n.Pool, "node", n.ID)
+			}
+			return nil
+		})
+	case Reboot:
+		return s.reboot(ctx, a.Node)
+	case Reimage:
+		return s.reimage(ctx, a.Node)
+	case Remove:
+		return s.remove(ctx, a.Node)
+	case Orphan:
+		s.Log.Warn("a machine that no node has is destroyed", "node", a.Node)
+		return s.Launcher.Destroy(ctx, a.Node)
+	}
+	return fmt.Errorf("unknown action %q", a.What)
+}
+
+// edit changes a node's row as it is now; a node that is gone is left alone.
+func (s *Service) edit(ctx context.Context, id millpond.NodeID, fn func(*sqlite.Tx, *ledger.Book, *millpond.Node) error) error {
+	return s.update(ctx, func(tx *sqlite.Tx, book *ledger.Book) error {
+		n, err := tx.Node(id)
+		if errors.Is(err, sqlite.ErrNoRow) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if err := fn(tx, book, &n); err != nil {
+			return err
+		}
+		return s.putNode(tx, book, n)
+	})
+}
+
+func stage(m *launch.Status) string {
+	if m == nil {
+		return ""
+	}
+	return strings.TrimSpace("machine: " + string(m.Phase) + " " + m.Step)
+}
+
+// launch gives a node's machine its credential and has it launched.
+func (s *Service) launch(ctx context.Context, id millpond.NodeID) error {
+	secret := make([]byte, 32)
+	if _, err := s.Random(secret); err != nil {
+		return err
+	}
+	token := base64.RawURLEncoding.EncodeToString(secret)
+	var n millpond.Node
+	var p millpond.Pool
+	ok := false
+	err := s.edit(ctx, id, func(tx *sqlite.Tx, _ *ledger.Book, row *millpond.Node) (err error) {
+		if p, err = tx.Pool(row.Account, row.Pool); err != nil {
+			return err
+		}
+		ok = (row.State == millpond.NodeCreating || row.State == millpond.NodeReimaging) && row.Pending == ""
+		if ok {
+			row.TokenHash = hashToken(token)
+		}
+		n = *row
+		return nil
+	})
+	if err != nil || !ok {
+		return err
+	}
+	if n.Generation > 1 {
+		s.keepConsole(ctx, n.ID, n.Generation-1)
+	}
+	spec, err := s.spec(ctx, n, p, token)
+	if err == nil {
+		err = s.Launcher.Launch(ctx, spec)
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if err != nil {
+		s.Log.Warn("a machine could not be launched", "pool", n.Pool, "node", n.ID, "try", n.LaunchTries+1, "err", err)
+		e := launchFault(err, s.Clock.Now())
+		return s.launchFailed(ctx, n.ID, n.Generation, e, false)
+	}
+	s.Log.Info("machine launched", "pool", n.Pool, "node", n.ID, "generation", n.Generation)
+	// The machine of the generation before is gone, and its tasks with it.
+	return s.edit(ctx, id, func(_ *sqlite.Tx, book *ledger.Book, row *millpond.Node) error {
+		row.NextLaunch = time.Time{}
+		_, err := book.LoseAll(row.ID)
+		return err
+	})
+}
+
+// spec is everything that the launcher needs.
+func (s *Service) spec(ctx context.Context, n millpond.Node, p millpond.Pool, token string) (launch.Spec, error) {
+	var none launch.Spec
+	acct, err := s.Accounts.Account(ctx, n.Account)
+	if err != nil {
+		return none, err
+	}
+	size, ok := s.Sizes(n.VMSize)
+	if !ok {
+		return none, millpond.Errorf(millpond.Invalid, "UnsupportedVMSize", "The VM size %s is not available any more.", n.VMSize)
+	}
+	boot, err := s.Images.ChooseReplicas(ctx, acct, n.Boot, n.ID)
+	if err != nil {
+		return none, err
+	}
+	spec := launch.Spec{
+		Node: n.ID, Generation: n.Generation,
+		Labels: map[string]string{"account": string(n.Account), "pool": string(n.Pool)},
+		VCPUs:  size.VCPUs, MemoryMiB: size.MemoryMiB, Firmware: launch.BIOS,
+		OSDisk:      launch.Disk{Backing: boot.OSDisk.Backing, SizeBytes: boot.OSDisk.SizeBytes},
+		TempDiskMiB: int64(size.TempDiskMiB),
+		Channel:     launch.Channel{EndpointFile: s.Config.EndpointFile, CAFile: s.Config.CAFile, Token: token},
+		Hostname:    hostname(n.ID),
+	}
+	if boot.HyperV == "V2" {
+		spec.Firmware = launch.UEFI
+	}
+	for _, d := range boot.DataDisks {
+		spec.DataDisks = append(spec.DataDisks, launch.Disk{LUN: d.LUN, Backing: d.Backing, SizeBytes: d.SizeBytes})
+	}
+	for _, d := range p.Spec.DataDisks {
+		spec.DataDisks = append(spec.DataDisks, launch.Disk{LUN: d.LUN, SizeBytes: int64(d.SizeGB) << 30})
+	}
+	return spec, nil
+}
+
+// hostname is a node's name as a host: letters, digits and hyphens.
+func hostname(id millpond.NodeID) string {
+	return strings.Trim(strings.ReplaceAll(id.Key(), "_", "-"), "-")
+}
+
+// launchFailed notes a failed try. After the last one the node stays as it is,
+// for the allocator to withdraw, or is unusable if it had a machine before.
+func (s *Service) launchFailed(ctx context.Context, id millpond.NodeID, generation int, e millpond.NodeError, next bool) error {
+	s.Wakes.Allocator.Wake()
+	err := s.edit(ctx, id, func(tx *sqlite.Tx, book *ledger.Book, n *millpond.Node) error {
+		if n.Generation != generation {
+			return nil
+		}
+		if next {
+			// The launcher keeps what failed under this generation.
+			n.Generation++
+			n.LastSequence = 0
+		}
+		n.LaunchTries++
+		n.Errors = append(n.Errors, e)
+		n.Errors = n.Errors[max(0, len(n.Errors)-s.Config.LaunchTries):]
+		n.NextLaunch = tx.Now.Add(backoff(n.LaunchTries))
+		if n.LaunchTries < s.Config.LaunchTries {
+			return nil
+		}
+		n.LaunchFailed = true
+		if n.Allocated.IsZero() {
+			return nil
+		}
+		return s.fail(tx, book, n, e)
+	})
+	s.Wakes.Allocator.Wake()
+	return err
+}
+
+// backoff is the wait before the next try: 1 s, 2 s, 4 s … up to a minute.
+func backoff(tries int) time.Duration {
+	return min(time.Minute, time.Second<<min(max(tries-1, 0), 6))
+}
+
+// launched notes that a node's machine runs.
+func (s *Service) launched(ctx context.Context, a Action) error {
+	err := s.edit(ctx, a.Node, func(tx *sqlite.Tx, _ *ledger.Book, n *millpond.Node) error {
+		if n.Generation != a.Status.Generation || !move(n, millpond.NodeLaunched, "its machine runs", tx.Now) {
+			return nil
+		}
+		if n.Allocated.IsZero() {
+			n.Allocated = tx.Now
+			setPhase(n, millpond.PhaseLaunch, tx.Now)
+		}
+		n.LaunchTries, n.LaunchFailed = 0, false
+		if a.Status.Addr != "" {
+			n.Address = a.Status.Addr
+		}
+		return nil
+	})
+	s.Wakes.Allocator.Wake()
+	return err
+}
+
+// retry is for a launch that the host failed after it had taken it.
+func (s *Service) retry(ctx context.Context, a Action) error {
+	e := failureFault(a.Status.Err, stage(a.Status), s.console(ctx, a.Node), s.Clock.Now())
+	if a.Status.Err == nil {
+		e = fault("AllocationFailed", "The machine ended before its agent spoke.", stage(a.Status), s.console(ctx, a.Node), "Run `millpond image check` on the image.", s.Clock.Now())
+	}
+	return s.launchFailed(ctx, a.Node, a.Status.Generation, e, true)
+}
+
+// fail makes a node unusable and puts its tasks back.
+func (s *Service) fail(tx *sqlite.Tx, book *ledger.Book, n *millpond.Node, e millpond.NodeError) error {
+	if !move(n, millpond.NodeFailed, e.Code, tx.Now) {
+		return nil
+	}
+	n.Pending, n.PendingOption = "", ""
+	n.Errors = []millpond.NodeError{e}
+	if n.Allocated.IsZero() {
+		// Its machine came, though it is of no use: it counts as allocated.
+		n.Allocated = tx.Now
+	}
+	s.Log.Warn("node unusable", "pool", n.Pool, "node", n.ID, "code", e.Code, "message", e.Message)
+	_, err := book.LoseAll(n.ID)
+	return err
+}
+
+func (s *Service) bootTimeout(ctx context.Context, a Action) error {
+	console := s.console(ctx, a.Node)
+	err := s.edit(ctx, a.Node, func(tx *sqlite.Tx, book *ledger.Book, n *millpond.Node) error {
+		if n.State != millpond.NodeStarting && n.State != millpond.NodeRebooting {
+			return nil
+		}
+		return s.fail(tx, book, n, bootFault(s.Config.BootLimit, console, tx.Now))
+	})
+	s.Wakes.Allocator.Wake()
+	return err
+}
+
+// relaunch gives a node a new machine after its own died, a bounded number of
+// times. Its tasks go back to the queue at once: the machine is dead.
+func (s *Service) relaunch(ctx context.Context, a Action) error {
+	console := s.console(ctx, a.Node)
+	var failure *launch.Failure
+	if a.Status != nil {
+		failure = a.Status.Err
+	}
+	return s.edit(ctx, a.Node, func(tx *sqlite.Tx, book *ledger.Book, n *millpond.Node) error {
+		if a.Status != nil && a.Status.Generation != n.Generation {
+			return nil
+		}
+		e := failureFault(failure, stage(a.Status), console, tx.Now)
+		if n.Relaunches >= s.Config.Relaunches {
+			return s.fail(tx, book, n, e)
+		}
+		if !move(n, millpond.NodeRelaunch, e.Code+": its machine died", tx.Now) {
+			return nil
+		}
+		s.Log.Warn("a node's machine died; it gets a new one", "pool", n.Pool, "node", n.ID, "code", e.Code, "message", e.Message)
+		n.Relaunches++
+		n.LaunchTries, n.NextLaunch, n.LaunchFailed = 0, tx.Now.Add(backoff(n.Relaunches)-time.Second), false
+		n.Generation++
+		n.LastSequence, n.BootID, n.Pending, n.PendingOption = 0, "", "", ""
+		n.Errors = append(n.Errors, e)
+		n.Errors = n.Errors[max(0, len(n.Errors)-3):]
+		_, err := book.LoseAll(n.ID)
+		return err
+	})
+}
+
+// restart starts a machine again that was switched off, with its disks.
+func (s *Service) restart(ctx context.Context, a Action) error {
+	if err := s.Launcher.Reset(ctx, a.Node); err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		return s.relaunch(ctx, a)
+	}
+	s.noteAsked(a.Node)
+	return s.edit(ctx, a.Node, func(tx *sqlite.Tx, _ *ledger.Book, n *millpond.Node) error {
+		n.History = append(n.History, millpond.NodeChange{State: n.State, Reason: "its machine was switched off and is started again", Time: tx.Now})
+		return nil
+	})
+}
+
+// reboot asks the agent to restart the guest, and has the machine reset if the
+// agent cannot be asked.
+func (s *Service) reboot(ctx context.Context, id millpond.NodeID) error {
+	asked := errors.New("no session")
+	if x := s.session(id); x != nil {
+		call, cancel := context.WithTimeout(ctx, callLimit)
+		_, asked = x.client.Shutdown(call, connect.NewRequest(&nodev1.ShutdownRequest{Reboot: true}))
+		cancel()
+	}
+	if asked != nil {
+		if err := s.Launcher.Reset(ctx, id); err != nil {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			s.Log.Warn("a machine could not be reset; the node gets a new one", "node", id, "err", err)
+			defer s.Wakes.Nodes.Wake()
+			return s.relaunch(ctx, Action{What: Relaunch, Node: id})
+		}
+	}
+	s.noteAsked(id)
+	return s.edit(ctx, id, func(_ *sqlite.Tx, _ *ledger.Book, n *millpond.Node) error {
+		if n.Pending == millpond.NodeReboot {
+			n.Pending, n.PendingOption = "", ""
+		}
+		return nil
+	})
+}
+
+func (s *Service) noteAsked(id millpond.NodeID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.asked[id.Key()] = s.Clock.Now()
+}
+
+// reimage begins a new generation; launching it replaces the machine.
+func (s *Service) reimage(ctx context.Context, id millpond.NodeID) error {
+	return s.edit(ctx, id, func(tx *sqlite.Tx, book *ledger.Book, n *millpond.Node) error {
+		if n.Pending != millpond.NodeReimage {
+			return nil
+		}
+		p, err := tx.Pool(n.Account, n.Pool)
+		if err != nil {
+			return err
+		}
+		n.Boot = p.Boot
+		n.Generation++
+		n.Pending, n.PendingOption = "", ""
+		n.LastSequence, n.BootID, n.LaunchTries, n.NextLaunch, n.LaunchFailed = 0, "", 0, time.Time{}, false
+		return nil
+	})
+}
+
+// remove destroys a machine, then puts its tasks where they belong, then
+// removes the row: a task must not run elsewhere while its first run lives.
+func (s *Service) remove(ctx context.Context, id millpond.NodeID) error {
+	var generation int
+	err := s.DB.View(ctx, func(tx *sqlite.Tx) error {
+		h, err := tx.NodeHead(id)
+		generation = h.Generation
+		return err
+	})
+	if errors.Is(err, sqlite.ErrNoRow) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	s.keepConsole(ctx, id, generation)
+	if err := s.Launcher.Destroy(ctx, id); err != nil {
+		return err
+	}
+	err = s.update(ctx, func(tx *sqlite.Tx, book *ledger.Book) error {
+		if _, err := book.LoseAll(id); err != nil {
+			return err
+		}
+		if err := book.Close(); err != nil {
+			return err
+		}
+		book.Drop(id)
+		return tx.DeleteNode(id)
+	})
+	if err != nil {
+		return err
+	}
+	s.Log.Info("node removed", "node", id)
+	s.forget(id)
+	s.Wakes.Allocator.Wake()
+	return nil
+}

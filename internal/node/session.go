@@ -1,0 +1,423 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"connectrpc.com/connect"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	millpond "millpond.dev/millpond"
+	"millpond.dev/millpond/internal/ledger"
+	"millpond.dev/millpond/internal/nodeproto/nodev1"
+	"millpond.dev/millpond/internal/sqlite"
+	"millpond.dev/millpond/internal/wake"
+)
+
+// session is the contact with one agent. Three goroutines live in it: one
+// applies the agent's events, one tells the agent what the rows want, one
+// acknowledges.
+type session struct {
+	svc        *Service
+	node       millpond.NodeID
+	generation int
+	client     nodev1.AgentClient
+	// acct and url are the account's name and address, known after hello.
+	acct   millpond.AccountName
+	url    string
+	cancel context.CancelCauseFunc
+	done   chan struct{}
+	wake   *wake.Signal
+	acks   *wake.Signal
+	// ready: Hello is answered; Service.mu guards it.
+	ready bool
+
+	mu sync.Mutex
+	// running are the attempts that the agent runs as far as is known.
+	running map[attempt]bool
+	// ended are attempts whose end was reported in this session: a plan made
+	// from older rows must not start them again.
+	ended map[attempt]int
+	round int
+	// through is the last event that was applied.
+	through uint64
+	// synced is closed when the events that were kept at Hello are applied.
+	synced chan struct{}
+}
+
+// attempt is one run of a task. job is a key and empty for the start task.
+type attempt struct {
+	job, task string
+	number    int
+}
+
+// startTaskID is the task id under which start tasks run.
+const startTaskID = "startup"
+
+// callLimit bounds one call of an agent that does no work worth waiting for.
+const callLimit = 30 * time.Second
+
+// Serve runs the session with a node's agent until ctx ends, contact is lost, or
+// another session of the same node begins. The caller has authenticated it.
+func (s *Service) Serve(ctx context.Context, id millpond.NodeID, generation int, client nodev1.AgentClient) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	x := &session{svc: s, node: id, generation: generation, client: client, cancel: cancel, done: make(chan struct{}), wake: wake.New(), acks: wake.New(),
+		running: map[attempt]bool{}, ended: map[attempt]int{}, synced: make(chan struct{})}
+	defer close(x.done)
+	if err := s.enter(ctx, x); err != nil {
+		return err
+	}
+	defer s.leave(x)
+	err := x.serve(ctx)
+	if cause := context.Cause(ctx); cause != nil && errors.Is(err, context.Canceled) {
+		return cause
+	}
+	return err
+}
+
+// enter makes x the node's session after the one before has ended.
+func (s *Service) enter(ctx context.Context, x *session) error {
+	for {
+		s.mu.Lock()
+		old := s.sessions[x.node.Key()]
+		if old == nil {
+			s.sessions[x.node.Key()] = x
+			s.mu.Unlock()
+			return nil
+		}
+		s.mu.Unlock()
+		old.cancel(errors.New("another session of the node began"))
+		select {
+		case <-old.done:
+			// leave has removed it, or is about to.
+			s.mu.Lock()
+			if s.sessions[x.node.Key()] == old {
+				delete(s.sessions, x.node.Key())
+			}
+			s.mu.Unlock()
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+func (s *Service) leave(x *session) {
+	s.mu.Lock()
+	if s.sessions[x.node.Key()] == x {
+		delete(s.sessions, x.node.Key())
+	}
+	s.mu.Unlock()
+	// A node that is to reboot or leave may be dealt with now.
+	s.Wakes.Nodes.Wake()
+}
+
+func (x *session) serve(ctx context.Context) error {
+	hello, n, err := x.hello(ctx)
+	if err != nil {
+		return err
+	}
+	for _, k := range hello.GetRunning() {
+		x.running[attemptOf(k)] = true
+	}
+	x.through = n.LastSequence
+	x.svc.mu.Lock()
+	x.ready = true
+	x.svc.mu.Unlock()
+	x.svc.heard(x.node)
+	x.svc.Log.Info("node speaks", "pool", n.Pool, "node", x.node, "generation", x.generation, "boot", hello.GetBootId(), "state", n.State)
+
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return x.listen(ctx, hello.GetLastSequence()) })
+	g.Go(func() error { return x.tell(ctx) })
+	g.Go(func() error { return x.acknowledge(ctx) })
+	x.wake.Wake()
+	x.svc.Wakes.Scheduler.Wake()
+	x.svc.Wakes.Nodes.Wake()
+	x.svc.Wakes.Allocator.Wake()
+	return g.Wait()
+}
+
+// hello gives the node its identity and brings its row to what booted.
+func (x *session) hello(ctx context.Context) (*nodev1.HelloResponse, millpond.Node, error) {
+	var n millpond.Node
+	err := x.svc.DB.View(ctx, func(tx *sqlite.Tx) (err error) {
+		n, err = tx.Node(x.node)
+		return err
+	})
+	if errors.Is(err, sqlite.ErrNoRow) {
+		return nil, n, errNoNode()
+	}
+	if err != nil {
+		return nil, n, err
+	}
+	if n.Generation != x.generation {
+		return nil, n, millpond.Errorf(millpond.Conflict, "OperationInvalidForCurrentState", "The node is of generation %d now, not %d.", n.Generation, x.generation)
+	}
+	acct, err := x.svc.Accounts.Account(ctx, n.Account)
+	if err != nil {
+		return nil, n, fmt.Errorf("find the account of node %s: %w", n.ID, err)
+	}
+	x.acct, x.url = n.Account, "https://"+acct.Host()+"/"
+	entropy := make([]byte, 64)
+	if _, err := x.svc.Random(entropy); err != nil {
+		return nil, n, err
+	}
+	call, cancel := context.WithTimeout(ctx, callLimit)
+	defer cancel()
+	answer, err := x.client.Hello(call, connect.NewRequest(&nodev1.HelloRequest{
+		NodeId: string(n.ID), Generation: int32(n.Generation), Hostname: hostname(n.ID), Now: timestamppb.New(x.svc.Clock.Now()), Entropy: entropy,
+		PoolId: string(n.Pool), AccountName: string(n.Account), ServerVersion: x.svc.Config.Version,
+	}))
+	if err != nil {
+		return nil, n, fmt.Errorf("say hello to node %s: %w", n.ID, err)
+	}
+	h := answer.Msg
+	lost := 0
+	err = x.svc.update(ctx, func(tx *sqlite.Tx, book *ledger.Book) error {
+		n, err = tx.Node(x.node)
+		if err != nil {
+			return err
+		}
+		if n.Generation != x.generation {
+			return errNoNode()
+		}
+		lost, err = x.register(tx, book, &n, h)
+		return err
+	})
+	if lost > 0 {
+		x.svc.Log.Warn("tasks lost with the boot they ran in; queued again", "node", n.ID, "tasks", lost)
+	}
+	return h, n, err
+}
+
+// register writes what an agent said in its Hello. A boot id that is new means
+// that everything that ran is gone: tasks go back to the queue and the start
+// task runs again. Reports that the agent kept from before that boot come later
+// and find their tasks elsewhere; that costs a second run, never a wrong state.
+func (x *session) register(tx *sqlite.Tx, book *ledger.Book, n *millpond.Node, h *nodev1.HelloResponse) (lost int, err error) {
+	booted := n.BootID != h.GetBootId()
+	n.AgentVersion, n.Address, n.RootDir = h.GetAgentVersion(), h.GetAddress(), h.GetRootDir()
+	if h.GetLastSequence() < n.LastSequence {
+		// The agent counts anew; its journal went with its disk.
+		n.LastSequence = 0
+	}
+	if !booted {
+		if n.State == millpond.NodeUnknown {
+			move(n, millpond.NodeFound, "contact again", tx.Now)
+			x.svc.proceed(book, n, tx.Now)
+		}
+		return 0, x.svc.putNode(tx, book, *n)
+	}
+	if n.State == millpond.NodeRebooting && n.Pending != "" {
+		// It booted by itself before it was told to, which is as good.
+		n.Pending, n.PendingOption = "", ""
+	}
+	if n.State != millpond.NodeLeavingPool {
+		if lost, err = book.LoseAll(n.ID); err != nil {
+			return 0, err
+		}
+	}
+	n.BootID, n.LastBoot, n.AgentUpdated = h.GetBootId(), h.GetBooted().AsTime(), tx.Now
+	if h.GetBooted() == nil {
+		n.LastBoot = tx.Now
+	}
+	if n.Allocated.IsZero() {
+		n.Allocated = tx.Now
+	}
+	setPhase(n, millpond.PhaseBoot, tx.Now)
+	if !move(n, millpond.NodeRegistered, "its agent spoke", tx.Now) {
+		return lost, x.svc.putNode(tx, book, *n)
+	}
+	p, err := readPool(tx, n.Account, n.Pool)
+	if err != nil {
+		return 0, err
+	}
+	n.StartTask = p.Spec.StartTask
+	if n.StartTask == nil {
+		n.StartTaskInfo = nil
+	} else {
+		number := 1
+		if n.StartTaskInfo != nil {
+			number = n.StartTaskInfo.Attempt + 1
+		}
+		n.StartTaskInfo = &millpond.StartTaskInfo{State: "running", Attempt: number, StartTime: tx.Now}
+	}
+	x.svc.proceed(book, n, tx.Now)
+	return lost, x.svc.putNode(tx, book, *n)
+}
+
+// putNode writes a row and lets the ledger settle idle, running and offline.
+func (s *Service) putNode(tx *sqlite.Tx, book *ledger.Book, n millpond.Node) error {
+	if err := tx.PutNode(n); err != nil {
+		return err
+	}
+	return book.Refresh(n.ID)
+}
+
+// proceed takes a starting node as far as its start task allows.
+func (s *Service) proceed(book *ledger.Book, n *millpond.Node, now time.Time) {
+	i := n.StartTaskInfo
+	switch {
+	case n.StartTask == nil || i == nil || !n.StartTask.WaitForSuccess || i.Result == "success":
+		if move(n, millpond.NodeReady, "ready", now) {
+			n.Errors = nil
+			if _, timed := n.Phases[millpond.PhaseIdle]; !timed {
+				setPhase(n, millpond.PhaseStartTask, now)
+				if n.Phases == nil {
+					n.Phases = map[string]time.Duration{}
+				}
+				n.Phases[millpond.PhaseIdle] = now.Sub(n.Created)
+			}
+			book.Scheduler = true
+		}
+	case i.State == "running":
+		move(n, millpond.NodeStartTaskBegan, "its start task runs", now)
+	default:
+		if move(n, millpond.NodeStartTaskGaveUp, "its start task failed", now) {
+			n.Errors = append(n.Errors, startTaskFault(i, now))
+		}
+	}
+}
+
+// setPhase notes how long a phase of the first boot took: from the end of the
+// phases before it until now.
+func setPhase(n *millpond.Node, phase string, now time.Time) {
+	if _, timed := n.Phases[phase]; timed {
+		return
+	}
+	if n.Phases == nil {
+		n.Phases = map[string]time.Duration{}
+	}
+	d := now.Sub(n.Created)
+	for p, took := range n.Phases {
+		if p != millpond.PhaseIdle {
+			d -= took
+		}
+	}
+	n.Phases[phase] = d
+}
+
+// listen applies the agent's events as they come.
+func (x *session) listen(ctx context.Context, kept uint64) error {
+	x.mu.Lock()
+	after := x.through
+	x.mu.Unlock()
+	if kept <= after {
+		close(x.synced)
+		kept = 0
+	}
+	stream, err := x.client.Watch(ctx, connect.NewRequest(&nodev1.WatchRequest{After: after}))
+	if err != nil {
+		return fmt.Errorf("watch node %s: %w", x.node, err)
+	}
+	defer stream.Close()
+	// The reader runs ahead of the writer, so that events that come together
+	// are applied together.
+	events := make(chan *nodev1.Event, 256)
+	g, ctx := errgroup.WithContext(ctx)
+	silence := time.AfterFunc(x.svc.Config.Silence, func() { x.cancel(fmt.Errorf("nothing was heard of node %s for %s", x.node, x.svc.Config.Silence)) })
+	defer silence.Stop()
+	g.Go(func() error {
+		defer close(events)
+		for stream.Receive() {
+			silence.Reset(x.svc.Config.Silence)
+			x.svc.heard(x.node)
+			if stream.Msg().GetSequence() == 0 {
+				continue
+			}
+			select {
+			case events <- stream.Msg():
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+		if err := stream.Err(); err != nil {
+			return fmt.Errorf("watch node %s: %w", x.node, err)
+		}
+		return fmt.Errorf("node %s ended the session", x.node)
+	})
+	g.Go(func() error {
+		for first := range events {
+			batch := []*nodev1.Event{first}
+			for len(batch) < 256 {
+				select {
+				case e, ok := <-events:
+					if !ok {
+						break
+					}
+					batch = append(batch, e)
+					continue
+				default:
+				}
+				break
+			}
+			through, err := x.take(ctx, batch)
+			if err != nil {
+				return err
+			}
+			if kept > 0 && through >= kept {
+				kept = 0
+				close(x.synced)
+			}
+		}
+		return nil
+	})
+	return g.Wait()
+}
+
+// take applies a batch of events and has them acknowledged.
+func (x *session) take(ctx context.Context, batch []*nodev1.Event) (uint64, error) {
+	keys := make([]attempt, 0, len(batch))
+	var through uint64
+	for _, e := range batch {
+		through = max(through, e.GetSequence())
+		if c := e.GetTaskCompleted(); c != nil {
+			keys = append(keys, attemptOf(c.GetKey()))
+		}
+	}
+	x.mu.Lock()
+	for _, k := range keys {
+		x.ended[k] = x.round
+	}
+	x.mu.Unlock()
+	if err := x.svc.reports.apply(ctx, x, batch); err != nil {
+		return 0, err
+	}
+	x.mu.Lock()
+	for _, k := range keys {
+		delete(x.running, k)
+	}
+	x.through = max(x.through, through)
+	x.mu.Unlock()
+	x.acks.Wake()
+	if len(keys) > 0 {
+		x.wake.Wake()
+	}
+	return through, nil
+}
+
+// acknowledge lets the agent forget what was applied, off the way of the
+// events themselves.
+func (x *session) acknowledge(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-x.acks.C():
+		}
+		x.mu.Lock()
+		through := x.through
+		x.mu.Unlock()
+		call, cancel := context.WithTimeout(ctx, callLimit)
+		_, err := x.client.Acknowledge(call, connect.NewRequest(&nodev1.AcknowledgeRequest{Through: through}))
+		cancel()
+		if err != nil {
+			return fmt.Errorf("acknowledge to node %s: %w", x.node, err)
+		}
+	}
+}
