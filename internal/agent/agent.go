@@ -145,12 +145,7 @@ func New(cfg Config) *Agent {
 // Serve answers every session of l until ctx ends or l fails. The attempts go
 // on after it; Close ends them.
 func (a *Agent) Serve(ctx context.Context, l net.Listener) error {
-	return nodeproto.Serve(ctx, l, a)
-}
-
-// ServeConn answers one session on conn.
-func (a *Agent) ServeConn(ctx context.Context, conn net.Conn) error {
-	return nodeproto.ServeConn(ctx, conn, a)
+	return nodeproto.Serve(ctx, l, nodeproto.NewHandler(a))
 }
 
 // Close kills what runs, keeps the reports for the next agent and waits.

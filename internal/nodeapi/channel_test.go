@@ -101,7 +101,7 @@ func join(t *testing.T, s *httptest.Server, node millpond.NodeID, name string) (
 		t.Fatal(err)
 	}
 	done = make(chan struct{})
-	go func() { defer close(done); nodeproto.ServeConn(ctx, conn, handler{name: name}) }()
+	go func() { defer close(done); nodeproto.ServeConn(ctx, conn, nodeproto.NewHandler(handler{name: name})) }()
 	return conn, done
 }
 
@@ -229,7 +229,10 @@ func TestDialInProcess(t *testing.T) {
 		t.Fatal(err)
 	}
 	done := make(chan struct{})
-	go func() { defer close(done); nodeproto.ServeConn(ctx, conn, handler{name: "inside"}) }()
+	go func() {
+		defer close(done)
+		nodeproto.ServeConn(ctx, conn, nodeproto.NewHandler(handler{name: "inside"}))
+	}()
 	n.expect(t, "inside")
 	h.Close()
 	ended(t, done)

@@ -96,14 +96,21 @@ func (w *watchedConn) Close() error {
 	return w.err
 }
 
-// Serve answers h on every session of l until ctx ends or l fails. It closes l.
-func Serve(ctx context.Context, l net.Listener, h nodev1.AgentHandler) error {
-	var protocols http.Protocols
-	protocols.SetUnencryptedHTTP2(true)
+// NewHandler makes what Serve answers with. It is not small (30 KiB), so that
+// who serves many agents makes one whose methods find the agent by context.
+func NewHandler(h nodev1.AgentHandler) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle(nodev1.NewAgentHandler(h, connect.WithReadMaxBytes(maxMessage), connect.WithCompression("gzip", nil, nil)))
+	return mux
+}
+
+// Serve answers h on every session of l until ctx ends or l fails. It closes l.
+// The requests' contexts come from ctx.
+func Serve(ctx context.Context, l net.Listener, h http.Handler) error {
+	var protocols http.Protocols
+	protocols.SetUnencryptedHTTP2(true)
 	s := &http.Server{
-		Handler:     mux,
+		Handler:     h,
 		Protocols:   &protocols,
 		BaseContext: func(net.Listener) context.Context { return ctx },
 		HTTP2:       &http.HTTP2Config{MaxConcurrentStreams: 1000},
@@ -118,7 +125,7 @@ func Serve(ctx context.Context, l net.Listener, h nodev1.AgentHandler) error {
 }
 
 // ServeConn answers h on the one connection until it or ctx ends.
-func ServeConn(ctx context.Context, conn net.Conn, h nodev1.AgentHandler) error {
+func ServeConn(ctx context.Context, conn net.Conn, h http.Handler) error {
 	w := watch(conn)
 	l := &oneConn{conn: w, given: make(chan struct{}, 1)}
 	l.given <- struct{}{}

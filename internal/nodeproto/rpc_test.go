@@ -35,7 +35,7 @@ func TestRPCOverThePort(t *testing.T) {
 	g := NewGuest(d.guest())
 	ctx, cancel := context.WithCancel(context.Background())
 	served := make(chan error, 1)
-	go func() { served <- Serve(ctx, g, agent{}) }()
+	go func() { served <- Serve(ctx, g, NewHandler(agent{})) }()
 	h := NewHost(d.host())
 	defer h.Close()
 	for range 5 {
@@ -73,7 +73,7 @@ func TestRPCOverThePort(t *testing.T) {
 
 func TestClientEndsWithItsConnection(t *testing.T) {
 	a, b := net.Pipe()
-	go ServeConn(within(t), b, agent{})
+	go ServeConn(within(t), b, NewHandler(agent{}))
 	c, err := NewClient(within(t), a)
 	if err != nil {
 		t.Fatal(err)

@@ -15,6 +15,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
+	"net/http"
 	"slices"
 	"strings"
 	"sync"
@@ -23,6 +24,7 @@ import (
 	millpond "millpond.dev/millpond"
 	"millpond.dev/millpond/internal/clock"
 	"millpond.dev/millpond/internal/launch"
+	"millpond.dev/millpond/internal/nodeproto"
 	"millpond.dev/millpond/internal/wake"
 )
 
@@ -67,6 +69,7 @@ type Config struct {
 type Launcher struct {
 	cfg     Config
 	changed *wake.Signal
+	handler http.Handler // all nodes'
 	ctx     context.Context
 	cancel  context.CancelFunc
 	wg      sync.WaitGroup
@@ -86,7 +89,7 @@ func New(cfg Config) *Launcher {
 	cfg.MemoryMiB = cmp.Or(cfg.MemoryMiB, 64<<20)
 	cfg.Heartbeat = cmp.Or(cfg.Heartbeat, 5*time.Second)
 	cfg.Speed = cmp.Or(cfg.Speed, 1)
-	l := &Launcher{cfg: cfg, changed: wake.New(), rng: rand.New(rand.NewPCG(cfg.Seed, 0)), behaviour: cfg.Behaviour, vms: map[string]*vm{}}
+	l := &Launcher{cfg: cfg, changed: wake.New(), handler: nodeproto.NewHandler(dispatch{}), rng: rand.New(rand.NewPCG(cfg.Seed, 0)), behaviour: cfg.Behaviour, vms: map[string]*vm{}}
 	l.ctx, l.cancel = context.WithCancel(context.Background())
 	return l
 }

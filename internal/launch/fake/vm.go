@@ -13,6 +13,7 @@ import (
 	millpond "millpond.dev/millpond"
 	"millpond.dev/millpond/internal/agent"
 	"millpond.dev/millpond/internal/launch"
+	"millpond.dev/millpond/internal/nodeproto"
 	"millpond.dev/millpond/internal/nodeproto/nodev1"
 )
 
@@ -241,7 +242,7 @@ func (b *boot) serve(ctx context.Context) {
 			<-ctx.Done()
 			return
 		}
-		_ = a.ServeConn(ctx, conn)
+		_ = nodeproto.ServeConn(context.WithValue(ctx, agentKey{}, a), conn, v.l.handler)
 		conn.Close()
 		b.mu.Lock()
 		b.conn = nil

@@ -1,0 +1,81 @@
+package guest
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"millpond.dev/millpond/internal/launch"
+)
+
+func write(t *testing.T, data string, path ...string) string {
+	t.Helper()
+	p := filepath.Join(path...)
+	if err := os.MkdirAll(filepath.Dir(p), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(p, []byte(data), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func TestFindPort(t *testing.T) {
+	class, dev := t.TempDir(), t.TempDir()
+	if p := findPort(class, dev); p != "" {
+		t.Fatal(p)
+	}
+	write(t, "org.qemu.guest_agent.0\n", class, "vport0p1", "name")
+	write(t, "org.millpond.agent.0\n", class, "vport1p1", "name")
+	if p := findPort(class, dev); p != "" {
+		t.Fatal("found a port without a device:", p)
+	}
+	write(t, "", dev, "vport0p1")
+	want := write(t, "", dev, "vport1p1")
+	if p := findPort(class, dev); p != want {
+		t.Fatalf("found %q, want %q", p, want)
+	}
+}
+
+// superblock is the first 2 KiB of an ext file system with a label.
+func superblock(label string) string {
+	b := make([]byte, 2048)
+	b[1024+56], b[1024+57] = 0x53, 0xEF
+	copy(b[1024+120:1024+136], label)
+	return string(b)
+}
+
+func TestFindLabel(t *testing.T) {
+	class, dev := t.TempDir(), t.TempDir()
+	for name, data := range map[string]string{
+		"vda": superblock("root"), "vda1": "short", "vdb": superblock(launch.TempDiskLabel), "loop0": superblock(launch.TempDiskLabel), "vdc": string(make([]byte, 4096)),
+	} {
+		write(t, data, dev, name)
+		write(t, "", class, name, "size")
+	}
+	write(t, "", class, "vdd", "size") // without a device
+	got, err := findLabel(class, dev, launch.TempDiskLabel)
+	if err != nil || got != filepath.Join(dev, "vdb") {
+		t.Fatal(got, err)
+	}
+	if got, err := findLabel(class, dev, "other"); err != nil || got != "" {
+		t.Fatal(got, err)
+	}
+	if l, ok := extLabel(write(t, superblock("sixteen-bytes-ab"), t.TempDir(), "x")); !ok || l != "sixteen-bytes-ab" {
+		t.Fatal(l, ok)
+	}
+}
+
+func FuzzExtLabel(f *testing.F) {
+	f.Add([]byte(superblock("x")))
+	f.Add([]byte("short"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		p := filepath.Join(t.TempDir(), "d")
+		if err := os.WriteFile(p, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if l, ok := extLabel(p); ok && len(l) > 16 || !ok && l != "" {
+			t.Fatal(l, ok)
+		}
+	})
+}

@@ -1,0 +1,65 @@
+package fake
+
+import (
+	"context"
+
+	"connectrpc.com/connect"
+
+	"millpond.dev/millpond/internal/agent"
+	"millpond.dev/millpond/internal/nodeproto/nodev1"
+)
+
+// dispatch hands each call to the agent whose connection it came on. One HTTP
+// handler for all nodes saves a fifth of what an idle node costs.
+type dispatch struct{}
+
+// agentKey is the context key of a connection's *agent.Agent.
+type agentKey struct{}
+
+func of(ctx context.Context) *agent.Agent { return ctx.Value(agentKey{}).(*agent.Agent) }
+
+func (dispatch) Hello(ctx context.Context, q *connect.Request[nodev1.HelloRequest]) (*connect.Response[nodev1.HelloResponse], error) {
+	return of(ctx).Hello(ctx, q)
+}
+
+func (dispatch) Acknowledge(ctx context.Context, q *connect.Request[nodev1.AcknowledgeRequest]) (*connect.Response[nodev1.AcknowledgeResponse], error) {
+	return of(ctx).Acknowledge(ctx, q)
+}
+
+func (dispatch) RunTask(ctx context.Context, q *connect.Request[nodev1.RunTaskRequest]) (*connect.Response[nodev1.RunTaskResponse], error) {
+	return of(ctx).RunTask(ctx, q)
+}
+
+func (dispatch) StopTask(ctx context.Context, q *connect.Request[nodev1.StopTaskRequest]) (*connect.Response[nodev1.StopTaskResponse], error) {
+	return of(ctx).StopTask(ctx, q)
+}
+
+func (dispatch) RemoveTask(ctx context.Context, q *connect.Request[nodev1.RemoveTaskRequest]) (*connect.Response[nodev1.RemoveTaskResponse], error) {
+	return of(ctx).RemoveTask(ctx, q)
+}
+
+func (dispatch) ListFiles(ctx context.Context, q *connect.Request[nodev1.ListFilesRequest]) (*connect.Response[nodev1.ListFilesResponse], error) {
+	return of(ctx).ListFiles(ctx, q)
+}
+
+func (dispatch) StatFile(ctx context.Context, q *connect.Request[nodev1.StatFileRequest]) (*connect.Response[nodev1.FileInfo], error) {
+	return of(ctx).StatFile(ctx, q)
+}
+
+func (dispatch) DeleteFile(ctx context.Context, q *connect.Request[nodev1.DeleteFileRequest]) (*connect.Response[nodev1.DeleteFileResponse], error) {
+	return of(ctx).DeleteFile(ctx, q)
+}
+
+func (dispatch) Shutdown(ctx context.Context, q *connect.Request[nodev1.ShutdownRequest]) (*connect.Response[nodev1.ShutdownResponse], error) {
+	return of(ctx).Shutdown(ctx, q)
+}
+
+func (dispatch) Watch(ctx context.Context, q *connect.Request[nodev1.WatchRequest], s *connect.ServerStream[nodev1.Event]) error {
+	return of(ctx).Watch(ctx, q, s)
+}
+
+func (dispatch) ReadFile(ctx context.Context, q *connect.Request[nodev1.ReadFileRequest], s *connect.ServerStream[nodev1.FileChunk]) error {
+	return of(ctx).ReadFile(ctx, q, s)
+}
+
+var _ nodev1.AgentHandler = dispatch{}
