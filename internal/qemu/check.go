@@ -9,8 +9,6 @@ import (
 var (
 	safeID   = regexp.MustCompile(`^[a-z][a-z0-9-]{0,30}$`)
 	safeName = regexp.MustCompile(`^[A-Za-z0-9._-]{1,128}$`)
-	// safePath goes into options where commas and colons have a meaning.
-	safePath = regexp.MustCompile(`^[A-Za-z0-9._/-]{1,100}$`)
 	safeUUID = regexp.MustCompile(`^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$`)
 )
 
@@ -29,10 +27,9 @@ func (m Machine) check() error {
 		return fmt.Errorf("qemu: acceleration %q is not known", m.Accel)
 	case m.VCPUs < 1 || m.MemoryMiB < 16:
 		return fmt.Errorf("qemu: %d CPUs and %d MiB make no machine", m.VCPUs, m.MemoryMiB)
-	case !safePath.MatchString(m.AgentSocket) || !safePath.MatchString(m.QMPSocket):
-		return fmt.Errorf("qemu: socket names %q and %q must be short and plain", m.AgentSocket, m.QMPSocket)
-	case m.ConsoleFD < 3:
-		return fmt.Errorf("qemu: descriptor %d cannot take the console", m.ConsoleFD)
+	case m.ConsoleFD < 3 || m.QMPFD < 3 || m.AgentFD < 3 ||
+		m.ConsoleFD == m.QMPFD || m.QMPFD == m.AgentFD || m.AgentFD == m.ConsoleFD:
+		return fmt.Errorf("qemu: descriptors %d, %d, %d for console, QMP and agent must differ and be above 2", m.ConsoleFD, m.QMPFD, m.AgentFD)
 	}
 	if n := m.Network; n != nil {
 		if !n.Prefix.IsValid() || !n.Prefix.Addr().Is4() || n.Prefix.Bits() > 29 {

@@ -28,8 +28,7 @@ func (a Accel) Args() []string {
 	return []string{"-accel", "tcg,thread=multi", "-cpu", "max"}
 }
 
-// Machine is one VM. Relative file names are relative to QEMU's directory,
-// which also keeps the names of sockets under their limit of 108 bytes.
+// Machine is one VM. Relative file names are relative to QEMU's directory.
 type Machine struct {
 	// Name shows in the process list.
 	Name      string
@@ -42,11 +41,14 @@ type Machine struct {
 	Drives []Drive
 	// Network is nil for a machine without one.
 	Network *Network
-	// AgentSocket and QMPSocket are Unix sockets on which QEMU listens.
-	AgentSocket string
-	QMPSocket   string
-	// ConsoleFD is an inherited descriptor that takes the serial console's bytes.
+	// ConsoleFD, QMPFD and AgentFD are inherited descriptors of connected sockets
+	// for the serial console, QMP and the agent's port. There are
+	// no socket files: nobody has to wait until QEMU has made one, no name can be
+	// too long for a socket, and no other process can take the one connection
+	// that QMP serves.
 	ConsoleFD int
+	QMPFD     int
+	AgentFD   int
 }
 
 // UEFI is the firmware's code, shared and read-only, and this VM's own variables.
@@ -137,12 +139,11 @@ func (m Machine) Args() ([]string, error) {
 	args = append(args, "-machine", machine,
 		// graphics=off above makes SeaBIOS speak on the serial port; without it
 		// "No bootable device" would be said to a screen that does not exist.
-		"-add-fd", fmt.Sprintf("fd=%d,set=1,opaque=console", m.ConsoleFD),
-		"-chardev", "file,id=console,path=/dev/fdset/1",
+		"-chardev", fmt.Sprintf("socket,id=console,fd=%d", m.ConsoleFD),
 		"-serial", "chardev:console",
 		"-object", "rng-builtin,id=rng0", "-device", "virtio-rng-pci,rng=rng0",
 		"-device", "virtio-serial-pci,id=serial0",
-		"-chardev", "socket,id=agent,path="+m.AgentSocket+",server=on,wait=off",
+		"-chardev", fmt.Sprintf("socket,id=agent,fd=%d", m.AgentFD),
 		"-device", "virtserialport,bus=serial0.0,chardev=agent,name="+nodeproto.PortName)
 	args = append(args, m.driveArgs()...)
 	if n := m.Network; n != nil {
@@ -151,7 +152,9 @@ func (m Machine) Args() ([]string, error) {
 				n.Prefix.Masked(), n.Gateway(), n.DNS(), n.Guest()),
 			"-device", "virtio-net-pci,netdev=net0,romfile=,mac="+n.MAC)
 	}
-	return append(args, "-qmp", "unix:"+m.QMPSocket+",server=on,wait=off"), nil
+	return append(args,
+		"-chardev", fmt.Sprintf("socket,id=qmp,fd=%d", m.QMPFD),
+		"-mon", "chardev=qmp,mode=control"), nil
 }
 
 func (m Machine) driveArgs() []string {

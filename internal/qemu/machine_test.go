@@ -14,8 +14,7 @@ var update = flag.Bool("update", false, "write the golden files")
 func tiny() Machine {
 	return Machine{
 		Name: "node-1", UUID: "00000000-0000-4000-8000-000000000001", Accel: TCG,
-		VCPUs: 1, MemoryMiB: 256, ConsoleFD: 3,
-		AgentSocket: "agent.sock", QMPSocket: "qmp.sock",
+		VCPUs: 1, MemoryMiB: 256, ConsoleFD: 3, QMPFD: 4, AgentFD: 5,
 		Drives: []Drive{{ID: "os", File: "disks/os.qcow2", Format: QCOW2, Bus: VirtioBlk, Boot: true, Serial: "millpond-os"}},
 	}
 }
@@ -66,8 +65,7 @@ func TestRefusals(t *testing.T) {
 		"acceleration":       func(m *Machine) { m.Accel = "xen" },
 		"no CPU":             func(m *Machine) { m.VCPUs = 0 },
 		"no memory":          func(m *Machine) { m.MemoryMiB = 1 },
-		"socket with comma":  func(m *Machine) { m.QMPSocket = "a,b" },
-		"long socket":        func(m *Machine) { m.AgentSocket = strings.Repeat("a", 108) },
+		"descriptor twice":   func(m *Machine) { m.QMPFD = m.AgentFD },
 		"console":            func(m *Machine) { m.ConsoleFD = 1 },
 		"small network":      func(m *Machine) { m.Network.Prefix = netip.MustParsePrefix("10.0.0.0/30") },
 		"MAC":                func(m *Machine) { m.Network.MAC = "52:54" },

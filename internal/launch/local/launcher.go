@@ -1,0 +1,513 @@
+// Package local runs VMs on this host: one folder and one detached supervisor
+// process (package vmrun) per VM. It keeps nothing in memory that the folders do
+// not say, so a restarted server opens the same folder and has its VMs again.
+//
+// It knows no pools and chooses no sizes; only cmd/millpond names it. It never
+// talks to QEMU: that is the supervisor's.
+package local
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"strings"
+	"sync"
+	"time"
+
+	millpond "millpond.dev/millpond"
+	"millpond.dev/millpond/internal/accel"
+	"millpond.dev/millpond/internal/clock"
+	"millpond.dev/millpond/internal/launch"
+	"millpond.dev/millpond/internal/vmrun"
+	"millpond.dev/millpond/internal/wake"
+)
+
+// Config is what the launcher is made from. Dir, CacheDir, Supervisor, Tools,
+// Clock and Log are required.
+type Config struct {
+	// Dir has one folder per VM, named by the node's key.
+	Dir string
+	// CacheDir keeps what VMs share and what can be made again.
+	CacheDir string
+	// Supervisor is the command of a supervisor, such as [millpond vm-run]; it
+	// gets "--dir DIR" behind it.
+	Supervisor []string
+	Tools      vmrun.Tools
+	// AgentBinary is delivered to images that have no agent; empty for never.
+	AgentBinary string
+	Accel       accel.Mode
+	// VCPUCap and MemoryCapMiB cap each VM whatever its size promises; 0 means
+	// the host's processors, and no cap.
+	VCPUCap, MemoryCapMiB int
+	// MaxVMs and MemoryMiB bound what runs in all; 0 means no bound, and nine
+	// tenths of the host's memory.
+	MaxVMs    int
+	MemoryMiB int64
+	// ConcurrentStarts is how many VMs start at a time; 0 means one a core.
+	// More of them only make all of them late together.
+	ConcurrentStarts int
+	// StopGrace is what guests may take to power off when their supervisor gets
+	// SIGTERM; 0 means 20 s.
+	StopGrace time.Duration
+	// Subnets is divided into one network of 8 addresses per VM; the zero value
+	// means 10.77.0.0/16. Nodes cannot reach each other through it: each VM's
+	// network is an island behind QEMU's address translation.
+	Subnets netip.Prefix
+	Clock   clock.Clock
+	Log     *slog.Logger
+}
+
+// startLimit is how long a start may hold one of the places; it then goes on
+// without.
+const startLimit = 90 * time.Second
+
+// killLimit bounds the wait for processes that have been sent SIGKILL.
+const killLimit = 10 * time.Second
+
+// Launcher implements launch.Launcher, Notifier and Consoler.
+type Launcher struct {
+	cfg     Config
+	changed *wake.Signal
+	starts  chan struct{}
+	watch   *watcher
+	prover  accel.Prover
+	// prepared is closed when verdict, agentDisk and prepareErr are set.
+	prepared   chan struct{}
+	verdict    accel.Verdict
+	agentDisk  string
+	prepareErr error
+
+	ctx    context.Context
+	cancel context.CancelFunc
+	loops  sync.WaitGroup
+
+	mu  sync.Mutex
+	vms map[string]*vm // by node key
+	// locks serialize Launch, Reset, Stop and Destroy of a node.
+	locks map[string]*nodeLock
+}
+
+var (
+	_ launch.Launcher = (*Launcher)(nil)
+	_ launch.Notifier = (*Launcher)(nil)
+	_ launch.Consoler = (*Launcher)(nil)
+)
+
+// trashPrefix marks folders whose removal has begun.
+const trashPrefix = ".trash-"
+
+// Open takes over the VMs in cfg.Dir, running or not. The launcher works until
+// Close, which leaves the VMs running.
+func Open(cfg Config) (*Launcher, error) {
+	if cfg.ConcurrentStarts <= 0 {
+		cfg.ConcurrentStarts = runtime.NumCPU()
+	}
+	if cfg.VCPUCap <= 0 {
+		cfg.VCPUCap = runtime.NumCPU()
+	}
+	if cfg.StopGrace <= 0 {
+		cfg.StopGrace = 20 * time.Second
+	}
+	if !cfg.Subnets.IsValid() {
+		cfg.Subnets = netip.MustParsePrefix("10.77.0.0/16")
+	}
+	var err error
+	for _, d := range []*string{&cfg.Dir, &cfg.CacheDir} {
+		if *d, err = filepath.Abs(*d); err != nil {
+			return nil, err
+		}
+		if err := os.MkdirAll(*d, 0o700); err != nil {
+			return nil, err
+		}
+	}
+	l := &Launcher{cfg: cfg, changed: wake.New(), starts: make(chan struct{}, cfg.ConcurrentStarts),
+		prepared: make(chan struct{}), vms: map[string]*vm{}, locks: map[string]*nodeLock{},
+		prover: accel.Prover{QEMU: cfg.Tools.QEMU, CacheFile: filepath.Join(cfg.CacheDir, "accel.json")}}
+	l.ctx, l.cancel = context.WithCancel(context.Background())
+	if l.watch, err = newWatcher(l.statusChanged); err != nil {
+		return nil, err
+	}
+	l.loops.Go(l.watch.loop)
+	if err := l.takeOver(); err != nil {
+		l.Close()
+		return nil, err
+	}
+	l.loops.Go(l.prepare)
+	return l, nil
+}
+
+// Close ends the launcher, not its VMs.
+func (l *Launcher) Close() error {
+	l.cancel()
+	l.mu.Lock()
+	for _, v := range l.vms {
+		v.cancel()
+	}
+	l.mu.Unlock()
+	err := l.watch.close()
+	l.loops.Wait()
+	return err
+}
+
+// prepare does what every start needs and may take seconds: the proof of KVM,
+// the agent disk.
+func (l *Launcher) prepare() {
+	defer close(l.prepared)
+	v, err := l.prover.Decide(l.ctx, l.cfg.Accel)
+	if l.prepareErr = err; err != nil {
+		return
+	}
+	l.mu.Lock()
+	l.verdict = v
+	l.mu.Unlock()
+	l.cfg.Log.Info("acceleration decided", "accel", string(v.Accel), "reason", v.Reason, "took", v.Took)
+	if l.cfg.AgentBinary != "" {
+		l.agentDisk, l.prepareErr = agentDisk(l.cfg.CacheDir, l.cfg.AgentBinary)
+	}
+}
+
+// Accel tells the acceleration that VMs get and why; it waits for the proof.
+func (l *Launcher) Accel(ctx context.Context) (accel.Verdict, error) {
+	select {
+	case <-l.prepared:
+		return l.accelFor(), l.prepareErr
+	case <-ctx.Done():
+		return accel.Verdict{}, ctx.Err()
+	}
+}
+
+// Changed is received from after any VM's status may have changed.
+func (l *Launcher) Changed() <-chan struct{} { return l.changed.C() }
+
+// nodeName is what may be a folder's name: it cannot climb out of one, and it
+// is none of the launcher's own names.
+var nodeName = regexp.MustCompile(`^[a-z0-9][a-z0-9_.-]{0,127}$`)
+
+// Launch writes the VM's folder and queues its start.
+func (l *Launcher) Launch(ctx context.Context, spec launch.Spec) error {
+	key := spec.Node.Key()
+	if !nodeName.MatchString(key) {
+		return millpond.Errorf(millpond.Invalid, "InvalidNodeId",
+			"The node id %q cannot name a folder; use 1 to 128 letters, digits, dots, hyphens and underscores, beginning with a letter or digit.", spec.Node)
+	}
+	unlock, err := l.lock(ctx, key)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if old := l.find(key); old != nil {
+		switch have := old.cfg.Spec.Generation; {
+		case have == spec.Generation:
+			return nil
+		case have > spec.Generation:
+			return millpond.Errorf(millpond.Conflict, "StaleGeneration",
+				"The node %s has generation %d on this host already; generation %d is over.", spec.Node, have, spec.Generation)
+		}
+		if err := l.destroy(ctx, old); err != nil {
+			return err
+		}
+	}
+	return l.create(key, spec)
+}
+
+// create makes a VM that is not there. The caller holds the node's lock.
+func (l *Launcher) create(key string, spec launch.Spec) error {
+	cfg := vmrun.Config{Spec: spec, Tools: l.cfg.Tools, CacheDir: l.cfg.CacheDir, StopGrace: l.cfg.StopGrace,
+		VCPUs: min(spec.VCPUs, l.cfg.VCPUCap), MemoryMiB: spec.MemoryMiB}
+	if l.cfg.MemoryCapMiB > 0 {
+		cfg.MemoryMiB = min(cfg.MemoryMiB, l.cfg.MemoryCapMiB)
+	}
+	v := newVM(l.ctx, filepath.Join(l.cfg.Dir, key), cfg)
+	if err := l.admit(key, v); err != nil {
+		return err
+	}
+	if err := l.write(v); err != nil {
+		l.forget(key)
+		return errors.Join(&launch.HostError{Step: "write the VM's folder", Err: err}, os.RemoveAll(v.dir))
+	}
+	l.cfg.Log.Info("VM queued", "node", string(spec.Node), "generation", spec.Generation)
+	l.begin(v, false)
+	l.changed.Wake()
+	return nil
+}
+
+// write makes the folder. The configuration comes last: a folder without one is
+// rubbish, a folder with one is a promise to start the VM.
+func (l *Launcher) write(v *vm) error {
+	if err := os.MkdirAll(v.dir, 0o700); err != nil {
+		return err
+	}
+	now := l.cfg.Clock.Now()
+	st := launch.Status{Node: v.cfg.Spec.Node, Generation: v.cfg.Spec.Generation, Phase: launch.Preparing, Step: stepQueued, Started: now, Changed: now}
+	if err := vmrun.SaveStatus(v.dir, st); err != nil {
+		return err
+	}
+	if err := v.cfg.Save(v.dir); err != nil {
+		return err
+	}
+	return l.watch.add(v.dir)
+}
+
+// List reads every VM's status.
+func (l *Launcher) List(ctx context.Context) ([]launch.Status, error) {
+	l.mu.Lock()
+	vms := make([]*vm, 0, len(l.vms))
+	for _, v := range l.vms {
+		vms = append(vms, v)
+	}
+	l.mu.Unlock()
+	out := make([]launch.Status, 0, len(vms))
+	for _, v := range vms {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		st, ok := l.status(v)
+		if ok {
+			out = append(out, st)
+		}
+	}
+	return out, nil
+}
+
+// status is a VM's, false if it was destroyed under our hands.
+func (l *Launcher) status(v *vm) (launch.Status, bool) {
+	// First whether it runs, then what it wrote: the other way round a VM that
+	// ends in between would look lost.
+	alive := v.alive()
+	st, err := vmrun.LoadStatus(v.dir)
+	if err != nil {
+		if errors.Is(err, os.ErrNotExist) && l.find(v.key) != v {
+			return launch.Status{}, false
+		}
+		return launch.Status{Node: v.cfg.Spec.Node, Generation: v.cfg.Spec.Generation, Phase: launch.Failed, Changed: l.cfg.Clock.Now(),
+			Err: vmrun.SupervisorLost(err.Error())}, true
+	}
+	if !alive && (st.Phase == launch.Running || st.Phase == launch.Preparing) {
+		st.Phase = launch.Failed
+		st.Err = vmrun.SupervisorLost(vmrun.Evidence(vmrun.SupervisorLog(v.dir)))
+	}
+	return st, true
+}
+
+// Reset restarts a running guest in place; a VM that has ended is started again
+// with its disks.
+func (l *Launcher) Reset(ctx context.Context, node millpond.NodeID) error {
+	unlock, err := l.lock(ctx, node.Key())
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	v, err := l.known(node)
+	if err != nil {
+		return err
+	}
+	if v.alive() {
+		_, err := vmrun.Call(ctx, v.dir, vmrun.Request{Op: vmrun.OpReset})
+		if err == nil || !errors.Is(err, vmrun.ErrNoSupervisor) {
+			return hostError("reset", err)
+		}
+		if err := v.waitEnd(ctx); err != nil {
+			return err
+		}
+	}
+	now := l.cfg.Clock.Now()
+	st := launch.Status{Node: v.cfg.Spec.Node, Generation: v.cfg.Spec.Generation, Phase: launch.Preparing, Step: stepQueued, Started: now, Changed: now}
+	if err := vmrun.SaveStatus(v.dir, st); err != nil {
+		return hostError("reset", err)
+	}
+	l.begin(v, false)
+	return nil
+}
+
+// Stop ends the VM by its power button, by force after grace, and returns when
+// it has ended.
+func (l *Launcher) Stop(ctx context.Context, node millpond.NodeID, grace time.Duration) error {
+	unlock, err := l.lock(ctx, node.Key())
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	v, err := l.known(node)
+	if err != nil {
+		return err
+	}
+	if v.dequeue() {
+		st := launch.Status{Node: v.cfg.Spec.Node, Generation: v.cfg.Spec.Generation, Phase: launch.Stopped, Changed: l.cfg.Clock.Now()}
+		return hostError("stop", vmrun.SaveStatus(v.dir, st))
+	}
+	if !v.alive() {
+		return nil
+	}
+	if err := v.waitControl(ctx); err != nil {
+		return err
+	}
+	_, err = vmrun.Call(ctx, v.dir, vmrun.Request{Op: vmrun.OpStop, Grace: grace})
+	if err != nil && !errors.Is(err, vmrun.ErrNoSupervisor) {
+		return hostError("stop", err)
+	}
+	return v.waitEnd(ctx)
+}
+
+// Destroy ends the VM at once and removes its folder.
+func (l *Launcher) Destroy(ctx context.Context, node millpond.NodeID) error {
+	unlock, err := l.lock(ctx, node.Key())
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	v := l.find(node.Key())
+	if v == nil {
+		return nil
+	}
+	return l.destroy(ctx, v)
+}
+
+// destroy is Destroy under the node's lock.
+func (l *Launcher) destroy(ctx context.Context, v *vm) error {
+	ctx, cancel := context.WithTimeout(ctx, killLimit)
+	defer cancel()
+	v.dequeue()
+	if err := v.kill(ctx); err != nil {
+		return hostError("destroy", err)
+	}
+	// The folder gets out of the way at once; if its removal is cut short, the
+	// next Open finishes it.
+	trash := filepath.Join(l.cfg.Dir, fmt.Sprintf("%s%s-%d-%d", trashPrefix, v.key, v.cfg.Spec.Generation, l.cfg.Clock.Now().UnixNano()))
+	l.watch.remove(v.dir)
+	if err := os.Rename(v.dir, trash); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return hostError("destroy", err)
+	}
+	l.forget(v.key)
+	v.cancel()
+	l.changed.Wake()
+	l.cfg.Log.Info("VM destroyed", "node", string(v.cfg.Spec.Node), "generation", v.cfg.Spec.Generation)
+	return hostError("destroy", os.RemoveAll(trash))
+}
+
+// Console is the VM's last serial output.
+func (l *Launcher) Console(ctx context.Context, node millpond.NodeID, tail int64) ([]byte, error) {
+	v, err := l.known(node)
+	if err != nil {
+		return nil, err
+	}
+	return vmrun.Console(ctx, v.dir, tail)
+}
+
+func (l *Launcher) find(key string) *vm {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.vms[key]
+}
+
+func (l *Launcher) known(node millpond.NodeID) (*vm, error) {
+	if v := l.find(node.Key()); v != nil {
+		return v, nil
+	}
+	return nil, millpond.Errorf(millpond.NotFound, "NodeNotFound", "The node %s has no VM on this host.", node)
+}
+
+func (l *Launcher) forget(key string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.vms, key)
+}
+
+func hostError(step string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &launch.HostError{Step: step, Err: err}
+}
+
+// nodeLock is a node's turn; count is how many have or want it.
+type nodeLock struct {
+	turn  chan struct{}
+	count int
+}
+
+// lock takes the node's turn; the returned function gives it back.
+func (l *Launcher) lock(ctx context.Context, key string) (func(), error) {
+	l.mu.Lock()
+	n := l.locks[key]
+	if n == nil {
+		n = &nodeLock{turn: make(chan struct{}, 1)}
+		l.locks[key] = n
+	}
+	n.count++
+	l.mu.Unlock()
+	done := func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if n.count--; n.count == 0 {
+			delete(l.locks, key)
+		}
+	}
+	select {
+	case n.turn <- struct{}{}:
+		return func() { <-n.turn; done() }, nil
+	case <-ctx.Done():
+		done()
+		return nil, ctx.Err()
+	}
+}
+
+// takeOver finds the VMs of an earlier server.
+func (l *Launcher) takeOver() error {
+	entries, err := os.ReadDir(l.cfg.Dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		dir := filepath.Join(l.cfg.Dir, e.Name())
+		if strings.HasPrefix(e.Name(), trashPrefix) {
+			if err := os.RemoveAll(dir); err != nil {
+				return err
+			}
+			continue
+		}
+		if !e.IsDir() || !nodeName.MatchString(e.Name()) {
+			continue
+		}
+		if err := l.takeOverVM(e.Name(), dir); err != nil {
+			return fmt.Errorf("take over the VM in %s: %w", dir, err)
+		}
+	}
+	return nil
+}
+
+func (l *Launcher) takeOverVM(key, dir string) error {
+	cfg, err := vmrun.LoadConfig(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return os.RemoveAll(dir) // Launch was cut short and had promised nothing
+	}
+	if err != nil {
+		return err
+	}
+	v := newVM(l.ctx, dir, cfg)
+	l.mu.Lock()
+	l.vms[key] = v
+	l.mu.Unlock()
+	if err := l.watch.add(dir); err != nil {
+		return err
+	}
+	attached, err := v.attach()
+	if err != nil {
+		return err
+	}
+	if attached {
+		l.loops.Go(func() { v.follow(l.changed) })
+		return nil
+	}
+	// No supervisor. If the VM was still queued, its start was promised. A
+	// supervisor that is just coming up has the folder's lock, and ours gives way.
+	if st, err := vmrun.LoadStatus(dir); err == nil && st.Phase == launch.Preparing && st.Step == stepQueued {
+		l.begin(v, true)
+	}
+	return nil
+}

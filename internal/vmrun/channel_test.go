@@ -1,0 +1,180 @@
+package vmrun
+
+import (
+	"bufio"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"io"
+	"math/big"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"millpond.dev/millpond/internal/nodeproto"
+	"millpond.dev/millpond/internal/qemu/qemutest"
+)
+
+// edge is the server's side of the channel: it takes upgrades and hands them out.
+type edge struct {
+	cert  tls.Certificate
+	pem   []byte
+	mu    sync.Mutex
+	refus int
+	seen  http.Header
+	conns chan net.Conn
+}
+
+func newEdge(t *testing.T) *edge {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: []string{serverName}, IsCA: true, BasicConstraintsValid: true,
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &edge{cert: tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key},
+		pem: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), conns: make(chan net.Conn, 1)}
+}
+
+// listen serves on a new port until the returned function is called.
+func (e *edge) listen(t *testing.T) (addr string, closeAll func()) {
+	t.Helper()
+	l, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{e.cert}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var loop sync.WaitGroup
+	loop.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			loop.Go(func() { e.take(c) })
+		}
+	})
+	return l.Addr().String(), func() { l.Close(); loop.Wait() }
+}
+
+func (e *edge) take(c net.Conn) {
+	r := bufio.NewReader(c)
+	req, err := http.ReadRequest(r)
+	if err != nil {
+		c.Close()
+		return
+	}
+	e.mu.Lock()
+	e.seen = req.Header
+	refuse := e.refus > 0
+	if refuse {
+		e.refus--
+	}
+	e.mu.Unlock()
+	if refuse {
+		io.WriteString(c, "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n")
+		c.Close()
+		return
+	}
+	// The first bytes of the session come in the same packet as the answer.
+	io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: "+nodeproto.ChannelUpgrade+"\r\n\r\nfirst ")
+	e.conns <- c
+}
+
+// TestChannel takes the channel through a refusal, a server that restarts on
+// another port, and a reset of the guest.
+func TestChannel(t *testing.T) {
+	e := newEdge(t)
+	dir, cfg := newVM(t, qemutest.Agent)
+	cfg.Spec.Channel.CAFile = filepath.Join(t.TempDir(), "ca.pem")
+	if err := os.WriteFile(cfg.Spec.Channel.CAFile, e.pem, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := cfg.Save(dir); err != nil {
+		t.Fatal(err)
+	}
+	// The first attempts find no endpoint at all.
+	_, wait := start(t, dir)
+	until(t, dir, "running", running)
+
+	e.refus = 2
+	var closeEdge func()
+	for round := range 3 {
+		addr, closeThis := e.listen(t)
+		closeEdge = closeThis
+		if err := os.WriteFile(cfg.Spec.Channel.EndpointFile, []byte(addr+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		var conn net.Conn
+		select {
+		case conn = <-e.conns:
+		case <-time.After(bound):
+			t.Fatalf("round %d: the supervisor did not come", round)
+		}
+		// The stub's agent echoes.
+		conn.SetDeadline(time.Now().Add(bound))
+		if _, err := io.WriteString(conn, "second"); err != nil {
+			t.Fatal(err)
+		}
+		got := make([]byte, len("first second"))
+		if _, err := io.ReadFull(conn, got); err != nil || string(got) != "first second" {
+			t.Fatalf("round %d: %q, %v", round, got, err)
+		}
+		e.mu.Lock()
+		if e.seen.Get("Authorization") != "Bearer secret" || e.seen.Get(nodeproto.HeaderNode) != "Node-1" || e.seen.Get(nodeproto.HeaderGeneration) != "2" {
+			t.Errorf("headers %v", e.seen)
+		}
+		e.mu.Unlock()
+		conn.Close()
+		closeEdge()
+	}
+	if _, err := Call(t.Context(), dir, Request{Op: OpKill}); err != nil {
+		t.Error(err)
+	}
+	wait()
+	b, err := os.ReadFile(SupervisorLog(dir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(b) == "" || contains(b, "secret") {
+		t.Errorf("the log is empty or holds the token: %s", b)
+	}
+}
+
+func contains(b []byte, s string) bool {
+	for i := 0; i+len(s) <= len(b); i++ {
+		if string(b[i:i+len(s)]) == s {
+			return true
+		}
+	}
+	return false
+}
+
+func TestUnwantedIsForbiddenOrGone(t *testing.T) {
+	for status, want := range map[string]bool{"403 Forbidden": true, "410 Gone": true, "401 Unauthorized": true, "503 Service Unavailable": false, "200 OK": false} {
+		here, there := net.Pipe()
+		go func() {
+			r := bufio.NewReader(there)
+			if _, err := http.ReadRequest(r); err == nil {
+				io.WriteString(there, "HTTP/1.1 "+status+"\r\nContent-Length: 0\r\n\r\n")
+			}
+		}()
+		_, err := nodeproto.Upgrade(t.Context(), here, serverName, "n", 1, "t")
+		if err == nil || unwanted(err) != want {
+			t.Errorf("%s: %v", status, err)
+		}
+		here.Close()
+		there.Close()
+	}
+}

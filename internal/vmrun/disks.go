@@ -1,0 +1,214 @@
+package vmrun
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+
+	"millpond.dev/millpond/internal/launch"
+	"millpond.dev/millpond/internal/qemu"
+	"millpond.dev/millpond/internal/seed"
+)
+
+// disks makes the files that QEMU gets. A file that is there already is kept: a
+// VM that is started again after a stop has its disks. What this run has made,
+// and only that, is removed by undo.
+type disks struct {
+	dir string
+	cfg Config
+	// made are files that this run has made, by step.
+	made map[string][]string
+}
+
+func (d *disks) path(name string) string { return filepath.Join(d.dir, name) }
+
+// make calls write for the file unless it is there.
+func (d *disks) make(step, name string, write func(name string) error) error {
+	p := d.path(name)
+	if _, err := os.Stat(p); err == nil {
+		return nil
+	}
+	if err := write(p); err != nil {
+		return err
+	}
+	d.made[step] = append(d.made[step], p)
+	return nil
+}
+
+func (d *disks) undo(step string) func() error {
+	return func() error {
+		var errs []error
+		for _, p := range d.made[step] {
+			if err := os.Remove(p); err != nil && !errors.Is(err, os.ErrNotExist) {
+				errs = append(errs, err)
+			}
+		}
+		d.made[step] = nil
+		return errors.Join(errs...)
+	}
+}
+
+// overlay puts a writable disk over disk's base. The base is looked at here,
+// because QEMU's own complaint about a missing one is hard to read.
+func (d *disks) overlay(step, name string, disk launch.Disk) error {
+	return d.make(step, name, func(p string) error {
+		if strings.HasPrefix(disk.Backing, "/") {
+			st, err := os.Stat(disk.Backing)
+			if err != nil {
+				return fmt.Errorf("the base of the disk is not there: %w", err)
+			}
+			if st.Size() > disk.SizeBytes {
+				return fmt.Errorf("the disk of %d bytes is smaller than its base of %d", disk.SizeBytes, st.Size())
+			}
+		} else if disk.Backing != "" && !strings.Contains(disk.Backing, ":") {
+			return fmt.Errorf("the base %q is neither an absolute path nor a URI", disk.Backing)
+		}
+		return writeOverlay(p, disk.Backing, disk.SizeBytes)
+	})
+}
+
+func (d *disks) osDisk(context.Context) error {
+	return d.overlay(stepOSDisk, osDisk, d.cfg.Spec.OSDisk)
+}
+
+func (d *disks) dataDisks(context.Context) error {
+	for _, disk := range d.cfg.Spec.DataDisks {
+		if err := d.overlay(stepDataDisks, dataDisk(disk.LUN), disk); err != nil {
+			return fmt.Errorf("LUN %d: %w", disk.LUN, err)
+		}
+	}
+	return nil
+}
+
+// tempDisk puts an overlay over an empty file system that all VMs of the host
+// share, so that nobody formats at boot.
+func (d *disks) tempDisk(ctx context.Context) error {
+	mib := d.cfg.Spec.TempDiskMiB
+	if mib == 0 {
+		return nil
+	}
+	return d.make(stepTempDisk, tempDisk, func(p string) error {
+		base := tempBase(d.cfg.CacheDir, mib)
+		if err := ensureTempBase(ctx, d.cfg.Tools.MkE2fs, base, mib); err != nil {
+			return err
+		}
+		return writeOverlay(p, base, mib<<20)
+	})
+}
+
+// ensureTempBase makes the base once. Two supervisors may do it at the same
+// time; the last rename wins, but only a file that nobody uses yet is replaced,
+// because a link is made instead of a rename.
+func ensureTempBase(ctx context.Context, mke2fs, base string, mib int64) error {
+	if _, err := os.Stat(base); err == nil {
+		return nil
+	}
+	if err := os.MkdirAll(filepath.Dir(base), 0o700); err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(filepath.Dir(base), ".tmp-temp-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	if err := errors.Join(f.Truncate(mib<<20), f.Close()); err != nil {
+		return err
+	}
+	// nodiscard: the file is all holes already. The lazy options leave tables
+	// and journal to be zeroed by the guest, which need not either: holes are zeros.
+	cmd := exec.CommandContext(ctx, mke2fs, "-q", "-F", "-t", "ext4", "-L", launch.TempDiskLabel, "-m", "0",
+		"-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard", f.Name())
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("format a temporary disk: %w: %s", err, bytes.TrimSpace(out))
+	}
+	if err := os.Link(f.Name(), base); err != nil && !errors.Is(err, os.ErrExist) {
+		return err
+	}
+	return nil
+}
+
+func (d *disks) seed(context.Context) error {
+	return d.make(stepSeed, seedDisk, func(p string) error {
+		return writeWhole(p, func(w io.Writer) error {
+			return seed.Write(w, seed.Instance{
+				ID:         fmt.Sprintf("%s-%d", d.cfg.Spec.Hostname, d.cfg.Spec.Generation),
+				Hostname:   d.cfg.Spec.Hostname,
+				BringAgent: d.cfg.AgentDisk != "",
+			})
+		})
+	})
+}
+
+// firmware gives a UEFI machine variables of its own.
+func (d *disks) firmware(context.Context) error {
+	switch d.cfg.Spec.Firmware {
+	case launch.BIOS:
+		return nil
+	case launch.UEFI:
+	default:
+		return fmt.Errorf("firmware %q is not known", d.cfg.Spec.Firmware)
+	}
+	if _, err := os.Stat(d.cfg.Tools.OVMFCode); err != nil {
+		return fmt.Errorf("the UEFI firmware is not there (Debian: apt install ovmf): %w", err)
+	}
+	return d.make(stepFirmware, firmwareVars, func(p string) error {
+		in, err := os.Open(d.cfg.Tools.OVMFVars)
+		if err != nil {
+			return fmt.Errorf("the UEFI firmware's variables are not there (Debian: apt install ovmf): %w", err)
+		}
+		defer in.Close()
+		return writeWhole(p, func(w io.Writer) error { _, err := io.Copy(w, in); return err })
+	})
+}
+
+// writeWhole makes the file appear whole or not at all.
+func writeWhole(name string, write func(io.Writer) error) error {
+	f, err := os.CreateTemp(filepath.Dir(name), ".tmp-"+filepath.Base(name)+"-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	if err := errors.Join(write(f), f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), name)
+}
+
+// drives lists what QEMU gets.
+func (d *disks) drives() []qemu.Drive {
+	list := []qemu.Drive{{ID: "os", File: osDisk, Format: qemu.QCOW2, Bus: qemu.VirtioBlk, Boot: true, Serial: "millpond-os"}}
+	if d.cfg.Spec.TempDiskMiB != 0 {
+		list = append(list, qemu.Drive{ID: "temp", File: tempDisk, Format: qemu.QCOW2, Bus: qemu.VirtioBlk, Serial: launch.TempDiskLabel})
+	}
+	for _, disk := range d.cfg.Spec.DataDisks {
+		id := fmt.Sprintf("data-%d", disk.LUN)
+		list = append(list, qemu.Drive{ID: id, File: dataDisk(disk.LUN), Format: qemu.QCOW2, Bus: qemu.SCSI, LUN: disk.LUN, Serial: "millpond-" + id})
+	}
+	list = append(list, qemu.Drive{ID: "seed", File: seedDisk, Format: qemu.Raw, ReadOnly: true, Bus: qemu.VirtioBlk, Serial: "millpond-seed"})
+	if d.cfg.AgentDisk != "" {
+		list = append(list, qemu.Drive{ID: "agent", File: d.cfg.AgentDisk, Format: qemu.Raw, ReadOnly: true, Bus: qemu.VirtioBlk, Serial: "millpond-agent"})
+	}
+	return list
+}
+
+// machine is the VM as QEMU is told of it.
+func (d *disks) machine(consoleFD, qmpFD, agentFD int) qemu.Machine {
+	c := d.cfg
+	m := qemu.Machine{
+		Name: c.Spec.Node.Key(), UUID: c.uuid(), Accel: c.Accel, VCPUs: c.VCPUs, MemoryMiB: c.MemoryMiB,
+		Drives: d.drives(), ConsoleFD: consoleFD, QMPFD: qmpFD, AgentFD: agentFD,
+	}
+	if c.Spec.Firmware == launch.UEFI {
+		m.UEFI = &qemu.UEFI{Code: c.Tools.OVMFCode, Vars: firmwareVars}
+	}
+	if c.Network.IsValid() {
+		m.Network = &qemu.Network{Prefix: c.Network, MAC: c.mac()}
+	}
+	return m
+}

@@ -1,0 +1,135 @@
+package vmrun
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"millpond.dev/millpond/internal/process"
+)
+
+// The descriptors that QEMU inherits.
+const (
+	consoleFD = 3
+	qmpFD     = 4
+	agentFD   = 5
+)
+
+// engine is the running QEMU.
+type engine struct {
+	id process.ID
+	// console, qmp and agent are this end of what QEMU inherited.
+	console, qmp, agent net.Conn
+	cmd                 *exec.Cmd
+	// done is closed when QEMU has ended and been waited for.
+	done chan struct{}
+}
+
+// startEngine starts QEMU as a child in dir. It gets a session of its own, so
+// that no signal of a terminal reaches it, and SIGKILL when the supervisor dies.
+func startEngine(dir, program string, args []string) (*engine, error) {
+	var theirs []*os.File
+	defer func() {
+		for _, f := range theirs {
+			f.Close()
+		}
+	}()
+	e := &engine{done: make(chan struct{})}
+	for _, conn := range []*net.Conn{&e.console, &e.qmp, &e.agent} { // in the order of the descriptors
+		here, there, err := socketPair()
+		if err != nil {
+			e.closeEnds()
+			return nil, err
+		}
+		theirs = append(theirs, there)
+		*conn = here
+	}
+	log, err := os.OpenFile(filepath.Join(dir, qemuLog), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		e.closeEnds()
+		return nil, err
+	}
+	defer log.Close()
+	e.cmd = exec.Command(program, args...)
+	e.cmd.Dir = dir
+	e.cmd.Stdout, e.cmd.Stderr = log, log
+	e.cmd.ExtraFiles = theirs
+	e.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}
+
+	started := make(chan error)
+	go func() {
+		// The kernel sends the parent-death signal when the thread that forked
+		// ends, not the process. This thread is therefore kept for the child.
+		runtime.LockOSThread()
+		if err := e.cmd.Start(); err != nil {
+			started <- err
+			return
+		}
+		started <- nil
+		e.cmd.Wait()
+		close(e.done)
+	}()
+	if err := <-started; err != nil {
+		e.closeEnds()
+		return nil, fmt.Errorf("start %s: %w", program, err)
+	}
+	e.id, err = process.Of(e.cmd.Process.Pid)
+	if err != nil && !errors.Is(err, process.ErrGone) {
+		return nil, errors.Join(err, e.kill())
+	}
+	return e, nil
+}
+
+// kill ends QEMU at once and waits for it. A process that is stuck in the
+// kernel is waited for as well: its disks are still in use.
+func (e *engine) kill() error {
+	err := e.cmd.Process.Kill()
+	if errors.Is(err, os.ErrProcessDone) {
+		err = nil
+	}
+	<-e.done
+	e.closeEnds()
+	return err
+}
+
+func (e *engine) closeEnds() {
+	for _, c := range []net.Conn{e.console, e.qmp, e.agent} {
+		if c != nil {
+			c.Close()
+		}
+	}
+}
+
+// exit is QEMU's exit code and the signal that ended it, after done.
+func (e *engine) exit() (code int, signal unix.Signal) {
+	ws, ok := e.cmd.ProcessState.Sys().(syscall.WaitStatus)
+	if !ok {
+		return e.cmd.ProcessState.ExitCode(), 0
+	}
+	if ws.Signaled() {
+		return -1, ws.Signal()
+	}
+	return ws.ExitStatus(), 0
+}
+
+func socketPair() (net.Conn, *os.File, error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, err
+	}
+	here, there := os.NewFile(uintptr(fds[0]), "here"), os.NewFile(uintptr(fds[1]), "there")
+	conn, err := net.FileConn(here)
+	here.Close()
+	if err != nil {
+		there.Close()
+		return nil, nil, err
+	}
+	return conn, there, nil
+}

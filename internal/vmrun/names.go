@@ -1,0 +1,63 @@
+// Package vmrun is the supervisor of exactly one virtual machine: it prepares
+// the disks, runs QEMU as its child, carries the node channel, watches, and says
+// how it ended. It is the body of `millpond vm-run --dir DIR`, which launchers
+// start and which outlives the server.
+//
+// It knows no pool, no job and no database, and never more than one VM. Every
+// name inside a VM's folder is in names.go; launch/local reads them too.
+//
+// QEMU lives and dies with its supervisor: it is a child with a parent-death
+// signal. A supervisor that was killed leaves no machine that nobody watches;
+// the launcher then reports the VM as failed, and the server replaces it.
+package vmrun
+
+import (
+	"fmt"
+	"path/filepath"
+)
+
+// The files of a VM's folder.
+const (
+	// configFile is the Config, 0600 because of the channel's token.
+	configFile = "spec.json"
+	// statusFile is a launch.Status, replaced as a whole at each change.
+	statusFile = "status.json"
+	// handleFile is the Handle of the last supervisor.
+	handleFile = "handle.json"
+	// lockFile is locked by the supervisor as long as it lives.
+	lockFile = "lock"
+	// controlSocket is where the supervisor takes requests.
+	controlSocket = "ctl.sock"
+	// consoleFile is what the guest said on its serial port, and oldConsoleFile
+	// what it said before that; each is bounded by consoleLimit.
+	consoleFile    = "console.log"
+	oldConsoleFile = "console.old.log"
+	qemuLog        = "qemu.log"
+	supervisorLog  = "supervisor.log"
+	diskFolder     = "disks"
+)
+
+// The files of the disk folder; names are relative to the VM's folder, which is
+// QEMU's working directory.
+const (
+	osDisk       = diskFolder + "/os.qcow2"
+	tempDisk     = diskFolder + "/temp.qcow2"
+	seedDisk     = diskFolder + "/seed.iso"
+	firmwareVars = diskFolder + "/vars.fd"
+)
+
+func dataDisk(lun int) string { return fmt.Sprintf(diskFolder+"/data-%d.qcow2", lun) }
+
+// tempBase is the shared, formatted base of temporary disks of a size.
+func tempBase(cache string, mib int64) string {
+	return filepath.Join(cache, fmt.Sprintf("temp-%d.raw", mib))
+}
+
+// ConfigFile, StatusFile and SupervisorLog name files of the VM in dir for the
+// launcher that started it.
+func ConfigFile(dir string) string    { return filepath.Join(dir, configFile) }
+func StatusFile(dir string) string    { return filepath.Join(dir, statusFile) }
+func SupervisorLog(dir string) string { return filepath.Join(dir, supervisorLog) }
+
+// StatusName is StatusFile's last element, as inotify reports it.
+const StatusName = statusFile

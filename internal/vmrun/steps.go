@@ -1,0 +1,108 @@
+package vmrun
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"millpond.dev/millpond/internal/qemu/qmp"
+	"millpond.dev/millpond/internal/revert"
+)
+
+// The steps of a launch, in their order.
+const (
+	stepOSDisk    = "os-disk"
+	stepDataDisks = "data-disks"
+	stepTempDisk  = "temp-disk"
+	stepSeed      = "seed"
+	stepFirmware  = "firmware"
+	stepConsole   = "console"
+	stepQEMU      = "start-qemu"
+	stepQMP       = "qmp"
+)
+
+// qmpLimit bounds the time from QEMU's start to its greeting. Under load of many
+// starts it takes half a second.
+const qmpLimit = 60 * time.Second
+
+func (s *supervisor) steps() []revert.Step {
+	d := s.disks
+	return []revert.Step{
+		{Name: stepOSDisk, Do: d.osDisk, Undo: d.undo(stepOSDisk)},
+		{Name: stepDataDisks, Do: d.dataDisks, Undo: d.undo(stepDataDisks)},
+		{Name: stepTempDisk, Do: d.tempDisk, Undo: d.undo(stepTempDisk)},
+		{Name: stepSeed, Do: d.seed, Undo: d.undo(stepSeed)},
+		{Name: stepFirmware, Do: d.firmware, Undo: d.undo(stepFirmware)},
+		{Name: stepConsole, Do: s.openConsole, Undo: s.closeConsole},
+		{Name: stepQEMU, Do: s.startQEMU, Undo: s.killQEMU},
+		{Name: stepQMP, Do: s.connectQMP, Undo: nil},
+	}
+}
+
+func (s *supervisor) openConsole(context.Context) error {
+	c, err := newConsole(s.dir)
+	s.console = c
+	return err
+}
+
+func (s *supervisor) closeConsole() error {
+	if s.console == nil {
+		return nil
+	}
+	return s.console.close()
+}
+
+func (s *supervisor) startQEMU(context.Context) error {
+	args, err := s.disks.machine(consoleFD, qmpFD, agentFD).Args()
+	if err != nil {
+		return err
+	}
+	s.engine, err = startEngine(s.dir, s.cfg.Tools.QEMU, args)
+	if err != nil {
+		return err
+	}
+	s.loops.Go(func() {
+		if err := s.console.pump(s.engine.console); err != nil {
+			s.log.Warn("the console was lost", "err", err)
+		}
+	})
+	s.handle.QEMU = s.engine.id
+	return s.handle.save(s.dir)
+}
+
+func (s *supervisor) killQEMU() error {
+	if s.engine == nil {
+		return nil
+	}
+	err := s.engine.kill()
+	s.handle.QEMU.PID = 0
+	return errors.Join(err, s.handle.save(s.dir))
+}
+
+// errEarlyExit says that QEMU ended before its greeting.
+var errEarlyExit = errors.New("QEMU ended before its greeting")
+
+func (s *supervisor) connectQMP(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, qmpLimit)
+	defer cancel()
+	c, err := qmp.Connect(ctx, s.engine.qmp, s.event)
+	if err != nil {
+		select {
+		case <-s.engine.done:
+			return errEarlyExit
+		case <-time.After(100 * time.Millisecond):
+			// The connection can end a moment before the process does.
+			select {
+			case <-s.engine.done:
+				return errEarlyExit
+			default:
+			}
+		}
+		return err
+	}
+	s.qmp = c
+	v := c.Version()
+	s.log.Info("QEMU runs", "pid", s.engine.id.PID, "version", fmt.Sprintf("%d.%d.%d", v.Major, v.Minor, v.Micro))
+	return nil
+}

@@ -1,0 +1,376 @@
+package vmrun
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"millpond.dev/millpond/internal/clock"
+	"millpond.dev/millpond/internal/launch"
+	"millpond.dev/millpond/internal/process"
+	"millpond.dev/millpond/internal/qemu"
+	"millpond.dev/millpond/internal/qemu/qmp"
+	"millpond.dev/millpond/internal/revert"
+)
+
+// ErrRunning says that another supervisor has the VM.
+var ErrRunning = errors.New("another supervisor runs this VM")
+
+const (
+	// silenceLimit is how long a machine under KVM may take to its firmware's
+	// first word, which takes well under a second where KVM works.
+	silenceLimit = 20 * time.Second
+	// lastWords is the time that a failing boot gets to finish its sentence.
+	lastWords = time.Second
+	// quitLimit is how long QEMU may take to end when told to.
+	quitLimit = 5 * time.Second
+	// memoryLimit keeps the heap of a supervisor small; there are many.
+	memoryLimit = 16 << 20
+)
+
+type supervisor struct {
+	dir   string
+	cfg   Config
+	log   *slog.Logger
+	clock clock.Clock
+	// begin is called before each step; tests make it fail.
+	begin func(step string) error
+
+	disks   *disks
+	console *console
+	engine  *engine
+	qmp     *qmp.Client
+	handle  Handle
+	loops   sync.WaitGroup
+
+	mu     sync.Mutex
+	status launch.Status
+
+	// asked: somebody wanted the end. powerOff: the guest shut itself down.
+	asked, powerOff atomic.Bool
+	// stop gets what the guest may still take; kill and reset carry no data.
+	stop chan time.Duration
+	// ended is closed when the last status is written.
+	ended chan struct{}
+}
+
+// Run supervises the VM whose folder is dir until it has ended. If ctx ends, the
+// guest is asked to power off first. The outcome is in the status file; an error
+// means that not even that could be written, or ErrRunning.
+func Run(ctx context.Context, dir string) error {
+	debug.SetMemoryLimit(memoryLimit)
+	debug.SetGCPercent(50)
+	return run(ctx, dir, func(string) error { return nil })
+}
+
+func run(ctx context.Context, dir string, begin func(step string) error) error {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return err
+	}
+	lock, err := lockFolder(dir)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	logFile, err := os.OpenFile(SupervisorLog(dir), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer logFile.Close()
+	cfg, err := LoadConfig(dir)
+	if err != nil {
+		return err
+	}
+	s := &supervisor{
+		dir: dir, cfg: cfg, clock: clock.System{}, begin: begin,
+		log:   slog.New(slog.NewJSONHandler(logFile, nil)).With("node", string(cfg.Spec.Node), "generation", cfg.Spec.Generation),
+		disks: &disks{dir: dir, cfg: cfg, made: map[string][]string{}},
+		stop:  make(chan time.Duration, 1), ended: make(chan struct{}),
+	}
+	if s.handle.Supervisor, err = process.Of(os.Getpid()); err != nil {
+		return err
+	}
+	if err := s.handle.save(dir); err != nil {
+		return err
+	}
+	now := s.clock.Now()
+	s.status = launch.Status{Node: cfg.Spec.Node, Generation: cfg.Spec.Generation, Phase: launch.Preparing,
+		Accel: string(cfg.Accel), Started: now, Changed: now}
+	if cfg.Network.IsValid() {
+		s.status.Addr = qemu.Network{Prefix: cfg.Network}.Guest().String()
+	}
+	control, err := listenControl(dir, s.answer)
+	if err != nil {
+		return err
+	}
+	err = s.supervise(ctx)
+	close(s.ended)
+	control.close()
+	return err
+}
+
+// lockFolder takes the lock that every supervisor of the folder must have. The
+// kernel frees it when the process ends, however it ends.
+func lockFolder(dir string) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(dir, lockFile), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, ErrRunning
+		}
+		return nil, err
+	}
+	return f, nil
+}
+
+// supervise runs the VM from its first step to its last status.
+func (s *supervisor) supervise(ctx context.Context) error {
+	stepCtx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	// A stop or kill during the steps abandons them.
+	s.loops.Go(func() {
+		select {
+		case g := <-s.stop:
+			cancel()
+			select {
+			case s.stop <- g: // for watch, if the steps have just succeeded
+			default:
+			}
+		case <-stepCtx.Done():
+		}
+	})
+	stack, err := revert.Run(stepCtx, s.steps(), s, s.clock.Now)
+	cancel()
+	if err != nil {
+		s.loops.Wait()
+		return s.failed(ctx, err)
+	}
+	stack.Keep() // disks stay until the folder is destroyed
+	if err := s.change(func(st *launch.Status) { st.Phase, st.Step = launch.Running, "" }); err != nil {
+		s.log.Error("the status was not written", "err", err)
+	}
+	return s.watch(ctx)
+}
+
+// failed writes the status of a launch whose steps were undone.
+func (s *supervisor) failed(ctx context.Context, err error) error {
+	var se *revert.StepError
+	step := ""
+	if errors.As(err, &se) {
+		step, err = se.Step, se.Err
+		if se.Undone != nil {
+			s.log.Error("undoing the launch failed", "err", se.Undone)
+		}
+	}
+	phase := launch.Failed
+	var f *launch.Failure
+	switch {
+	case s.asked.Load() || ctx.Err() != nil:
+		phase = launch.Stopped
+	case errors.Is(err, errEarlyExit):
+		e := s.ending()
+		phase, f = explain(e)
+	default:
+		f = failedStep(step, err, Evidence(filepath.Join(s.dir, qemuLog)))
+	}
+	s.log.Error("the launch failed", "step", step, "err", err)
+	return s.change(func(st *launch.Status) { st.Phase, st.Step, st.Err = phase, step, f })
+}
+
+// watch waits for the end of QEMU, which it brings about when asked, and writes
+// the last status.
+func (s *supervisor) watch(ctx context.Context) error {
+	var found *launch.Failure
+	channelCtx, endChannel := context.WithCancel(context.Background())
+	defer endChannel()
+	ch := &channel{spec: s.cfg.Spec, log: s.log, heard: func() { s.console.watch(false) }}
+	s.loops.Go(func() { ch.run(channelCtx, s.engine.agent) })
+
+	var silence <-chan time.Time
+	if s.cfg.Accel == qemu.KVM {
+		timer := time.NewTimer(silenceLimit)
+		defer timer.Stop()
+		silence = timer.C
+	}
+	var force, patience <-chan time.Time
+	done, spoke := ctx.Done(), s.console.spoke
+	for running := true; running; {
+		select {
+		case <-s.engine.done:
+			running = false
+		case f := <-s.console.found:
+			s.log.Error("the boot failed", "code", f.Code)
+			found, patience = f, time.After(lastWords)
+		case <-patience:
+			s.kill()
+		case <-spoke:
+			spoke, silence = nil, nil
+		case <-silence:
+			found = stuck(silenceLimit)
+			s.kill()
+		case <-done:
+			done = nil
+			s.asked.Store(true)
+			force = time.After(s.powerDown(s.cfg.StopGrace))
+		case grace := <-s.stop:
+			force = time.After(s.powerDown(grace))
+		case <-force:
+			s.quit()
+			patience = time.After(quitLimit)
+		case <-s.qmp.Done():
+			// QEMU is about to end; if it does not, it is made to.
+			select {
+			case <-s.engine.done:
+			case <-time.After(quitLimit):
+				s.kill()
+				<-s.engine.done
+			}
+		}
+	}
+	s.engine.agent.Close()
+	endChannel()
+	e := s.ending()
+	s.loops.Wait() // the pump has taken the console's last bytes
+	s.engine.closeEnds()
+	e.greeted, e.found = true, found
+	e.console = Evidence(filepath.Join(s.dir, consoleFile))
+	if err := s.console.close(); err != nil {
+		s.log.Warn("the console was not closed", "err", err)
+	}
+	phase, failure := explain(e)
+	s.log.Info("the VM has ended", "phase", phase, "signal", int(e.signal), "code", e.code)
+	return s.change(func(st *launch.Status) { st.Phase, st.Err = phase, failure })
+}
+
+// ending collects what explain needs, after QEMU has ended.
+func (s *supervisor) ending() ending {
+	e := ending{asked: s.asked.Load(), powerOff: s.powerOff.Load(), accel: s.cfg.Accel,
+		complaint: Evidence(filepath.Join(s.dir, qemuLog))}
+	e.code, e.signal = s.engine.exit()
+	return e
+}
+
+// powerDown presses the power button and returns how long to wait for it.
+func (s *supervisor) powerDown(grace time.Duration) time.Duration {
+	if grace <= 0 {
+		return 0
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), quitLimit)
+	defer cancel()
+	if err := s.qmp.Execute(ctx, "system_powerdown", nil, nil); err != nil {
+		s.log.Warn("the power button did not work", "err", err)
+		return 0
+	}
+	return grace
+}
+
+// quit lets QEMU write what it holds; kill does not.
+func (s *supervisor) quit() {
+	ctx, cancel := context.WithTimeout(context.Background(), quitLimit)
+	defer cancel()
+	// The answer may be lost with the connection; what counts is the end.
+	if err := s.qmp.Execute(ctx, "quit", nil, nil); err != nil && s.qmp.Err() == nil {
+		s.kill()
+	}
+}
+
+func (s *supervisor) kill() {
+	if err := s.engine.cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		s.log.Error("QEMU could not be killed", "err", err)
+	}
+}
+
+// event is called by the QMP client.
+func (s *supervisor) event(e qmp.Event) {
+	s.log.Info("QEMU event", "event", e.Name, "data", string(e.Data))
+	if e.Name != "SHUTDOWN" {
+		return
+	}
+	var d struct {
+		Reason string `json:"reason"`
+	}
+	if json.Unmarshal(e.Data, &d) == nil && d.Reason == "guest-shutdown" {
+		s.powerOff.Store(true)
+	}
+}
+
+// answer handles one request of the control socket.
+func (s *supervisor) answer(ctx context.Context, req Request) Reply {
+	var err error
+	switch req.Op {
+	case OpStatus:
+	case OpReset:
+		err = s.reset(ctx)
+	case OpStop, OpKill:
+		if req.Op == OpKill {
+			req.Grace = 0
+		}
+		s.asked.Store(true)
+		select {
+		case s.stop <- req.Grace:
+		case <-s.ended:
+		}
+		<-s.ended
+	default:
+		err = fmt.Errorf("the request %q is not known", req.Op)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := Reply{Status: s.status}
+	if err != nil {
+		r.Error = err.Error()
+	}
+	return r
+}
+
+func (s *supervisor) reset(ctx context.Context) error {
+	s.mu.Lock()
+	running := s.status.Phase == launch.Running
+	s.mu.Unlock()
+	if !running {
+		return errors.New("the VM does not run yet, or not any more")
+	}
+	ctx, cancel := context.WithTimeout(ctx, quitLimit)
+	defer cancel()
+	s.console.watch(true)
+	return s.qmp.Execute(ctx, "system_reset", nil, nil)
+}
+
+// change edits the status and writes it.
+func (s *supervisor) change(edit func(*launch.Status)) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	edit(&s.status)
+	s.status.Changed = s.clock.Now()
+	return SaveStatus(s.dir, s.status)
+}
+
+// Begin and End make the supervisor the observer of its steps.
+func (s *supervisor) Begin(step string) error {
+	if err := s.change(func(st *launch.Status) { st.Step = step }); err != nil {
+		return err
+	}
+	return s.begin(step)
+}
+
+func (s *supervisor) End(step string, took time.Duration, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err == nil {
+		s.status.Steps = append(s.status.Steps, launch.StepTime{Name: step, Duration: took})
+	}
+}
