@@ -246,12 +246,12 @@ func ParseFilter(text string, table FilterTable) (*Filter, error) {
 	}
 	tokens, err := lexFilter(text)
 	if err != nil {
-		return nil, fail(err.Error())
+		return nil, fail(sentence(err.Error()))
 	}
 	p := &filterParser{tokens: tokens, table: table}
 	root, err := p.disjunction(0)
 	if err == nil && p.pos < len(p.tokens) {
-		err = fmt.Errorf("there is %q after the end of the expression; combine terms with and, or.", p.tokens[p.pos].text)
+		err = fmt.Errorf("there is %q after the end of the expression; combine terms with and, or", p.tokens[p.pos].text)
 	}
 	if err != nil {
 		return nil, fail(sentence(err.Error()))
@@ -259,11 +259,12 @@ func ParseFilter(text string, table FilterTable) (*Filter, error) {
 	return &Filter{root}, nil
 }
 
+// sentence makes an error's text fit to be shown.
 func sentence(s string) string {
 	if s == "" {
 		return s
 	}
-	return strings.ToUpper(s[:1]) + s[1:]
+	return strings.ToUpper(s[:1]) + s[1:] + "."
 }
 
 // Clip shortens text of a client that goes into an answer.
@@ -294,7 +295,7 @@ func lexFilter(s string) ([]filterToken, error) {
 		case c == '\'':
 			text, n, ok := quoted(s[i:])
 			if !ok {
-				return nil, fmt.Errorf("A string is not closed with a single quote.")
+				return nil, fmt.Errorf("a string is not closed with a single quote")
 			}
 			out = append(out, filterToken{kind: 'v', text: s[i : i+n], value: Value{Kind: StringValue, Str: text}})
 			i += n
@@ -305,7 +306,7 @@ func lexFilter(s string) ([]filterToken, error) {
 			}
 			n, err := strconv.ParseInt(s[i:j], 10, 64)
 			if err != nil {
-				return nil, fmt.Errorf("%q is not a whole number.", s[i:j])
+				return nil, fmt.Errorf("%q is not a whole number", s[i:j])
 			}
 			out = append(out, filterToken{kind: 'v', text: s[i:j], value: Value{Kind: IntValue, Int: n}})
 			i = j
@@ -319,7 +320,7 @@ func lexFilter(s string) ([]filterToken, error) {
 				text, n, ok := quoted(s[j:])
 				t, valid := ParseTime(text)
 				if !ok || !valid {
-					return nil, fmt.Errorf("DateTime%s is not a date; write DateTime'2026-01-31T08:00:00Z'.", s[j:min(len(s), j+40)])
+					return nil, fmt.Errorf("DateTime%s is not a date; write DateTime'2026-01-31T08:00:00Z'", s[j:min(len(s), j+40)])
 				}
 				out = append(out, filterToken{kind: 'v', text: s[i : j+n], value: Value{Kind: TimeValue, Time: t}})
 				i = j + n
@@ -332,7 +333,7 @@ func lexFilter(s string) ([]filterToken, error) {
 			out = append(out, t)
 			i = j
 		default:
-			return nil, fmt.Errorf("The character %q at position %d is not part of the grammar.", rune(c), i)
+			return nil, fmt.Errorf("the character %q at position %d is not part of the grammar", rune(c), i)
 		}
 	}
 	return out, nil
@@ -412,7 +413,7 @@ func (p *filterParser) conjunction(depth int) (expression, error) {
 func (p *filterParser) term(depth int) (expression, error) {
 	if p.peek().kind == '(' {
 		if depth >= maxFilterDepth {
-			return nil, fmt.Errorf("parentheses are nested more than %d deep.", maxFilterDepth)
+			return nil, fmt.Errorf("parentheses are nested more than %d deep", maxFilterDepth)
 		}
 		p.pos++
 		e, err := p.disjunction(depth + 1)
@@ -420,13 +421,13 @@ func (p *filterParser) term(depth int) (expression, error) {
 			return nil, err
 		}
 		if t := p.next(); t.kind != ')' {
-			return nil, fmt.Errorf("a parenthesis is not closed before %q.", t.text)
+			return nil, fmt.Errorf("a parenthesis is not closed before %q", t.text)
 		}
 		return e, nil
 	}
 	t := p.next()
 	if t.kind != 'w' {
-		return nil, fmt.Errorf("a property name is expected where %q stands.", t.text)
+		return nil, fmt.Errorf("a property name is expected where %q stands", t.text)
 	}
 	if strings.EqualFold(t.text, "startswith") && p.peek().kind == '(' {
 		return p.startsWith()
@@ -443,14 +444,14 @@ func (p *filterParser) term(depth int) (expression, error) {
 		}
 	}
 	if op == 0 {
-		return nil, fmt.Errorf("%q is not an operator; %s allows %s.", word.text, t.text, prop.Ops)
+		return nil, fmt.Errorf("%q is not an operator; %s allows %s", word.text, t.text, prop.Ops)
 	}
 	if prop.Ops&op == 0 {
-		return nil, fmt.Errorf("%s does not allow the operator %s; it allows %s.", t.text, word.text, prop.Ops)
+		return nil, fmt.Errorf("%s does not allow the operator %s; it allows %s", t.text, word.text, prop.Ops)
 	}
 	v := p.next()
 	if v.kind != 'v' || v.value.Kind != prop.Kind {
-		return nil, fmt.Errorf("%s is compared with %s, not with %q.", t.text, prop.Kind, v.text)
+		return nil, fmt.Errorf("%s is compared with %s, not with %q", t.text, prop.Kind, v.text)
 	}
 	return comparison{property: t.text, op: op, literal: v.value}, nil
 }
@@ -462,23 +463,23 @@ func (p *filterParser) startsWith() (expression, error) {
 	v := p.next()
 	end := p.next()
 	if name.kind != 'w' || comma.kind != ',' || v.kind != 'v' || end.kind != ')' {
-		return nil, fmt.Errorf("write startswith(property,'text').")
+		return nil, fmt.Errorf("write startswith(property,'text')")
 	}
 	prop, ok := p.table[name.text]
 	if !ok {
 		return nil, p.unknown(name.text)
 	}
 	if prop.Ops&OpStartsWith == 0 {
-		return nil, fmt.Errorf("%s does not allow startswith; it allows %s.", name.text, prop.Ops)
+		return nil, fmt.Errorf("%s does not allow startswith; it allows %s", name.text, prop.Ops)
 	}
 	if v.value.Kind != StringValue {
-		return nil, fmt.Errorf("startswith takes %s, not %q.", StringValue, v.text)
+		return nil, fmt.Errorf("startswith takes %s, not %q", StringValue, v.text)
 	}
 	c := comparison{property: name.text, op: OpStartsWith, literal: v.value}
 	if p.word("eq") {
 		b := p.next()
 		if b.value.Kind != BoolValue {
-			return nil, fmt.Errorf("startswith is compared with true or false, not with %q.", b.text)
+			return nil, fmt.Errorf("startswith is compared with true or false, not with %q", b.text)
 		}
 		c.negated = !b.value.Bool
 	}
@@ -491,5 +492,5 @@ func (p *filterParser) unknown(name string) error {
 		names = append(names, n)
 	}
 	slices.Sort(names)
-	return fmt.Errorf("this list cannot be filtered by %q; it can by %s (names are case-sensitive).", name, strings.Join(names, ", "))
+	return fmt.Errorf("this list cannot be filtered by %q; it can by %s (names are case-sensitive)", name, strings.Join(names, ", "))
 }

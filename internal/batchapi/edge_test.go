@@ -80,15 +80,6 @@ func refused(t *testing.T, w *httptest.ResponseRecorder, status int, code string
 	return b
 }
 
-func (b errorBody) value(key string) string {
-	for _, v := range b.Values {
-		if v.Key == key {
-			return v.Value
-		}
-	}
-	return ""
-}
-
 // concrete fills a route's path.
 func concrete(path string) string {
 	path = strings.ReplaceAll(path, "({key})", "(thumbprintAlgorithm=sha1,thumbprint=AB)")

@@ -216,7 +216,7 @@ func (s memNodes) EnableScheduling(_ context.Context, _ millpond.AccountName, _ 
 	return s.act(id, "")
 }
 func (s memNodes) Files(_ context.Context, _ millpond.AccountName, _ millpond.PoolID, id millpond.NodeID) (node.Files, error) {
-	return memFiles{s.service}, s.act(id, "")
+	return memFiles(s), s.act(id, "")
 }
 
 type memFiles struct{ *service }
@@ -547,4 +547,3 @@ func newEdge(t testing.TB) (*Edge, *service) {
 		Clock: clk, Rand: rand.Reader, Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 	}), s
 }
-

@@ -1,0 +1,225 @@
+package batchapi
+
+import (
+	"encoding/json"
+	"path"
+	"strings"
+	"testing"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/batch/azbatch"
+
+	millpond "millpond.dev/millpond"
+)
+
+const thisVersion = "2024-07-01.20.0"
+
+// merged is the mandated pool with members replaced by those of change.
+func merged(t *testing.T, base, change string) string {
+	t.Helper()
+	var m, c map[string]any
+	if err := json.Unmarshal([]byte(base), &m); err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal([]byte(change), &c); err != nil {
+		t.Fatal(change, err)
+	}
+	for k, v := range c {
+		if vm, ok := v.(map[string]any); ok && k == "virtualMachineConfiguration" {
+			for k2, v2 := range vm {
+				m[k].(map[string]any)[k2] = v2
+			}
+			continue
+		}
+		m[k] = v
+	}
+	b, _ := json.Marshal(m)
+	return string(b)
+}
+
+const jobBody = `{"id":"j","poolInfo":{"poolId":"p"}}`
+const taskBody = `{"id":"t","commandLine":"true"}`
+
+func TestWhatIsNotSupportedIsRefusedOnlyWhenItIsUsed(t *testing.T) {
+	s := makeShapes()
+	vm := func(x string) string { return `{"virtualMachineConfiguration":{` + x + `}}` }
+	for _, c := range []struct {
+		name         string
+		shape        *rule
+		base         string
+		used, unused []string
+	}{
+		{"pool", s.poolAdd, galleryPool, []string{
+			`{"enableAutoScale":true,"autoScaleFormula":"$x=1"}`, `{"autoScaleFormula":"x"}`, `{"cloudServiceConfiguration":{"osFamily":"6"}}`,
+			`{"certificateReferences":[{"thumbprint":"a"}]}`, `{"applicationPackageReferences":[{"applicationId":"a"}]}`, `{"applicationLicenses":["maya"]}`,
+			`{"mountConfiguration":[{}]}`, `{"upgradePolicy":{"mode":"rolling"}}`, `{"resourceTags":{"a":"b"}}`, `{"identity":{"type":"UserAssigned"}}`,
+			`{"networkConfiguration":{"subnetId":"/s"}}`, `{"networkConfiguration":{"endpointConfiguration":{"inboundNATPools":[{}]}}}`,
+			`{"networkConfiguration":{"publicIPAddressConfiguration":{"provision":"nopublicipaddresses"}}}`, `{"networkConfiguration":{"enableAcceleratedNetworking":true}}`,
+			`{"taskSchedulingPolicy":{"nodeFillType":"pack","jobDefaultOrder":"creationtime"}}`, `{"startTask":{"commandLine":"x","containerSettings":{"imageName":"i"}}}`,
+			`{"startTask":{"commandLine":"x","resourceFiles":[{"storageContainerUrl":"https://x"}]}}`, `{"startTask":{"commandLine":"x","resourceFiles":[{"autoStorageContainerName":"c"}]}}`,
+			vm(`"containerConfiguration":{"type":"dockerCompatible"}`), vm(`"extensions":[{"name":"x"}]`), vm(`"windowsConfiguration":{"x":1,"enableAutomaticUpdates":"maybe"}`),
+			vm(`"diskEncryptionConfiguration":{"targets":["osdisk"]}`), vm(`"nodePlacementConfiguration":{"policy":"zonal"}`), vm(`"osDisk":{"ephemeralOSDiskSettings":{"placement":"cachedisk"}}`),
+			vm(`"osDisk":{"diskSizeGB":100}`), vm(`"securityProfile":{"securityType":"trustedLaunch"}`), vm(`"securityProfile":{"uefiSettings":{"secureBootEnabled":true}}`),
+			vm(`"serviceArtifactReference":{"id":"x"}`), vm(`"licenseType":"Windows_Server"`), vm(`"imageReference":{"communityGalleryImageId":"/c"}`), vm(`"imageReference":{"sharedGalleryImageId":"/c"}`),
+		}, []string{
+			`{"enableAutoScale":false,"autoScaleFormula":null}`, `{"certificateReferences":[],"applicationPackageReferences":[],"mountConfiguration":[],"applicationLicenses":null}`,
+			`{"identity":{"type":"None"}}`, `{"networkConfiguration":{}}`, `{"networkConfiguration":{"dynamicVNetAssignmentScope":"none","publicIPAddressConfiguration":{"provision":"BatchManaged"}}}`,
+			`{"upgradePolicy":{"mode":"manual"}}`, `{"resourceTags":{}}`, `{"targetNodeCommunicationMode":"Default"}`, `{"unknownFutureMember":{"a":[1]}}`,
+			vm(`"nodePlacementConfiguration":{"policy":"regional"},"extensions":[],"containerConfiguration":null,"osDisk":{"caching":"none","writeAcceleratorEnabled":false}`),
+			vm(`"securityProfile":{"encryptionAtHost":false,"uefiSettings":{"vTpmEnabled":false}},"dataDisks":[]`),
+		}},
+		{"job", s.jobAdd, jobBody, []string{
+			`{"jobManagerTask":{"id":"m"}}`, `{"jobPreparationTask":{"commandLine":"x"}}`, `{"jobReleaseTask":{"commandLine":"x"}}`, `{"poolInfo":{"poolId":"p","autoPoolSpecification":{"poolLifetimeOption":"job"}}}`,
+			`{"onTaskFailure":"performexitoptionsjobaction"}`, `{"allowTaskPreemption":true}`, `{"networkConfiguration":{"subnetId":"/x"}}`,
+		}, []string{`{"onTaskFailure":"noaction","allowTaskPreemption":false,"usesTaskDependencies":false,"jobManagerTask":null,"maxParallelTasks":-1}`}},
+		{"task", s.taskAdd, taskBody, []string{
+			`{"dependsOn":{"taskIds":["a"]}}`, `{"dependsOn":{"taskIdRanges":[{"start":1,"end":2}]}}`, `{"multiInstanceSettings":{"coordinationCommandLine":"x"}}`, `{"outputFiles":[{}]}`,
+			`{"containerSettings":{"imageName":"x"}}`, `{"authenticationTokenSettings":{"access":["job"]}}`, `{"exitConditions":{"default":{"jobAction":"none"}}}`,
+			`{"applicationPackageReferences":[{"applicationId":"a"}]}`,
+		}, []string{`{"dependsOn":{"taskIds":[],"taskIdRanges":[]},"outputFiles":[],"exitConditions":{},"authenticationTokenSettings":{"access":[]},"applicationPackageReferences":[]}`}},
+	} {
+		for _, change := range c.used {
+			_, err := decodeBody([]byte(merged(t, c.base, change)), thisVersion, c.shape, false, nil)
+			e := millpond.AsError(err)
+			if err == nil || e.Code != "UnsupportedProperty" || e.Kind != millpond.Unsupported || len(e.Details) != 3 || e.Details[0].Name != "PropertyName" || e.Details[2].Name != "Reason" {
+				t.Errorf("%s %s: %v", c.name, change, err)
+			}
+		}
+		for _, change := range c.unused {
+			if _, err := decodeBody([]byte(merged(t, c.base, change)), thisVersion, c.shape, false, nil); err != nil {
+				t.Errorf("%s %s: %v", c.name, change, err)
+			}
+		}
+	}
+}
+
+func TestWrongBodies(t *testing.T) {
+	s := makeShapes()
+	for _, c := range []struct {
+		shape            *rule
+		base, change     string
+		code, path, part string
+	}{
+		{s.poolAdd, galleryPool, `{"id":null}`, "MissingRequiredProperty", "id", ""},
+		{s.poolAdd, galleryPool, `{"id":""}`, "MissingRequiredProperty", "id", ""},
+		{s.poolAdd, galleryPool, `{"id":"a b"}`, "InvalidPropertyValue", "id", "1 to 64 letters"},
+		{s.poolAdd, galleryPool, `{"vmSize":7}`, "InvalidPropertyValue", "vmSize", "string is expected"},
+		{s.poolAdd, galleryPool, `{"targetDedicatedNodes":null}`, "MissingRequiredProperty", "targetDedicatedNodes", ""},
+		{s.poolAdd, galleryPool, `{"targetDedicatedNodes":-1}`, "InvalidPropertyValue", "targetDedicatedNodes", "between 0"},
+		{s.poolAdd, galleryPool, `{"targetDedicatedNodes":1.5}`, "InvalidPropertyValue", "targetDedicatedNodes", "whole number"},
+		{s.poolAdd, galleryPool, `{"targetDedicatedNodes":3000000000}`, "InvalidPropertyValue", "targetDedicatedNodes", "whole number"},
+		{s.poolAdd, galleryPool, `{"resizeTimeout":"15 minutes"}`, "InvalidPropertyValue", "resizeTimeout", "ISO 8601"},
+		{s.poolAdd, galleryPool, `{"metadata":{}}`, "InvalidPropertyValue", "metadata", "list is expected"},
+		{s.poolAdd, galleryPool, `{"metadata":[{"name":"","value":"x"}]}`, "EmptyMetadataKey", "metadata[0].name", ""},
+		{s.poolAdd, galleryPool, `{"metadata":[null]}`, "InvalidPropertyValue", "metadata[0]", "null"},
+		{s.poolAdd, galleryPool, `{"startTask":{}}`, "MissingRequiredProperty", "startTask.commandLine", ""},
+		{s.poolAdd, galleryPool, `{"startTask":{"commandLine":"x","environmentSettings":[{"value":"v"}]}}`, "MissingRequiredProperty", "startTask.environmentSettings[0].name", ""},
+		{s.poolAdd, galleryPool, `{"startTask":{"commandLine":"x","waitForSuccess":"yes"}}`, "InvalidPropertyValue", "startTask.waitForSuccess", "true or false"},
+		{s.poolAdd, galleryPool, `{"startTask":{"commandLine":"x","resourceFiles":[{"httpUrl":"https://h/f","filePath":"../x"}]}}`, "InvalidPropertyValue", "startTask.resourceFiles[0].filePath", "leave"},
+		{s.poolAdd, galleryPool, `{"startTask":{"commandLine":"x","resourceFiles":[{"httpUrl":"file:///etc","filePath":"x"}]}}`, "InvalidPropertyValue", "startTask.resourceFiles[0].httpUrl", "http://"},
+		{s.poolAdd, galleryPool, `{"startTask":{"commandLine":"x","userIdentity":{"username":"a","autoUser":{}}}}`, "InvalidPropertyValue", "startTask.userIdentity", "exclude"},
+		{s.poolAdd, galleryPool, `{"virtualMachineConfiguration":{"imageReference":{"virtualMachineImageId":"/x","version":"1.0.0"}}}`, "InvalidPropertyValue",
+			"virtualMachineConfiguration.imageReference.version", "Specified property version can only have a value when publisher is set."},
+		{s.poolAdd, galleryPool, `{"virtualMachineConfiguration":{"imageReference":{"virtualMachineImageId":"/x","publisher":"p"}}}`, "InvalidPropertyValue", "virtualMachineConfiguration.imageReference.publisher", "together"},
+		{s.poolAdd, galleryPool, `{"virtualMachineConfiguration":{"imageReference":{"publisher":"p"}}}`, "MissingRequiredProperty", "virtualMachineConfiguration.imageReference.offer", ""},
+		{s.poolAdd, galleryPool, `{"virtualMachineConfiguration":{"dataDisks":[{"lun":64,"diskSizeGB":1}]}}`, "InvalidPropertyValue", "virtualMachineConfiguration.dataDisks[0].lun", "63"},
+		{s.poolAdd, galleryPool, `{"userAccounts":[{"name":"a","linuxUserConfiguration":{"uid":5}}]}`, "InvalidPropertyValue", "userAccounts[0].linuxUserConfiguration", "together"},
+		{s.jobAdd, jobBody, `{"poolInfo":{}}`, "MissingRequiredProperty", "poolInfo.poolId", ""},
+		{s.jobAdd, jobBody, `{"maxParallelTasks":0}`, "InvalidPropertyValue", "maxParallelTasks", "greater than 0"},
+		{s.jobAdd, jobBody, `{"constraints":{"maxWallClockTime":"P1Y"}}`, "InvalidPropertyValue", "constraints.maxWallClockTime", "years"},
+		{s.jobAdd, jobBody, `{"priority":1001}`, "OutOfRangePriority", "priority", ""},
+		{s.taskAdd, taskBody, `{"commandLine":null}`, "MissingRequiredProperty", "commandLine", ""},
+		{s.taskAdd, taskBody, `{"requiredSlots":0}`, "InvalidPropertyValue", "requiredSlots", ""},
+		{s.jobDisable, `{}`, `{"disableTasks":"later"}`, "InvalidPropertyValue", "disableTasks", "requeue, terminate, wait"},
+	} {
+		_, err := decodeBody([]byte(merged(t, c.base, c.change)), thisVersion, c.shape, false, nil)
+		e := millpond.AsError(err)
+		got := ""
+		for _, d := range e.Details {
+			if d.Name == "PropertyPath" {
+				got = d.Value
+			}
+		}
+		if err == nil || e.Code != c.code || got != c.path || !strings.Contains(e.Message, c.part) {
+			t.Errorf("%s: %v at %q", c.change, err, got)
+		}
+	}
+	for _, text := range []string{"", "7", "[]", "{", `{"id":`, `{} {}`, "\xff"} {
+		if _, err := decodeBody([]byte(text), thisVersion, s.jobAdd, false, nil); millpond.AsError(err).Code != "InvalidRequestBody" {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+	// A secret is never repeated in an answer.
+	_, err := decodeBody([]byte(merged(t, galleryPool, `{"userAccounts":[{"name":"a","password":{"hunter2":1}}]}`)), thisVersion, s.poolAdd, false, nil)
+	b, _ := json.Marshal(millpond.AsError(err))
+	if err == nil || strings.Contains(string(b), "hunter2") {
+		t.Errorf("%s", b)
+	}
+}
+
+func TestDefaultsFollowTheVersion(t *testing.T) {
+	s := makeShapes()
+	body := merged(t, galleryPool, `{"maxTasksPerNode":4,"startTask":{"commandLine":"x","runElevated":true,"resourceFiles":[{"blobSource":"https://h/f","filePath":"f"}]}}`)
+	for version, wait := range map[string]bool{"2018-12-01.8.0": false, "2019-08-01.10.0": true, "2025-06-01": true} {
+		var in azbatch.CreatePoolContent
+		if _, err := decodeBody([]byte(body), version, s.poolAdd, false, &in); err != nil {
+			t.Fatal(err)
+		}
+		spec := poolSpec(in)
+		if spec.TaskSlotsPerNode != 4 || spec.StartTask.WaitForSuccess != wait || !spec.StartTask.User.Admin || spec.StartTask.ResourceFiles[0].URL != "https://h/f" ||
+			spec.FillType != millpond.FillSpread || spec.NodeAgentSKU != "batch.node.ubuntu 16.04" || !strings.Contains(spec.Image.ResourceID, "/galleries/") {
+			t.Errorf("%s: %+v", version, spec)
+		}
+	}
+}
+
+func TestTooLargeBodies(t *testing.T) {
+	e, _ := newEdge(t)
+	send(e, "POST", "/jobs", jobBody, "admin")
+	refused(t, send(e, "POST", "/jobs/j/addtaskcollection", `{"value":[{"id":"t","commandLine":"`+strings.Repeat("x", maxBody)+`"}]}`, "admin"), 413, "RequestBodyTooLarge")
+	refused(t, send(e, "POST", "/jobs/j/addtaskcollection", `{"value":[`+strings.Repeat(taskBody+",", 100)+taskBody+`]}`, "admin"), 400, "InvalidPropertyValue")
+}
+
+func FuzzBodies(f *testing.F) {
+	for _, s := range []string{galleryPool, jobBody, taskBody, `{"value":[` + taskBody + `,null]}`, `{"targetDedicatedNodes":3,"resizeTimeout":"PT20M"}`, `{"constraints":{"maxTaskRetryCount":-1}}`,
+		`{"virtualMachineConfiguration":{"dataDisks":[{"lun":0,"diskSizeGB":"10"}]},"userAccounts":[{"name":"a","linuxUserConfiguration":{"uid":1,"gid":2}}]}`, `{"startTask":null,"metadata":[]}`} {
+		f.Add(s, "2018-12-01.8.0")
+		f.Add(s, thisVersion)
+	}
+	e, s := newEdge(f)
+	f.Fuzz(func(t *testing.T, body, version string) {
+		if !apiVersion.MatchString(version) {
+			version = thisVersion
+		}
+		s.pools, s.jobs, s.tasks = map[string]millpond.Pool{"p": {}}, map[string]millpond.Job{"j": {}}, map[string]map[string]millpond.Task{"j": {"t": {}}}
+		for _, op := range []string{"POST /pools", "PATCH /pools/p", "POST /pools/p/updateproperties", "POST /pools/p/resize", "POST /pools/p/removenodes", "POST /jobs", "PATCH /jobs/j",
+			"PUT /jobs/j", "POST /jobs/j/disable", "POST /jobs/j/terminate", "POST /jobs/j/tasks", "POST /jobs/j/addtaskcollection", "PUT /jobs/j/tasks/t", "POST /pools/p/nodes/n/reboot"} {
+			method, path, _ := strings.Cut(op, " ")
+			if w := send(e, method, path+"?api-version="+version, body, "admin"); w.Code >= 500 {
+				t.Errorf("%s with %q: %d %s", op, body, w.Code, w.Body)
+			}
+		}
+		// Whatever was taken in can be shown.
+		for _, path := range []string{"/pools", "/jobs", "/jobs/j/tasks"} {
+			if w := send(e, "GET", path, "", "admin"); w.Code != 200 {
+				t.Errorf("%s after %q: %d %s", path, body, w.Code, w.Body)
+			}
+		}
+	})
+}
+
+func FuzzFileNames(f *testing.F) {
+	f.Add("wd/a b.txt")
+	f.Add(`..\..\etc`)
+	f.Add("/./a//b/")
+	f.Fuzz(func(t *testing.T, raw string) {
+		name, err := fileName(raw)
+		if err != nil {
+			return
+		}
+		tr := tree{root: "workitems/j/job-1/t"}
+		full := tr.below(name)
+		if !strings.HasPrefix(full, tr.root+"/") || path.Clean(full) != full {
+			t.Errorf("%q becomes %q", raw, full)
+		}
+	})
+}
