@@ -419,3 +419,14 @@ func (s *Service) forget(id millpond.NodeID) {
 		x.cancel(errNoNode())
 	}
 }
+
+// Drop ends a node's session, which its supervisor begins anew.
+func (s *Service) Drop(id millpond.NodeID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if x := s.sessions[id.Key()]; x != nil {
+		x.cancel(errDropped)
+	}
+}
+
+var errDropped = millpond.Errorf(millpond.Unavailable, "ServerBusy", "The session was ended by the server.")

@@ -1,0 +1,422 @@
+package batchcore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"sync"
+	"time"
+
+	"connectrpc.com/connect"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	millpond "millpond.dev/millpond"
+	"millpond.dev/millpond/internal/launch"
+	"millpond.dev/millpond/internal/nodeproto"
+	"millpond.dev/millpond/internal/nodeproto/nodev1"
+)
+
+// hall is a scripted launcher. It outlives the core that uses it, as real
+// machines outlive the server.
+type hall struct {
+	mu       sync.Mutex
+	changed  chan struct{}
+	machines map[string]*machine
+	// fails says that machines of a node cannot be launched; holds that they
+	// never leave preparing; mute that their agents never speak.
+	fails, holds, mute bool
+	limit              int
+	launches           int
+	// attach is the core that sessions go to now; nil while the server is down.
+	attach func(ctx context.Context, id millpond.NodeID, generation int, token string, client nodev1.AgentClient) error
+	// overlap notes tasks that ran twice at once; runs counts every run by task.
+	overlap []string
+	active  map[string]int
+	runs    map[string]int
+	resets  int
+}
+
+type machine struct {
+	hall   *hall
+	spec   launch.Spec
+	status launch.Status
+	ctx    context.Context
+	cancel context.CancelFunc
+	agent  *agent
+}
+
+func newHall() *hall {
+	return &hall{changed: make(chan struct{}, 1), machines: map[string]*machine{}, active: map[string]int{}, runs: map[string]int{}}
+}
+
+func (h *hall) Changed() <-chan struct{} { return h.changed }
+
+func (h *hall) notify() {
+	select {
+	case h.changed <- struct{}{}:
+	default:
+	}
+}
+
+func (h *hall) Launch(_ context.Context, spec launch.Spec) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.fails {
+		return &launch.HostError{Step: "start-qemu", Err: errors.New("scripted failure")}
+	}
+	if m := h.machines[spec.Node.Key()]; m != nil {
+		if m.spec.Generation >= spec.Generation {
+			return nil
+		}
+		m.kill()
+	}
+	h.launches++
+	m := &machine{hall: h, spec: spec, status: launch.Status{Node: spec.Node, Generation: spec.Generation, Phase: launch.Running, Started: time.Now()}}
+	if h.holds {
+		m.status.Phase = launch.Preparing
+	}
+	h.machines[spec.Node.Key()] = m
+	m.boot()
+	h.notify()
+	return nil
+}
+
+// boot starts the guest: an agent and the supervisor that connects it.
+func (m *machine) boot() {
+	m.ctx, m.cancel = context.WithCancel(context.Background())
+	m.hall.launches++
+	m.agent = newAgent(m.hall, fmt.Sprintf("boot-%d", m.hall.launches), m.ctx)
+	m.agent.reboot = func() { m.hall.reset(m) }
+	if m.status.Phase == launch.Running && !m.hall.mute {
+		go m.connect(m.ctx, m.agent)
+	}
+}
+
+func (m *machine) kill() {
+	m.cancel()
+	m.agent.die()
+}
+
+// connect dials the server again and again, as a supervisor does.
+func (m *machine) connect(ctx context.Context, a *agent) {
+	for ctx.Err() == nil {
+		m.hall.mu.Lock()
+		attach := m.hall.attach
+		m.hall.mu.Unlock()
+		if attach != nil {
+			guest, host := net.Pipe()
+			sctx, cancel := context.WithCancel(ctx)
+			done := make(chan struct{})
+			go func() { defer close(done); _ = nodeproto.ServeConn(sctx, guest, nodeproto.NewHandler(a)) }()
+			client, err := nodeproto.NewClient(sctx, host)
+			if err == nil {
+				_ = attach(sctx, m.spec.Node, m.spec.Generation, m.spec.Channel.Token, client)
+				client.Close()
+			}
+			cancel()
+			<-done
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+}
+
+func (h *hall) List(context.Context) ([]launch.Status, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var out []launch.Status
+	for _, m := range h.machines {
+		out = append(out, m.status)
+	}
+	return out, nil
+}
+
+func (h *hall) reset(m *machine) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.resets++
+	m.kill()
+	m.boot()
+}
+
+func (h *hall) Reset(_ context.Context, id millpond.NodeID) error {
+	h.mu.Lock()
+	m := h.machines[id.Key()]
+	h.mu.Unlock()
+	if m == nil {
+		return errors.New("no such machine")
+	}
+	h.reset(m)
+	return nil
+}
+
+func (h *hall) Stop(context.Context, millpond.NodeID, time.Duration) error { return nil }
+
+func (h *hall) Destroy(_ context.Context, id millpond.NodeID) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if m := h.machines[id.Key()]; m != nil {
+		m.kill()
+		delete(h.machines, id.Key())
+		h.notify()
+	}
+	return nil
+}
+
+func (h *hall) Capacity(context.Context) (launch.Capacity, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return launch.Capacity{VMs: h.limit, UsedVMs: len(h.machines)}, nil
+}
+
+func (h *hall) Console(context.Context, millpond.NodeID, int64) ([]byte, error) {
+	return []byte("scripted console\n"), nil
+}
+
+// crash is a QEMU that was killed.
+func (h *hall) crash(id millpond.NodeID) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	m := h.machines[id.Key()]
+	m.kill()
+	m.status.Phase = launch.Failed
+	m.status.Err = &launch.Failure{Host: true, Code: "QEMUDied", Message: "QEMU was killed by signal 9"}
+	h.notify()
+}
+
+func (h *hall) close() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, m := range h.machines {
+		m.kill()
+	}
+}
+
+// agent is a scripted agent. Commands: "sleep D", "exit N", "hang", and
+// "fail-until N", which fails until its Nth run.
+type agent struct {
+	hall   *hall
+	bootID string
+	ctx    context.Context
+	reboot func()
+
+	mu      sync.Mutex
+	list    []*nodev1.Event
+	last    uint64
+	changed chan struct{}
+	running map[string]*run
+	known   map[string]bool
+	removed []string
+	dead    bool
+}
+
+type run struct {
+	key  *nodev1.TaskKey
+	stop chan *nodev1.Failure
+}
+
+func newAgent(h *hall, boot string, ctx context.Context) *agent {
+	return &agent{hall: h, bootID: boot, ctx: ctx, changed: make(chan struct{}), running: map[string]*run{}, known: map[string]bool{}}
+}
+
+func (a *agent) die() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.dead {
+		return
+	}
+	a.dead = true
+	for _, r := range a.running {
+		a.hall.active[r.key.JobId+"/"+r.key.TaskId]--
+	}
+}
+
+func (a *agent) Hello(context.Context, *connect.Request[nodev1.HelloRequest]) (*connect.Response[nodev1.HelloResponse], error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	r := &nodev1.HelloResponse{AgentVersion: "test", BootId: a.bootID, RootDir: "/mnt/batch", Address: "10.0.0.4", Booted: timestamppb.Now(), LastSequence: a.last}
+	for _, x := range a.running {
+		r.Running = append(r.Running, x.key)
+	}
+	return connect.NewResponse(r), nil
+}
+
+func (a *agent) Watch(ctx context.Context, q *connect.Request[nodev1.WatchRequest], s *connect.ServerStream[nodev1.Event]) error {
+	after := q.Msg.After
+	if err := s.Send(&nodev1.Event{What: &nodev1.Event_Heartbeat{Heartbeat: &nodev1.Heartbeat{}}}); err != nil {
+		return err
+	}
+	for {
+		a.mu.Lock()
+		var send []*nodev1.Event
+		for _, e := range a.list {
+			if e.Sequence > after {
+				send = append(send, e)
+			}
+		}
+		changed := a.changed
+		a.mu.Unlock()
+		for _, e := range send {
+			if err := s.Send(e); err != nil {
+				return err
+			}
+			after = e.Sequence
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-a.ctx.Done():
+			return connect.NewError(connect.CodeUnavailable, errors.New("dead"))
+		case <-changed:
+		case <-time.After(200 * time.Millisecond):
+			if err := s.Send(&nodev1.Event{What: &nodev1.Event_Heartbeat{Heartbeat: &nodev1.Heartbeat{}}}); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+func (a *agent) Acknowledge(_ context.Context, q *connect.Request[nodev1.AcknowledgeRequest]) (*connect.Response[nodev1.AcknowledgeResponse], error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for len(a.list) > 0 && a.list[0].Sequence <= q.Msg.Through {
+		a.list = a.list[1:]
+	}
+	return connect.NewResponse(&nodev1.AcknowledgeResponse{}), nil
+}
+
+func name(k *nodev1.TaskKey) string { return fmt.Sprintf("%s/%s/%d", k.JobId, k.TaskId, k.Attempt) }
+
+func (a *agent) RunTask(_ context.Context, q *connect.Request[nodev1.RunTaskRequest]) (*connect.Response[nodev1.RunTaskResponse], error) {
+	a.hall.mu.Lock()
+	defer a.hall.mu.Unlock()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	k := q.Msg.Key
+	if a.dead {
+		return nil, connect.NewError(connect.CodeUnavailable, errors.New("dead"))
+	}
+	if a.known[name(k)] {
+		return connect.NewResponse(&nodev1.RunTaskResponse{}), nil
+	}
+	a.known[name(k)] = true
+	id := k.JobId + "/" + k.TaskId
+	if k.JobId != "" {
+		a.hall.runs[id]++
+		if a.hall.active[id]++; a.hall.active[id] > 1 {
+			a.hall.overlap = append(a.hall.overlap, id)
+		}
+		if q.Msg.Environment["AZ_BATCH_JOB_ID"] != k.JobId || q.Msg.Environment["AZ_BATCH_ACCOUNT_URL"] == "" {
+			a.hall.overlap = append(a.hall.overlap, id+": bad environment")
+		}
+	} else {
+		a.hall.active[id]++
+	}
+	r := &run{key: k, stop: make(chan *nodev1.Failure, 1)}
+	a.running[name(k)] = r
+	go a.execute(r, q.Msg.CommandLine, a.hall.runs[id])
+	return connect.NewResponse(&nodev1.RunTaskResponse{}), nil
+}
+
+func (a *agent) execute(r *run, command string, nth int) {
+	started := timestamppb.Now()
+	var exit int32
+	var failure *nodev1.Failure
+	var wait time.Duration
+	words := strings.Fields(command)
+	switch words[0] {
+	case "sleep":
+		wait, _ = time.ParseDuration(words[1])
+	case "hang":
+		wait = time.Hour
+	case "exit":
+		fmt.Sscan(words[1], &exit)
+	case "fail-until":
+		n := 0
+		fmt.Sscan(words[1], &n)
+		if nth < n {
+			exit = 1
+		}
+	}
+	select {
+	case <-a.ctx.Done():
+		return
+	case failure = <-r.stop:
+		exit = 137
+	case <-time.After(wait):
+	}
+	if failure == nil && exit != 0 {
+		failure = &nodev1.Failure{Code: "FailureExitCode", Message: "exit"}
+	}
+	a.hall.mu.Lock()
+	defer a.hall.mu.Unlock()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.dead {
+		return
+	}
+	delete(a.running, name(r.key))
+	a.hall.active[r.key.JobId+"/"+r.key.TaskId]--
+	a.last++
+	a.list = append(a.list, &nodev1.Event{Sequence: a.last, Time: timestamppb.Now(), What: &nodev1.Event_TaskCompleted{TaskCompleted: &nodev1.TaskCompleted{
+		Key: r.key, StartTime: started, EndTime: timestamppb.Now(), ExitCode: &exit, Failure: failure}}})
+	close(a.changed)
+	a.changed = make(chan struct{})
+}
+
+func (a *agent) StopTask(_ context.Context, q *connect.Request[nodev1.StopTaskRequest]) (*connect.Response[nodev1.StopTaskResponse], error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !a.known[name(q.Msg.Key)] {
+		return nil, connect.NewError(connect.CodeNotFound, errors.New("unknown"))
+	}
+	if r := a.running[name(q.Msg.Key)]; r != nil {
+		select {
+		case r.stop <- &nodev1.Failure{Code: q.Msg.Code, Message: q.Msg.Message}:
+		default:
+		}
+	}
+	return connect.NewResponse(&nodev1.StopTaskResponse{}), nil
+}
+
+func (a *agent) RemoveTask(_ context.Context, q *connect.Request[nodev1.RemoveTaskRequest]) (*connect.Response[nodev1.RemoveTaskResponse], error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, r := range a.running {
+		if r.key.JobId == q.Msg.Key.JobId && r.key.TaskId == q.Msg.Key.TaskId {
+			return nil, connect.NewError(connect.CodeFailedPrecondition, errors.New("runs"))
+		}
+	}
+	a.removed = append(a.removed, q.Msg.Directory)
+	return connect.NewResponse(&nodev1.RemoveTaskResponse{}), nil
+}
+
+func (a *agent) ListFiles(context.Context, *connect.Request[nodev1.ListFilesRequest]) (*connect.Response[nodev1.ListFilesResponse], error) {
+	return connect.NewResponse(&nodev1.ListFilesResponse{Files: []*nodev1.FileInfo{{Path: "startup/stdout.txt", Size: 5}}}), nil
+}
+
+func (a *agent) StatFile(context.Context, *connect.Request[nodev1.StatFileRequest]) (*connect.Response[nodev1.FileInfo], error) {
+	return connect.NewResponse(&nodev1.FileInfo{Path: "startup/stdout.txt", Size: 5}), nil
+}
+
+func (a *agent) ReadFile(_ context.Context, q *connect.Request[nodev1.ReadFileRequest], s *connect.ServerStream[nodev1.FileChunk]) error {
+	if q.Msg.Path != "startup/stdout.txt" {
+		return connect.NewError(connect.CodeNotFound, errors.New("no such file"))
+	}
+	return s.Send(&nodev1.FileChunk{Data: []byte("hello")})
+}
+
+func (a *agent) DeleteFile(context.Context, *connect.Request[nodev1.DeleteFileRequest]) (*connect.Response[nodev1.DeleteFileResponse], error) {
+	return connect.NewResponse(&nodev1.DeleteFileResponse{}), nil
+}
+
+func (a *agent) Shutdown(_ context.Context, q *connect.Request[nodev1.ShutdownRequest]) (*connect.Response[nodev1.ShutdownResponse], error) {
+	if q.Msg.Reboot {
+		time.AfterFunc(10*time.Millisecond, a.reboot)
+	}
+	return connect.NewResponse(&nodev1.ShutdownResponse{}), nil
+}
