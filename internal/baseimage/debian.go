@@ -215,7 +215,7 @@ func (b *build) debianDisk(ctx context.Context) error {
 	}
 	return b.assemble(ctx, layout{
 		size: debianSize, esp: debianESP, root: filepath.Join(b.work, "root"), title: "Debian 12",
-		cmdline:  "rw rootfstype=ext4 console=tty0 console=ttyS0,115200 quiet loglevel=3 random.trust_cpu=on",
+		cmdline:  "rw rootfstype=ext4 console=tty0 console=ttyS0,115200 quiet loglevel=3 random.trust_cpu=on " + clockArgs,
 		reserved: 1,
 		files: map[string]string{
 			"vmlinuz": filepath.Join(b.work, "vmlinuz"), "initrd": filepath.Join(b.work, "initrd"), "EFI/BOOT/BOOTX64.EFI": efi,

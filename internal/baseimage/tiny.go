@@ -271,7 +271,7 @@ func (b *build) tinyDisk(ctx context.Context) error {
 	}
 	return b.assemble(ctx, layout{
 		size: tinySize, esp: tinyESP, root: filepath.Join(b.work, "root"), title: "Millpond tiny",
-		cmdline:  "rw console=tty0 console=ttyS0 quiet loglevel=3 random.trust_cpu=on",
+		cmdline:  "rw console=tty0 console=ttyS0 quiet loglevel=3 random.trust_cpu=on " + clockArgs,
 		reserved: 1,
 		files: map[string]string{
 			"vmlinuz": filepath.Join(b.work, "vmlinuz"), "initrd": filepath.Join(b.work, "initrd"), "EFI/BOOT/BOOTX64.EFI": efi,
