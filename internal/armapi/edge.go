@@ -88,9 +88,11 @@ func (e *Edge) Routes() []azwire.Route {
 // apiVersion is what a version looks like; which one it is does not matter.
 var apiVersion = regexp.MustCompile(`^\d{4}-\d{2}-\d{2}([.-][A-Za-z0-9.]+)?$`)
 
+var slashes = regexp.MustCompile(`/{2,}`)
+
 func (e *Edge) ServeHTTP(w http.ResponseWriter, hr *http.Request) {
 	front := azwire.FrontOf(hr.Context())
-	r := &azwire.Request{Request: hr, ID: front.ID, BaseURL: front.BaseURL}
+	r := &azwire.Request{Request: hr.Clone(hr.Context()), ID: front.ID, BaseURL: front.BaseURL}
 	if r.ID == "" {
 		r.ID = uuid.NewString()
 	}
@@ -111,7 +113,9 @@ func (e *Edge) ServeHTTP(w http.ResponseWriter, hr *http.Request) {
 }
 
 func (e *Edge) serve(w http.ResponseWriter, r *azwire.Request) error {
-	raw := r.URL.EscapedPath()
+	// az resource show writes an empty parent as a double slash.
+	raw := slashes.ReplaceAllString(r.URL.EscapedPath(), "/")
+	r.URL.Path = slashes.ReplaceAllString(r.URL.Path, "/")
 	r.APIVersion = r.QueryValue("api-version")
 	caller, err := e.Authenticate(r.Request)
 	if err != nil {

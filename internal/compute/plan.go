@@ -125,7 +125,7 @@ func refuse(d *millpond.Disk, e millpond.DiskEvent) error {
 			hint = "Write access is given to disks created with --upload-type Upload only."
 		}
 	}
-	return millpond.Errorf(millpond.Conflict, "OperationNotAllowed", "Cannot %s of '%s' in state %s. %s", e, d.ID.Name(), d.State, hint)
+	return millpond.Errorf(millpond.Conflict, "OperationNotAllowed", "Cannot %s: '%s' is in state %s. %s", e, d.ID.Name(), d.State, hint)
 }
 
 // ShownURI is a source URI without its query, which may hold a signature.

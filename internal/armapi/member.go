@@ -1,0 +1,38 @@
+package armapi
+
+import (
+	"context"
+
+	millpond "millpond.dev/millpond"
+	"millpond.dev/millpond/internal/account"
+	"millpond.dev/millpond/internal/compute"
+	"millpond.dev/millpond/internal/gallery"
+	"millpond.dev/millpond/internal/resource"
+)
+
+// Members tells the resource verbs how each type of resource is deleted with
+// its group. It is called once, while the server is put together.
+func Members(res *resource.Service, comp *compute.Service, gal *gallery.Service, acc *account.Service) {
+	at := func(del func(context.Context, millpond.ResourceID) (bool, error)) resource.Remove {
+		return func(ctx context.Context, id millpond.ResourceID) (bool, error) {
+			_, err := del(ctx, id)
+			// What is being made is waited for, not given up.
+			if millpond.KindOf(err) == millpond.Conflict && err != nil {
+				if r, gerr := res.Get(ctx, id); gerr == nil && r.State == millpond.StateCreating {
+					return false, nil
+				}
+			}
+			return err == nil, err
+		}
+	}
+	res.Member(millpond.TypeDisk, at(comp.DeleteDisk))
+	res.Member(millpond.TypeSnapshot, at(comp.DeleteDisk))
+	res.Member(millpond.TypeImage, at(comp.DeleteImage))
+	res.Member(millpond.TypeVersion, at(gal.DeleteVersion))
+	res.Member(millpond.TypeDefinition, at(gal.DeleteDefinition))
+	res.Member(millpond.TypeGallery, at(gal.DeleteGallery))
+	res.Member(millpond.TypeAccount, func(ctx context.Context, id millpond.ResourceID) (bool, error) {
+		op, err := acc.Delete(ctx, id)
+		return err == nil && op == nil, err
+	})
+}
