@@ -177,7 +177,8 @@ func TestArchive(t *testing.T) {
 
 func TestUUIDsAreStable(t *testing.T) {
 	a, b := &build{seed: "one"}, &build{seed: "two"}
-	if a.uuid("root") != a.uuid("root") || a.uuid("root") == a.uuid("esp") || a.uuid("root") == b.uuid("root") {
+	same := &build{seed: "one"}
+	if a.uuid("root") != same.uuid("root") || a.uuid("root") == a.uuid("esp") || a.uuid("root") == b.uuid("root") {
 		t.Error("UUIDs do not follow the inputs")
 	}
 	if u := a.uuid("root"); len(u) != 36 || u[14] != '4' {
