@@ -30,7 +30,7 @@ var tiers = map[string]int{
 	"internal/launch": 7, "internal/image": 8, "internal/image/filestore": 6, "internal/image/imagetest": 7, "internal/reconcile": 7,
 	"internal/qemu": 7, "internal/seed": 7, "internal/inspect": 7, "internal/vhd": 7, "internal/accel": 8, "internal/agent/proc": 7,
 	"internal/qemu/qmp": 8, "internal/nodeproto": 8, "internal/nodeproto/nodev1": 9,
-	"internal/ledger": 7,
+	"internal/ledger": 7, "internal/custody": 7,
 	"internal/sqlite": 8,
 	"internal/clock":  9, "internal/wake": 9, "internal/revert": 9, "internal/atomicfile": 9, "internal/datadir": 9, "internal/config": 9, "internal/process": 9,
 	"": 10,
