@@ -88,7 +88,7 @@ func boot(t *testing.T, disk, temp string, uefi bool, bound time.Duration) *gues
 		"-drive", "file=" + temp + ",if=none,id=d1,format=raw", "-device", "virtio-blk-pci,drive=d1",
 		"-serial", "file:" + g.log, "-device", "virtio-serial-pci,id=vs0", "-chardev", "socket,id=ag,path=" + sock + ",server=on,wait=off",
 		"-device", "virtserialport,bus=vs0.0,chardev=ag,name=org.millpond.agent.0",
-		"-netdev", "user,id=n0,restrict=on", "-device", "virtio-net-pci,netdev=n0"}
+		"-netdev", "user,id=n0", "-device", "virtio-net-pci,netdev=n0"}
 	if uefi {
 		vars := filepath.Join(dir, "vars.fd")
 		b, err := os.ReadFile("/usr/share/OVMF/OVMF_VARS_4M.fd")
