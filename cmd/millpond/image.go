@@ -46,6 +46,7 @@ type ImageBuildCmd struct {
 	OSRelease    string `name:"os-release" help:"What the tiny image says that it is, such as ubuntu-20.04." placeholder:"RELEASE"`
 	Out          string `help:"File to write; by default in the data folder." type:"path" placeholder:"FILE"`
 	WithoutAgent bool   `help:"Leave the agent out; the boot seed then has to bring it."`
+	Cache        string `help:"Folder for what can be used again by later builds; by default in the data folder." type:"path" placeholder:"DIR"`
 	Agent        string `help:"The agent's binary; by default millpond-agent beside this program." type:"path" placeholder:"FILE" env:"MILLPOND_AGENT"`
 }
 
@@ -84,6 +85,9 @@ func (c *ImageBuildCmd) Run(g *Globals) error {
 		Progress: func(s baseimage.Step) {
 			fmt.Printf("%-22s %6.1f s  %s\n", s.Name, s.Duration.Seconds(), s.Note)
 		},
+	}
+	if c.Cache != "" {
+		o.CacheDir = c.Cache
 	}
 	if o.Out == "" {
 		o.Out = baseImagePath(g.Data, c)

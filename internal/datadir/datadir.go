@@ -47,6 +47,12 @@ func (d Dir) Config() string { return d.path("millpond.yaml") }
 // CA is the certificate of the server's authority, PEM.
 func (d Dir) CA() string { return d.path("ca.pem") }
 
+// CAKey is the authority's private key, PEM, 0600.
+func (d Dir) CAKey() string { return d.path("ca.key") }
+
+// TokenKey is the private key that signs access tokens, PEM, 0600.
+func (d Dir) TokenKey() string { return d.path("token.key") }
+
 // VMs has one folder per virtual machine of the local launcher.
 func (d Dir) VMs() string { return d.path("vms") }
 

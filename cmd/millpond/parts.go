@@ -1,0 +1,236 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"net/http"
+	"path/filepath"
+	"strings"
+
+	millpond "millpond.dev/millpond"
+	"millpond.dev/millpond/internal/account"
+	"millpond.dev/millpond/internal/authz"
+	"millpond.dev/millpond/internal/baseimage"
+	"millpond.dev/millpond/internal/batchapi"
+	"millpond.dev/millpond/internal/config"
+	"millpond.dev/millpond/internal/custody"
+	"millpond.dev/millpond/internal/gallery"
+	"millpond.dev/millpond/internal/image"
+	"millpond.dev/millpond/internal/image/filestore"
+	"millpond.dev/millpond/internal/inspect"
+	"millpond.dev/millpond/internal/job"
+	"millpond.dev/millpond/internal/pool"
+	"millpond.dev/millpond/internal/portal"
+	"millpond.dev/millpond/internal/sqlite"
+)
+
+// openStores opens the writable disks and each region's replica stores.
+func (s *server) openStores() (*custody.Keeper, *filestore.Disks, error) {
+	disks, err := filestore.OpenDisks(s.data.Disks())
+	if err != nil {
+		return nil, nil, err
+	}
+	var regions []custody.Region
+	for _, r := range s.cfg.Regions {
+		folders := r.Stores
+		if len(folders) == 0 {
+			folders = []string{s.data.Store(r.Name, 0), s.data.Store(r.Name, 1)}
+		}
+		var stores []image.Store
+		for i, folder := range folders {
+			store, err := filestore.Open(fmt.Sprintf("%s-%d", r.Name, i), folder)
+			if err != nil {
+				return nil, nil, fmt.Errorf("open the store %s of region %s: %w", folder, r.Name, err)
+			}
+			stores = append(stores, store)
+		}
+		regions = append(regions, custody.Region{Name: r.Name, Stores: stores})
+	}
+	keeper, err := custody.New(s.db, regions, nil)
+	return keeper, disks, err
+}
+
+func regionNouns(cfg config.Config) []millpond.Region {
+	var out []millpond.Region
+	for _, r := range cfg.Regions {
+		display := r.DisplayName
+		if display == "" {
+			display = r.Name
+		}
+		out = append(out, millpond.Region{Name: r.Name, DisplayName: display})
+	}
+	return out
+}
+
+// osRelease adapts preflight's report to what the galleries keep of it.
+func osRelease(ctx context.Context, r io.ReaderAt, size int64) (millpond.OSRelease, error) {
+	report, err := inspect.Inspect(ctx, r, size)
+	if err != nil {
+		return millpond.OSRelease{}, err
+	}
+	return millpond.OSRelease{OSType: report.OS.Family, ID: report.OS.ID, Version: report.OS.VersionID, Name: report.OS.PrettyName}, nil
+}
+
+// randomID is 8 random bytes in hexadecimal.
+func randomID() string {
+	var b [8]byte
+	_, _ = rand.Read(b[:])
+	return hex.EncodeToString(b[:])
+}
+
+// makeOwner gives a caller all rights on a scope that the caller made.
+func makeOwner(ctx context.Context, db *sqlite.DB, rights *authz.Service, caller millpond.Caller, scope string) error {
+	err := db.Update(ctx, func(tx *sqlite.Tx) error {
+		return rights.GrantTx(tx, caller.Tenant, caller.Object, authz.Owner, scope)
+	})
+	if err != nil {
+		return err
+	}
+	return rights.Reload(ctx)
+}
+
+// size is a VM size by name, the configured ones first.
+func (s *server) size(name string) (millpond.VMSize, bool) {
+	for _, v := range s.sizes() {
+		if strings.EqualFold(v.Name, name) {
+			return v, true
+		}
+	}
+	return millpond.VMSize{}, false
+}
+
+// sizes is the table of VM sizes with the configured ones over it.
+func (s *server) sizes() []millpond.VMSize {
+	var out []millpond.VMSize
+	own := map[string]bool{}
+	for _, v := range s.cfg.VMSizes {
+		own[strings.ToLower(v.Name)] = true
+		out = append(out, millpond.VMSize{Name: v.Name, VCPUs: v.VCPUs, MemoryMiB: v.MemoryMiB, TempDiskMiB: int(v.TempDiskMiB), MaxDataDisks: v.MaxDataDisks, Gen1: true, Gen2: true})
+	}
+	for _, v := range millpond.VMSizes() {
+		if !own[strings.ToLower(v.Name)] {
+			out = append(out, v)
+		}
+	}
+	return out
+}
+
+// accountsByName lends the accounts' look-up the name under which the Batch
+// verbs know it.
+type accountsByName struct{ *account.Service }
+
+func (a accountsByName) Account(ctx context.Context, name millpond.AccountName) (millpond.BatchAccount, error) {
+	return a.Lookup(ctx, name)
+}
+
+// accountContents is account.Pools by a function.
+type accountContents func(ctx context.Context, name millpond.AccountName) error
+
+func (f accountContents) DeleteAccount(ctx context.Context, name millpond.AccountName) error {
+	return f(ctx, name)
+}
+
+// deleteContents begins to delete the jobs and pools of an account; it returns
+// nil when none is left, and Conflict while they go.
+func deleteContents(ctx context.Context, name millpond.AccountName, pools *pool.Service, jobs *job.Service) error {
+	left, _, err := jobs.ListJobs(ctx, name, millpond.ListQuery[millpond.Job]{Limit: 1000})
+	if err != nil {
+		return err
+	}
+	for _, j := range left {
+		if j.State == millpond.JobDeleting {
+			continue
+		}
+		if err := jobs.DeleteJob(ctx, name, j.Spec.ID, millpond.Condition{}, true); err != nil && millpond.KindOf(err) == millpond.Internal {
+			return err
+		}
+	}
+	there, _, err := pools.List(ctx, name, millpond.ListQuery[millpond.Pool]{Limit: 1000})
+	if err != nil {
+		return err
+	}
+	for _, p := range there {
+		if p.State == millpond.PoolDeleting {
+			continue
+		}
+		if err := pools.Delete(ctx, name, p.Spec.ID, millpond.Condition{}); err != nil && millpond.KindOf(err) == millpond.Internal {
+			return err
+		}
+	}
+	if n := len(left) + len(there); n > 0 {
+		return millpond.Errorf(millpond.Conflict, "Conflict", "%d pools and jobs of account %s are being deleted.", n, name)
+	}
+	return nil
+}
+
+// supportedImages is the catalogue in the words of the Batch edge.
+func supportedImages(ctx context.Context, g *gallery.Service) ([]batchapi.SupportedImage, error) {
+	all, err := g.SupportedImages(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var out []batchapi.SupportedImage
+	for _, i := range all {
+		out = append(out, batchapi.SupportedImage{Publisher: i.Publisher, Offer: i.Offer, SKU: i.SKU, Version: "latest", NodeAgentSKU: i.NodeAgentSKU,
+			OSType: strings.ToLower(i.OSType), Verified: i.Verified})
+	}
+	return out, nil
+}
+
+// baseImages lists what `millpond image build` left in the data folder.
+func (s *server) baseImages(ctx context.Context) ([]gallery.BaseImage, error) {
+	files, err := filepath.Glob(filepath.Join(s.data.BaseImages(), "*.raw"))
+	if err != nil {
+		return nil, err
+	}
+	var out []gallery.BaseImage
+	for _, f := range files {
+		d, err := baseimage.ReadDescription(f)
+		if err != nil {
+			// A build under way has no description yet.
+			continue
+		}
+		file, err := filestore.OpenFile(f)
+		if err != nil {
+			return nil, err
+		}
+		release, err := osRelease(ctx, file, file.Size())
+		file.Close()
+		if err != nil {
+			s.log.Warn("a base image cannot be read", "file", f, "err", err)
+			continue
+		}
+		out = append(out, gallery.BaseImage{Name: d.Name, Path: f, Size: d.Size, HyperV: "V1", Release: release})
+	}
+	return out, nil
+}
+
+func (s *server) counts(ctx context.Context) ([]portal.Count, error) {
+	var out []portal.Count
+	err := s.db.View(ctx, func(tx *sqlite.Tx) error {
+		all, err := tx.StateCounts()
+		for _, c := range all {
+			out = append(out, portal.Count{Noun: c.Noun, State: c.State, N: c.N})
+		}
+		return err
+	})
+	return out, err
+}
+
+func (s *server) capacity(ctx context.Context) (portal.Capacity, error) {
+	c, err := s.launcher.Capacity(ctx)
+	return portal.Capacity{VMs: c.VMs, UsedVMs: c.UsedVMs, MemoryMiB: c.MemoryMiB, UsedMemoryMiB: c.UsedMemoryMiB}, err
+}
+
+// healthz is for whoever restarts servers: it answers 200 when requests can be
+// served, which needs the rows.
+func (s *server) healthz(w http.ResponseWriter, r *http.Request) {
+	if _, err := s.counts(r.Context()); err != nil {
+		http.Error(w, "the database does not answer", http.StatusServiceUnavailable)
+		return
+	}
+	_, _ = io.WriteString(w, "ok\n")
+}

@@ -1,0 +1,254 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+
+	millpond "millpond.dev/millpond"
+	"millpond.dev/millpond/internal/account"
+	"millpond.dev/millpond/internal/armapi"
+	"millpond.dev/millpond/internal/authz"
+	"millpond.dev/millpond/internal/azwire"
+	"millpond.dev/millpond/internal/batchapi"
+	"millpond.dev/millpond/internal/blobapi"
+	"millpond.dev/millpond/internal/clock"
+	"millpond.dev/millpond/internal/compute"
+	"millpond.dev/millpond/internal/config"
+	"millpond.dev/millpond/internal/datadir"
+	"millpond.dev/millpond/internal/directory"
+	"millpond.dev/millpond/internal/gallery"
+	"millpond.dev/millpond/internal/httpd"
+	"millpond.dev/millpond/internal/identity"
+	"millpond.dev/millpond/internal/job"
+	"millpond.dev/millpond/internal/node"
+	"millpond.dev/millpond/internal/nodeapi"
+	"millpond.dev/millpond/internal/pool"
+	"millpond.dev/millpond/internal/portal"
+	"millpond.dev/millpond/internal/reconcile"
+	"millpond.dev/millpond/internal/resource"
+	"millpond.dev/millpond/internal/sched"
+	"millpond.dev/millpond/internal/sqlite"
+	"millpond.dev/millpond/internal/wake"
+)
+
+// server is everything that runs, in the order in which it is made.
+type server struct {
+	cfg   config.Config
+	data  datadir.Dir
+	log   *slog.Logger
+	clock clock.Clock
+
+	db       *sqlite.DB
+	creds    directory.Credentials
+	launcher machines
+	sessions *nodeapi.Handler
+	front    *httpd.Server
+	loops    []reconcile.Loop
+	driver   *reconcile.Driver
+	nodes    *node.Service
+
+	endLoops, endServing context.CancelFunc
+	served               chan error
+}
+
+// newServer makes the parts; nothing runs yet. On an error everything that was
+// opened is closed again.
+func newServer(ctx context.Context, cfg config.Config, data datadir.Dir, addr string, log *slog.Logger) (_ *server, err error) {
+	s := &server{cfg: cfg, data: data, log: log, clock: clock.System{}, served: make(chan error, 1)}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.close())
+		}
+	}()
+	s.driver = reconcile.NewDriver(s.clock, log)
+	if s.db, err = sqlite.Open(ctx, data.Database(), s.clock); err != nil {
+		return nil, err
+	}
+
+	// Identity and rights.
+	key, err := directory.LoadKey(data.TokenKey())
+	if err != nil {
+		return nil, err
+	}
+	dir := directory.New(s.db, s.clock, rand.Reader, key)
+	var resources *resource.Service
+	rights, err := authz.New(ctx, s.db, rand.Reader, func(ctx context.Context, subscription string) (string, bool) {
+		sub, err := resources.Subscription(ctx, subscription)
+		return sub.Tenant, err == nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	resources = resource.New(resource.Options{DB: s.db, Clock: s.clock, Regions: regionNouns(cfg), Grant: func(ctx context.Context, caller millpond.Caller, scope string) error {
+		return makeOwner(ctx, s.db, rights, caller, scope)
+	}})
+	s.creds, _, err = dir.Bootstrap(ctx, directory.Default(data.Credentials(), "https://"+addr), func(tx *sqlite.Tx, c directory.Credentials) error {
+		return rights.GrantTx(tx, c.TenantID, c.ObjectID, authz.Owner, "/")
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := rights.Reload(ctx); err != nil {
+		return nil, err
+	}
+	if err := resources.EnsureSubscription(ctx, millpond.Subscription{ID: s.creds.SubscriptionID, Name: s.creds.SubscriptionName, Tenant: s.creds.TenantID}, true); err != nil {
+		return nil, err
+	}
+
+	// Disks, images, galleries, accounts.
+	keeper, disks, err := s.openStores()
+	if err != nil {
+		return nil, err
+	}
+	if err := keeper.Sweep(ctx); err != nil {
+		return nil, err
+	}
+	var galleries *gallery.Service
+	comp, err := compute.New(ctx, compute.Options{DB: s.db, Clock: s.clock, Log: log, Keeper: keeper, Disks: disks, Resources: resources, Auth: rights,
+		HTTP: &http.Client{Timeout: time.Hour},
+		Latest: func(ctx context.Context, definition millpond.ResourceID, region string) (millpond.ResourceID, error) {
+			return galleries.Latest(ctx, definition, region)
+		}})
+	if err != nil {
+		return nil, err
+	}
+	galleries = gallery.New(gallery.Options{DB: s.db, Clock: s.clock, Log: log, Keeper: keeper, Resources: resources, Auth: rights, Freezer: comp,
+		Inspect: osRelease, BaseImages: s.baseImages})
+	var pools *pool.Service
+	var work *job.Service
+	accounts := account.New(account.Options{DB: s.db, Clock: s.clock, Log: log, Resources: resources, Pools: accountContents(func(ctx context.Context, name millpond.AccountName) error {
+		return deleteContents(ctx, name, pools, work)
+	}),
+		Quotas: account.Quotas{Pools: cfg.Quotas.Pools, Cores: cfg.Quotas.Cores, ActiveJobs: cfg.Quotas.ActiveJobs, Accounts: cfg.Quotas.Accounts}})
+
+	// Batch. The loops wake each other by these four signals.
+	allocate, nodes, schedule, jobs := wake.New(), wake.New(), wake.New(), wake.New()
+	if s.launcher, err = s.openLauncher(); err != nil {
+		return nil, err
+	}
+	s.nodes = node.New(node.Deps{DB: s.db, Clock: s.clock, Log: log, Launcher: s.launcher, Images: galleries, Accounts: accountsByName{accounts},
+		Sizes: s.size, Random: rand.Read,
+		Wakes: node.Wakes{Allocator: allocate, Nodes: nodes, Scheduler: schedule, Jobs: jobs},
+		Config: node.Config{BootLimit: time.Duration(cfg.Nodes.BootLimit), Silence: time.Duration(cfg.Nodes.ContactLimit), LogDir: data.NodeLogs(),
+			LogRetention: time.Duration(cfg.Nodes.LogRetention), Version: version, EndpointFile: data.Endpoint(), CAFile: data.CA()}})
+	s.sessions = nodeapi.New(s.nodes, s.nodes, log)
+	pools = pool.New(pool.Deps{DB: s.db, Clock: s.clock, Log: log, Images: galleries, Machines: s.launcher, Accounts: accountsByName{accounts},
+		Sizes: s.size, NewID: randomID, WakeSession: s.nodes.Wake,
+		Wakes:  pool.Wakes{Allocator: allocate, Nodes: nodes, Scheduler: schedule, Jobs: jobs},
+		Config: pool.Config{NodesPerReplica: cfg.Pools.NodesPerReplica}})
+	work = job.New(job.Deps{DB: s.db, Clock: s.clock, Log: log, WakeSession: s.nodes.Wake,
+		Wakes: job.Wakes{Jobs: jobs, Scheduler: schedule, Nodes: nodes}, Config: job.Config{ActiveJobs: cfg.Quotas.ActiveJobs}})
+	placer := sched.New(s.db, log, s.nodes, schedule)
+	s.loops = []reconcile.Loop{resources.Loop(), comp.Loop(), galleries.Loop(), accounts.Loop(), pools.Allocator(), s.nodes.Machines(), s.nodes.Cleanup(), placer.Loop(), work.Loop()}
+
+	// The edges and the door.
+	authority, err := httpd.LoadAuthority(data.CA(), data.CAKey(), s.clock)
+	if err != nil {
+		return nil, err
+	}
+	assignments := armapi.NewAuthorization(rights, log)
+	rm := armapi.New(armapi.Options{Log: log, Auth: rights, Resources: resources, Compute: comp, Gallery: galleries, Accounts: accounts,
+		Authenticate: func(r *http.Request) (millpond.Caller, error) {
+			token, _ := identity.Bearer(r)
+			return dir.Verify(r.Context(), token, directory.AudienceARM)
+		},
+		Authorization: func(w http.ResponseWriter, r *azwire.Request) error {
+			assignments.ServeHTTP(w, r)
+			return nil
+		},
+		VMSizes: s.sizes,
+		TenantName: func(ctx context.Context, id string) string {
+			t, err := dir.Tenant(ctx, id)
+			if err != nil {
+				return ""
+			}
+			return t.DisplayName
+		}})
+	batch := batchapi.New(batchapi.Options{Accounts: accounts, Authz: rights, Pools: pools, Nodes: s.nodes, Jobs: work, Clock: s.clock, Rand: rand.Reader, Log: log,
+		Verify: func(ctx context.Context, token string) (millpond.Caller, error) {
+			return dir.Verify(ctx, token, directory.AudienceBatch)
+		},
+		SupportedImages: func(ctx context.Context) ([]batchapi.SupportedImage, error) { return supportedImages(ctx, galleries) }})
+	pages, err := portal.New(portal.Source{Version: version, Started: s.clock.Now(), Launcher: cfg.Launcher, Clock: s.clock, Loops: s.driver.LastRuns,
+		Counts: s.counts, Capacity: s.capacity})
+	if err != nil {
+		return nil, err
+	}
+	status := http.NewServeMux()
+	status.Handle("/metrics", pages.Metrics)
+	status.HandleFunc("/healthz", s.healthz)
+	status.Handle("/", pages.Status)
+	s.front = httpd.New(httpd.Config{Authority: authority, Clock: s.clock, Rand: rand.Reader, Log: log, Handlers: httpd.Handlers{
+		Identity: identity.New(dir, s.clock, log), Metadata: http.HandlerFunc(identity.Metadata), ARM: rm, Graph: identity.NewGraph(dir, rights, s.clock, log),
+		Batch: batch, Blob: blobapi.New(comp, log), Node: s.sessions, Status: status}})
+	return s, nil
+}
+
+// start runs the listener and the loops.
+func (s *server) start(ctx context.Context, l net.Listener) <-chan error {
+	// The parts end in an order of their own, in stop, not with ctx.
+	base := context.WithoutCancel(ctx)
+	loops, endLoops := context.WithCancel(base)
+	serving, endServing := context.WithCancel(base)
+	s.endLoops, s.endServing = endLoops, endServing
+	for _, loop := range s.loops {
+		s.driver.Start(loops, loop)
+	}
+	failed := make(chan error, 1)
+	go func() {
+		err := s.front.Run(serving, l)
+		s.served <- err
+		if err != nil {
+			failed <- err
+		}
+	}()
+	return failed
+}
+
+// stop is start in reverse: no new requests, no new decisions, then the node
+// sessions, the machines as told, the rows.
+func (s *server) stop(onStop string) error {
+	s.endServing()
+	err := <-s.served
+	s.endLoops()
+	s.driver.Wait()
+	err = errors.Join(err, s.sessions.Close())
+	if onStop == "stop" {
+		err = errors.Join(err, s.stopMachines())
+	}
+	return errors.Join(err, s.close())
+}
+
+// stopMachines powers every VM off, all at once, with a bound.
+func (s *server) stopMachines() error {
+	ctx, cancel := context.WithTimeout(context.Background(), 45*time.Second)
+	defer cancel()
+	all, err := s.launcher.List(ctx)
+	if err != nil {
+		return err
+	}
+	errs := make(chan error, len(all))
+	for _, vm := range all {
+		go func() { errs <- s.launcher.Stop(ctx, vm.Node, 20*time.Second) }()
+	}
+	for range all {
+		err = errors.Join(err, <-errs)
+	}
+	return err
+}
+
+func (s *server) close() error {
+	var err error
+	if s.launcher != nil {
+		err = s.launcher.Close()
+	}
+	if s.db != nil {
+		err = errors.Join(err, s.db.Close())
+	}
+	return err
+}
