@@ -15,9 +15,13 @@ type CloudConfigCmd struct {
 }
 
 func (c *CloudConfigCmd) Run(g *Globals) error {
+	data, err := absolute(g.Data)
+	if err != nil {
+		return err
+	}
 	base := c.Endpoint
 	if base == "" {
-		address, err := endpoint(g.Data)
+		address, err := endpoint(data)
 		if err != nil {
 			return err
 		}
@@ -34,6 +38,6 @@ func (c *CloudConfigCmd) Run(g *Globals) error {
   az cloud register -n %[2]s --cloud-config @cloud.json
   az cloud set -n %[2]s
   az login --service-principal -u CLIENT-ID -p SECRET --tenant TENANT-ID   # from %[3]s
-`, g.Data.CA(), identity.CloudName, g.Data.Credentials())
+`, data.CA(), identity.CloudName, data.Credentials())
 	return nil
 }

@@ -37,14 +37,18 @@ func (e *ExecCmd) Run(g *Globals) error {
 	if len(argv) == 0 {
 		return errors.New("nothing to run; for example: millpond exec -- az account show")
 	}
-	who, err := e.identity(g.Data)
+	data, err := absolute(g.Data)
 	if err != nil {
 		return err
 	}
-	if err := reachable(g.Data); err != nil {
+	who, err := e.identity(data)
+	if err != nil {
 		return err
 	}
-	code, err := e.run(g.Data, who, argv)
+	if err := reachable(data); err != nil {
+		return err
+	}
+	code, err := e.run(data, who, argv)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "millpond exec:", err)
 	}
@@ -86,6 +90,12 @@ func (e *ExecCmd) run(data datadir.Dir, who execproxy.Identity, argv []string) (
 	code, err := execproxy.RunChild(argv, execproxy.Environment(os.Environ(), s))
 	stop()
 	return code, errors.Join(err, <-served)
+}
+
+// absolute is for paths that a client gets, which may run in another folder.
+func absolute(data datadir.Dir) (datadir.Dir, error) {
+	path, err := filepath.Abs(string(data))
+	return datadir.Dir(path), err
 }
 
 func isDir(path string) bool {

@@ -36,7 +36,10 @@ type Proxy struct {
 // Serve answers on l, which it closes, until ctx ends; then it cuts the tunnels
 // and waits for them.
 func (p *Proxy) Serve(ctx context.Context, l net.Listener) error {
-	server := &http.Server{Handler: p, ReadHeaderTimeout: 10 * time.Second, BaseContext: func(net.Listener) context.Context { return ctx }}
+	server := &http.Server{ReadHeaderTimeout: 10 * time.Second,
+		// A tunnel must not hang on its request's context: that one ends as soon as
+		// the client has said all it has to say, with the answer still to come.
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { p.serve(ctx, w, r) })}
 	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
 	defer stop()
 	err := server.Serve(quickack.Listener(l))
@@ -47,7 +50,7 @@ func (p *Proxy) Serve(ctx context.Context, l net.Listener) error {
 	return err
 }
 
-func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (p *Proxy) serve(ctx context.Context, w http.ResponseWriter, r *http.Request) {
 	if r.Method != http.MethodConnect {
 		http.Error(w, "millpond exec: this proxy answers CONNECT for https only", http.StatusForbidden)
 		return
@@ -74,7 +77,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	p.tunnel(w, r, address)
+	p.tunnel(ctx, w, address)
 }
 
 func (p *Proxy) refuse(w http.ResponseWriter, host string) {
@@ -101,9 +104,9 @@ func dispensable(host string) bool {
 	return false
 }
 
-func (p *Proxy) tunnel(w http.ResponseWriter, r *http.Request, address string) {
+func (p *Proxy) tunnel(ctx context.Context, w http.ResponseWriter, address string) {
 	dialer := net.Dialer{Timeout: dialTimeout}
-	up, err := dialer.DialContext(r.Context(), "tcp", address)
+	up, err := dialer.DialContext(ctx, "tcp", address)
 	if err != nil {
 		http.Error(w, "millpond exec: the server at "+address+" does not answer: "+err.Error(), http.StatusBadGateway)
 		return
@@ -117,7 +120,7 @@ func (p *Proxy) tunnel(w http.ResponseWriter, r *http.Request, address string) {
 	// Counted before the handler returns: Serve must not miss it.
 	p.tunnels.Add(1)
 	defer p.tunnels.Done()
-	stop := context.AfterFunc(r.Context(), func() { up.Close(); down.Close() })
+	stop := context.AfterFunc(ctx, func() { up.Close(); down.Close() })
 	defer stop()
 	defer up.Close()
 	defer down.Close()
