@@ -30,6 +30,8 @@ type edge struct {
 	refus int
 	seen  http.Header
 	conns chan net.Conn
+	// quiet: the server says nothing of its own after the upgrade.
+	quiet bool
 }
 
 func newEdge(t *testing.T) *edge {
@@ -87,8 +89,11 @@ func (e *edge) take(c net.Conn) {
 		c.Close()
 		return
 	}
-	// The first bytes of the session come in the same packet as the answer.
-	io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: "+nodeproto.ChannelUpgrade+"\r\n\r\nfirst ")
+	answer := "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: " + nodeproto.ChannelUpgrade + "\r\n\r\n"
+	if !e.quiet {
+		answer += "first " // the session's first bytes, in the same packet
+	}
+	io.WriteString(c, answer)
 	e.conns <- c
 }
 
