@@ -56,12 +56,20 @@ func (x *session) look(ctx context.Context) (wanted, error) {
 		if w.due, err = tx.DueTaskDirectories(x.node, tx.Now); err != nil {
 			return err
 		}
+		_, begins := startAttempt(w.node)
 		for _, t := range w.tasks {
+			if running, _ := x.state(attemptKey(t)); running {
+				continue
+			}
+			begins = true
 			if _, have := w.jobs[t.Job.Key()]; !have {
 				if w.jobs[t.Job.Key()], err = tx.Job(t.Account, t.Job); err != nil && !errors.Is(err, sqlite.ErrNoRow) {
 					return err
 				}
 			}
+		}
+		if !begins {
+			return nil
 		}
 		w.pool, err = tx.Pool(w.node.Account, w.node.Pool)
 		if errors.Is(err, sqlite.ErrNoRow) {

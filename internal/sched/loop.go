@@ -56,10 +56,11 @@ func (s *Scheduler) run(ctx context.Context) (string, time.Time, error) {
 	for _, q := range pools {
 		for err == nil {
 			var n int
-			if n, err = s.place(ctx, q); n == 0 {
+			var more bool
+			n, more, err = s.place(ctx, q)
+			if placed += n; n == 0 || !more {
 				break
 			}
-			placed += n
 		}
 	}
 	return fmt.Sprintf("%d pools with waiting tasks, %d tasks placed", len(pools), placed), time.Time{}, err
@@ -73,17 +74,26 @@ type view struct {
 	snap  Snapshot
 }
 
-// place plans and commits one batch for a pool and tells how many tasks it placed.
-func (s *Scheduler) place(ctx context.Context, q sqlite.QueuedPool) (int, error) {
+// place plans and commits one batch for a pool. It tells how many tasks it
+// placed and whether slots are left that other tasks may fill.
+func (s *Scheduler) place(ctx context.Context, q sqlite.QueuedPool) (placed int, more bool, err error) {
 	v, err := s.look(ctx, q)
 	if err != nil || len(v.tasks) == 0 {
-		return 0, err
+		return 0, false, err
 	}
 	plan := Plan(v.snap)
 	if len(plan) == 0 {
-		return 0, nil
+		return 0, false, nil
 	}
-	return s.commit(ctx, v, plan[:min(len(plan), batch)])
+	free := 0
+	for _, n := range v.snap.Nodes {
+		free += n.Free
+	}
+	for _, a := range plan {
+		free -= v.snap.Tasks[a.Task].Slots
+	}
+	placed, err = s.commit(ctx, v, plan)
+	return placed, free > 0 || placed < len(plan), err
 }
 
 func (s *Scheduler) look(ctx context.Context, q sqlite.QueuedPool) (view, error) {

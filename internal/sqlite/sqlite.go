@@ -36,6 +36,51 @@ type DB struct {
 	// mu queues writers in the process, which is fairer and cheaper than
 	// SQLite's busy handler.
 	mu sync.Mutex
+	// Statements are compiled once per connection: parsing costs more than most
+	// of the queries here.
+	writes, reads statements
+}
+
+// statements are a pool's compiled queries. A query is compiled after the first
+// transaction that used it: during one, the only connection may be in use.
+type statements struct {
+	mu    sync.RWMutex
+	ready map[string]*sql.Stmt
+}
+
+// keep bounds the compiled queries, so that one built of parts cannot fill
+// memory; the rest is compiled each time.
+const keep = 512
+
+func (s *statements) get(query string) *sql.Stmt {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.ready[query]
+}
+
+func (s *statements) add(ctx context.Context, pool *sql.DB, queries []string) {
+	for _, q := range queries {
+		s.mu.RLock()
+		have, full := s.ready[q] != nil, len(s.ready) >= keep
+		s.mu.RUnlock()
+		if have || full {
+			continue
+		}
+		st, err := pool.PrepareContext(ctx, q)
+		if err != nil {
+			return // the next use compiles it, and tells what is wrong
+		}
+		s.mu.Lock()
+		if s.ready == nil {
+			s.ready = map[string]*sql.Stmt{}
+		}
+		if s.ready[q] != nil {
+			st.Close()
+		} else {
+			s.ready[q] = st
+		}
+		s.mu.Unlock()
+	}
 }
 
 // Open opens or creates the database file and brings its schema up to date.
@@ -76,32 +121,56 @@ type Tx struct {
 	tx  *sql.Tx
 	ctx context.Context
 	Now time.Time
+
+	compiled *statements
+	used     []string // queries that were not compiled
+}
+
+func (t *Tx) statement(query string) *sql.Stmt {
+	if st := t.compiled.get(query); st != nil {
+		return t.tx.StmtContext(t.ctx, st)
+	}
+	t.used = append(t.used, query)
+	return nil
 }
 
 // Update runs fn in a write transaction; an error undoes everything.
 func (db *DB) Update(ctx context.Context, fn func(*Tx) error) error {
 	db.mu.Lock()
 	defer db.mu.Unlock()
-	return db.run(ctx, db.write, fn)
+	return run(ctx, db.write, &db.writes, db.clock, fn)
 }
 
 // View runs fn on a consistent snapshot. fn must not write.
-func (db *DB) View(ctx context.Context, fn func(*Tx) error) error { return db.run(ctx, db.read, fn) }
+func (db *DB) View(ctx context.Context, fn func(*Tx) error) error {
+	return run(ctx, db.read, &db.reads, db.clock, fn)
+}
 
-func (db *DB) run(ctx context.Context, pool *sql.DB, fn func(*Tx) error) error {
+func run(ctx context.Context, pool *sql.DB, compiled *statements, c clock.Clock, fn func(*Tx) error) error {
 	tx, err := pool.BeginTx(ctx, nil)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = tx.Rollback() }()
-	if err := fn(&Tx{tx: tx, ctx: ctx, Now: db.clock.Now()}); err != nil {
+	t := &Tx{tx: tx, ctx: ctx, Now: c.Now(), compiled: compiled}
+	if err := fn(t); err != nil {
 		return err
 	}
-	return tx.Commit()
+	if err := tx.Commit(); err != nil {
+		return err
+	}
+	compiled.add(ctx, pool, t.used)
+	return nil
 }
 
 func (t *Tx) exec(query string, args ...any) (int64, error) {
-	res, err := t.tx.ExecContext(t.ctx, query, args...)
+	var res sql.Result
+	var err error
+	if st := t.statement(query); st != nil {
+		res, err = st.ExecContext(t.ctx, args...)
+	} else {
+		res, err = t.tx.ExecContext(t.ctx, query, args...)
+	}
 	if err != nil {
 		return 0, err
 	}
@@ -109,10 +178,16 @@ func (t *Tx) exec(query string, args ...any) (int64, error) {
 }
 
 func (t *Tx) row(query string, args ...any) *sql.Row {
+	if st := t.statement(query); st != nil {
+		return st.QueryRowContext(t.ctx, args...)
+	}
 	return t.tx.QueryRowContext(t.ctx, query, args...)
 }
 
 func (t *Tx) rows(query string, args ...any) (*sql.Rows, error) {
+	if st := t.statement(query); st != nil {
+		return st.QueryContext(t.ctx, args...)
+	}
 	return t.tx.QueryContext(t.ctx, query, args...)
 }
 
