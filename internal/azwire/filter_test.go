@@ -1,7 +1,6 @@
 package azwire
 
 import (
-	"math"
 	"strings"
 	"testing"
 	"time"
@@ -185,7 +184,7 @@ func FuzzDuration(f *testing.F) {
 		if err != nil || infinite {
 			return
 		}
-		if d < 0 || d > math.MaxInt64 {
+		if d < 0 {
 			t.Fatalf("%q is %v", s, d)
 		}
 		if again, _, err := ParseDuration(FormatDuration(d)); err != nil || (again-d).Abs() > max(time.Microsecond, d/1e9) {

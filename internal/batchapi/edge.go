@@ -278,7 +278,12 @@ func (e *Edge) challenge(w http.ResponseWriter, r *request, err error) error {
 	if me.Kind != millpond.Unauthenticated {
 		return err
 	}
-	w.Header().Set("WWW-Authenticate", `Bearer authorization_uri="`+e.Authority(r.acct.Tenant)+`", resource_id="https://batch.core.windows.net/"`)
+	authority := e.Authority(r.acct.Tenant)
+	if f := azwire.FrontOf(r.Context()); f.Prefix != "" {
+		// In direct use the tokens come from the same address.
+		authority = strings.TrimSuffix(f.BaseURL, f.Prefix) + "/" + r.acct.Tenant
+	}
+	w.Header().Set("WWW-Authenticate", `Bearer authorization_uri="`+authority+`", resource_id="https://batch.core.windows.net/"`)
 	if len(me.Details) == 0 {
 		me = me.With("AuthenticationErrorDetail", me.Message)
 	}

@@ -214,8 +214,8 @@ func targets(dedicated, low *int32, timeout *string) (pool.Targets, error) {
 	return t, err
 }
 
-// resizeTimeout is nil when the request leaves it out. The verb holds the
-// minimum; only what has no length at all is refused here.
+// resizeTimeout is nil when the request leaves it out. The verb checks the
+// minimum too; here the answer can repeat what the client wrote.
 func resizeTimeout(s *string) (*time.Duration, error) {
 	if s == nil {
 		return nil, nil
@@ -223,6 +223,9 @@ func resizeTimeout(s *string) (*time.Duration, error) {
 	d, infinite, err := azwire.ParseDuration(*s)
 	if err != nil || infinite {
 		return nil, invalid("resizeTimeout", *s, "A resize cannot go on without a limit; give a duration such as PT30M.")
+	}
+	if d < millpond.MinResizeTimeout {
+		return nil, invalid("resizeTimeout", *s, "It must be at least 5 minutes (PT5M).")
 	}
 	return &d, nil
 }
