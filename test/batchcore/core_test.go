@@ -119,13 +119,13 @@ func start(t *testing.T, path string, h *hall, c *shifted, cfg node.Config) *cor
 
 func (c *core) wait(what string, fn func() bool) {
 	c.t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(60 * time.Second)
 	for !fn() {
 		if time.Now().After(deadline) {
 			c.dump()
 			c.t.Fatalf("waited too long until %s", what)
 		}
-		time.Sleep(3 * time.Millisecond)
+		time.Sleep(10 * time.Millisecond)
 	}
 }
 

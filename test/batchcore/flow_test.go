@@ -39,10 +39,12 @@ func TestPoolJobTasks(t *testing.T) {
 	if res[6].Err != nil || res[7].Err == nil || res[7].Err.Code != "TaskExists" {
 		t.Fatalf("results %v %v", res[6].Err, res[7].Err)
 	}
+	filled := time.Now()
 	c.wait("all tasks have completed", func() bool {
 		n, _, err := c.jobs.TaskCounts(ctx, acct.Name, "j")
 		return err == nil && n.Succeeded == 99 && n.Active+n.Running == 0
 	})
+	t.Logf("99 tasks on 4 slots: %s", time.Since(filled))
 	for task, n := range h.runs {
 		if n != 1 {
 			t.Errorf("%s ran %d times", task, n)
@@ -77,7 +79,7 @@ func TestPoolJobTasks(t *testing.T) {
 }
 
 func TestRetriesAndFailures(t *testing.T) {
-	c, _, _ := setup(t, node.Config{})
+	c, h, _ := setup(t, node.Config{})
 	c.addPool("p", 1, nil)
 	c.addJob("j", "p", func(s *millpond.JobSpec) { s.MaxTaskRetries = 1 })
 	c.addTask("j", "recovers", "fail-until 2", nil)
@@ -93,13 +95,13 @@ func TestRetriesAndFailures(t *testing.T) {
 	c.code(c.jobs.ReactivateTask(ctx, acct.Name, "j", "recovers", millpond.Condition{}), "TaskSucceeded")
 	c.taskIn("j", "never", millpond.TaskCompleted)
 	c.addTask("j", "hang", "hang", nil)
-	c.taskIn("j", "hang", millpond.TaskRunning)
+	c.wait("it runs", h.began("j/hang", 1))
 	c.must(c.jobs.TerminateTask(ctx, acct.Name, "j", "hang", millpond.Condition{}))
 	if v := c.taskIn("j", "hang", millpond.TaskCompleted); v.Failure.Code != "TaskEnded" || *v.ExitCode != 137 {
 		t.Fatalf("%+v", v)
 	}
 	c.addTask("j", "gone", "hang", nil)
-	c.taskIn("j", "gone", millpond.TaskRunning)
+	c.wait("it runs", h.began("j/gone", 1))
 	c.must(c.jobs.DeleteTask(ctx, acct.Name, "j", "gone", millpond.Condition{}))
 	c.idle("p", 1)
 }
@@ -141,8 +143,9 @@ func TestKilledMachine(t *testing.T) {
 	c.addPool("p", 1, nil)
 	c.idle("p", 1)
 	c.addJob("j", "p", nil)
-	c.addTask("j", "t", "sleep 300ms", nil)
-	v := c.taskIn("j", "t", millpond.TaskRunning)
+	c.addTask("j", "t", "hang-once", nil)
+	c.wait("it runs", h.began("j/t", 1))
+	v := c.task("j", "t")
 	h.crash(v.Node)
 	v = c.taskIn("j", "t", millpond.TaskCompleted)
 	if v.Result != "success" || v.RetryCount != 0 || v.RequeueCount != 0 || v.Attempt != 2 {
@@ -256,8 +259,8 @@ func TestRebootReimageDisable(t *testing.T) {
 	})
 	c.idle("p", 1)
 	c.addJob("j", "p", nil)
-	c.addTask("j", "t", "sleep 200ms", nil)
-	c.taskIn("j", "t", millpond.TaskRunning)
+	c.addTask("j", "t", "hang-once", nil)
+	c.wait("it runs", h.began("j/t", 1))
 	before := c.list("p")[0]
 	c.must(c.nodes.Reboot(ctx, acct.Name, "p", before.ID, ""))
 	if s := c.list("p")[0].State; s != millpond.NodeRebooting {
@@ -274,18 +277,18 @@ func TestRebootReimageDisable(t *testing.T) {
 	}
 	c.must(c.nodes.Reimage(ctx, acct.Name, "p", after.ID, millpond.DeallocateTaskCompletion))
 	c.wait("the node is reimaged", func() bool { n := c.list("p")[0]; return n.Generation == 2 && n.State == millpond.NodeIdle })
-	c.addTask("j", "u", "sleep 60ms", nil)
-	c.taskIn("j", "u", millpond.TaskRunning)
+	c.addTask("j", "u", "hang-once", nil)
+	c.wait("it runs", h.began("j/u", 1))
 	c.must(c.nodes.DisableScheduling(ctx, acct.Name, "p", after.ID, millpond.DeallocateTaskCompletion))
 	if s := c.list("p")[0].State; s != millpond.NodeRunning {
 		t.Fatal(s)
 	}
 	c.code(c.nodes.DisableScheduling(ctx, acct.Name, "p", after.ID, ""), "NodeAlreadyInTargetSchedulingState")
+	c.must(c.jobs.TerminateTask(ctx, acct.Name, "j", "u", millpond.Condition{}))
 	c.wait("the node is offline", func() bool { return c.inState("p", millpond.NodeOffline) == 1 })
 	c.addTask("j", "w", "exit 0", nil)
 	c.must(c.nodes.EnableScheduling(ctx, acct.Name, "p", after.ID))
 	c.taskIn("j", "w", millpond.TaskCompleted)
-	_ = h
 }
 
 func TestUnhealthyNodes(t *testing.T) {
@@ -316,12 +319,6 @@ func TestUnhealthyNodes(t *testing.T) {
 	h.mu.Lock()
 	attach := h.attach
 	h.attach = nil
-	for _, m := range h.machines {
-		if m.spec.Labels["pool"] == "r" {
-			m.agent.mu.Lock()
-			m.agent.mu.Unlock()
-		}
-	}
 	h.mu.Unlock()
 	c.nodes.Drop(c.list("r")[0].ID)
 	c.wait("the node is unknown", func() bool { return c.inState("r", millpond.NodeUnknown) == 1 })

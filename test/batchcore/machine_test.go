@@ -177,6 +177,15 @@ func (h *hall) Console(context.Context, millpond.NodeID, int64) ([]byte, error) 
 	return []byte("scripted console\n"), nil
 }
 
+// began waits until a task has begun its nth run.
+func (h *hall) began(id string, nth int) func() bool {
+	return func() bool {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		return h.runs[id] >= nth
+	}
+}
+
 // crash is a QEMU that was killed.
 func (h *hall) crash(id millpond.NodeID) {
 	h.mu.Lock()
@@ -196,8 +205,9 @@ func (h *hall) close() {
 	}
 }
 
-// agent is a scripted agent. Commands: "sleep D", "exit N", "hang", and
-// "fail-until N", which fails until its Nth run.
+// agent is a scripted agent. Commands: "sleep D", "exit N", "hang",
+// "hang-once", which hangs in its first run, and "fail-until N", which fails
+// until its Nth run.
 type agent struct {
 	hall   *hall
 	bootID string
@@ -333,6 +343,10 @@ func (a *agent) execute(r *run, command string, nth int) {
 		wait, _ = time.ParseDuration(words[1])
 	case "hang":
 		wait = time.Hour
+	case "hang-once":
+		if nth == 1 {
+			wait = time.Hour
+		}
 	case "exit":
 		fmt.Sscan(words[1], &exit)
 	case "fail-until":
