@@ -49,7 +49,15 @@ func (s *server) openStores() (*custody.Keeper, *filestore.Disks, error) {
 		}
 		regions = append(regions, custody.Region{Name: r.Name, Stores: stores})
 	}
-	keeper, err := custody.New(s.db, regions, nil)
+	// A running node reads its image's file as long as it lives, also after the
+	// version has been deleted.
+	keeper, err := custody.New(s.db, regions, func(ctx context.Context) (used map[string]bool, err error) {
+		err = s.db.View(ctx, func(tx *sqlite.Tx) (err error) {
+			used, err = tx.NodeContents()
+			return err
+		})
+		return used, err
+	})
 	return keeper, disks, err
 }
 

@@ -7,6 +7,8 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"strings"
+	"sync"
 	"time"
 
 	millpond "millpond.dev/millpond"
@@ -52,6 +54,9 @@ type server struct {
 	driver   *reconcile.Driver
 	nodes    *node.Service
 
+	// copying waits for what loops began and go on with after an activation.
+	copying              []func()
+	beside               sync.WaitGroup
 	endLoops, endServing context.CancelFunc
 	served               chan error
 }
@@ -77,8 +82,17 @@ func newServer(ctx context.Context, cfg config.Config, data datadir.Dir, addr st
 	}
 	dir := directory.New(s.db, s.clock, rand.Reader, key)
 	var resources *resource.Service
+	// A subscription never changes its tenant, and every request asks.
+	var tenants sync.Map
 	rights, err := authz.New(ctx, s.db, rand.Reader, func(ctx context.Context, subscription string) (string, bool) {
+		key := strings.ToLower(subscription)
+		if tenant, ok := tenants.Load(key); ok {
+			return tenant.(string), true
+		}
 		sub, err := resources.Subscription(ctx, subscription)
+		if err == nil {
+			tenants.Store(key, sub.Tenant)
+		}
 		return sub.Tenant, err == nil
 	})
 	if err != nil {
@@ -143,6 +157,8 @@ func newServer(ctx context.Context, cfg config.Config, data datadir.Dir, addr st
 		Config: pool.Config{NodesPerReplica: cfg.Pools.NodesPerReplica}})
 	work = job.New(job.Deps{DB: s.db, Clock: s.clock, Log: log, WakeSession: s.nodes.Wake,
 		Wakes: job.Wakes{Jobs: jobs, Scheduler: schedule, Nodes: nodes}, Config: job.Config{ActiveJobs: cfg.Quotas.ActiveJobs}})
+	armapi.Members(resources, comp, galleries, accounts)
+	s.copying = []func(){comp.Wait, galleries.Wait}
 	placer := sched.New(s.db, log, s.nodes, schedule)
 	s.loops = []reconcile.Loop{resources.Loop(), comp.Loop(), galleries.Loop(), accounts.Loop(), pools.Allocator(), s.nodes.Machines(), s.nodes.Cleanup(), placer.Loop(), work.Loop()}
 
@@ -199,6 +215,11 @@ func (s *server) start(ctx context.Context, l net.Listener) <-chan error {
 	for _, loop := range s.loops {
 		s.driver.Start(loops, loop)
 	}
+	s.beside.Add(1)
+	go func() {
+		defer s.beside.Done()
+		s.nodes.Forward(loops)
+	}()
 	failed := make(chan error, 1)
 	go func() {
 		err := s.front.Run(serving, l)
@@ -217,6 +238,10 @@ func (s *server) stop(onStop string) error {
 	err := <-s.served
 	s.endLoops()
 	s.driver.Wait()
+	for _, wait := range s.copying {
+		wait()
+	}
+	s.beside.Wait()
 	err = errors.Join(err, s.sessions.Close())
 	if onStop == "stop" {
 		err = errors.Join(err, s.stopMachines())

@@ -18,3 +18,17 @@ func (t *Tx) StateCounts() ([]StateCount, error) {
 		UNION ALL SELECT 'job', state, count(*) FROM job GROUP BY state
 		UNION ALL SELECT 'task', state, count(*) FROM task GROUP BY state`)
 }
+
+// NodeContents are the image contents that existing nodes boot from.
+func (t *Tx) NodeContents() (map[string]bool, error) {
+	all, err := collect(t, func(r *sql.Rows) (string, error) {
+		var content string
+		return content, r.Scan(&content)
+	}, `SELECT DISTINCT json_extract(document, '$.Boot.OSDisk.content') AS content FROM node WHERE content IS NOT NULL
+		UNION SELECT DISTINCT json_extract(d.value, '$.content') FROM node, json_each(node.document, '$.Boot.DataDisks') AS d WHERE json_extract(d.value, '$.content') IS NOT NULL`)
+	used := map[string]bool{}
+	for _, c := range all {
+		used[c] = true
+	}
+	return used, err
+}
