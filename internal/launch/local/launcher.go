@@ -224,6 +224,7 @@ func (l *Launcher) create(key string, spec launch.Spec) error {
 		cfg.MemoryMiB = min(cfg.MemoryMiB, l.cfg.MemoryCapMiB)
 	}
 	v := newVM(l.ctx, filepath.Join(l.cfg.Dir, key), cfg)
+	attempt := v.enqueue()
 	if err := l.admit(key, v); err != nil {
 		return err
 	}
@@ -232,7 +233,7 @@ func (l *Launcher) create(key string, spec launch.Spec) error {
 		return errors.Join(&launch.HostError{Step: "write the VM's folder", Err: err}, os.RemoveAll(v.dir))
 	}
 	l.cfg.Log.Info("VM queued", "node", string(spec.Node), "generation", spec.Generation)
-	l.begin(v, false)
+	l.begin(v, attempt)
 	l.changed.Wake()
 	return nil
 }
@@ -243,15 +244,18 @@ func (l *Launcher) write(v *vm) error {
 	if err := os.MkdirAll(v.dir, 0o700); err != nil {
 		return err
 	}
-	now := l.cfg.Clock.Now()
-	st := launch.Status{Node: v.cfg.Spec.Node, Generation: v.cfg.Spec.Generation, Phase: launch.Preparing, Step: stepQueued, Started: now, Changed: now}
-	if err := vmrun.SaveStatus(v.dir, st); err != nil {
+	if err := vmrun.SaveStatus(v.dir, l.queuedStatus(v)); err != nil {
 		return err
 	}
 	if err := v.cfg.Save(v.dir); err != nil {
 		return err
 	}
 	return l.watch.add(v.dir)
+}
+
+func (l *Launcher) queuedStatus(v *vm) launch.Status {
+	now := l.cfg.Clock.Now()
+	return launch.Status{Node: v.cfg.Spec.Node, Generation: v.cfg.Spec.Generation, Phase: launch.Preparing, Step: stepQueued, Started: now, Changed: now}
 }
 
 // List reads every VM's status.
@@ -285,6 +289,9 @@ func (l *Launcher) status(v *vm) (launch.Status, bool) {
 		if errors.Is(err, os.ErrNotExist) && l.find(v.key) != v {
 			return launch.Status{}, false
 		}
+		if errors.Is(err, os.ErrNotExist) && alive { // Launch is just writing it
+			return l.queuedStatus(v), true
+		}
 		return launch.Status{Node: v.cfg.Spec.Node, Generation: v.cfg.Spec.Generation, Phase: launch.Failed, Changed: l.cfg.Clock.Now(),
 			Err: vmrun.SupervisorLost(err.Error())}, true
 	}
@@ -316,12 +323,12 @@ func (l *Launcher) Reset(ctx context.Context, node millpond.NodeID) error {
 			return err
 		}
 	}
-	now := l.cfg.Clock.Now()
-	st := launch.Status{Node: v.cfg.Spec.Node, Generation: v.cfg.Spec.Generation, Phase: launch.Preparing, Step: stepQueued, Started: now, Changed: now}
-	if err := vmrun.SaveStatus(v.dir, st); err != nil {
-		return hostError("reset", err)
+	attempt := v.enqueue()
+	if err := vmrun.SaveStatus(v.dir, l.queuedStatus(v)); err != nil {
+		_, derr := v.dequeue(nil)
+		return hostError("reset", errors.Join(err, derr))
 	}
-	l.begin(v, false)
+	l.begin(v, attempt)
 	return nil
 }
 
@@ -337,9 +344,9 @@ func (l *Launcher) Stop(ctx context.Context, node millpond.NodeID, grace time.Du
 	if err != nil {
 		return err
 	}
-	if v.dequeue() {
-		st := launch.Status{Node: v.cfg.Spec.Node, Generation: v.cfg.Spec.Generation, Phase: launch.Stopped, Changed: l.cfg.Clock.Now()}
-		return hostError("stop", vmrun.SaveStatus(v.dir, st))
+	st := launch.Status{Node: v.cfg.Spec.Node, Generation: v.cfg.Spec.Generation, Phase: launch.Stopped, Changed: l.cfg.Clock.Now()}
+	if ok, err := v.dequeue(&st); ok || err != nil {
+		return hostError("stop", err)
 	}
 	if !v.alive() {
 		return nil
@@ -372,7 +379,9 @@ func (l *Launcher) Destroy(ctx context.Context, node millpond.NodeID) error {
 func (l *Launcher) destroy(ctx context.Context, v *vm) error {
 	ctx, cancel := context.WithTimeout(ctx, killLimit)
 	defer cancel()
-	v.dequeue()
+	if _, err := v.dequeue(nil); err != nil {
+		return hostError("destroy", err)
+	}
 	if err := v.kill(ctx); err != nil {
 		return hostError("destroy", err)
 	}
@@ -507,7 +516,7 @@ func (l *Launcher) takeOverVM(key, dir string) error {
 	// No supervisor. If the VM was still queued, its start was promised. A
 	// supervisor that is just coming up has the folder's lock, and ours gives way.
 	if st, err := vmrun.LoadStatus(dir); err == nil && st.Phase == launch.Preparing && st.Step == stepQueued {
-		l.begin(v, true)
+		l.begin(v, v.enqueue())
 	}
 	return nil
 }

@@ -63,14 +63,32 @@ func (v *vm) alive() bool {
 
 func (v *vm) holdsRoom() bool { return v.alive() }
 
-// dequeue takes back a start that has not happened; false if it has.
-func (v *vm) dequeue() bool {
+// enqueue promises a start; begin is to follow. The promise is made before the
+// status says so: a VM that is preparing and not alive would look lost.
+func (v *vm) enqueue() (attempt int) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	was := v.queued
+	v.queued = true
+	v.attempt++
+	return v.attempt
+}
+
+// dequeue takes back a start that has not happened and writes the status that
+// says so, if there is one to write; false if the start has happened.
+func (v *vm) dequeue(st *launch.Status) (bool, error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if !v.queued {
+		return false, nil
+	}
+	if st != nil {
+		if err := vmrun.SaveStatus(v.dir, *st); err != nil {
+			return false, err
+		}
+	}
 	v.queued = false
 	v.attempt++
-	return was
+	return true, nil
 }
 
 // attach takes hold of the supervisor that the folder's handle names.
@@ -199,17 +217,12 @@ func killProcess(ctx context.Context, id process.ID) error {
 	return nil
 }
 
-// begin queues the start of v's supervisor. again means that the folder was
-// found queued, so another supervisor may be coming up in it.
-func (l *Launcher) begin(v *vm, again bool) {
-	v.mu.Lock()
-	v.queued = true
-	v.attempt++
-	attempt := v.attempt
-	v.mu.Unlock()
+// begin starts v's supervisor when it is its turn, unless the attempt has been
+// overtaken by then.
+func (l *Launcher) begin(v *vm, attempt int) {
 	l.loops.Go(func() {
 		if err := l.start(v, attempt); err != nil && v.ctx.Err() == nil {
-			l.cfg.Log.Error("the VM was not started", "node", string(v.cfg.Spec.Node), "again", again, "err", err)
+			l.cfg.Log.Error("the VM was not started", "node", string(v.cfg.Spec.Node), "err", err)
 			l.notStarted(v, attempt, err)
 		}
 	})
@@ -218,12 +231,8 @@ func (l *Launcher) begin(v *vm, again bool) {
 // notStarted writes the status that no supervisor is there to write.
 func (l *Launcher) notStarted(v *vm, attempt int, err error) {
 	v.mu.Lock()
-	mine := v.queued && v.attempt == attempt
-	if mine {
-		v.queued = false
-	}
-	v.mu.Unlock()
-	if !mine {
+	defer v.mu.Unlock()
+	if !v.queued || v.attempt != attempt {
 		return
 	}
 	st := launch.Status{Node: v.cfg.Spec.Node, Generation: v.cfg.Spec.Generation, Phase: launch.Failed, Step: stepQueued, Changed: l.cfg.Clock.Now(),
@@ -232,6 +241,7 @@ func (l *Launcher) notStarted(v *vm, attempt int, err error) {
 	if err := vmrun.SaveStatus(v.dir, st); err != nil {
 		l.cfg.Log.Error("the status was not written", "node", string(v.cfg.Spec.Node), "err", err)
 	}
+	v.queued = false
 	l.changed.Wake()
 }
 
