@@ -268,15 +268,19 @@ func setHostname(name string) error {
 	return os.WriteFile("/etc/hosts", []byte(strings.Join(lines, "\n")+"\n"), 0o644)
 }
 
-// Shutdown implements agent.Machine. An init is asked first, so that the
-// system ends in order; without one that answers, the kernel is.
+// shutdownGrace is how long an init that was asked has to end the system.
+const shutdownGrace = 60 * time.Second
+
+// Shutdown implements agent.Machine; the agent calls it on a goroutine. An init is asked first, so that the
+// system ends in order; when none does, the kernel is.
 func (m *Machine) Shutdown(reboot bool) error {
 	if !m.cfg.Privileged {
 		return fmt.Errorf("this agent may not end the machine")
 	}
 	unix.Sync()
 	if askInit(reboot) == nil {
-		return nil
+		// An init that does so ends this process long before.
+		time.Sleep(shutdownGrace)
 	}
 	how := unix.LINUX_REBOOT_CMD_POWER_OFF
 	if reboot {

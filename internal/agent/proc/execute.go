@@ -28,7 +28,7 @@ func (t *task) execute(ctx context.Context, started func(time.Time)) (*int32, ti
 		return nil, none, &failure{code: "CommandLaunchFailed", message: "The command line cannot be divided into words: " + err.Error() + "."}
 	}
 	number := t.runner.next()
-	mark := fmt.Sprintf("%d-%d-%d", os.Getpid(), number, t.runner.cfg.Clock.Now().UnixNano())
+	mark := fmt.Sprintf("%s%d-%d-%d", t.runner.prefix, os.Getpid(), number, t.runner.cfg.Clock.Now().UnixNano())
 	env := t.environment(mark)
 	program, err := t.program(words[0], env)
 	if err != nil {

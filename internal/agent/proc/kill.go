@@ -53,16 +53,17 @@ func (k killer) sweep() {
 		k.group.kill()
 		return
 	}
-	mark := []byte(markName + "=" + k.mark)
+	mine := func(mark []byte) bool { return string(mark) == k.mark }
 	// A process may fork while the list is read; a few rounds find its child.
 	for range 5 {
-		if !killMarked(mark) {
+		if !killMarked(mine) {
 			return
 		}
 	}
 }
 
-func killMarked(mark []byte) (found bool) {
+// killMarked kills every process whose mark is meant; true when there was one.
+func killMarked(meant func(mark []byte) bool) (found bool) {
 	dirs, _ := os.ReadDir("/proc")
 	for _, d := range dirs {
 		pid, err := strconv.Atoi(d.Name())
@@ -74,7 +75,7 @@ func killMarked(mark []byte) (found bool) {
 			continue
 		}
 		for _, e := range bytes.Split(env, []byte{0}) {
-			if bytes.Equal(e, mark) {
+			if mark, ok := bytes.CutPrefix(e, []byte(markName+"=")); ok && meant(mark) {
 				found = true
 				_ = syscall.Kill(pid, syscall.SIGKILL)
 				break
@@ -152,6 +153,19 @@ func (c *cgroup) child(name string) (*cgroup, error) {
 	return &cgroup{dir: dir, handle: h}, nil
 }
 
+// killChildren ends and removes the groups whose names begin so.
+func (c *cgroup) killChildren(prefix string) {
+	if c == nil {
+		return
+	}
+	dirs, _ := filepath.Glob(filepath.Join(c.dir, "millpond-"+prefix+"*"))
+	for _, d := range dirs {
+		old := &cgroup{dir: d}
+		old.kill()
+		old.remove()
+	}
+}
+
 func (c *cgroup) fd() int { return int(c.handle.Fd()) }
 
 func (c *cgroup) kill() {
@@ -164,7 +178,9 @@ func (c *cgroup) kill() {
 // remove deletes the group. Killed processes leave it a moment later, so it is
 // tried for up to a second; a group that stays is empty soon and does no harm.
 func (c *cgroup) remove() {
-	c.handle.Close()
+	if c.handle != nil {
+		c.handle.Close()
+	}
 	for range 100 {
 		if err := syscall.Rmdir(c.dir); !errors.Is(err, syscall.EBUSY) {
 			return

@@ -8,9 +8,11 @@
 package proc
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -51,6 +53,9 @@ type Runner struct {
 	// rootless is set when accounts cannot be made or taken.
 	rootless bool
 
+	// prefix begins the marks of this root directory's attempts.
+	prefix string
+
 	mu     sync.Mutex
 	number int
 }
@@ -73,7 +78,22 @@ func New(cfg Config) *Runner {
 		cfg.Log.Info("no cgroup for tasks; their leftovers are found by environment", "reason", err)
 	}
 	r.group = group
+	h := fnv.New64a()
+	h.Write([]byte(cfg.Root))
+	r.prefix = fmt.Sprintf("%016x-", h.Sum64())
+	r.sweepFormer()
 	return r
+}
+
+// sweepFormer ends what an earlier agent with the same root directory has left
+// running: its attempts are reported as interrupted and may run again.
+func (r *Runner) sweepFormer() {
+	r.group.killChildren(r.prefix)
+	for range 5 {
+		if !killMarked(func(mark []byte) bool { return bytes.HasPrefix(mark, []byte(r.prefix)) }) {
+			return
+		}
+	}
 }
 
 // Run implements agent.Runner.

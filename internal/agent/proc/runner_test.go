@@ -220,6 +220,41 @@ func TestLeftoversAreKilled(t *testing.T) {
 	}
 }
 
+// A runner that comes after one that was killed ends what that one left.
+func TestFormerAgentsProcessesAreKilled(t *testing.T) {
+	for _, grouped := range []bool{true, false} {
+		t.Run(fmt.Sprintf("cgroup=%v", grouped), func(t *testing.T) {
+			r, root := newRunner(t)
+			if grouped && r.group == nil {
+				t.Skip("no cgroup for us here")
+			}
+			if !grouped {
+				r.group = nil
+			}
+			done := make(chan *nodev1.TaskCompleted, 1)
+			begun := make(chan struct{})
+			go func() { done <- r.Run(context.Background(), request("sleep 600"), func(time.Time) { close(begun) }) }()
+			<-begun
+			other := t.TempDir()
+			New(Config{Root: other, SameUser: true, Clock: clock.System{}})
+			select {
+			case got := <-done:
+				t.Fatal("another root's runner has killed it", got)
+			case <-time.After(50 * time.Millisecond):
+			}
+			New(Config{Root: root, SameUser: true, Clock: clock.System{}})
+			select {
+			case got := <-done:
+				if got.GetExitCode() != 137 {
+					t.Fatal(got)
+				}
+			case <-time.After(15 * time.Second):
+				t.Fatal("it still runs")
+			}
+		})
+	}
+}
+
 func await(t *testing.T, ok func() bool) {
 	t.Helper()
 	for end := time.Now().Add(15 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
