@@ -161,8 +161,11 @@ func client(t *testing.T, server *httptest.Server, name string, arg ...string) s
 	cmd.Env = append(os.Environ(), "AZURE_BATCH_ACCOUNT=acct", "AZURE_BATCH_ACCESS_KEY="+vectorKey, "AZURE_BATCH_ENDPOINT="+server.URL+"/batch/acct.westus2",
 		"AZURE_CONFIG_DIR="+t.TempDir(), "AZURE_CORE_COLLECT_TELEMETRY=false", "PYTHONWARNINGS=ignore")
 	out, err := cmd.CombinedOutput()
-	if err != nil {
-		t.Fatalf("%s %s: %v\n%s", name, strings.Join(arg, " "), err, out)
+	if bytes.Contains(out, []byte("Allowed values: .")) {
+		// Debian's az 2.45 has no values for some of its options and sends nothing.
+		t.Logf("%s cannot do %v", name, arg)
+	} else if err != nil {
+		t.Errorf("%s %s: %v\n%s", name, strings.Join(arg, " "), err, out)
 	}
 	return string(out)
 }
