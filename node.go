@@ -132,11 +132,14 @@ type Node struct {
 	PendingOption DeallocationOption
 
 	// Created is when the row was written; Phases count from it.
-	Created       time.Time
-	VMSize        string
-	Boot          BootImage
-	TokenHash     string // SHA-256 of the node's channel credential
-	Address       string
+	Created   time.Time
+	VMSize    string
+	Boot      BootImage
+	TokenHash string // SHA-256 of the node's channel credential
+	Address   string
+	// HostAddress is where the guest reaches the loopback of its host; nodes know
+	// it as host.millpond.internal.
+	HostAddress   string
 	AgentVersion  string
 	AgentUpdated  time.Time
 	BootID        string

@@ -122,9 +122,12 @@ type Status struct {
 	// Accel is the acceleration in use: kvm or tcg.
 	Accel string `json:"accel,omitempty"`
 	// Addr is the guest's private address.
-	Addr    string    `json:"addr,omitempty"`
-	Started time.Time `json:"started"`
-	Changed time.Time `json:"changed"`
+	Addr string `json:"addr,omitempty"`
+	// HostAddr is the address under which the guest reaches services on this
+	// host's loopback; empty if there is none.
+	HostAddr string    `json:"hostAddr,omitempty"`
+	Started  time.Time `json:"started"`
+	Changed  time.Time `json:"changed"`
 	// Steps tells how long each step of the launch took.
 	Steps []StepTime `json:"steps,omitempty"`
 	Err   *Failure   `json:"err,omitempty"`

@@ -308,7 +308,7 @@ func (s *Service) launched(ctx context.Context, a Action) error {
 		}
 		n.LaunchTries, n.LaunchFailed = 0, false
 		if a.Status.Addr != "" {
-			n.Address = a.Status.Addr
+			n.Address, n.HostAddress = a.Status.Addr, a.Status.HostAddr
 		}
 		return nil
 	})

@@ -172,6 +172,7 @@ func (x *session) hello(ctx context.Context) (*nodev1.HelloResponse, millpond.No
 	answer, err := x.client.Hello(call, connect.NewRequest(&nodev1.HelloRequest{
 		NodeId: string(n.ID), Generation: int32(n.Generation), Hostname: hostname(n.ID), Now: timestamppb.New(x.svc.Clock.Now()), Entropy: entropy,
 		PoolId: string(n.Pool), AccountName: string(n.Account), ServerVersion: x.svc.Config.Version,
+		HostAddress: n.HostAddress,
 	}))
 	if err != nil {
 		return nil, n, fmt.Errorf("say hello to node %s: %w", n.ID, err)
@@ -201,7 +202,10 @@ func (x *session) hello(ctx context.Context) (*nodev1.HelloResponse, millpond.No
 // and find their tasks elsewhere; that costs a second run, never a wrong state.
 func (x *session) register(tx *sqlite.Tx, book *ledger.Book, n *millpond.Node, h *nodev1.HelloResponse) (lost int, err error) {
 	booted := n.BootID != h.GetBootId()
-	n.AgentVersion, n.Address, n.RootDir = h.GetAgentVersion(), h.GetAddress(), h.GetRootDir()
+	n.AgentVersion, n.RootDir = h.GetAgentVersion(), h.GetRootDir()
+	if h.GetAddress() != "" {
+		n.Address = h.GetAddress()
+	}
 	if h.GetLastSequence() < n.LastSequence {
 		// The agent counts anew; its journal went with its disk.
 		n.LastSequence = 0

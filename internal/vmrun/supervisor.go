@@ -108,7 +108,8 @@ func run(ctx context.Context, dir string, begin func(step string) error) error {
 	s.status = launch.Status{Node: cfg.Spec.Node, Generation: cfg.Spec.Generation, Phase: launch.Preparing,
 		Accel: string(cfg.Accel), Started: now, Changed: now}
 	if cfg.Network.IsValid() {
-		s.status.Addr = qemu.Network{Prefix: cfg.Network}.Guest().String()
+		network := qemu.Network{Prefix: cfg.Network}
+		s.status.Addr, s.status.HostAddr = network.Guest().String(), network.Gateway().String()
 	}
 	control, err := listenControl(dir, s.answer)
 	if err != nil {

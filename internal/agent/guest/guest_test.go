@@ -79,3 +79,14 @@ func FuzzExtLabel(f *testing.F) {
 		}
 	})
 }
+
+func TestHostsFileKeepsWhatIsThereAndReplacesItsOwnLines(t *testing.T) {
+	first := hostsFile("127.0.0.1 localhost\n127.0.1.1\told", "node1", "10.77.0.1")
+	want := "127.0.0.1 localhost\n127.0.1.1\tnode1\n10.77.0.1\thost.millpond.internal\n"
+	if first != want {
+		t.Fatalf("got %q", first)
+	}
+	if again := hostsFile(first, "node2", ""); again != "127.0.0.1 localhost\n127.0.1.1\tnode2\n" {
+		t.Errorf("got %q", again)
+	}
+}

@@ -109,7 +109,7 @@ func (m *Machine) Adopt(_ context.Context, q *nodev1.HelloRequest) (agent.Place,
 			}
 		}
 		if q.GetHostname() != "" {
-			m.attempt("hostname", setHostname(q.GetHostname()))
+			m.attempt("hostname", setHostname(q.GetHostname(), q.GetHostAddress()))
 		}
 	}
 	if m.place == nil {
@@ -245,27 +245,40 @@ func address() string {
 	return ""
 }
 
-// setHostname names the running machine and the next boot of it.
-func setHostname(name string) error {
+// hostName is how tasks call the host of their node.
+const hostName = "host.millpond.internal"
+
+// setHostname names the running machine and the next boot of it, and gives the
+// host, if it has an address, its name.
+func setHostname(name, host string) error {
 	if err := unix.Sethostname([]byte(name)); err != nil {
 		return err
 	}
 	if err := os.WriteFile("/etc/hostname", []byte(name+"\n"), 0o644); err != nil {
 		return err
 	}
-	// sudo and many others want the own name to resolve.
 	hosts, err := os.ReadFile("/etc/hosts")
 	if err != nil && !os.IsNotExist(err) {
 		return err
 	}
-	var lines []string
-	for line := range strings.Lines(string(hosts)) {
-		if line = strings.TrimSuffix(line, "\n"); !strings.HasPrefix(line, "127.0.1.1") {
-			lines = append(lines, line)
+	return os.WriteFile("/etc/hosts", []byte(hostsFile(string(hosts), name, host)), 0o644)
+}
+
+// hostsFile is the text of /etc/hosts with the machine's own name, which sudo
+// and many others want to resolve, and its host's.
+func hostsFile(old, name, host string) string {
+	var b strings.Builder
+	for line := range strings.Lines(old) {
+		line = strings.TrimSuffix(line, "\n")
+		if !strings.HasPrefix(line, "127.0.1.1") && !strings.HasSuffix(line, "\t"+hostName) {
+			b.WriteString(line + "\n")
 		}
 	}
-	lines = append(lines, "127.0.1.1\t"+name)
-	return os.WriteFile("/etc/hosts", []byte(strings.Join(lines, "\n")+"\n"), 0o644)
+	b.WriteString("127.0.1.1\t" + name + "\n")
+	if host != "" {
+		b.WriteString(host + "\t" + hostName + "\n")
+	}
+	return b.String()
 }
 
 // shutdownGrace is how long an init that was asked has to end the system.

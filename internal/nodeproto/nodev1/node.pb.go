@@ -39,6 +39,9 @@ type HelloRequest struct {
 	PoolId        string `protobuf:"bytes,6,opt,name=pool_id,json=poolId,proto3" json:"pool_id,omitempty"`
 	AccountName   string `protobuf:"bytes,7,opt,name=account_name,json=accountName,proto3" json:"account_name,omitempty"`
 	ServerVersion string `protobuf:"bytes,8,opt,name=server_version,json=serverVersion,proto3" json:"server_version,omitempty"`
+	// host_address is where the guest reaches its host's loopback, if it can; the
+	// agent makes it known as host.millpond.internal.
+	HostAddress   string `protobuf:"bytes,9,opt,name=host_address,json=hostAddress,proto3" json:"host_address,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -125,6 +128,13 @@ func (x *HelloRequest) GetAccountName() string {
 func (x *HelloRequest) GetServerVersion() string {
 	if x != nil {
 		return x.ServerVersion
+	}
+	return ""
+}
+
+func (x *HelloRequest) GetHostAddress() string {
+	if x != nil {
+		return x.HostAddress
 	}
 	return ""
 }
@@ -1816,7 +1826,7 @@ var File_node_proto protoreflect.FileDescriptor
 const file_node_proto_rawDesc = "" +
 	"\n" +
 	"\n" +
-	"node.proto\x12\x10millpond.node.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1egoogle/protobuf/duration.proto\"\x8e\x02\n" +
+	"node.proto\x12\x10millpond.node.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1egoogle/protobuf/duration.proto\"\xb1\x02\n" +
 	"\fHelloRequest\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1e\n" +
 	"\n" +
@@ -1827,7 +1837,8 @@ const file_node_proto_rawDesc = "" +
 	"\aentropy\x18\x05 \x01(\fR\aentropy\x12\x17\n" +
 	"\apool_id\x18\x06 \x01(\tR\x06poolId\x12!\n" +
 	"\faccount_name\x18\a \x01(\tR\vaccountName\x12%\n" +
-	"\x0eserver_version\x18\b \x01(\tR\rserverVersion\"\xf8\x02\n" +
+	"\x0eserver_version\x18\b \x01(\tR\rserverVersion\x12!\n" +
+	"\fhost_address\x18\t \x01(\tR\vhostAddress\"\xf8\x02\n" +
 	"\rHelloResponse\x12#\n" +
 	"\ragent_version\x18\x01 \x01(\tR\fagentVersion\x12\x17\n" +
 	"\aboot_id\x18\x02 \x01(\tR\x06bootId\x12\x1d\n" +
