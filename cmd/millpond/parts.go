@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"path/filepath"
 	"strings"
 
@@ -17,6 +18,8 @@ import (
 	"millpond.dev/millpond/internal/batchapi"
 	"millpond.dev/millpond/internal/config"
 	"millpond.dev/millpond/internal/custody"
+	"millpond.dev/millpond/internal/datadir"
+	"millpond.dev/millpond/internal/directory"
 	"millpond.dev/millpond/internal/gallery"
 	"millpond.dev/millpond/internal/image"
 	"millpond.dev/millpond/internal/image/filestore"
@@ -24,6 +27,7 @@ import (
 	"millpond.dev/millpond/internal/job"
 	"millpond.dev/millpond/internal/pool"
 	"millpond.dev/millpond/internal/portal"
+	"millpond.dev/millpond/internal/resource"
 	"millpond.dev/millpond/internal/sqlite"
 )
 
@@ -87,6 +91,35 @@ func randomID() string {
 	var b [8]byte
 	_, _ = rand.Read(b[:])
 	return hex.EncodeToString(b[:])
+}
+
+// tenantSpecs are the tenants that shall exist, the first one first.
+func tenantSpecs(cfg config.Config, data datadir.Dir, addr string) []directory.TenantSpec {
+	specs := []directory.TenantSpec{directory.Default(data.Credentials(), "https://"+addr)}
+	for _, t := range cfg.Tenants {
+		specs = append(specs, directory.TenantSpec{DisplayName: t.Name, Domain: t.Domain, SubscriptionName: t.Name,
+			File: data.TenantCredentials(t.Name), Endpoint: "https://" + addr})
+	}
+	return specs
+}
+
+// bootstrap makes the tenants with an administrator and a subscription each.
+func bootstrap(ctx context.Context, dir *directory.Service, rights *authz.Service, resources *resource.Service, specs []directory.TenantSpec) error {
+	for _, spec := range specs {
+		if err := os.MkdirAll(filepath.Dir(spec.File), 0o700); err != nil {
+			return err
+		}
+		c, _, err := dir.Bootstrap(ctx, spec, func(tx *sqlite.Tx, c directory.Credentials) error {
+			return rights.GrantTx(tx, c.TenantID, c.ObjectID, authz.Owner, "/")
+		})
+		if err != nil {
+			return err
+		}
+		if err := resources.EnsureSubscription(ctx, millpond.Subscription{ID: c.SubscriptionID, Name: c.SubscriptionName, Tenant: c.TenantID}, true); err != nil {
+			return err
+		}
+	}
+	return rights.Reload(ctx)
 }
 
 // makeOwner gives a caller all rights on a scope that the caller made.

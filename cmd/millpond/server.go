@@ -46,10 +46,10 @@ type server struct {
 	clock clock.Clock
 
 	db       *sqlite.DB
-	creds    directory.Credentials
 	launcher machines
 	sessions *nodeapi.Handler
 	front    *httpd.Server
+	edges    edges
 	loops    []reconcile.Loop
 	driver   *reconcile.Driver
 	nodes    *node.Service
@@ -59,6 +59,18 @@ type server struct {
 	beside               sync.WaitGroup
 	endLoops, endServing context.CancelFunc
 	served               chan error
+}
+
+// edges are the doors with their tables of routes; the auth test walks them all.
+type edges struct {
+	identity      *identity.Edge
+	graph         *identity.Graph
+	arm           *armapi.Edge
+	authorization *armapi.AuthorizationHandler
+	batch         *batchapi.Edge
+	blob          *blobapi.Edge
+	// status are the pages of the status mux by their patterns.
+	status map[string]http.Handler
 }
 
 // newServer makes the parts; nothing runs yet. On an error everything that was
@@ -101,16 +113,7 @@ func newServer(ctx context.Context, cfg config.Config, data datadir.Dir, addr st
 	resources = resource.New(resource.Options{DB: s.db, Clock: s.clock, Regions: regionNouns(cfg), Grant: func(ctx context.Context, caller millpond.Caller, scope string) error {
 		return makeOwner(ctx, s.db, rights, caller, scope)
 	}})
-	s.creds, _, err = dir.Bootstrap(ctx, directory.Default(data.Credentials(), "https://"+addr), func(tx *sqlite.Tx, c directory.Credentials) error {
-		return rights.GrantTx(tx, c.TenantID, c.ObjectID, authz.Owner, "/")
-	})
-	if err != nil {
-		return nil, err
-	}
-	if err := rights.Reload(ctx); err != nil {
-		return nil, err
-	}
-	if err := resources.EnsureSubscription(ctx, millpond.Subscription{ID: s.creds.SubscriptionID, Name: s.creds.SubscriptionName, Tenant: s.creds.TenantID}, true); err != nil {
+	if err := bootstrap(ctx, dir, rights, resources, tenantSpecs(cfg, data, addr)); err != nil {
 		return nil, err
 	}
 
@@ -195,13 +198,16 @@ func newServer(ctx context.Context, cfg config.Config, data datadir.Dir, addr st
 	if err != nil {
 		return nil, err
 	}
+	s.edges = edges{identity: identity.New(dir, s.clock, log), graph: identity.NewGraph(dir, rights, s.clock, log), arm: rm, authorization: assignments,
+		batch: batch, blob: blobapi.New(comp, log),
+		status: map[string]http.Handler{"/metrics": pages.Metrics, "/healthz": http.HandlerFunc(s.healthz), "/": pages.Status}}
 	status := http.NewServeMux()
-	status.Handle("/metrics", pages.Metrics)
-	status.HandleFunc("/healthz", s.healthz)
-	status.Handle("/", pages.Status)
+	for pattern, page := range s.edges.status {
+		status.Handle(pattern, page)
+	}
 	s.front = httpd.New(httpd.Config{Authority: authority, Clock: s.clock, Rand: rand.Reader, Log: log, Handlers: httpd.Handlers{
-		Identity: identity.New(dir, s.clock, log), Metadata: http.HandlerFunc(identity.Metadata), ARM: rm, Graph: identity.NewGraph(dir, rights, s.clock, log),
-		Batch: batch, Blob: blobapi.New(comp, log), Node: s.sessions, Status: status}})
+		Identity: s.edges.identity, Metadata: http.HandlerFunc(identity.Metadata), ARM: rm, Graph: s.edges.graph,
+		Batch: batch, Blob: s.edges.blob, Node: s.sessions, Status: status}})
 	return s, nil
 }
 

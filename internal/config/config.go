@@ -10,6 +10,8 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"regexp"
+	"strings"
 	"time"
 
 	"gopkg.in/yaml.v3"
@@ -30,12 +32,15 @@ type Config struct {
 	LogFormat string   `yaml:"logFormat"`
 	LogLevel  string   `yaml:"logLevel"`
 	Regions   []Region `yaml:"regions"`
-	VMSizes   []VMSize `yaml:"vmSizes"`
-	Quotas    Quotas   `yaml:"quotas"`
-	Pools     Pools    `yaml:"pools"`
-	Nodes     Nodes    `yaml:"nodes"`
-	Local     Local    `yaml:"local"`
-	Fake      Fake     `yaml:"fake"`
+	// Tenants are further tenants beside the first one, each with an
+	// administrator and a subscription of its own.
+	Tenants []Tenant `yaml:"tenants"`
+	VMSizes []VMSize `yaml:"vmSizes"`
+	Quotas  Quotas   `yaml:"quotas"`
+	Pools   Pools    `yaml:"pools"`
+	Nodes   Nodes    `yaml:"nodes"`
+	Local   Local    `yaml:"local"`
+	Fake    Fake     `yaml:"fake"`
 }
 
 // Region is a place that accounts, disks and replicas are in.
@@ -46,6 +51,15 @@ type Region struct {
 	// version lies in store k modulo their number. Empty means two folders in
 	// the data folder.
 	Stores []string `yaml:"stores"`
+}
+
+// Tenant is a directory of its own: its principals and subscriptions are apart
+// from those of other tenants.
+type Tenant struct {
+	// Name is also the name of the file with its administrator's credentials.
+	Name string `yaml:"name"`
+	// Domain is another name for it in sign-in addresses, such as contoso.example.
+	Domain string `yaml:"domain"`
 }
 
 // VMSize adds a size to the built-in table or replaces one.
@@ -116,6 +130,8 @@ func (d *Duration) UnmarshalYAML(n *yaml.Node) error {
 	*d = Duration(v)
 	return nil
 }
+
+var tenantName = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,39}$`)
 
 // Default is the configuration without a file.
 func Default() Config {
@@ -194,6 +210,11 @@ func (c Config) Check() error {
 			bad("region %s is listed twice", n)
 		}
 		seen[n] = true
+	}
+	for _, t := range c.Tenants {
+		if !tenantName.MatchString(t.Name) || !strings.Contains(t.Domain, ".") {
+			bad("tenant %q needs a name of lower-case letters, digits and hyphens, and a domain such as %s.example", t.Name, t.Name)
+		}
 	}
 	for _, s := range c.VMSizes {
 		if s.Name == "" || s.VCPUs <= 0 || s.MemoryMiB <= 0 || s.TempDiskMiB < 0 || s.MaxDataDisks < 0 {

@@ -30,14 +30,15 @@ func TestFileOverridesDefaults(t *testing.T) {
 
 func TestMistakesAreNamed(t *testing.T) {
 	for text, want := range map[string]string{
-		"lisen: x":                        "lisen",
-		"launcher: docker":                "launcher",
-		"nodes: {bootLimit: soon}":        "duration",
-		"regions: [{name: West US 2}]":    "lower case",
-		"regions: [{name: a}, {name: a}]": "twice",
-		"quotas: {pools: 0}":              "quotas.pools",
-		"vmSizes: [{name: x, vcpus: 0}]":  "VM size",
-		"fake: {failureRate: 2}":          "failureRate",
+		"lisen: x":                             "lisen",
+		"launcher: docker":                     "launcher",
+		"nodes: {bootLimit: soon}":             "duration",
+		"regions: [{name: West US 2}]":         "lower case",
+		"regions: [{name: a}, {name: a}]":      "twice",
+		"tenants: [{name: ../x, domain: a.b}]": "tenant",
+		"quotas: {pools: 0}":                   "quotas.pools",
+		"vmSizes: [{name: x, vcpus: 0}]":       "VM size",
+		"fake: {failureRate: 2}":               "failureRate",
 	} {
 		c := Default()
 		err := Parse([]byte(text), &c)

@@ -38,6 +38,9 @@ func (d Dir) Database() string { return d.path("millpond.db") }
 // Credentials is the administrator's credentials, JSON, 0600.
 func (d Dir) Credentials() string { return d.path("credentials.json") }
 
+// TenantCredentials is the same for the administrator of a further tenant.
+func (d Dir) TenantCredentials(name string) string { return d.path("tenants", name+".json") }
+
 // Endpoint holds host:port of the running server.
 func (d Dir) Endpoint() string { return d.path("endpoint") }
 

@@ -101,14 +101,20 @@ func (s *Server) Do(p Principal, audience, method, path string, body any) Answer
 // Put puts an ARM resource as the administrator and waits until it is there.
 func (s *Server) Put(path string, body any) map[string]any {
 	s.t.Helper()
+	return s.PutAs(s.Admin(), path, body)
+}
+
+// PutAs is Put as another principal.
+func (s *Server) PutAs(p Principal, path string, body any) map[string]any {
+	s.t.Helper()
 	const version = "?api-version=2024-03-03"
-	a := s.Do(s.Admin(), ARM, http.MethodPut, path+version, body)
+	a := s.Do(p, ARM, http.MethodPut, path+version, body)
 	if a.Status >= 300 {
 		s.t.Fatalf("PUT %s: %d %s", path, a.Status, a.Body)
 	}
 	var out map[string]any
 	Wait(s.t, 2*time.Minute, "PUT "+path+" done", func() (bool, string) {
-		g := s.Do(s.Admin(), ARM, http.MethodGet, path+version, nil)
+		g := s.Do(p, ARM, http.MethodGet, path+version, nil)
 		out = nil
 		_ = g.JSON(&out)
 		props, _ := out["properties"].(map[string]any)

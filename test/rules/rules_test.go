@@ -7,6 +7,8 @@ package rules
 import (
 	"encoding/json"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -39,15 +41,22 @@ func with(body map[string]any, key string, v any) map[string]any {
 }
 
 func TestGalleryRules(t *testing.T) {
-	s := lab.Start(t, "--launcher", "fake")
+	file := filepath.Join(t.TempDir(), "millpond.yaml")
+	if err := os.WriteFile(file, []byte("tenants:\n- {name: other, domain: other.example}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := lab.Start(t, "--launcher", "fake", "--config", file)
 	l := s.Furnish(s.TinyVHD("ubuntu-16.04"), "V1")
 	source := l.Compute() + "/images/labimage"
 
 	// A version in another region only, one of a specialized definition.
 	elsewhere := l.Define("elsewhere", "Generalized", "V1")
-	l.Put(l.Compute()+"/disks/eastdisk", map[string]any{"location": "eastus", "properties": map[string]any{"osType": "Linux", "hyperVGeneration": "V1",
-		"creationData": map[string]any{"createOption": "Empty"}, "diskSizeGB": 1}})
-	elsewhereVersion := publishIn(l, elsewhere, "1.0.0", source, "eastus")
+	east := *l
+	east.Region = "eastus"
+	disk := east.Upload(s.TinyVHD("ubuntu-16.04"), "eastdisk", "V1")
+	l.Put(l.Compute()+"/images/eastimage", map[string]any{"location": "eastus", "properties": map[string]any{"hyperVGeneration": "V1",
+		"storageProfile": map[string]any{"osDisk": map[string]any{"osType": "Linux", "osState": "Generalized", "managedDisk": map[string]any{"id": disk}}}}})
+	elsewhereVersion := publishIn(l, elsewhere, "1.0.0", l.Compute()+"/images/eastimage", "eastus")
 	l.Define("special", "Specialized", "V1")
 	l.Put(l.Compute()+"/galleries/labgallery/images/special/versions/1.0.0", map[string]any{"location": l.Region, "properties": map[string]any{
 		"publishingProfile": map[string]any{"targetRegions": []any{map[string]any{"name": l.Region}}},
@@ -58,7 +67,7 @@ func TestGalleryRules(t *testing.T) {
 		{"no replica in the account's region", image(l.PoolBody("a", 1), elsewhereVersion), 400, "", []string{"westus2", "replica"}},
 		{"specialized", image(l.PoolBody("b", 1), special), 400, "", []string{"generalized"}},
 		{"release does not match", sku(l.PoolBody("c", 1), "batch.node.ubuntu 22.04"), 400, "", []string{"16.04", "22.04"}},
-		{"operating system does not match", sku(l.PoolBody("d", 1), "batch.node.windows amd64"), 400, "", []string{"windows", "linux"}},
+		{"operating system does not match", sku(l.PoolBody("d", 1), "batch.node.windows amd64"), 400, "", []string{"windows", "Ubuntu 16.04"}},
 		{"unknown agent", sku(l.PoolBody("e", 1), "batch.node.beos 5"), 400, "", []string{"batch.node.ubuntu 16.04"}},
 		{"version that does not exist", image(l.PoolBody("f", 1), strings.Replace(l.Version, "1.0.0", "9.9.9", 1)), 400, "", []string{"9.9.9"}},
 		{"definition without versions", image(l.PoolBody("g", 1), l.Define("empty", "Generalized", "V1")), 400, "", []string{"version"}},
@@ -131,13 +140,35 @@ func TestGalleryRules(t *testing.T) {
 		if err := a.JSON(&sub); err != nil || sub.Properties.SubscriptionID == "" {
 			t.Fatalf("create a subscription: %d %s", a.Status, a.Body)
 		}
-		other := foreignVersion(l, "/subscriptions/"+sub.Properties.SubscriptionID, source)
+		other := foreignVersion(l, s.Admin(), "/subscriptions/"+sub.Properties.SubscriptionID, source)
 		check(t, l.Batch(http.MethodPost, "/pools", image(l.PoolBody("n", 1), other)),
 			refusal{status: 0, says: []string{"az provider register --namespace Microsoft.Batch", sub.Properties.SubscriptionID}})
 		s.Do(s.Admin(), lab.ARM, http.MethodPost, "/subscriptions/"+sub.Properties.SubscriptionID+"/providers/Microsoft.Batch/register?api-version=2021-04-01", nil)
 		if a := l.Batch(http.MethodPost, "/pools", image(l.PoolBody("n", 0), other)); a.Status != 201 {
 			t.Errorf("after the registration: %d %s", a.Status, a.Body)
 		}
+	})
+
+	t.Run("image of another tenant", func(t *testing.T) {
+		text, err := os.ReadFile(filepath.Join(s.Data, "tenants", "other.json"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var c lab.Credentials
+		if err := json.Unmarshal(text, &c); err != nil {
+			t.Fatal(err)
+		}
+		group := "/subscriptions/" + c.SubscriptionID
+		p := lab.Principal{Tenant: c.TenantID, Client: c.ClientID, Secret: c.ClientSecret}
+		s.PutAs(p, group+"/resourceGroups/other", map[string]any{"location": l.Region})
+		disk := group + "/resourceGroups/other/providers/Microsoft.Compute/disks/d"
+		s.PutAs(p, disk, map[string]any{"location": l.Region, "properties": map[string]any{"osType": "Linux", "hyperVGeneration": "V1",
+			"creationData": map[string]any{"createOption": "Empty"}, "diskSizeGB": 1}})
+		image1 := group + "/resourceGroups/other/providers/Microsoft.Compute/images/i"
+		s.PutAs(p, image1, map[string]any{"location": l.Region, "properties": map[string]any{"hyperVGeneration": "V1",
+			"storageProfile": map[string]any{"osDisk": map[string]any{"osType": "Linux", "osState": "Generalized", "managedDisk": map[string]any{"id": disk}}}}})
+		check(t, l.Batch(http.MethodPost, "/pools", image(l.PoolBody("o", 1), foreignVersion(l, p, group, image1))),
+			refusal{status: 0, says: []string{"tenant"}})
 	})
 
 	t.Run("warnings", func(t *testing.T) {
@@ -170,14 +201,14 @@ func publishIn(l *lab.Lab, definition, version, source, region string) string {
 }
 
 // foreignVersion makes a gallery with a version in another subscription.
-func foreignVersion(l *lab.Lab, subscription, source string) string {
+func foreignVersion(l *lab.Lab, p lab.Principal, subscription, source string) string {
 	group := subscription + "/resourceGroups/other"
-	l.Put(group, map[string]any{"location": l.Region})
+	l.PutAs(p, group, map[string]any{"location": l.Region})
 	gallery := group + "/providers/Microsoft.Compute/galleries/othergallery"
-	l.Put(gallery, map[string]any{"location": l.Region})
-	l.Put(gallery+"/images/tiny", map[string]any{"location": l.Region, "properties": map[string]any{"osType": "Linux", "osState": "Generalized", "hyperVGeneration": "V1",
+	l.PutAs(p, gallery, map[string]any{"location": l.Region})
+	l.PutAs(p, gallery+"/images/tiny", map[string]any{"location": l.Region, "properties": map[string]any{"osType": "Linux", "osState": "Generalized", "hyperVGeneration": "V1",
 		"identifier": map[string]any{"publisher": "o", "offer": "o", "sku": "o"}}})
-	l.Put(gallery+"/images/tiny/versions/1.0.0", map[string]any{"location": l.Region, "properties": map[string]any{
+	l.PutAs(p, gallery+"/images/tiny/versions/1.0.0", map[string]any{"location": l.Region, "properties": map[string]any{
 		"publishingProfile": map[string]any{"targetRegions": []any{map[string]any{"name": l.Region}}},
 		"storageProfile":    map[string]any{"source": map[string]any{"id": source}}}})
 	return gallery + "/images/tiny/versions/1.0.0"
