@@ -214,7 +214,10 @@ func (w *world) upload(name string, content []byte) {
 	w.t.Helper()
 	size := int64(20 << 20)
 	w.do("PUT", mc+"/disks/"+name, fmt.Sprintf(`{"location":"West US 2","sku":{"name":"standard_lrs"},"properties":{"osType":"linux","creationData":{"createOption":"upload","uploadSizeBytes":%d,"sourceUri":null}}}`, size+512), 200)
-	sas := at(w.do("POST", mc+"/disks/"+name+"/beginGetAccess", `{"access":"write","durationInSeconds":600}`, 200), "accessSAS").(string)
+	grant := func() string {
+		return at(w.do("POST", mc+"/disks/"+name+"/beginGetAccess", `{"access":"write","durationInSeconds":600}`, 200), "accessSAS").(string)
+	}
+	sas := grant()
 	put := func(off int64, b []byte, want int) {
 		w.t.Helper()
 		req, _ := http.NewRequest("PUT", sas+"&comp=page", bytes.NewReader(b))
@@ -230,6 +233,9 @@ func (w *world) upload(name string, content []byte) {
 	put(1<<20, content, 201)
 	put(100, content, 416)
 	w.code("InvalidVhd", w.do("POST", mc+"/disks/"+name+"/endGetAccess", "", 400))
+	// The access has ended; the pages are still there for the next one.
+	put(1<<20, content, 403)
+	sas = grant()
 	put(size, vhd.NewFooter(size, name, time.Now()), 201)
 	w.do("POST", mc+"/disks/"+name+"/endGetAccess", "", 200)
 	put(1<<20, content, 403)

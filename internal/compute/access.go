@@ -92,9 +92,15 @@ func (s *Service) Grant(ctx context.Context, id millpond.ResourceID, write bool,
 }
 
 // Revoke ends all access to a disk or snapshot. The upload of a disk ends with
-// it: the VHD footer is checked and the disk becomes usable.
+// it: the VHD footer is checked and the disk becomes usable. If the footer is
+// wrong, the access ends all the same, the disk waits for another upload (or its
+// deletion) and keeps the pages that it has, and the error says what was wrong.
 func (s *Service) Revoke(ctx context.Context, id millpond.ResourceID) error {
-	return s.DB.Update(ctx, func(tx *sqlite.Tx) error {
+	if err := s.sync(ctx, id); err != nil {
+		return err
+	}
+	var unusable error
+	err := s.DB.Update(ctx, func(tx *sqlite.Tx) error {
 		d, err := load[millpond.Disk](s, tx, id)
 		if err != nil {
 			return err
@@ -104,8 +110,8 @@ func (s *Service) Revoke(ctx context.Context, id millpond.ResourceID) error {
 			return refuse(d, millpond.DiskRevoke)
 		}
 		if d.State == millpond.DiskActiveUpload {
-			if err := footerOf(d.Footer, d.SizeBytes); err != nil {
-				return err
+			if unusable = footerOf(d.Footer, d.SizeBytes); unusable != nil {
+				next, _ = d.State.Next(millpond.DiskExpire)
 			}
 		}
 		d.State = next
@@ -114,6 +120,26 @@ func (s *Service) Revoke(ctx context.Context, id millpond.ResourceID) error {
 		}
 		return tx.Put(d)
 	})
+	if err == nil && unusable != nil {
+		e := *millpond.AsError(unusable)
+		e.Message += " The access has ended and the disk waits for another upload: az disk grant-access --access-level Write --duration-in-seconds 86400 --ids " + id.String()
+		return &e
+	}
+	return err
+}
+
+// sync makes an upload durable before its end is answered.
+func (s *Service) sync(ctx context.Context, id millpond.ResourceID) error {
+	d, err := s.Disk(ctx, id)
+	if err != nil || d.State != millpond.DiskActiveUpload {
+		return err
+	}
+	f, err := s.Disks.Open(d.File)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return f.Sync()
 }
 
 // expire ends access whose time is over and says when the next one is.
@@ -154,12 +180,15 @@ func (s *Service) expire(ctx context.Context) (next time.Time, err error) {
 	return next, err
 }
 
+func denied() error {
+	return millpond.Errorf(millpond.Forbidden, "AuthenticationFailed", "Server failed to authenticate the request. The URL's signature is wrong, has expired or was revoked. Ask for a new one with: az disk grant-access")
+}
+
 // OpenBlob opens the bytes that a signed URL gives access to.
 func (s *Service) OpenBlob(ctx context.Context, a Access) (*Blob, error) {
-	denied := millpond.Errorf(millpond.Forbidden, "AuthenticationFailed", "Server failed to authenticate the request. The URL's signature is wrong, has expired or was revoked. Ask for a new one with: az disk grant-access")
 	want := s.sign(a.text())
 	if a.ID == "" || subtle.ConstantTimeCompare([]byte(want), []byte(a.Signature)) != 1 {
-		return nil, denied
+		return nil, denied()
 	}
 	var d *millpond.Disk
 	var grant millpond.DiskAccess
@@ -168,13 +197,13 @@ func (s *Service) OpenBlob(ctx context.Context, a Access) (*Blob, error) {
 			return err
 		}
 		if !grant.Expires.After(tx.Now) {
-			return denied
+			return denied()
 		}
 		d, err = sqlite.Load[millpond.Disk](tx, grant.Disk)
 		return err
 	})
 	if errors.Is(err, sqlite.ErrNoRow) {
-		return nil, denied
+		return nil, denied()
 	}
 	if err != nil {
 		return nil, err
@@ -182,5 +211,6 @@ func (s *Service) OpenBlob(ctx context.Context, a Access) (*Blob, error) {
 	return s.openDisk(ctx, d, grant.Write)
 }
 
-// etag changes when a row of the disk changes, not with each page.
+// etag stays the same over the life of a disk: clients that download in parts
+// compare it, and what can be downloaded does not change.
 func etag(d *millpond.Disk) string { return `"0x` + strconv.FormatInt(d.Created.UnixMicro(), 16) + `"` }

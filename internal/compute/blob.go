@@ -57,6 +57,9 @@ func (s *Service) openDisk(ctx context.Context, d *millpond.Disk, write bool) (*
 			if err != nil {
 				return err
 			}
+			if now.UniqueID != d.UniqueID || now.State != millpond.DiskActiveUpload {
+				return denied() // the upload ended while this request was under way
+			}
 			now.Footer = tail
 			return tx.Put(now)
 		})

@@ -34,9 +34,6 @@ func (s *Service) PutDisk(ctx context.Context, caller millpond.Caller, c Change)
 		if err := s.mayRead(ctx, caller, d.Creation.ImageID, "creationData.galleryImageReference.id", millpond.TypeVersion, millpond.TypeDefinition); err != nil {
 			return nil, nil, err
 		}
-		if d.Creation.ImageID, err = s.exactVersion(ctx, d.Creation.ImageID, d.Location); err != nil {
-			return nil, nil, err
-		}
 	}
 	created := false
 	var resized bool
@@ -62,6 +59,13 @@ func (s *Service) PutDisk(ctx context.Context, caller millpond.Caller, c Change)
 		}
 		if c.Patch {
 			return millpond.Errorf(millpond.Conflict, "OperationNotAllowed", "'%s' failed to be created: %s Delete it and create it again.", old.ID.Name(), old.Failure)
+		}
+		if d.Creation.Option == millpond.CreateFromImage && d.Creation.ImageID != "" {
+			// This reads the last commit on another connection, which is as good as
+			// reading before this transaction, and knows the location.
+			if d.Creation.ImageID, err = s.exactVersion(ctx, d.Creation.ImageID, d.Location); err != nil {
+				return err
+			}
 		}
 		created = true
 		o, err := s.admitDisk(tx, d, c.SizeGB)
@@ -104,7 +108,11 @@ func (s *Service) outcome(ctx context.Context, op *millpond.Operation) error {
 	}); err != nil {
 		return err
 	}
-	return &millpond.Error{Kind: millpond.Invalid, Code: o.Code, Message: o.Message}
+	kind := millpond.Invalid
+	if o.Code == millpond.AsError(errors.New("")).Code {
+		kind = millpond.Internal
+	}
+	return &millpond.Error{Kind: kind, Code: o.Code, Message: o.Message}
 }
 
 // mayRead checks an id that a request links to: its form, its type and the
@@ -140,7 +148,7 @@ func (s *Service) exactVersion(ctx context.Context, id, location string) (string
 	if s.Latest == nil {
 		return "", invalid("creationData.galleryImageReference.id", "Give the id of an image version.")
 	}
-	v, err := s.Latest(ctx, p, millpond.NormalizeRegion(location))
+	v, err := s.Latest(ctx, p, location)
 	return v.String(), err
 }
 
@@ -361,5 +369,6 @@ func (s *Service) DeleteDisk(ctx context.Context, id millpond.ResourceID) (bool,
 			s.Log.Error("disk file not deleted", "disk", d.ID.String(), "err", err)
 		}
 	}
-	return true, s.Keeper.Release(ctx, uses)
+	s.leftover(s.Keeper.Release(ctx, uses))
+	return true, nil
 }

@@ -117,6 +117,9 @@ func (s *Service) tail(ctx context.Context, uri string) (int64, io.ReaderAt, err
 		// No ranges: read it all once to see the end. It is read again later,
 		// which costs time but no memory and no disk.
 		b, n, err := lastBytes(resp.Body)
+		if err == nil && resp.ContentLength >= 0 && n != resp.ContentLength {
+			err = fmt.Errorf("it broke off after %d of %d bytes", n, resp.ContentLength)
+		}
 		if err != nil {
 			return 0, nil, fetchFailed(uri, err.Error())
 		}

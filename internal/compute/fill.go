@@ -6,6 +6,7 @@ import (
 	"io"
 
 	millpond "millpond.dev/millpond"
+	"millpond.dev/millpond/internal/custody"
 	"millpond.dev/millpond/internal/image"
 	"millpond.dev/millpond/internal/sqlite"
 )
@@ -16,6 +17,10 @@ type content struct {
 	id    string
 	size  int64
 }
+
+// scratchPrefix begins the names of disk files that hold a fetched VHD until it
+// is a content. No row names them, so the next start removes what a crash left.
+const scratchPrefix = "scratch-"
 
 // fillDisk gives a new disk or snapshot its bytes and ends its creation. It
 // begins from nothing each time, so it may be run again after a crash.
@@ -55,15 +60,15 @@ func (s *Service) fillDisk(ctx context.Context, d *millpond.Disk) error {
 }
 
 func (s *Service) fillSnapshot(ctx context.Context, d *millpond.Disk) error {
-	release := s.Keeper.Hold()
-	defer release()
+	hold := s.Keeper.Hold()
+	defer func() { s.leftover(hold.End(ctx)) }()
 	var c content
 	var err error
 	if d.Creation.Option == millpond.CreateImport {
-		c, err = s.ingestURL(ctx, d.Creation.SourceURI, "import-"+d.UniqueID, d.Location)
+		c, err = s.ingestURL(ctx, hold, d.Creation.SourceURI, scratchPrefix+d.UniqueID, d.Location)
 	} else {
 		p, _ := millpond.ParseResourceID(d.Creation.SourceID)
-		c, err = s.freeze(ctx, p, d.Location)
+		c, err = s.freeze(ctx, hold, p, d.Location)
 	}
 	if err != nil {
 		return err
@@ -135,8 +140,8 @@ func (s *Service) source(ctx context.Context, d *millpond.Disk) (image.ReadClose
 }
 
 // freeze makes the bytes of a disk or snapshot an immutable content in the home
-// store of a region. The caller holds the keeper until a row uses it.
-func (s *Service) freeze(ctx context.Context, id millpond.ResourceID, region string) (content, error) {
+// store of a region. The caller ends the hold when a row uses it.
+func (s *Service) freeze(ctx context.Context, hold *custody.Hold, id millpond.ResourceID, region string) (content, error) {
 	src, err := s.Disk(ctx, id)
 	if err != nil {
 		return content{}, err
@@ -150,7 +155,7 @@ func (s *Service) freeze(ctx context.Context, id millpond.ResourceID, region str
 		if err != nil {
 			return content{}, err
 		}
-		c, err := image.Copy(ctx, home, from, image.ContentID(src.Content), nil)
+		c, err := hold.Copy(ctx, home, from, image.ContentID(src.Content), nil)
 		return content{home.Name(), string(c.ID), c.Size}, err
 	}
 	f, err := s.Disks.Open(src.File)
@@ -158,25 +163,25 @@ func (s *Service) freeze(ctx context.Context, id millpond.ResourceID, region str
 		return content{}, err
 	}
 	defer f.Close()
-	c, err := home.Ingest(ctx, f, nil)
+	c, err := hold.Ingest(ctx, home, f, nil)
 	return content{home.Name(), string(c.ID), c.Size}, err
 }
 
 // Freeze is freeze for the gallery, which publishes from disks and snapshots.
-// The caller holds the keeper.
-func (s *Service) Freeze(ctx context.Context, id millpond.ResourceID, region string) (store, contentID string, size int64, err error) {
-	c, err := s.freeze(ctx, id, region)
+// The caller ends the hold when a row uses the content.
+func (s *Service) Freeze(ctx context.Context, hold *custody.Hold, id millpond.ResourceID, region string) (store, contentID string, size int64, err error) {
+	c, err := s.freeze(ctx, hold, id, region)
 	return c.store, c.id, c.size, err
 }
 
-// FreezeURL is Freeze for a VHD at a URL.
-func (s *Service) FreezeURL(ctx context.Context, url, scratch, region string) (store, contentID string, size int64, err error) {
-	c, err := s.ingestURL(ctx, url, scratch, region)
+// FreezeURL is Freeze for a VHD at a URL. scratch is unique to the work.
+func (s *Service) FreezeURL(ctx context.Context, hold *custody.Hold, url, scratch, region string) (store, contentID string, size int64, err error) {
+	c, err := s.ingestURL(ctx, hold, url, scratchPrefix+scratch, region)
 	return c.store, c.id, c.size, err
 }
 
 // ingestURL fetches a VHD into a scratch disk and makes it a content.
-func (s *Service) ingestURL(ctx context.Context, url, scratch, region string) (content, error) {
+func (s *Service) ingestURL(ctx context.Context, hold *custody.Hold, url, scratch, region string) (content, error) {
 	home, err := s.Keeper.Home(region)
 	if err != nil {
 		return content{}, err
@@ -190,7 +195,7 @@ func (s *Service) ingestURL(ctx context.Context, url, scratch, region string) (c
 		return content{}, err
 	}
 	defer f.Close()
-	c, err := home.Ingest(ctx, f, nil)
+	c, err := hold.Ingest(ctx, home, f, nil)
 	return content{home.Name(), string(c.ID), c.Size}, err
 }
 

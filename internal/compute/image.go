@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
+
+	"github.com/google/uuid"
 
 	millpond "millpond.dev/millpond"
 	"millpond.dev/millpond/internal/sqlite"
@@ -30,6 +33,9 @@ func (s *Service) PutImage(ctx context.Context, caller millpond.Caller, m *millp
 		m.ID, m.Location = id, loc
 		old, err := sqlite.Load[millpond.ManagedImage](tx, id.Key())
 		if err == nil && old.State != millpond.StateFailed {
+			if !sameSources(old, m) {
+				return millpond.Errorf(millpond.Conflict, "PropertyChangeNotAllowed", "Changing property 'storageProfile' of image '%s' is not allowed. Delete the image first, or choose another name.", id.Name())
+			}
 			old.Tags = m.Tags
 			out = old
 			return tx.Put(old)
@@ -69,6 +75,27 @@ func (s *Service) PutImage(ctx context.Context, caller millpond.Caller, m *millp
 		return nil, false, nil, s.outcome(ctx, op)
 	}
 	return out, true, nil, nil
+}
+
+// sameSources says whether a PUT over an image leaves its disks as they are. A
+// PUT that names no OS disk, as one of tags does, asks for no change.
+func sameSources(old, m *millpond.ManagedImage) bool {
+	source := func(d *millpond.ImageDisk) string {
+		return strings.ToLower(d.SnapshotID+d.DiskID) + ShownURI(d.BlobURI)
+	}
+	if source(&m.OSDisk) == "" {
+		return true
+	}
+	was, is := imageDisks(old), imageDisks(m)
+	if len(was) != len(is) {
+		return false
+	}
+	for i := range was {
+		if was[i].LUN != is[i].LUN || source(was[i]) != source(is[i]) {
+			return false
+		}
+	}
+	return true
 }
 
 // imageDisks lists the OS disk and then the data disks.
@@ -144,16 +171,16 @@ func (s *Service) admitImageDisk(tx *sqlite.Tx, m *millpond.ManagedImage, d *mil
 
 // fillImage freezes the sources of an image's disks and ends its creation.
 func (s *Service) fillImage(ctx context.Context, m *millpond.ManagedImage) error {
-	release := s.Keeper.Hold()
-	defer release()
+	hold := s.Keeper.Hold()
+	defer func() { s.leftover(hold.End(ctx)) }()
 	for i, d := range imageDisks(m) {
 		var c content
 		var err error
 		if d.BlobURI != "" {
-			c, err = s.ingestURL(ctx, d.BlobURI, fmt.Sprintf("image-%x-%d", m.Created.UnixMicro(), i), m.Location)
+			c, err = s.ingestURL(ctx, hold, d.BlobURI, fmt.Sprintf("%simage-%s-%d", scratchPrefix, uuid.NewString(), i), m.Location)
 		} else {
 			p, _ := millpond.ParseResourceID(d.SnapshotID + d.DiskID)
-			c, err = s.freeze(ctx, p, m.Location)
+			c, err = s.freeze(ctx, hold, p, m.Location)
 		}
 		if err != nil {
 			return err
@@ -225,5 +252,6 @@ func (s *Service) DeleteImage(ctx context.Context, id millpond.ResourceID) (bool
 	if err != nil || !found {
 		return found, err
 	}
-	return true, s.Keeper.Release(ctx, uses)
+	s.leftover(s.Keeper.Release(ctx, uses))
+	return true, nil
 }

@@ -93,6 +93,8 @@ func CheckChange(old *millpond.Disk, creation *millpond.CreationData, sizeGB int
 	if creation != nil && creation.Option != "" {
 		same := creation.Option == old.Creation.Option &&
 			strings.EqualFold(creation.SourceID, old.Creation.SourceID) &&
+			(creation.SourceURI == "" || ShownURI(creation.SourceURI) == ShownURI(old.Creation.SourceURI)) &&
+			(creation.ImageID == "" || sameImage(creation.ImageID, old.Creation.ImageID)) &&
 			(creation.UploadBytes == 0 || creation.UploadBytes == old.Creation.UploadBytes)
 		if !same {
 			return millpond.Errorf(millpond.Conflict, "PropertyChangeNotAllowed", "Changing property 'creationData' is not allowed. Delete '%s' first, or choose another name.", old.ID.Name())
@@ -101,10 +103,20 @@ func CheckChange(old *millpond.Disk, creation *millpond.CreationData, sizeGB int
 	if sizeGB != 0 && sizeGB < old.SizeGB() {
 		return millpond.Errorf(millpond.Invalid, "OperationNotAllowed", "The size of '%s' may grow but not shrink: it is %d GB, and %d were asked for.", old.ID.Name(), old.SizeGB(), sizeGB)
 	}
+	if sizeGB > old.SizeGB() && old.Base().State == millpond.StateCreating {
+		return millpond.Errorf(millpond.Conflict, "OperationNotAllowed", "'%s' is being created. Wait until that has ended and resize it then.", old.ID.Name())
+	}
 	if sizeGB > old.SizeGB() && (old.Snapshot || old.State != millpond.DiskUnattached) {
 		return millpond.Errorf(millpond.Conflict, "OperationNotAllowed", "'%s' cannot be resized in state %s; only an unattached disk can.", old.ID.Name(), old.State)
 	}
 	return nil
+}
+
+// sameImage says whether a reference to an image, asked for again, can mean the
+// version that a disk was made from: a definition means any version of it.
+func sameImage(asked, version string) bool {
+	a, v := strings.ToLower(strings.Trim(asked, "/")), strings.ToLower(strings.Trim(version, "/"))
+	return a == v || strings.HasPrefix(v, a+"/versions/")
 }
 
 // refuse words a change of state that the table does not allow.

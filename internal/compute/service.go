@@ -68,12 +68,16 @@ type Service struct {
 	wg      sync.WaitGroup
 }
 
-// New makes a Service. The key that signs access URLs is made on first use and
+// New makes a Service and removes what a crash left in its disks' folder, which
+// nobody else may use. The key that signs access URLs is made on first use and
 // kept in the database.
 func New(ctx context.Context, o Options) (*Service, error) {
 	s := &Service{Options: o, wake: wake.New(), working: map[string]bool{}, changed: make(chan struct{})}
 	if s.HTTP == nil {
 		s.HTTP = http.DefaultClient
+	}
+	if err := s.tidy(ctx); err != nil {
+		return nil, err
 	}
 	return s, o.DB.Update(ctx, func(tx *sqlite.Tx) error {
 		v, err := tx.Setting("disk-access-key")
@@ -136,17 +140,43 @@ func (s *Service) run(ctx context.Context) (string, time.Time, error) {
 		return "", time.Time{}, err
 	}
 	for _, d := range disks {
-		s.start(ctx, d.ID, func() error { return s.fillDisk(ctx, d) })
+		s.start(ctx, d.ID)
 	}
 	for _, m := range images {
-		s.start(ctx, m.ID, func() error { return s.fillImage(ctx, m) })
+		s.start(ctx, m.ID)
 	}
 	next, err := s.expire(ctx)
 	return fmt.Sprintf("%d to fill", len(disks)+len(images)), next, err
 }
 
+// work gives one row its bytes. It reads the row again: what the loop saw may
+// have ended since, and to fill a disk twice would wipe what was written to it.
+func (s *Service) work(ctx context.Context, id millpond.ResourceID) error {
+	var d *millpond.Disk
+	var m *millpond.ManagedImage
+	err := s.DB.View(ctx, func(tx *sqlite.Tx) (err error) {
+		if id.Is(millpond.TypeImage) {
+			m, err = sqlite.Load[millpond.ManagedImage](tx, id.Key())
+		} else {
+			d, err = sqlite.Load[millpond.Disk](tx, id.Key())
+		}
+		return err
+	})
+	switch {
+	case errors.Is(err, sqlite.ErrNoRow):
+		return nil
+	case err != nil:
+		return err
+	case m != nil && m.State == millpond.StateCreating:
+		return s.fillImage(ctx, m)
+	case d != nil && d.Base().State == millpond.StateCreating:
+		return s.fillDisk(ctx, d)
+	}
+	return nil
+}
+
 // start runs work on a row unless it runs already.
-func (s *Service) start(ctx context.Context, id millpond.ResourceID, work func() error) {
+func (s *Service) start(ctx context.Context, id millpond.ResourceID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.working[id.Key()] || ctx.Err() != nil {
@@ -156,7 +186,7 @@ func (s *Service) start(ctx context.Context, id millpond.ResourceID, work func()
 	s.wg.Add(1)
 	go func() {
 		defer s.wg.Done()
-		if err := work(); err != nil && ctx.Err() == nil {
+		if err := s.work(ctx, id); err != nil && ctx.Err() == nil {
 			s.Log.Error("disk work failed", "resource", id.String(), "err", err)
 			if err := s.fail(ctx, id, millpond.AsError(err)); err != nil {
 				s.Log.Error("failure not recorded", "resource", id.String(), "err", err)
@@ -200,13 +230,14 @@ func (s *Service) settle(ctx context.Context, id millpond.ResourceID) (millpond.
 }
 
 func (s *Service) fail(ctx context.Context, id millpond.ResourceID, e *millpond.Error) error {
-	return s.DB.Update(ctx, func(tx *sqlite.Tx) error {
+	file := ""
+	err := s.DB.Update(ctx, func(tx *sqlite.Tx) error {
 		if err := tx.EndOperations(id.Key(), e); err != nil {
 			return err
 		}
 		if id.Is(millpond.TypeImage) {
 			m, err := sqlite.Load[millpond.ManagedImage](tx, id.Key())
-			if err != nil {
+			if err != nil || m.State != millpond.StateCreating {
 				return err
 			}
 			m.State, m.Failure = millpond.StateFailed, e.Message
@@ -216,9 +247,56 @@ func (s *Service) fail(ctx context.Context, id millpond.ResourceID, e *millpond.
 		if err != nil {
 			return err
 		}
+		if d.Base().State != millpond.StateCreating {
+			return nil // the bytes are there; only tidying up failed
+		}
 		d.Base().State, d.Failure = millpond.StateFailed, e.Message
+		file = d.File
 		return tx.Put(d)
 	})
+	if err == nil && file != "" {
+		err = s.Disks.Delete(file)
+	}
+	return err
+}
+
+// tidy brings the disk files to what the rows say after a crash: files that no
+// row names go, and a disk whose growth was cut short grows.
+func (s *Service) tidy(ctx context.Context) error {
+	rows := map[string]*millpond.Disk{}
+	err := s.DB.View(ctx, func(tx *sqlite.Tx) error {
+		all, err := sqlite.List[millpond.Disk](tx, sqlite.Query{Type: millpond.TypeDisk})
+		for _, d := range all {
+			rows[d.File] = d
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	files, err := s.Disks.List()
+	if err != nil {
+		return err
+	}
+	for _, f := range files {
+		d := rows[f]
+		if d == nil {
+			if err := s.Disks.Delete(f); err != nil {
+				return err
+			}
+			continue
+		}
+		size, _, err := s.Disks.Size(f)
+		if err != nil {
+			return err
+		}
+		if d.Base().State == millpond.StateSucceeded && size < d.SizeBytes {
+			if err := s.Disks.Resize(ctx, f, d.SizeBytes); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // load reads a noun or says that it is not there.
@@ -237,6 +315,8 @@ func load[T any, P interface {
 // snapshot.
 func busy(tx *sqlite.Tx, id millpond.ResourceID) error {
 	creating := []millpond.ProvisioningState{millpond.StateCreating}
+	// A version whose creation failed reads its sources again when it is updated.
+	publishing := append(creating, millpond.StateUpdating)
 	refuse := func(by millpond.ResourceID) error {
 		return millpond.Errorf(millpond.Conflict, "OperationNotAllowed", "The resource '%s' is being copied to %s. Wait until that has ended: az resource wait --created --ids %s", id.Name(), by, by)
 	}
@@ -266,7 +346,7 @@ func busy(tx *sqlite.Tx, id millpond.ResourceID) error {
 			}
 		}
 	}
-	vs, err := sqlite.List[millpond.ImageVersion](tx, sqlite.Query{Type: millpond.TypeVersion, States: creating})
+	vs, err := sqlite.List[millpond.ImageVersion](tx, sqlite.Query{Type: millpond.TypeVersion, States: publishing})
 	if err != nil {
 		return err
 	}
@@ -278,4 +358,11 @@ func busy(tx *sqlite.Tx, id millpond.ResourceID) error {
 		}
 	}
 	return nil
+}
+
+// leftover logs that contents could not be deleted yet. The keeper tries again.
+func (s *Service) leftover(err error) {
+	if err != nil {
+		s.Log.Warn("unused contents not deleted yet", "err", err)
+	}
 }

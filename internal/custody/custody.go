@@ -1,7 +1,7 @@
 // Package custody keeps disk contents in the stores of the regions for as long
-// as a row refers to them. Compute and gallery put contents in under Hold, so
-// that no content is taken away between its ingestion and the row that names
-// it; whoever deletes a row calls Release.
+// as a row or a node refers to them. Compute and gallery put contents in through
+// a Hold, so that no content is taken away between its ingestion and the row
+// that names it; whoever deletes a row calls Release.
 //
 // It knows regions, stores and rows of use; no disks and no versions.
 package custody
@@ -29,16 +29,22 @@ type Keeper struct {
 	db      *sqlite.DB
 	regions map[string][]image.Store
 	stores  map[string]image.Store
-	// mu is held for reading from the ingestion of a content to the commit of
-	// its use, and for writing while unused contents are deleted.
-	mu sync.RWMutex
 	// inUse lists contents that running nodes need although no resource does.
 	inUse func(ctx context.Context) (map[string]bool, error)
+
+	// mu orders the deletion of a content and its being held. No bytes move while
+	// it is locked: a deletion must not wait for a copy of many gigabytes.
+	mu   sync.Mutex
+	held map[sqlite.ContentUse]int
+	// later are contents whose deletion has to wait for a node or was failed by a
+	// store; Collect tries again.
+	later map[sqlite.ContentUse]bool
 }
 
 // New makes a Keeper. inUse may be nil.
 func New(db *sqlite.DB, regions []Region, inUse func(ctx context.Context) (map[string]bool, error)) (*Keeper, error) {
-	k := &Keeper{db: db, regions: map[string][]image.Store{}, stores: map[string]image.Store{}, inUse: inUse}
+	k := &Keeper{db: db, regions: map[string][]image.Store{}, stores: map[string]image.Store{}, inUse: inUse,
+		held: map[sqlite.ContentUse]int{}, later: map[sqlite.ContentUse]bool{}}
 	for _, r := range regions {
 		if len(r.Stores) == 0 {
 			return nil, fmt.Errorf("region %s has no store", r.Name)
@@ -75,43 +81,62 @@ func (k *Keeper) Store(name string) (image.Store, error) {
 	return s, nil
 }
 
-// Hold keeps all contents until the returned function is called.
-func (k *Keeper) Hold() (release func()) {
-	k.mu.RLock()
-	return k.mu.RUnlock
-}
-
-// Release deletes those of the contents that no row uses. It must not be called
-// under Hold.
+// Release deletes those of the contents that no row uses, nobody holds and no
+// node boots from. It does not end with ctx, because the rows have gone already;
+// for the same reason an error is for the log only: Collect tries again.
 func (k *Keeper) Release(ctx context.Context, uses []sqlite.ContentUse) error {
 	if len(uses) == 0 {
 		return nil
 	}
+	ctx = context.WithoutCancel(ctx)
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	var busy map[string]bool
 	if k.inUse != nil {
 		var err error
 		if busy, err = k.inUse(ctx); err != nil {
+			for _, u := range uses {
+				k.later[u] = true
+			}
 			return err
 		}
 	}
 	var errs []error
 	for _, u := range uses {
+		s := k.stores[u.Store]
+		if s == nil || k.held[u] > 0 {
+			continue // whoever holds it releases it again
+		}
 		var used bool
 		err := k.db.View(ctx, func(tx *sqlite.Tx) (err error) {
 			used, err = tx.ContentUsed(u.Store, u.Content)
 			return err
 		})
-		if err != nil || used || busy[u.Content] {
-			errs = append(errs, err)
+		delete(k.later, u)
+		switch {
+		case err == nil && used:
 			continue
+		case err == nil && !busy[u.Content]:
+			if err = s.Delete(ctx, image.ContentID(u.Content)); err == nil {
+				continue
+			}
 		}
-		if s := k.stores[u.Store]; s != nil {
-			errs = append(errs, s.Delete(ctx, image.ContentID(u.Content)))
-		}
+		k.later[u] = true
+		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
+}
+
+// Collect tries again to delete what had to wait for a node or a store. A loop
+// calls it from time to time; it costs nothing when nothing waits.
+func (k *Keeper) Collect(ctx context.Context) error {
+	k.mu.Lock()
+	var uses []sqlite.ContentUse
+	for u := range k.later {
+		uses = append(uses, u)
+	}
+	k.mu.Unlock()
+	return k.Release(ctx, uses)
 }
 
 // Sweep deletes every content that no row uses: what a crash left behind. It is

@@ -119,13 +119,18 @@ func Status(v *millpond.ImageVersion, rs []millpond.Replica) (string, []RegionSt
 			case millpond.ReplicaCompleted:
 				ready++
 			case millpond.ReplicaFailed:
-				s.State, s.Details = "Failed", r.Details
+				if s.State, s.Details = "Failed", r.Details; s.Details == "" {
+					s.Details = v.Failure
+				}
 			}
 		}
 		switch {
 		case s.State == "Failed":
 		case ready >= t.Replicas:
 			s.State, s.Progress = "Completed", 100
+		case v.State == millpond.StateFailed:
+			// It failed before there was anything to replicate.
+			s.State, s.Details = "Failed", v.Failure
 		case total > 0 || v.State == millpond.StateCreating || v.State == millpond.StateUpdating:
 			s.State = "Replicating"
 		}

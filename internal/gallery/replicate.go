@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
+	"github.com/google/uuid"
 	"golang.org/x/sync/errgroup"
 
 	millpond "millpond.dev/millpond"
@@ -21,7 +23,8 @@ type worker struct {
 	done   chan struct{}
 }
 
-// Loop replicates versions to their regions. Each version has a goroutine of its
+// Loop replicates versions to their regions, and lets the keeper delete what
+// had to wait for a node. Each version has a goroutine of its
 // own while there is work, so that a large one does not hold up the others;
 // Wait joins them.
 func (s *Service) Loop() reconcile.Loop {
@@ -49,6 +52,7 @@ func (s *Service) run(ctx context.Context) (string, time.Time, error) {
 		}
 		s.start(ctx, v.ID)
 	}
+	errs = append(errs, s.Keeper.Collect(ctx))
 	return fmt.Sprintf("%d versions to replicate", len(vs)), time.Time{}, errors.Join(errs...)
 }
 
@@ -67,7 +71,7 @@ func (s *Service) start(ctx context.Context, id millpond.ResourceID) {
 		again, err := s.replicate(ctx, id)
 		if err != nil && ctx.Err() == nil {
 			s.Log.Error("replication failed", "version", id.String(), "err", err)
-			if err := s.finish(ctx, id, millpond.AsError(err)); err != nil {
+			if err := s.fail(ctx, id, millpond.AsError(err)); err != nil {
 				s.Log.Error("failure not recorded", "version", id.String(), "err", err)
 			}
 		}
@@ -76,7 +80,8 @@ func (s *Service) start(ctx context.Context, id millpond.ResourceID) {
 		delete(s.working, id.Key())
 		s.mu.Unlock()
 		close(w.done)
-		if again {
+		if again || err == nil {
+			// A PUT whose wake came while this goroutine ended must not be missed.
 			s.wake.Wake()
 		}
 	}()
@@ -97,7 +102,7 @@ func (s *Service) stop(id millpond.ResourceID) {
 // row changed meanwhile, so that there is more to do.
 func (s *Service) replicate(ctx context.Context, id millpond.ResourceID) (again bool, err error) {
 	v, err := s.prepare(ctx, id)
-	if err != nil {
+	if err != nil || v == nil {
 		return false, err
 	}
 	var work, drop []millpond.Replica
@@ -158,66 +163,77 @@ func (s *Service) replicate(ctx context.Context, id millpond.ResourceID) (again 
 	if err := g.Wait(); err != nil {
 		return false, err
 	}
+	var e *millpond.Error
 	if failure != nil {
-		e := millpond.AsError(failure)
-		return false, s.finish(ctx, id, millpond.Errorf(e.Kind, e.Code, "Replication of %s failed. %s Correct it and update the version to try again.", id, e.Message).Because(failure))
+		cause := millpond.AsError(failure)
+		e = millpond.Errorf(cause.Kind, cause.Code, "Replication of %s failed. %s Correct it and update the version to try again.", id, cause.Message).Because(failure)
+		s.Log.Error("replication failed", "version", id.String(), "err", failure)
 	}
-	// A PUT may have changed the targets while the copies were made.
-	now, err := s.Version(ctx, id)
-	if err != nil {
-		return false, err
-	}
-	more, old, err := PlanReplicas(now.ImageVersion, now.Replicas, s.storeName)
-	if err != nil || len(more)+len(old) > 0 {
-		return err == nil, err
-	}
-	return false, s.finish(ctx, id, nil)
+	return s.finish(ctx, id, work, e)
 }
 
 // prepare makes the bytes of every disk immutable and looks at the operating
-// system once.
+// system once. Each disk is recorded when it is there, so that work that was
+// broken off goes on with the next. It returns nil for a version that has
+// nothing to do any more.
 func (s *Service) prepare(ctx context.Context, id millpond.ResourceID) (*millpond.ImageVersion, error) {
-	p, err := s.Version(ctx, id)
+	var v *millpond.ImageVersion
+	err := s.DB.View(ctx, func(tx *sqlite.Tx) (err error) {
+		v, err = sqlite.Load[millpond.ImageVersion](tx, id.Key())
+		return err
+	})
+	if errors.Is(err, sqlite.ErrNoRow) || err == nil && v.State != millpond.StateCreating && v.State != millpond.StateUpdating {
+		return nil, nil
+	}
 	if err != nil {
 		return nil, err
 	}
-	v := p.ImageVersion
-	release := s.Keeper.Hold()
-	defer release()
-	changed := false
+	hold := s.Keeper.Hold()
+	defer func() { s.leftover(hold.End(ctx)) }()
 	for i, d := range v.Disks() {
 		if d.Content != "" {
 			continue
 		}
 		if d.SourceURI != "" {
-			d.Store, d.Content, d.SizeBytes, err = s.Freezer.FreezeURL(ctx, d.SourceURI, fmt.Sprintf("version-%x-%d", v.Created.UnixMicro(), i), v.Location)
+			d.Store, d.Content, d.SizeBytes, err = s.Freezer.FreezeURL(ctx, hold, d.SourceURI, fmt.Sprintf("version-%s-%d", uuid.NewString(), i), v.Location)
 		} else {
 			src, _ := millpond.ParseResourceID(d.SourceID)
-			d.Store, d.Content, d.SizeBytes, err = s.Freezer.Freeze(ctx, src, v.Location)
+			d.Store, d.Content, d.SizeBytes, err = s.Freezer.Freeze(ctx, hold, src, v.Location)
 		}
 		if err != nil {
 			return nil, err
 		}
-		changed = true
+		if err := s.record(ctx, v); err != nil {
+			return nil, err
+		}
 	}
 	if !v.Inspected && s.Inspect != nil {
 		if rel, err := s.inspect(ctx, v.OSDisk); err != nil {
 			s.Log.Warn("image not inspected", "version", id.String(), "err", err)
 		} else {
-			v.Release, v.Inspected, changed = rel, true, true
+			v.Release, v.Inspected = rel, true
+			if err := s.record(ctx, v); err != nil {
+				return nil, err
+			}
 		}
 	}
-	if !changed {
-		return v, nil
-	}
-	return v, s.DB.Update(ctx, func(tx *sqlite.Tx) error {
-		now, err := sqlite.Load[millpond.ImageVersion](tx, id.Key())
+	return v, nil
+}
+
+// record writes what prepare found out over the row as it is now: a PUT may
+// have changed the rest.
+func (s *Service) record(ctx context.Context, v *millpond.ImageVersion) error {
+	return s.DB.Update(ctx, func(tx *sqlite.Tx) error {
+		now, err := sqlite.Load[millpond.ImageVersion](tx, v.ID.Key())
 		if err != nil {
 			return err
 		}
 		now.OSDisk, now.DataDisks, now.Release, now.Inspected = v.OSDisk, v.DataDisks, v.Release, v.Inspected
 		for _, d := range now.Disks() {
-			if err := tx.UseContent(id.Key(), d.Store, d.Content); err != nil {
+			if d.Content == "" {
+				continue
+			}
+			if err := tx.UseContent(v.ID.Key(), d.Store, d.Content); err != nil {
 				return err
 			}
 		}
@@ -241,6 +257,10 @@ func (s *Service) inspect(ctx context.Context, d millpond.VersionDisk) (millpond
 // copyReplica copies the contents of a version into one store and records how
 // far it is.
 func (s *Service) copyReplica(ctx context.Context, v *millpond.ImageVersion, r millpond.Replica) error {
+	// The row uses the contents already; the hold keeps one that is found there
+	// from being deleted for another version at this moment.
+	hold := s.Keeper.Hold()
+	defer func() { s.leftover(hold.End(ctx)) }()
 	dst, err := s.Keeper.Store(r.Store)
 	if err == nil {
 		r.Total = size(v)
@@ -251,7 +271,7 @@ func (s *Service) copyReplica(ctx context.Context, v *millpond.ImageVersion, r m
 			if src, err = s.Keeper.Store(d.Store); err != nil {
 				break
 			}
-			_, err = image.Copy(ctx, dst, src, image.ContentID(d.Content), func(done, _ int64) {
+			_, err = hold.Copy(ctx, dst, src, image.ContentID(d.Content), func(done, _ int64) {
 				r.Done = before + done
 				if now := s.Clock.Now(); now.Sub(last) > 250*time.Millisecond {
 					last = now
@@ -281,14 +301,49 @@ func (s *Service) putReplica(ctx context.Context, r millpond.Replica) error {
 	return s.DB.Update(ctx, func(tx *sqlite.Tx) error { return tx.PutReplica(r) })
 }
 
-// finish records the outcome and lets go of contents that only the copying
-// needed: the source's store, and replicas that are not wanted any more.
-func (s *Service) finish(ctx context.Context, id millpond.ResourceID, failure *millpond.Error) error {
-	var freed []sqlite.ContentUse
-	err := s.DB.Update(ctx, func(tx *sqlite.Tx) error {
+// fail records that a version's bytes could not be had.
+func (s *Service) fail(ctx context.Context, id millpond.ResourceID, failure *millpond.Error) error {
+	return s.DB.Update(ctx, func(tx *sqlite.Tx) error {
 		v, err := sqlite.Load[millpond.ImageVersion](tx, id.Key())
+		if errors.Is(err, sqlite.ErrNoRow) || err == nil && v.State == millpond.StateDeleting {
+			return nil
+		}
 		if err != nil {
 			return err
+		}
+		v.State, v.Failure = millpond.StateFailed, failure.Message
+		if err := tx.Put(v); err != nil {
+			return err
+		}
+		return tx.EndOperations(id.Key(), failure)
+	})
+}
+
+// finish records the outcome of the tried replicas and lets go of contents that
+// only the copying needed: the source's store, and replicas that are not wanted
+// any more. It returns true, and records nothing, when a PUT has asked for more
+// while the copies were made: the row is read and judged in one transaction, so
+// that no change falls between.
+func (s *Service) finish(ctx context.Context, id millpond.ResourceID, tried []millpond.Replica, failure *millpond.Error) (again bool, err error) {
+	var freed []sqlite.ContentUse
+	err = s.DB.Update(ctx, func(tx *sqlite.Tx) error {
+		v, err := sqlite.Load[millpond.ImageVersion](tx, id.Key())
+		if errors.Is(err, sqlite.ErrNoRow) || err == nil && v.State == millpond.StateDeleting {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		have, err := tx.Replicas(id.Key())
+		if err != nil {
+			return err
+		}
+		more, old, err := PlanReplicas(v, have, s.storeName)
+		if err != nil {
+			return err
+		}
+		if again = len(old) > 0 || !covers(tried, more); again {
+			return nil
 		}
 		if failure != nil {
 			v.State, v.Failure = millpond.StateFailed, failure.Message
@@ -303,10 +358,23 @@ func (s *Service) finish(ctx context.Context, id millpond.ResourceID, failure *m
 		}
 		return tx.EndOperations(id.Key(), failure)
 	})
-	if err != nil {
-		return err
+	if err != nil || again {
+		return again, err
 	}
-	return s.Keeper.Release(ctx, freed)
+	s.leftover(s.Keeper.Release(ctx, freed))
+	return false, nil
+}
+
+// covers says whether all of the replicas that are left to do were tried.
+func covers(tried, left []millpond.Replica) bool {
+	for _, l := range left {
+		if !slices.ContainsFunc(tried, func(t millpond.Replica) bool {
+			return t.Region == l.Region && t.Ordinal == l.Ordinal && t.Store == l.Store
+		}) {
+			return false
+		}
+	}
+	return true
 }
 
 // keepReplicas drops every use of a version but those of its replicas, and

@@ -9,6 +9,7 @@ import (
 
 	millpond "millpond.dev/millpond"
 	"millpond.dev/millpond/internal/image"
+	"millpond.dev/millpond/internal/inspect"
 	"millpond.dev/millpond/internal/sqlite"
 )
 
@@ -29,13 +30,9 @@ func badImage(property, value, format string, args ...any) *millpond.Error {
 // could not: every rule of the seed document about gallery images is here, and
 // each refusal says what to do. Errors are in the Batch service's terms.
 func (s *Service) ResolveForPool(ctx context.Context, caller millpond.Caller, acct millpond.BatchAccount, ref millpond.ImageReference, nodeAgentSKU string) (millpond.BootImage, error) {
-	agent, ok := FindNodeAgent(nodeAgentSKU)
-	if !ok {
-		var known []string
-		for _, a := range NodeAgents() {
-			known = append(known, a.ID)
-		}
-		return millpond.BootImage{}, badImage("nodeAgentSKUId", nodeAgentSKU, "The node agent SKU %q is not known. Use one of: %s.", nodeAgentSKU, strings.Join(known, ", "))
+	agent, err := inspect.FindNodeAgent(nodeAgentSKU)
+	if err != nil {
+		return millpond.BootImage{}, badImage("nodeAgentSKUId", nodeAgentSKU, "%s", millpond.AsError(err).Message)
 	}
 	if ref.ResourceID == "" {
 		return s.resolveMarketplace(ctx, ref, agent)
@@ -117,7 +114,7 @@ func galleryOf(id millpond.ResourceID) string {
 	return g.String()
 }
 
-func (s *Service) bootImage(ctx context.Context, acct millpond.BatchAccount, id millpond.ResourceID, given string, agent NodeAgent) (millpond.BootImage, error) {
+func (s *Service) bootImage(ctx context.Context, acct millpond.BatchAccount, id millpond.ResourceID, given string, agent inspect.NodeAgent) (millpond.BootImage, error) {
 	var def *millpond.ImageDefinition
 	var v *millpond.ImageVersion
 	var rs []millpond.Replica
@@ -131,7 +128,9 @@ func (s *Service) bootImage(ctx context.Context, acct millpond.BatchAccount, id 
 			return err
 		}
 		if id.Is(millpond.TypeVersion) {
-			v, err = sqlite.Load[millpond.ImageVersion](tx, id.Key())
+			if v, err = sqlite.Load[millpond.ImageVersion](tx, id.Key()); err == nil && v.State == millpond.StateDeleting {
+				err = sqlite.ErrNoRow
+			}
 		} else if v, err = latest(tx, defID, acct.Region); err == nil && v == nil {
 			return badImage("virtualMachineImageId", given, "The image definition %s has no version that is replicated to %s and not excluded from latest. Publish one with %s as a target region, or name a version.", defID, acct.Region, acct.Region)
 		}
@@ -150,16 +149,18 @@ func (s *Service) bootImage(ctx context.Context, acct millpond.BatchAccount, id 
 	if !strings.EqualFold(def.OSState, "Generalized") {
 		return millpond.BootImage{}, badImage("virtualMachineImageId", given, "The image definition %s is %s, and pools boot from generalized images only. Generalize the machine and publish it under a definition with --os-state Generalized.", def.ID, def.OSState)
 	}
-	if !strings.EqualFold(def.OSType, agent.OSType) || v.Inspected && !agent.Fits(v.Release) {
-		found := def.OSType
-		if v.Inspected && v.Release.Name != "" {
-			found = v.Release.Name
-		}
-		fix := "Choose the node agent SKU of that system: az batch pool supported-images list"
-		if a := agentFor(millpond.OSRelease{OSType: def.OSType, ID: v.Release.ID, Version: v.Release.Version}); a != "" {
-			fix = fmt.Sprintf("Use --node-agent-sku-id %q.", a)
-		}
-		return millpond.BootImage{}, badImage("nodeAgentSKUId", agent.ID, "The image %s holds %s, which node agent SKU %q is not for. %s", v.ID, found, agent.ID, fix)
+	// The definition states the OS type; the release is what was found on the
+	// disk, and what was not found is taken on trust.
+	release := v.Release
+	if release.OSType == "" {
+		release.OSType = def.OSType
+	}
+	why := agent.Refusal(release)
+	if why == "" {
+		why = agent.Refusal(millpond.OSRelease{OSType: def.OSType})
+	}
+	if why != "" {
+		return millpond.BootImage{}, badImage("nodeAgentSKUId", agent.SKU, "The image is %s. %s", v.ID, why)
 	}
 	ready := Ready(rs, acct.Region)
 	if len(ready) == 0 {
@@ -260,33 +261,37 @@ func (s *Service) baseImages(ctx context.Context) ([]BaseImage, error) {
 }
 
 // resolveMarketplace finds the built base image for a Marketplace reference.
-func (s *Service) resolveMarketplace(ctx context.Context, ref millpond.ImageReference, agent NodeAgent) (millpond.BootImage, error) {
+func (s *Service) resolveMarketplace(ctx context.Context, ref millpond.ImageReference, agent inspect.NodeAgent) (millpond.BootImage, error) {
 	if ref.Publisher == "" || ref.Offer == "" || ref.SKU == "" {
 		return millpond.BootImage{}, badImage("imageReference", "", "imageReference needs virtualMachineImageId, or publisher, offer and sku.")
 	}
 	given := ref.Publisher + ":" + ref.Offer + ":" + ref.SKU
-	want := marketplaceRelease(ref.Publisher, ref.Offer, ref.SKU)
+	want := inspect.Marketplace(ref.Publisher, ref.Offer, ref.SKU)
 	if !agent.Fits(want) {
-		return millpond.BootImage{}, badImage("nodeAgentSKUId", agent.ID, "The image %s is not one that node agent SKU %q is for. See the pairs: az batch pool supported-images list", given, agent.ID)
+		return millpond.BootImage{}, badImage("nodeAgentSKUId", agent.SKU, "The image %s is not one that node agent SKU '%s' is for. See the pairs: az batch pool supported-images list", given, agent.SKU)
 	}
 	built, err := s.baseImages(ctx)
 	if err != nil {
 		return millpond.BootImage{}, err
 	}
 	for _, b := range built {
-		if strings.EqualFold(b.Release.ID, want.ID) && want.ID != "" && strings.EqualFold(b.Release.Version, want.Version) {
+		// The agent's own Marketplace image stands for any relative of its family.
+		if inspect.IsRelease(want, b.Release) || agent.Sells(ref.Publisher, ref.Offer, ref.SKU) && b.Release.ID != "" && agent.Fits(b.Release) {
 			return millpond.BootImage{VersionID: marketplace + b.Name, OSType: "Linux", HyperV: b.HyperV, Replicas: 1,
 				OSDisk: millpond.BootDisk{Content: marketplace + b.Name, SizeBytes: b.Size}}, nil
 		}
 	}
-	build := fmt.Sprintf("millpond image build tiny --os-release %s-%s", want.ID, want.Version)
-	if want.ID == "debian" && want.Version == "12" {
-		build = "millpond image build debian-12"
+	fix := "None can be built here for that release: publish an image of it as a gallery version and name that"
+	switch {
+	case agent.Example == "debian-12":
+		fix = "Build it with: millpond image build debian-12"
+	case agent.Example != "":
+		fix = "Build it with: millpond image build tiny --os-release " + agent.Example
 	}
-	if want.ID == "" || want.Version == "" {
-		build = "millpond image build debian-12, and use the reference debian:debian-12:12"
+	if agent.Example != "" && want.Version == "" {
+		fix += fmt.Sprintf(", and use the reference %s:%s:%s", agent.Publisher, agent.Offer, agent.ImageSKU)
 	}
-	return millpond.BootImage{}, badImage("imageReference", given, "There is no base image for the Marketplace reference %s on this server yet. Build it with: %s", given, build)
+	return millpond.BootImage{}, badImage("imageReference", given, "There is no base image for the Marketplace reference %s on this server yet. %s", given, fix)
 }
 
 func (s *Service) chooseBase(ctx context.Context, boot millpond.BootImage, name string) (millpond.BootImage, error) {
@@ -320,8 +325,8 @@ func (s *Service) SupportedImages(ctx context.Context) ([]SupportedImage, error)
 		return nil, err
 	}
 	var out []SupportedImage
-	for _, a := range NodeAgents() {
-		i := SupportedImage{a.ID, a.Publisher, a.Offer, a.SKU, a.OSType, false}
+	for _, a := range inspect.NodeAgents() {
+		i := SupportedImage{a.SKU, a.Publisher, a.Offer, a.ImageSKU, a.OSType, false}
 		for _, b := range built {
 			i.Verified = i.Verified || b.Release.ID != "" && a.Fits(b.Release)
 		}

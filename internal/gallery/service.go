@@ -37,8 +37,8 @@ type Authorizer interface {
 
 // Freezer makes the bytes of disks and snapshots immutable; compute does.
 type Freezer interface {
-	Freeze(ctx context.Context, id millpond.ResourceID, region string) (store, content string, size int64, err error)
-	FreezeURL(ctx context.Context, url, scratch, region string) (store, content string, size int64, err error)
+	Freeze(ctx context.Context, hold *custody.Hold, id millpond.ResourceID, region string) (store, content string, size int64, err error)
+	FreezeURL(ctx context.Context, hold *custody.Hold, url, scratch, region string) (store, content string, size int64, err error)
 }
 
 // BaseImage is a built image of the catalogue, which Marketplace references
@@ -227,4 +227,11 @@ func (s *Service) deleteEmpty(ctx context.Context, id millpond.ResourceID, child
 		return tx.DeleteResource(id.Key())
 	})
 	return found, err
+}
+
+// leftover logs that contents could not be deleted yet. The keeper tries again.
+func (s *Service) leftover(err error) {
+	if err != nil {
+		s.Log.Warn("unused contents not deleted yet", "err", err)
+	}
 }

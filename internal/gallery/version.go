@@ -121,6 +121,16 @@ func (s *Service) PutVersion(ctx context.Context, caller millpond.Caller, sp Ver
 				}
 			}
 		}
+		// The rows say what is under way from this commit on: a replica that
+		// failed before is being tried again.
+		for _, r := range work {
+			if err := tx.PutReplica(r); err != nil {
+				return err
+			}
+		}
+		if have, err = tx.Replicas(v.ID.Key()); err != nil {
+			return err
+		}
 		out = Published{v, have}
 		return nil
 	})
@@ -349,7 +359,7 @@ func (s *Service) fromImage(tx *sqlite.Tx, v *millpond.ImageVersion, def *millpo
 		}
 		v.SourceID, v.OSDisk, v.DataDisks = src.ID.String(), src.OSDisk, append([]millpond.VersionDisk(nil), src.DataDisks...)
 		for _, d := range v.Disks() {
-			d.Store = ready[0].Store
+			d.Store, d.SourceID, d.SourceURI = ready[0].Store, "", ""
 		}
 		return nil
 	}
@@ -512,7 +522,16 @@ func (s *Service) DeleteVersion(ctx context.Context, id millpond.ResourceID) (bo
 func (s *Service) remove(ctx context.Context, id millpond.ResourceID) error {
 	s.stop(id)
 	var uses []sqlite.ContentUse
-	err := s.DB.Update(ctx, func(tx *sqlite.Tx) (err error) {
+	err := s.DB.Update(ctx, func(tx *sqlite.Tx) error {
+		// Somebody else may have ended the deletion, and the version may have been
+		// published anew since.
+		r, err := tx.Resource(id.Key())
+		if errors.Is(err, sqlite.ErrNoRow) || err == nil && r.State != millpond.StateDeleting {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
 		if uses, err = tx.ContentsOf(id.Key()); err != nil {
 			return err
 		}
@@ -524,5 +543,6 @@ func (s *Service) remove(ctx context.Context, id millpond.ResourceID) error {
 	if err != nil {
 		return err
 	}
-	return s.Keeper.Release(ctx, uses)
+	s.leftover(s.Keeper.Release(ctx, uses))
+	return nil
 }

@@ -1,0 +1,63 @@
+package custody
+
+import (
+	"context"
+
+	millpond "millpond.dev/millpond"
+	"millpond.dev/millpond/internal/image"
+	"millpond.dev/millpond/internal/sqlite"
+)
+
+// Hold keeps contents from deletion while work is done whose row does not name
+// them yet. The use must be committed before End, which deletes what no row
+// uses: so failed work leaves nothing behind. A Hold is for one goroutine.
+type Hold struct {
+	k    *Keeper
+	mine []sqlite.ContentUse
+}
+
+// Hold begins one; the caller ends it.
+func (k *Keeper) Hold() *Hold { return &Hold{k: k} }
+
+func (h *Hold) keep(store, content string) {
+	u := sqlite.ContentUse{Store: store, Content: content}
+	h.k.mu.Lock()
+	h.k.held[u]++
+	h.k.mu.Unlock()
+	h.mine = append(h.mine, u)
+}
+
+// Ingest puts src into a store and holds the content.
+func (h *Hold) Ingest(ctx context.Context, dst image.Store, src image.Source, p image.Progress) (image.Content, error) {
+	for range 10 {
+		c, err := dst.Ingest(ctx, src, p)
+		if err != nil {
+			return c, err
+		}
+		// The name is known only now. The same content may have been there and
+		// have been deleted since, so look after it is held.
+		h.keep(dst.Name(), string(c.ID))
+		if _, err := dst.Stat(ctx, c.ID); err == nil || millpond.KindOf(err) != millpond.NotFound {
+			return c, err
+		}
+	}
+	return image.Content{}, millpond.Errorf(millpond.Unavailable, "ServiceUnavailable", "The store %s lost what was written to it. Check its folder and try again.", dst.Name())
+}
+
+// Copy replicates a content and holds the copy.
+func (h *Hold) Copy(ctx context.Context, dst, src image.Store, id image.ContentID, p image.Progress) (image.Content, error) {
+	h.keep(dst.Name(), string(id))
+	return image.Copy(ctx, dst, src, id, p)
+}
+
+// End lets go and deletes what no row uses.
+func (h *Hold) End(ctx context.Context) error {
+	h.k.mu.Lock()
+	for _, u := range h.mine {
+		if h.k.held[u]--; h.k.held[u] <= 0 {
+			delete(h.k.held, u)
+		}
+	}
+	h.k.mu.Unlock()
+	return h.k.Release(ctx, h.mine)
+}
