@@ -33,7 +33,7 @@ type AuthorizationHandler struct {
 func NewAuthorization(az *authz.Service, log *slog.Logger) *AuthorizationHandler {
 	a := &AuthorizationHandler{authz: az, log: log}
 	const ns = "/providers/Microsoft.Authorization"
-	const pim = "Eligible and scheduled roles are not supported; a role assignment is in force until it is deleted."
+	const pim = "Eligible and scheduled roles are not supported. Use az role assignment create; an assignment is in force until it is deleted."
 	a.routes = []azwire.Route{
 		{Name: "RoleDefinitions_List", Method: "GET", Path: ns + "/roleDefinitions", Action: "Microsoft.Authorization/roleDefinitions/read", Handle: a.listDefinitions},
 		{Name: "RoleDefinitions_Get", Method: "GET", Path: ns + "/roleDefinitions/{id}", Action: "Microsoft.Authorization/roleDefinitions/read", Handle: a.getDefinition},
@@ -48,7 +48,7 @@ func NewAuthorization(az *authz.Service, log *slog.Logger) *AuthorizationHandler
 		{Name: "ClassicAdministrators_List", Method: "GET", Path: ns + "/classicAdministrators", Action: "Microsoft.Authorization/classicAdministrators/read", Handle: a.emptyList},
 		{Name: "ManagementLocks_List", Method: "GET", Path: ns + "/locks", Action: "Microsoft.Authorization/locks/read", Handle: a.emptyList},
 		{Name: "ManagementLocks_CreateOrUpdate", Method: "PUT", Path: ns + "/locks/{id}", Action: "Microsoft.Authorization/locks/write",
-			Refused: "Locks are not supported; take away the right to delete instead."},
+			Refused: "Locks on resources are not supported. Take away the right to delete instead."},
 		{Name: "RoleAssignmentScheduleRequests_Create", Method: "PUT", Path: ns + "/roleAssignmentScheduleRequests/{id}", Action: "Microsoft.Authorization/roleAssignments/write", Refused: pim},
 		{Name: "RoleEligibilityScheduleRequests_Create", Method: "PUT", Path: ns + "/roleEligibilityScheduleRequests/{id}", Action: "Microsoft.Authorization/roleAssignments/write", Refused: pim},
 	}
@@ -105,7 +105,7 @@ func (a *AuthorizationHandler) serve(w http.ResponseWriter, r *azwire.Request) e
 		return err
 	}
 	if route.Refused != "" {
-		return millpond.Errorf(millpond.Unsupported, "OperationNotSupported", "%s", route.Refused)
+		return millpond.Errorf(millpond.Unsupported, "OperationNotSupported", "%s: %s", route.Name, route.Refused)
 	}
 	return route.Handle(w, r)
 }

@@ -154,7 +154,7 @@ func (e *Edge) serve(w http.ResponseWriter, r *azwire.Request) error {
 		return err
 	}
 	if route.Refused != "" {
-		return refusal(route)
+		return refusal(r)
 	}
 	return route.Handle(w, r)
 }

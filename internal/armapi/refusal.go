@@ -8,8 +8,10 @@ import (
 	"millpond.dev/millpond/internal/azwire"
 )
 
-func refusal(route *azwire.Route) error {
-	return millpond.Errorf(millpond.Unsupported, "NotImplemented", "%s", route.Refused)
+// refusal names the operation and says why it is not served.
+func refusal(r *azwire.Request) error {
+	why := strings.NewReplacer("{ns}", r.Param("ns"), "{type}", typeOf(r.Param("rest"))).Replace(r.Route.Refused)
+	return millpond.Errorf(millpond.Unsupported, "NotImplemented", "%s: %s", r.Route.Name, why)
 }
 
 // refusedRoutes are operations of Azure that clients of batch work might call
@@ -20,17 +22,17 @@ func (e *Edge) refusedRoutes() []azwire.Route {
 	no := func(name, method, path, action, why string) azwire.Route {
 		return azwire.Route{Name: name, Method: method, Path: path, Action: action, Refused: why}
 	}
-	const vms = "Virtual machines of one's own are not supported yet. To prepare an image, use millpond image build, or upload a VHD to a disk."
+	const vms = "Virtual machines outside of Batch pools are not supported yet. To prepare an image, use millpond image build, or upload a VHD to a disk."
 	const deployments = "Template deployments are not supported yet. Create the resources one by one with az."
-	const pools = "Pools are managed through the Batch service, not through the Resource Manager, for now: az batch pool."
-	const apps = "Application packages are not supported yet. Use resource files."
+	const pools = "Pools cannot be managed through the Resource Manager yet. Use the Batch service: az batch pool."
+	const apps = "Application packages are not supported yet. Put the program into the image, or fetch it with a resource file."
 	out := []azwire.Route{
 		no("VirtualMachines_CreateOrUpdate", "PUT", mc+"/virtualMachines/{name}", "Microsoft.Compute/virtualMachines/write", vms),
 		no("VirtualMachines_Update", "PATCH", mc+"/virtualMachines/{name}", "Microsoft.Compute/virtualMachines/write", vms),
 		no("VirtualMachines_List", "GET", mc+"/virtualMachines", "Microsoft.Compute/virtualMachines/read", vms),
 		no("VirtualMachines_ListAll", "GET", "/subscriptions/{sub}/providers/Microsoft.Compute/virtualMachines", "Microsoft.Compute/virtualMachines/read", vms),
-		no("VirtualMachineScaleSets_CreateOrUpdate", "PUT", mc+"/virtualMachineScaleSets/{name}", "Microsoft.Compute/virtualMachineScaleSets/write", "Scale sets are not supported. Use a Batch pool."),
-		no("GalleryApplications_CreateOrUpdate", "PUT", mc+"/galleries/{gallery}/applications/{name}", "Microsoft.Compute/galleries/applications/write", "Gallery applications are not supported."),
+		no("VirtualMachineScaleSets_CreateOrUpdate", "PUT", mc+"/virtualMachineScaleSets/{name}", "Microsoft.Compute/virtualMachineScaleSets/write", "Virtual machine scale sets are not supported. Use a Batch pool."),
+		no("GalleryApplications_CreateOrUpdate", "PUT", mc+"/galleries/{gallery}/applications/{name}", "Microsoft.Compute/galleries/applications/write", "VM applications in galleries are not supported. Put the program into the image."),
 		no("GallerySharingProfile_Update", "POST", mc+"/galleries/{gallery}/share", "Microsoft.Compute/galleries/share/action", "Sharing a gallery by subscription, tenant or community is not supported yet. Grant a role on the gallery: az role assignment create --role \"Compute Gallery Image Reader\" --scope GALLERY_ID"),
 		no("Deployments_CreateOrUpdate", "PUT", "/subscriptions/{sub}/resourceGroups/{rg}/providers/Microsoft.Resources/deployments/{name}", "Microsoft.Resources/deployments/write", deployments),
 		no("Deployments_Validate", "POST", "/subscriptions/{sub}/resourceGroups/{rg}/providers/Microsoft.Resources/deployments/{name}/validate", "Microsoft.Resources/deployments/validate/action", deployments),
@@ -44,10 +46,10 @@ func (e *Edge) refusedRoutes() []azwire.Route {
 		no("Pool_Delete", "DELETE", mb+"/pools/{pool}", "Microsoft.Batch/batchAccounts/pools/delete", pools),
 		no("Application_Create", "PUT", mb+"/applications/{app}", "Microsoft.Batch/batchAccounts/applications/write", apps),
 		no("Application_List", "GET", mb+"/applications", "Microsoft.Batch/batchAccounts/applications/read", apps),
-		no("BatchAccount_SynchronizeAutoStorageKeys", "POST", mb+"/syncAutoStorageKeys", "Microsoft.Batch/batchAccounts/syncAutoStorageKeys/action", "Auto-storage is not supported yet."),
-		no("Certificate_Create", "PUT", mb+"/certificates/{cert}", "Microsoft.Batch/batchAccounts/certificates/write", "Certificates are not supported; Azure Batch has retired them."),
+		no("BatchAccount_SynchronizeAutoStorageKeys", "POST", mb+"/syncAutoStorageKeys", "Microsoft.Batch/batchAccounts/syncAutoStorageKeys/action", "Auto-storage is not supported yet, so there are no keys of it to synchronize."),
+		no("Certificate_Create", "PUT", mb+"/certificates/{cert}", "Microsoft.Batch/batchAccounts/certificates/write", "Certificates left the service in 2025 and are not supported. Put secrets on a node with a resource file or in the image."),
 	}
-	const other = "Resources of this type are not supported yet. What is served: az provider list -o table"
+	const other = "Resources of type {ns}/{type} are not supported yet. docs/wire/resource-manager.md lists what is."
 	const any = "/subscriptions/{sub}/resourceGroups/{rg}/providers/{ns}/{rest...}"
 	out = append(out, azwire.Route{Name: "Resources_GetById", Method: "GET", Path: any, Action: "{ns}/{type}/read", Handle: e.getUnknown})
 	for _, m := range []string{"PUT", "PATCH", "POST", "DELETE"} {
@@ -65,7 +67,7 @@ func (e *Edge) getUnknown(w http.ResponseWriter, r *azwire.Request) error {
 	}
 	rest := strings.Split(r.Param("rest"), "/")
 	if len(rest)%2 != 0 {
-		return millpond.Errorf(millpond.Unsupported, "NotImplemented", "Resources of type %s/%s are not supported yet. What is served: az provider list -o table", r.Param("ns"), typeOf(r.Param("rest")))
+		return millpond.Errorf(millpond.Unsupported, "NotImplemented", "Resources of type %s/%s are not supported yet. docs/wire/resource-manager.md lists what is.", r.Param("ns"), typeOf(r.Param("rest")))
 	}
 	return millpond.Errorf(millpond.NotFound, "ResourceNotFound", "The Resource '%s/%s/%s' under resource group '%s' was not found.", r.Param("ns"), typeOf(r.Param("rest")), rest[len(rest)-1], r.Param("rg"))
 }

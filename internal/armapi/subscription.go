@@ -115,7 +115,7 @@ func (e *Edge) putAlias(w http.ResponseWriter, r *azwire.Request) error {
 }
 
 func (e *Edge) getAlias(w http.ResponseWriter, r *azwire.Request) error {
-	s, err := e.Resources.FindAlias(r.Context(), r.Param("alias"))
+	s, err := e.Resources.FindAlias(r.Context(), r.Caller, r.Param("alias"))
 	if err == nil {
 		azwire.WriteJSON(w, http.StatusOK, e.encodeAlias(r.Param("alias"), s))
 	}

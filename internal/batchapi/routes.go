@@ -39,11 +39,12 @@ const (
 // Why operations are refused.
 const (
 	noAutoscale    = "Pools that size themselves by a formula are not supported yet. Use resize."
-	noUsers        = "User accounts on nodes are not supported yet. Give the pool userAccounts, or run a task."
-	noRemoteLogin  = "Remote login to nodes is not supported yet."
+	noUsers        = "User accounts of a single node are not supported yet. Give the pool userAccounts, which every node gets."
+	noRemoteLogin  = "Remote login to nodes is not supported yet. Run a task, or read a node's files at /pools/{poolId}/nodes/{nodeId}/files."
 	noDeallocate   = "Stopping a node without removing it is not supported yet. Use reboot, reimage or removenodes."
+	noStart        = "Nodes cannot be deallocated yet, so there are none to start. Use reboot or reimage."
 	noLogUpload    = "Uploading node logs to blob storage is not supported yet. The files of a node can be read at /pools/{poolId}/nodes/{nodeId}/files."
-	noUsage        = "Usage is not metered yet."
+	noUsage        = "The usage of pools is not metered yet. Nodes and their states are listed at /pools/{poolId}/nodes and /nodecounts."
 	noStatistics   = "Lifetime statistics were removed from the service in 2023 and are not kept."
 	noSchedules    = "Job schedules are not supported yet. Add jobs from a timer of your own."
 	noCertificates = "Certificates left the service in 2025 and are not supported. Put secrets on a node with a resource file or in the image."
@@ -80,7 +81,7 @@ func (e *Edge) table() []azwire.Route {
 		{Name: "ComputeNode_Reboot", Method: "POST", Path: pathNode + "/reboot", Action: actPoolsWrite, Handle: e.with(e.rebootNode)},
 		{Name: "ComputeNode_Reimage", Method: "POST", Path: pathNode + "/reimage", Action: actPoolsWrite, Handle: e.with(e.reimageNode)},
 		{Name: "ComputeNode_Deallocate", Method: "POST", Path: pathNode + "/deallocate", Action: actPoolsWrite, Refused: noDeallocate},
-		{Name: "ComputeNode_Start", Method: "POST", Path: pathNode + "/start", Action: actPoolsWrite, Refused: noDeallocate},
+		{Name: "ComputeNode_Start", Method: "POST", Path: pathNode + "/start", Action: actPoolsWrite, Refused: noStart},
 		{Name: "ComputeNode_DisableScheduling", Method: "POST", Path: pathNode + "/disablescheduling", Action: actPoolsWrite, Handle: e.with(e.disableScheduling)},
 		{Name: "ComputeNode_EnableScheduling", Method: "POST", Path: pathNode + "/enablescheduling", Action: actPoolsWrite, Handle: e.with(e.enableScheduling)},
 		{Name: "ComputeNode_GetRemoteLoginSettings", Method: "GET", Path: pathNode + "/remoteloginsettings", Action: actPoolsRead, Refused: noRemoteLogin},

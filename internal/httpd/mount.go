@@ -100,7 +100,7 @@ func (h Handlers) direct(r *http.Request, base string) target {
 		t.handler = h.Blob
 	case "node":
 		t.handler = h.Node
-	case "", "healthz", "metrics", "status":
+	case "", "healthz", "metrics", "status", "status.json":
 		t.handler = h.Status
 	default:
 		switch second {

@@ -65,7 +65,7 @@ func (e *Edge) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case route == nil:
 		err = directory.NewSignInError(millpond.NotFound, "invalid_request", 900144, "There is nothing at this address. The token endpoint is /{tenant}/oauth2/v2.0/token.")
 	case route.Refused != "":
-		err = directory.NewSignInError(millpond.Unsupported, "unsupported_grant_type", 70003, route.Refused)
+		err = directory.NewSignInError(millpond.Unsupported, "unsupported_grant_type", 70003, route.Name+": "+route.Refused)
 	default:
 		req.Route = route
 		for k, v := range params {

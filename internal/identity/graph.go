@@ -49,10 +49,10 @@ func (g *Graph) Routes() []azwire.Route { return g.routes }
 
 func (g *Graph) table() []azwire.Route {
 	const (
-		noUsers     = "Users do not exist here: Millpond's principals are applications."
-		noGroups    = "Groups do not exist here; assign roles to service principals."
+		noUsers     = "Users do not exist here: Millpond's principals are applications. Use: az ad sp create-for-rbac"
+		noGroups    = "Groups do not exist here. Assign roles to service principals."
 		noFederated = "Federated credentials are not supported: Millpond trusts no other issuer. Use a client secret."
-		noOwners    = "Owners of applications are not kept; rights come from role assignments."
+		noOwners    = "Owners of applications and service principals are not kept: rights come from role assignments."
 	)
 	routes := []azwire.Route{
 		{Name: "application_List", Method: "GET", Path: "/v1.0/applications", Action: applicationsRead, Handle: g.listApplications},
@@ -83,7 +83,7 @@ func (g *Graph) table() []azwire.Route {
 		{Name: "application_ListFederatedIdentityCredentials", Method: "GET", Path: "/v1.0/applications/{id}/federatedIdentityCredentials", Refused: noFederated},
 		{Name: "application_CreateFederatedIdentityCredentials", Method: "POST", Path: "/v1.0/applications/{id}/federatedIdentityCredentials", Refused: noFederated},
 		{Name: "servicePrincipal_addPassword", Method: "POST", Path: "/v1.0/servicePrincipals/{id}/addPassword",
-			Refused: "Secrets belong to applications here. Use: az ad app credential reset --id APP-ID"},
+			Refused: "Secrets belong to applications here, not to service principals. Use: az ad app credential reset --id APP-ID"},
 		{Name: "servicePrincipal_ListOwners", Method: "GET", Path: "/v1.0/servicePrincipals/{id}/owners", Refused: noOwners},
 	} {
 		r.Action = objectsRead
@@ -124,7 +124,7 @@ func (g *Graph) serve(w http.ResponseWriter, r *azwire.Request) error {
 		return err
 	}
 	if route.Refused != "" {
-		return millpond.Errorf(millpond.Unsupported, "Request_UnsupportedOperation", "%s", route.Refused)
+		return millpond.Errorf(millpond.Unsupported, "Request_UnsupportedOperation", "%s: %s", route.Name, route.Refused)
 	}
 	return route.Handle(w, r)
 }

@@ -122,6 +122,9 @@ func (s *Service) Alias(ctx context.Context, caller millpond.Caller, alias, name
 		sub, err = tx.Alias(alias)
 		return err
 	})
+	if err == nil && !strings.EqualFold(sub.Tenant, tenant) {
+		return millpond.Subscription{}, millpond.Errorf(millpond.Conflict, "AliasNotAvailable", "The subscription alias %q is taken. Choose another name.", alias)
+	}
 	if err == nil || !errors.Is(err, sqlite.ErrNoRow) {
 		return sub, err
 	}
@@ -137,14 +140,15 @@ func (s *Service) Alias(ctx context.Context, caller millpond.Caller, alias, name
 	return sub, nil
 }
 
-// FindAlias returns the subscription of an alias.
-func (s *Service) FindAlias(ctx context.Context, alias string) (sub millpond.Subscription, err error) {
+// FindAlias returns the subscription of an alias, which a caller of another
+// tenant does not find.
+func (s *Service) FindAlias(ctx context.Context, caller millpond.Caller, alias string) (sub millpond.Subscription, err error) {
 	err = s.db.View(ctx, func(tx *sqlite.Tx) error {
 		sub, err = tx.Alias(alias)
 		return err
 	})
-	if errors.Is(err, sqlite.ErrNoRow) {
-		return sub, millpond.Errorf(millpond.NotFound, "AliasNotFound", "There is no subscription alias %q.", alias)
+	if errors.Is(err, sqlite.ErrNoRow) || err == nil && !strings.EqualFold(sub.Tenant, caller.Tenant) {
+		return millpond.Subscription{}, millpond.Errorf(millpond.NotFound, "AliasNotFound", "There is no subscription alias %q.", alias)
 	}
 	return sub, err
 }
