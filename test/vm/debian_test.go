@@ -22,6 +22,7 @@ func TestDebian(t *testing.T) {
 	for _, c := range []struct{ pool, version string }{{"bios", l.Version}, {"uefi", uefi}, {"seeded", noagent}} {
 		t.Run(c.pool, func(t *testing.T) {
 			body := l.PoolBody(c.pool, 1)
+			body["vmSize"] = "Standard_D2s_v3" // boots both generations
 			vm := body["virtualMachineConfiguration"].(map[string]any)
 			vm["nodeAgentSKUId"] = "batch.node.debian 12"
 			vm["imageReference"] = map[string]any{"virtualMachineImageId": c.version}
