@@ -87,6 +87,19 @@ func diskSKU(sku *armcompute.DiskSKU, fallback string) (string, error) {
 	return canonical(sku.Name, armcompute.PossibleDiskStorageAccountTypesValues(), "sku.name")
 }
 
+// plain refuses what no disk or snapshot can have here, in PUT and PATCH alike.
+func plain(encryption *armcompute.Encryption, access *string, shares *int32) error {
+	switch {
+	case val(shares) > 1:
+		return unsupported("properties.maxShares", "Shared disks are not supported.")
+	case val(access) != "":
+		return unsupported("properties.diskAccessId", "Private disk access is not supported.")
+	case encryption != nil && val(encryption.DiskEncryptionSetID) != "":
+		return unsupported("properties.encryption", "Disk encryption sets are not supported.")
+	}
+	return nil
+}
+
 func (e *Edge) putDisk(w http.ResponseWriter, r *azwire.Request, full string) error {
 	var c compute.Change
 	d := &c.Disk
@@ -103,8 +116,11 @@ func (e *Edge) putDisk(w http.ResponseWriter, r *azwire.Request, full string) er
 		if sku == "" {
 			sku = string(armcompute.SnapshotStorageAccountTypesStandardLRS)
 		}
-		if p.DiskAccessID != nil || p.SecurityProfile != nil {
-			return unsupported("properties", "Private disk access and security profiles of snapshots are not supported yet.")
+		if p.SecurityProfile != nil {
+			return unsupported("properties.securityProfile", "Security profiles of snapshots are not supported.")
+		}
+		if err := plain(p.Encryption, p.DiskAccessID, nil); err != nil {
+			return err
 		}
 		if err := (diskIn{p.CreationData, p.OSType, p.HyperVGeneration, p.NetworkAccessPolicy, p.PublicNetworkAccess, sku}).into(d); err != nil {
 			return err
@@ -121,14 +137,10 @@ func (e *Edge) putDisk(w http.ResponseWriter, r *azwire.Request, full string) er
 		if err != nil {
 			return err
 		}
-		switch {
-		case val(p.MaxShares) > 1:
-			return unsupported("properties.maxShares", "Shared disks are not supported.")
-		case p.DiskAccessID != nil:
-			return unsupported("properties.diskAccessId", "Private disk access is not supported.")
-		case p.Encryption != nil && p.Encryption.DiskEncryptionSetID != nil:
-			return unsupported("properties.encryption", "Disk encryption sets are not supported.")
-		case p.SecurityProfile != nil && p.SecurityProfile.SecurityType != nil && !strings.EqualFold(string(*p.SecurityProfile.SecurityType), "Standard"):
+		if err := plain(p.Encryption, p.DiskAccessID, p.MaxShares); err != nil {
+			return err
+		}
+		if p.SecurityProfile != nil && p.SecurityProfile.SecurityType != nil && !strings.EqualFold(string(*p.SecurityProfile.SecurityType), "Standard") {
 			return unsupported("properties.securityProfile", "Security type %s is not supported. Create the disk with --security-type Standard.", *p.SecurityProfile.SecurityType)
 		}
 		if err := (diskIn{p.CreationData, p.OSType, p.HyperVGeneration, p.NetworkAccessPolicy, p.PublicNetworkAccess, sku}).into(d); err != nil {
@@ -165,6 +177,9 @@ func (e *Edge) patchDisk(w http.ResponseWriter, r *azwire.Request, full string) 
 		if err != nil {
 			return err
 		}
+		if err := plain(p.Encryption, p.DiskAccessID, nil); err != nil {
+			return err
+		}
 		if err := (diskIn{nil, p.OSType, nil, p.NetworkAccessPolicy, p.PublicNetworkAccess, sku}).into(d); err != nil {
 			return err
 		}
@@ -177,6 +192,9 @@ func (e *Edge) patchDisk(w http.ResponseWriter, r *azwire.Request, full string) 
 		p := val(body.Properties)
 		sku, err := diskSKU(body.SKU, "")
 		if err != nil {
+			return err
+		}
+		if err := plain(p.Encryption, p.DiskAccessID, p.MaxShares); err != nil {
 			return err
 		}
 		if err := (diskIn{nil, p.OSType, nil, p.NetworkAccessPolicy, p.PublicNetworkAccess, sku}).into(d); err != nil {

@@ -61,6 +61,9 @@ func (e *Edge) putImage(w http.ResponseWriter, r *azwire.Request) error {
 		if d.Lun == nil {
 			return millpond.Errorf(millpond.Invalid, "InvalidParameter", "Required parameter 'dataDisks.lun' is missing (null).")
 		}
+		if d.DiskEncryptionSet != nil {
+			return unsupported("dataDisks.diskEncryptionSet", "Disk encryption sets are not supported.")
+		}
 		disk, err := imageDisk(d.Snapshot, d.ManagedDisk, d.BlobURI, d.Caching, d.StorageAccountType)
 		if err != nil {
 			return err

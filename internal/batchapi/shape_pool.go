@@ -153,7 +153,7 @@ func machineRule() *rule {
 			"lun": number(0, 63).needed(), "diskSizeGB": number(1, 65536).needed(),
 			"caching":            word("none", "readonly", "readwrite"),
 			"storageAccountType": word("standard_lrs", "premium_lrs", "standardssd_lrs"),
-			"managedDisk":        refuse("Use storageAccountType."),
+			"managedDisk":        refuse("Managed disks by id are not supported for data disks. Choose their type with storageAccountType."),
 		}), 64),
 		"licenseType":                 refuse("Licences apply to Windows only, which is not supported yet."),
 		"containerConfiguration":      refuse("Container pools are not supported yet."),
@@ -282,7 +282,7 @@ func userIdentityRule() *rule {
 }
 
 func resourceFilesRule() *rule {
-	const container = "Only httpUrl is supported yet; a storage container is not."
+	const container = "Storage containers as a source of files are not supported yet. Give the URL of each file in httpUrl."
 	return many(object(map[string]*rule{
 		"httpUrl": text(8192),
 		// blobSource is the name before 2018-12-01.8.0.

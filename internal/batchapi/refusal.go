@@ -1,0 +1,53 @@
+package batchapi
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+)
+
+// Refusal is a member of a request's body that is understood and not supported:
+// using it is an error. docs/wire lists them.
+type Refusal struct {
+	// Body is the request, such as "pool add"; Property the path in it, with [] for the
+	// items of a list.
+	Body, Property string
+	// Unused are values with which the member counts as not used, beside null and empty ones.
+	Unused []any
+	Why    string
+}
+
+// Refusals lists every refused member of every body, by body and property.
+func (e *Edge) Refusals() []Refusal {
+	s := e.shapes
+	var out []Refusal
+	for _, x := range []struct {
+		name  string
+		shape *rule
+	}{{"pool add", s.poolAdd}, {"pool patch", s.poolPatch}, {"pool replace", s.poolReplace}, {"pool resize", s.poolResize}, {"remove nodes", s.removeNodes},
+		{"node reboot", s.nodeReboot}, {"node reimage", s.nodeReimage}, {"disable scheduling", s.nodeDisable},
+		{"job add", s.jobAdd}, {"job patch", s.jobPatch}, {"job update", s.jobUpdate}, {"job disable", s.jobDisable}, {"job terminate", s.jobTerminate},
+		{"task add", s.taskAdd}, {"task update", s.taskUpdate}} {
+		x.shape.refusals("", func(path string, r *rule) {
+			out = append(out, Refusal{Body: x.name, Property: strings.TrimPrefix(path, "."), Unused: r.unused, Why: r.refused})
+		})
+	}
+	slices.SortStableFunc(out, func(a, b Refusal) int {
+		return cmp.Or(cmp.Compare(a.Body, b.Body), cmp.Compare(a.Property, b.Property))
+	})
+	return out
+}
+
+func (r *rule) refusals(path string, found func(path string, r *rule)) {
+	if r == nil {
+		return
+	}
+	if r.refused != "" {
+		found(path, r)
+		return
+	}
+	r.elem.refusals(path+"[]", found)
+	for name, m := range r.members {
+		m.refusals(path+"."+name, found)
+	}
+}
