@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"strings"
 	"sync"
 	"time"
@@ -86,6 +87,12 @@ func (s *statements) add(ctx context.Context, pool *sql.DB, queries []string) {
 // Open opens or creates the database file and brings its schema up to date.
 func Open(ctx context.Context, path string, c clock.Clock) (*DB, error) {
 	pragmas := "?_pragma=busy_timeout(10000)&_pragma=journal_mode(WAL)&_pragma=synchronous(NORMAL)&_pragma=foreign_keys(1)&_pragma=temp_store(MEMORY)&_txlock=immediate"
+	// Rows hold account keys; the log beside the file gets the file's mode.
+	f, err := os.OpenFile(path, os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	f.Close()
 	w, err := sql.Open("sqlite", "file:"+path+pragmas)
 	if err != nil {
 		return nil, err
