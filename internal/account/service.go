@@ -16,7 +16,6 @@ import (
 	"regexp"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	millpond "millpond.dev/millpond"
@@ -71,9 +70,11 @@ type Service struct {
 	// cache maps an account's key to millpond.BatchAccount; every verb that
 	// writes an account drops its entry after the commit.
 	cache sync.Map
-	// writes counts the drops, so that a read that began before one does not
-	// put an old value back.
-	writes atomic.Int64
+	// fresh orders the drops and the entries: a read that began before a drop
+	// must not put an old value back, not even for a moment.
+	fresh sync.Mutex
+	// writes counts the drops.
+	writes int64
 }
 
 // New makes a Service.
@@ -252,7 +253,8 @@ func (s *Service) RegenerateKey(ctx context.Context, id millpond.ResourceID, nam
 	return a, err
 }
 
-// Delete starts to delete an account; op is nil if it was not there.
+// Delete starts to delete an account, or returns the deletion under way; op is
+// nil if it was not there.
 func (s *Service) Delete(ctx context.Context, id millpond.ResourceID) (op *millpond.Operation, err error) {
 	err = s.DB.Update(ctx, func(tx *sqlite.Tx) error {
 		a, err := sqlite.Load[Account](tx, id.Key())
@@ -262,8 +264,11 @@ func (s *Service) Delete(ctx context.Context, id millpond.ResourceID) (op *millp
 		if err != nil {
 			return err
 		}
-		a.State = millpond.StateDeleting
-		o, err := s.Resources.Begin(tx, a.ID, "delete")
+		o, err := tx.RunningOperation(a.ID.Key(), "delete")
+		if a.State != millpond.StateDeleting || errors.Is(err, sqlite.ErrNoRow) {
+			a.State = millpond.StateDeleting
+			o, err = s.Resources.Begin(tx, a.ID, "delete")
+		}
 		if err != nil {
 			return err
 		}
@@ -311,7 +316,9 @@ func (s *Service) run(ctx context.Context) (string, time.Time, error) {
 }
 
 func (s *Service) forget(name string) {
-	s.writes.Add(1)
+	s.fresh.Lock()
+	defer s.fresh.Unlock()
+	s.writes++
 	s.cache.Delete(millpond.AccountName(name).Key())
 }
 
@@ -321,7 +328,9 @@ func (s *Service) Lookup(ctx context.Context, name millpond.AccountName) (millpo
 	if b, ok := s.cache.Load(name.Key()); ok {
 		return b.(millpond.BatchAccount), nil
 	}
-	before := s.writes.Load()
+	s.fresh.Lock()
+	before := s.writes
+	s.fresh.Unlock()
 	found, err := s.List(ctx, sqlite.Query{Name: name.Key()})
 	if err != nil {
 		return millpond.BatchAccount{}, err
@@ -335,9 +344,10 @@ func (s *Service) Lookup(ctx context.Context, name millpond.AccountName) (millpo
 	for _, m := range a.Modes {
 		b.SharedKeyAllowed = b.SharedKeyAllowed || strings.EqualFold(m, "SharedKey")
 	}
-	s.cache.Store(name.Key(), b)
-	if s.writes.Load() != before {
-		s.cache.Delete(name.Key())
+	s.fresh.Lock()
+	defer s.fresh.Unlock()
+	if s.writes == before {
+		s.cache.Store(name.Key(), b)
 	}
 	return b, nil
 }

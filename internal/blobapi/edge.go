@@ -315,13 +315,18 @@ func (e *Edge) put(w http.ResponseWriter, r *azwire.Request) error {
 	}
 }
 
-// putBlob accepts the creation of the blob that is there already.
+// putBlob accepts the creation of the blob that is there already. Put Blob
+// replaces a blob: pages that an upload before left are gone afterwards, as in
+// Azure Storage. A client that resumes puts pages only, or sends If-None-Match.
 func (e *Edge) putBlob(w http.ResponseWriter, r *azwire.Request, b *compute.Blob) error {
 	if t := r.Header.Get("x-ms-blob-type"); !strings.EqualFold(t, "PageBlob") {
 		return millpond.Errorf(millpond.Conflict, "InvalidBlobType", "The blob type is invalid for this operation: a disk is a page blob, and %q was sent. With az, add --type page.", t)
 	}
 	if got := r.Header.Get("x-ms-blob-content-length"); got != strconv.FormatInt(b.Size(), 10) {
 		return millpond.Errorf(millpond.Conflict, "InvalidBlobResize", "The disk was created with --upload-size-bytes %d and the blob has %s bytes. Both must be the size of the VHD with its footer.", b.Size(), got)
+	}
+	if r.Header.Get("If-None-Match") == "*" {
+		return millpond.Errorf(millpond.Conflict, "BlobAlreadyExists", "The specified blob already exists: a disk for upload is there from its creation. Put its pages.")
 	}
 	// What an upload before left must not show through the gaps of this one.
 	if err := b.Zero(0, b.Size()); err != nil {

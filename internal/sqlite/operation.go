@@ -37,6 +37,18 @@ func (t *Tx) Operation(id string) (millpond.Operation, error) {
 	return o, err
 }
 
+// RunningOperation is an operation of a verb in progress on a target; ErrNoRow
+// without one.
+func (t *Tx) RunningOperation(target, verb string) (millpond.Operation, error) {
+	var id string
+	err := t.row(`SELECT id FROM operation WHERE target = ? AND status = ? AND verb = ? ORDER BY started LIMIT 1`,
+		strings.ToLower(target), string(millpond.OperationInProgress), verb).Scan(&id)
+	if err != nil {
+		return millpond.Operation{}, err
+	}
+	return t.Operation(id)
+}
+
 // PruneOperations forgets operations that ended before a time.
 func (t *Tx) PruneOperations(before time.Time) error {
 	_, err := t.exec(`DELETE FROM operation WHERE ended > 0 AND ended < ?`, micros(before))
