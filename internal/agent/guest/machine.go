@@ -160,8 +160,12 @@ func (m *Machine) settle() error {
 		return err
 	}
 	m.root = root
+	runner := m.cfg.Runner(root)
+	if m.cfg.Privileged {
+		runner = &online{Runner: runner, up: networkUp, until: time.Now().Add(networkLimit), log: m.cfg.Log}
+	}
 	m.place = &agent.Place{
-		Runner:  m.cfg.Runner(root),
+		Runner:  runner,
 		Files:   files,
 		Journal: filepath.Join(root, agent.Volatile, "events.log"),
 	}
