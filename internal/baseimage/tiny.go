@@ -33,9 +33,9 @@ func tinyPackages() []string {
 	return []string{kernelPackage, "busybox-static", "bash", "coreutils", "libc6", "libtinfo6", "systemd-boot-efi"}
 }
 
-// bootModules are loaded by the initramfs: what it takes to find the root on any
-// kind of disk that a VM may have.
-var bootModules = [...]string{"virtio_pci", "virtio_blk", "virtio_scsi", "sd_mod", "ahci"}
+// bootModules are what the initramfs can load: what it takes to find the root on
+// any kind of disk that a VM may have, and the agent's port.
+var bootModules = [...]string{"virtio_pci", "virtio_blk", "virtio_console", "virtio_scsi", "sd_mod", "ahci"}
 
 // tinyModules are what the running system loads or may load.
 var tinyModules = [...]string{
@@ -175,6 +175,12 @@ func (b *build) tinyRoot(ctx context.Context) error {
 	if err := b.tinyKernelModules(t); err != nil {
 		return err
 	}
+	// rcS copies them to /dev, all by one process.
+	for name, target := range map[string]string{"fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/proc/self/fd/1", "stderr": "/proc/self/fd/2"} {
+		if err := t.link("usr/lib/millpond/dev/"+name, target); err != nil {
+			return err
+		}
+	}
 	if err := t.recipe("files/tiny"); err != nil {
 		return err
 	}
@@ -228,7 +234,7 @@ func (b *build) tinyKernelModules(t tree) error {
 func (b *build) tinyInitramfs(context.Context) error {
 	root := tree{filepath.Join(b.work, "root")}
 	a := newArchive()
-	for _, d := range []string{"bin", "dev", "lib", "proc", "root", "sys"} {
+	for _, d := range []string{"bin", "dev", "proc", "root"} {
 		a.dir(d)
 	}
 	// The kernel opens it for the first process before anything is mounted.
@@ -238,7 +244,7 @@ func (b *build) tinyInitramfs(context.Context) error {
 		return err
 	}
 	a.file("bin/busybox", 0o755, busybox)
-	for _, n := range []string{"sh", "mount", "insmod", "findfs", "sleep", "switch_root", "cat", "poweroff"} {
+	for _, n := range []string{"sh", "mount", "mkdir", "modprobe", "sleep", "switch_root", "cat", "poweroff"} {
 		a.symlink("bin/"+n, "busybox")
 	}
 	script, err := recipeFiles.ReadFile("files/initramfs/init")
@@ -246,14 +252,20 @@ func (b *build) tinyInitramfs(context.Context) error {
 		return err
 	}
 	a.file("init", 0o755, script)
+	a.file("etc/fstab", 0o644, []byte("proc /proc proc\ndev /dev devtmpfs\n"))
 	order, err := b.kernel.closure(bootModules[:]...)
 	if err != nil {
 		return err
 	}
+	dir := "lib/modules/" + b.kernel.Version + "/"
 	for _, n := range order {
-		a.file("lib/"+n+".ko", 0o644, b.kernel.modules[n].data)
+		a.file(dir+b.kernel.modules[n].path, 0o644, b.kernel.modules[n].data)
 	}
-	a.file("lib/order", 0o644, []byte(strings.Join(order, "\n")+"\n"))
+	dep, err := b.kernel.depFile(order)
+	if err != nil {
+		return err
+	}
+	a.file(dir+"modules.dep", 0o644, []byte(dep))
 	// A window of 1 MiB: the kernel unpacks with little memory, and it is fast.
 	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedBetterCompression), zstd.WithWindowSize(mib), zstd.WithEncoderConcurrency(1))
 	if err != nil {
@@ -271,7 +283,7 @@ func (b *build) tinyDisk(ctx context.Context) error {
 	}
 	return b.assemble(ctx, layout{
 		size: tinySize, esp: tinyESP, root: filepath.Join(b.work, "root"), title: "Millpond tiny",
-		cmdline:  "rw console=tty0 console=ttyS0 quiet loglevel=3 random.trust_cpu=on " + clockArgs,
+		cmdline:  "rw console=tty0 console=ttyS0 quiet loglevel=3 random.trust_cpu=on cryptomgr.notests " + clockArgs,
 		reserved: 1,
 		files: map[string]string{
 			"vmlinuz": filepath.Join(b.work, "vmlinuz"), "initrd": filepath.Join(b.work, "initrd"), "EFI/BOOT/BOOTX64.EFI": efi,
