@@ -140,7 +140,11 @@ func MatchesNodeAgentSKU(r Report, sku string) (ok bool, why string) {
 	return why == "", why
 }
 
-var releaseNumber = regexp.MustCompile(`\d+([._]\d+)?`)
+var (
+	releaseNumber = regexp.MustCompile(`\d+([._]\d+)?`)
+	// generation is how SKUs name the Hyper-V generation, which is no release.
+	generation = regexp.MustCompile(`(?i)-?gen\d`)
+)
 
 // Marketplace reads the operating system out of a Marketplace triple, such as
 // canonical, 0001-com-ubuntu-server-focal, 20_04-lts. What it cannot tell is
@@ -165,7 +169,7 @@ func Marketplace(publisher, offer, sku string) millpond.OSRelease {
 			break
 		}
 	}
-	n := releaseNumber.FindString(sku)
+	n := releaseNumber.FindString(generation.ReplaceAllString(sku, ""))
 	if n == "" {
 		// Some name the release in the offer: ubuntu-24_04-lts, server.
 		n = releaseNumber.FindString(offer)
