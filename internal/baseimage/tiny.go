@@ -34,8 +34,9 @@ func tinyPackages() []string {
 }
 
 // bootModules are what the initramfs can load: what it takes to find the root on
-// any kind of disk that a VM may have, and the agent's port.
-var bootModules = [...]string{"virtio_pci", "virtio_blk", "virtio_console", "virtio_scsi", "sd_mod", "ahci"}
+// any kind of disk that a VM may have (NVMe is built in; this kernel has no SATA),
+// and the agent's port.
+var bootModules = [...]string{"virtio_pci", "virtio_blk", "virtio_console", "virtio_scsi", "sd_mod"}
 
 // tinyModules are what the running system loads or may load.
 var tinyModules = [...]string{
