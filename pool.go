@@ -63,11 +63,9 @@ type PoolSpec struct {
 	DataDisks        []DataDiskSpec `json:"dataDisks,omitempty"`
 	TaskSlotsPerNode int            `json:"taskSlotsPerNode"`
 	FillType         FillType       `json:"fillType"`
-	// InterNode asks for communication between the nodes of the pool.
-	InterNode    bool          `json:"interNode,omitempty"`
-	StartTask    *StartTask    `json:"startTask,omitempty"`
-	UserAccounts []UserAccount `json:"userAccounts,omitempty"`
-	Metadata     []NameValue   `json:"metadata,omitempty"`
+	StartTask        *StartTask     `json:"startTask,omitempty"`
+	UserAccounts     []UserAccount  `json:"userAccounts,omitempty"`
+	Metadata         []NameValue    `json:"metadata,omitempty"`
 	// NodeCommunication is kept and echoed: default, classic or simplified.
 	NodeCommunication string `json:"nodeCommunication,omitempty"`
 }

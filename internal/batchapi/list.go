@@ -126,7 +126,7 @@ func poolProperty(p millpond.Pool, property string) azwire.Value {
 	case "enableAutoScale":
 		return azwire.TruthValue(false)
 	case "enableInterNodeCommunication":
-		return azwire.TruthValue(p.Spec.InterNode)
+		return azwire.TruthValue(false)
 	case "creationTime":
 		return azwire.DateValue(p.Created)
 	case "lastModified":

@@ -243,7 +243,6 @@ func poolSpec(in azbatch.CreatePoolContent) millpond.PoolSpec {
 		ID: millpond.PoolID(text0(in.ID)), DisplayName: text0(in.DisplayName), VMSize: text0(in.VMSize),
 		Image: imageReference(vm.ImageReference), NodeAgentSKU: text0(vm.NodeAgentSKUID),
 		TaskSlotsPerNode: 1, FillType: millpond.FillSpread, NodeCommunication: "default",
-		InterNode: in.EnableInterNodeCommunication != nil && *in.EnableInterNodeCommunication,
 		StartTask: startTask(in.StartTask), Metadata: metadata(in.Metadata),
 	}
 	if in.TaskSlotsPerNode != nil {
@@ -362,7 +361,7 @@ func (r *request) poolEntity(p millpond.Pool) entity {
 		VMSize: ptr(s.VMSize), VirtualMachineConfiguration: machine(s), ResizeTimeout: ptr(azwire.FormatDuration(p.ResizeTimeout)),
 		CurrentDedicatedNodes: count(p.CurrentDedicated), CurrentLowPriorityNodes: count(p.CurrentLowPriority),
 		TargetDedicatedNodes: count(p.TargetDedicated), TargetLowPriorityNodes: count(p.TargetLowPriority),
-		EnableAutoScale: ptr(false), EnableInterNodeCommunication: ptr(s.InterNode), TaskSlotsPerNode: count(s.TaskSlotsPerNode),
+		EnableAutoScale: ptr(false), EnableInterNodeCommunication: ptr(false), TaskSlotsPerNode: count(s.TaskSlotsPerNode),
 		TaskSchedulingPolicy: &azbatch.TaskSchedulingPolicy{NodeFillType: ptr(azbatch.NodeFillType(s.FillType))},
 		StartTask:            startTaskModel(s.StartTask), Metadata: metadataModel(s.Metadata, p.Warnings),
 		CurrentNodeCommunicationMode: ptr(azbatch.NodeCommunicationModeSimplified),

@@ -58,7 +58,7 @@ func poolAddShape() *rule {
 		"enableAutoScale":              refuse(noAutoscale, false),
 		"autoScaleFormula":             refuse(noAutoscale),
 		"autoScaleEvaluationInterval":  refuse(noAutoscale),
-		"enableInterNodeCommunication": truth(),
+		"enableInterNodeCommunication": refuse("Each node has a network of its own; nodes cannot reach each other yet.", false),
 		"networkConfiguration":         networkRule(),
 		"startTask":                    startTaskRule(),
 		"certificateReferences":        refuse(noCertificates),
