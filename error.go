@@ -80,6 +80,22 @@ func Errorf(kind Kind, code, format string, args ...any) *Error {
 	return &Error{Kind: kind, Code: code, Message: fmt.Sprintf(format, args...)}
 }
 
+// InvalidProperty refuses a member of a request's body: Batch's code, with the
+// member, its value if there is one, and the reason.
+func InvalidProperty(property, value, reason string) *Error {
+	e := Errorf(Invalid, "InvalidPropertyValue", "The value provided for one of the properties in the request body is invalid. %s: %s", property, reason).
+		With("PropertyName", property)
+	if value != "" {
+		e = e.With("PropertyValue", value)
+	}
+	return e.With("Reason", reason)
+}
+
+// MissingProperty refuses a body that lacks a member.
+func MissingProperty(property string) *Error {
+	return Errorf(Invalid, "MissingRequiredProperty", "A required property was not specified in the request body: %s.", property).With("PropertyName", property)
+}
+
 // AsError finds the *Error in err's chain. An error without one is Internal,
 // with a text that gives nothing away.
 func AsError(err error) *Error {

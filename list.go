@@ -22,3 +22,32 @@ func (q ListQuery[T]) PageSize() int {
 	}
 	return q.Limit
 }
+
+// scanned bounds the rows that one page of a filtered list looks at, so that a
+// filter that matches little cannot hold a request for long.
+const scanned = 5000
+
+// Page collects one page: fetch gives up to limit rows behind a key, in the
+// order of keys. next is the key to go on behind, empty at the end; a page may
+// be short, or empty, and still have one.
+func (q ListQuery[T]) Page(key func(T) string, fetch func(after string, limit int) ([]T, error)) (out []T, next string, err error) {
+	limit, after := q.PageSize(), q.After
+	for seen := 0; seen < scanned; {
+		rows, err := fetch(after, limit)
+		if err != nil {
+			return nil, "", err
+		}
+		for _, v := range rows {
+			after = key(v)
+			if q.Wants(v) {
+				if out = append(out, v); len(out) == limit {
+					return out, after, nil
+				}
+			}
+		}
+		if seen += len(rows); len(rows) < limit {
+			return out, "", nil
+		}
+	}
+	return out, after, nil
+}

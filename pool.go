@@ -30,6 +30,26 @@ const (
 	DeallocateRetainedData   DeallocationOption = "retaineddata"
 )
 
+// Check is the option, or the default for an empty one; property is what the
+// request calls it. Not every operation can wait for retained data.
+func (o DeallocationOption) Check(property string, retained bool) (DeallocationOption, error) {
+	switch o {
+	case "":
+		return DeallocateRequeue, nil
+	case DeallocateRequeue, DeallocateTerminate, DeallocateTaskCompletion:
+		return o, nil
+	case DeallocateRetainedData:
+		if retained {
+			return o, nil
+		}
+	}
+	allowed := "requeue, terminate or taskcompletion"
+	if retained {
+		allowed = "requeue, terminate, taskcompletion or retaineddata"
+	}
+	return "", InvalidProperty(property, string(o), "The value must be "+allowed+".")
+}
+
 // Limits of Azure Batch for pools (batch-data-plane.md §2.1).
 const (
 	DefaultResizeTimeout = 15 * time.Minute

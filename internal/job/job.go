@@ -48,13 +48,13 @@ const (
 // check refuses what Azure refuses and fills in defaults.
 func check(j *millpond.JobSpec) error {
 	if !millpond.ValidBatchID(string(j.ID)) {
-		return invalid("id", string(j.ID), "An id has 1 to 64 letters, digits, hyphens and underscores.")
+		return millpond.InvalidProperty("id", string(j.ID), "An id has 1 to 64 letters, digits, hyphens and underscores.")
 	}
 	if len(j.DisplayName) > 1024 {
-		return invalid("displayName", "", "A display name has at most 1024 characters.")
+		return millpond.InvalidProperty("displayName", "", "A display name has at most 1024 characters.")
 	}
 	if j.Pool == "" {
-		return missing("poolInfo.poolId")
+		return millpond.MissingProperty("poolInfo.poolId")
 	}
 	if j.Priority < -1000 || j.Priority > 1000 {
 		return millpond.Errorf(millpond.Invalid, "OutOfRangePriority", "The specified job priority is out of range. Give a value from -1000 to 1000.").With("PropertyValue", strconv.Itoa(j.Priority))
@@ -63,7 +63,7 @@ func check(j *millpond.JobSpec) error {
 		j.MaxParallelTasks = -1
 	}
 	if j.MaxParallelTasks < -1 {
-		return invalid("maxParallelTasks", strconv.Itoa(j.MaxParallelTasks), "The value must be -1 for no limit, or greater than 0.")
+		return millpond.InvalidProperty("maxParallelTasks", strconv.Itoa(j.MaxParallelTasks), "The value must be -1 for no limit, or greater than 0.")
 	}
 	if j.MaxWallClock < 0 {
 		return millpond.Errorf(millpond.Invalid, "InvalidConstraintValue", "A constraint value is invalid. maxWallClockTime must be greater than 0.").With("PropertyName", "maxWallClockTime")
@@ -76,7 +76,7 @@ func check(j *millpond.JobSpec) error {
 		j.OnAllTasksComplete = noAction
 	case noAction, terminateJob:
 	default:
-		return invalid("onAllTasksComplete", j.OnAllTasksComplete, "The value must be noaction or terminatejob.")
+		return millpond.InvalidProperty("onAllTasksComplete", j.OnAllTasksComplete, "The value must be noaction or terminatejob.")
 	}
 	for _, m := range j.Metadata {
 		if m.Name == "" {
@@ -129,7 +129,7 @@ func (s *Service) GetJob(ctx context.Context, acct millpond.AccountName, id mill
 // ListJobs lists jobs by key. next is empty at the end.
 func (s *Service) ListJobs(ctx context.Context, acct millpond.AccountName, q millpond.ListQuery[millpond.Job]) (out []millpond.Job, next string, err error) {
 	err = s.DB.View(ctx, func(tx *sqlite.Tx) error {
-		out, next, err = page(q, func(j millpond.Job) string { return j.Spec.ID.Key() }, func(after string, limit int) ([]millpond.Job, error) {
+		out, next, err = q.Page(func(j millpond.Job) string { return j.Spec.ID.Key() }, func(after string, limit int) ([]millpond.Job, error) {
 			return tx.Jobs(acct, after, limit, q.States)
 		})
 		return err
@@ -209,7 +209,7 @@ func respec(j *millpond.Job, spec millpond.JobSpec) error {
 		return millpond.Errorf(millpond.Conflict, "OperationInvalidForCurrentState", "The pool of a job can be changed only while the job is disabled. Disable the job, change its pool, then enable it.")
 	}
 	if j.Spec.OnAllTasksComplete == terminateJob && spec.OnAllTasksComplete == noAction {
-		return invalid("onAllTasksComplete", noAction, "Once it is terminatejob it cannot be set back to noaction.")
+		return millpond.InvalidProperty("onAllTasksComplete", noAction, "Once it is terminatejob it cannot be set back to noaction.")
 	}
 	j.Spec = spec
 	return nil
@@ -255,9 +255,9 @@ func (s *Service) DisableJob(ctx context.Context, acct millpond.AccountName, id 
 	switch what {
 	case millpond.DisableRequeue, millpond.DisableTerminate, millpond.DisableWait:
 	case "":
-		return missing("disableTasks")
+		return millpond.MissingProperty("disableTasks")
 	default:
-		return invalid("disableTasks", string(what), "The value must be requeue, terminate or wait.")
+		return millpond.InvalidProperty("disableTasks", string(what), "The value must be requeue, terminate or wait.")
 	}
 	return s.changeJob(ctx, acct, id, cond, func(tx *sqlite.Tx, book *ledger.Book, j *millpond.Job) error {
 		if _, err := shift(j, millpond.JobDisable, tx.Now); err != nil {

@@ -57,18 +57,7 @@ func New(d Deps) *Service {
 
 // apply wakes whoever has something to do after a transaction.
 func (s *Service) apply(e ledger.Effects) {
-	for n := range e.Sessions {
-		s.WakeSession(n)
-	}
-	if e.Scheduler {
-		s.Wakes.Scheduler.Wake()
-	}
-	if e.Jobs {
-		s.Wakes.Jobs.Wake()
-	}
-	if e.NodeLoop {
-		s.Wakes.Nodes.Wake()
-	}
+	e.Wake(s.WakeSession, s.Wakes.Scheduler, s.Wakes.Jobs, s.Wakes.Nodes)
 }
 
 // update runs fn with a ledger in a write transaction and wakes afterwards.
@@ -108,43 +97,4 @@ func readTask(tx *sqlite.Tx, acct millpond.AccountName, job millpond.JobID, id m
 		return j, t, millpond.Errorf(millpond.NotFound, "TaskNotFound", "The specified task does not exist.")
 	}
 	return j, t, err
-}
-
-func invalid(property, value, reason string) *millpond.Error {
-	e := millpond.Errorf(millpond.Invalid, "InvalidPropertyValue", "The value provided for one of the properties in the request body is invalid. %s: %s", property, reason).
-		With("PropertyName", property)
-	if value != "" {
-		e = e.With("PropertyValue", value)
-	}
-	return e.With("Reason", reason)
-}
-
-func missing(property string) *millpond.Error {
-	return millpond.Errorf(millpond.Invalid, "MissingRequiredProperty", "A required property was not specified in the request body: %s.", property).With("PropertyName", property)
-}
-
-// scanned bounds the rows that one page of a filtered list looks at.
-const scanned = 5000
-
-// page collects one page of a list: fetch gives rows after a key in order.
-func page[T any](q millpond.ListQuery[T], key func(T) string, fetch func(after string, limit int) ([]T, error)) (out []T, next string, err error) {
-	limit, after := q.PageSize(), q.After
-	for seen := 0; seen < scanned; {
-		rows, err := fetch(after, limit)
-		if err != nil {
-			return nil, "", err
-		}
-		for _, v := range rows {
-			after = key(v)
-			if q.Wants(v) {
-				if out = append(out, v); len(out) == limit {
-					return out, after, nil
-				}
-			}
-		}
-		if seen += len(rows); len(rows) < limit {
-			return out, "", nil
-		}
-	}
-	return out, after, nil
 }

@@ -36,19 +36,19 @@ const (
 // checkTask refuses what Azure refuses and fills in defaults.
 func checkTask(t *millpond.TaskSpec) *millpond.Error {
 	if !millpond.ValidBatchID(string(t.ID)) {
-		return invalid("id", string(t.ID), "An id has 1 to 64 letters, digits, hyphens and underscores.")
+		return millpond.InvalidProperty("id", string(t.ID), "An id has 1 to 64 letters, digits, hyphens and underscores.")
 	}
 	if len(t.DisplayName) > 1024 {
-		return invalid("displayName", "", "A display name has at most 1024 characters.")
+		return millpond.InvalidProperty("displayName", "", "A display name has at most 1024 characters.")
 	}
 	if t.CommandLine == "" {
-		return missing("commandLine")
+		return millpond.MissingProperty("commandLine")
 	}
 	if t.RequiredSlots == 0 {
 		t.RequiredSlots = 1
 	}
 	if t.RequiredSlots < 0 {
-		return invalid("requiredSlots", strconv.Itoa(t.RequiredSlots), "The value must be at least 1.")
+		return millpond.InvalidProperty("requiredSlots", strconv.Itoa(t.RequiredSlots), "The value must be at least 1.")
 	}
 	if err := checkConstraints(t.MaxWallClock, t.Retention, t.MaxRetries); err != nil {
 		return err
@@ -94,7 +94,7 @@ func (s *Service) AddTask(ctx context.Context, acct millpond.AccountName, job mi
 // takes no tasks, too many tasks.
 func (s *Service) AddTasks(ctx context.Context, acct millpond.AccountName, job millpond.JobID, specs []millpond.TaskSpec) ([]AddResult, error) {
 	if len(specs) < 1 || len(specs) > maxCollection {
-		return nil, invalid("value", strconv.Itoa(len(specs)), fmt.Sprintf("A collection has 1 to %d tasks. Split it.", maxCollection))
+		return nil, millpond.InvalidProperty("value", strconv.Itoa(len(specs)), fmt.Sprintf("A collection has 1 to %d tasks. Split it.", maxCollection))
 	}
 	out := make([]AddResult, len(specs))
 	err := s.DB.Update(ctx, func(tx *sqlite.Tx) error {
@@ -153,7 +153,7 @@ func (s *Service) ListTasks(ctx context.Context, acct millpond.AccountName, job 
 		if _, err := readJob(tx, acct, job); err != nil {
 			return err
 		}
-		out, next, err = page(q, func(t millpond.Task) string { return t.Spec.ID.Key() }, func(after string, limit int) ([]millpond.Task, error) {
+		out, next, err = q.Page(func(t millpond.Task) string { return t.Spec.ID.Key() }, func(after string, limit int) ([]millpond.Task, error) {
 			return tx.Tasks(acct, job, after, limit, q.States)
 		})
 		return err

@@ -11,6 +11,7 @@ import (
 
 	millpond "millpond.dev/millpond"
 	"millpond.dev/millpond/internal/sqlite"
+	"millpond.dev/millpond/internal/wake"
 )
 
 // Effects says who has something to do once the transaction has landed.
@@ -20,6 +21,22 @@ type Effects struct {
 	Scheduler, Jobs, NodeLoop bool
 	// Sessions are the nodes whose agents must be told something.
 	Sessions map[millpond.NodeID]struct{}
+}
+
+// Wake tells whoever has something to do after the transaction.
+func (e Effects) Wake(session func(millpond.NodeID), scheduler, jobs, nodes *wake.Signal) {
+	for n := range e.Sessions {
+		session(n)
+	}
+	if e.Scheduler {
+		scheduler.Wake()
+	}
+	if e.Jobs {
+		jobs.Wake()
+	}
+	if e.NodeLoop {
+		nodes.Wake()
+	}
 }
 
 // Book is the ledger within one transaction. Close must be called before the

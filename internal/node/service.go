@@ -135,18 +135,7 @@ func (s *Service) update(ctx context.Context, fn func(*sqlite.Tx, *ledger.Book) 
 }
 
 func (s *Service) apply(e ledger.Effects) {
-	for n := range e.Sessions {
-		s.Wake(n)
-	}
-	if e.Scheduler {
-		s.Wakes.Scheduler.Wake()
-	}
-	if e.Jobs {
-		s.Wakes.Jobs.Wake()
-	}
-	if e.NodeLoop {
-		s.Wakes.Nodes.Wake()
-	}
+	e.Wake(s.Wake, s.Wakes.Scheduler, s.Wakes.Jobs, s.Wakes.Nodes)
 }
 
 func errNoNode() error {
@@ -182,37 +171,16 @@ func (s *Service) Get(ctx context.Context, acct millpond.AccountName, pool millp
 	return n, err
 }
 
-// scanned bounds the rows that one page of a filtered list looks at.
-const scanned = 5000
-
 // List lists the nodes of a pool by key. next is empty at the end.
 func (s *Service) List(ctx context.Context, acct millpond.AccountName, pool millpond.PoolID, q millpond.ListQuery[millpond.Node]) (out []millpond.Node, next string, err error) {
-	limit := q.PageSize()
 	err = s.DB.View(ctx, func(tx *sqlite.Tx) error {
 		if _, err := readPool(tx, acct, pool); err != nil {
 			return err
 		}
-		after := q.After
-		for seen := 0; seen < scanned; {
-			rows, err := tx.Nodes(acct, pool, after, limit, q.States)
-			if err != nil {
-				return err
-			}
-			for _, n := range rows {
-				after = n.ID.Key()
-				if q.Wants(n) {
-					if out = append(out, n); len(out) == limit {
-						next = after
-						return nil
-					}
-				}
-			}
-			if seen += len(rows); len(rows) < limit {
-				return nil
-			}
-		}
-		next = after
-		return nil
+		out, next, err = q.Page(func(n millpond.Node) string { return n.ID.Key() }, func(after string, limit int) ([]millpond.Node, error) {
+			return tx.Nodes(acct, pool, after, limit, q.States)
+		})
+		return err
 	})
 	return out, next, err
 }
@@ -246,7 +214,7 @@ func (s *Service) Reimage(ctx context.Context, acct millpond.AccountName, pool m
 }
 
 func (s *Service) interrupt(ctx context.Context, acct millpond.AccountName, pool millpond.PoolID, id millpond.NodeID, o millpond.DeallocationOption, ev millpond.NodeEvent, property, why string) error {
-	o, err := option(o, property, true)
+	o, err := o.Check(property, true)
 	if err != nil {
 		return err
 	}
@@ -272,21 +240,6 @@ func (s *Service) interrupt(ctx context.Context, acct millpond.AccountName, pool
 	return err
 }
 
-func option(o millpond.DeallocationOption, property string, retained bool) (millpond.DeallocationOption, error) {
-	switch o {
-	case "":
-		return millpond.DeallocateRequeue, nil
-	case millpond.DeallocateRequeue, millpond.DeallocateTerminate, millpond.DeallocateTaskCompletion:
-		return o, nil
-	case millpond.DeallocateRetainedData:
-		if retained {
-			return o, nil
-		}
-	}
-	return "", millpond.Errorf(millpond.Invalid, "InvalidPropertyValue", "The value provided for one of the properties in the request body is invalid. %s cannot be %q.", property, o).
-		With("PropertyName", property).With("PropertyValue", string(o))
-}
-
 func stopTasks(book *ledger.Book, id millpond.NodeID, o millpond.DeallocationOption, why string) error {
 	switch o {
 	case millpond.DeallocateRequeue:
@@ -299,7 +252,7 @@ func stopTasks(book *ledger.Book, id millpond.NodeID, o millpond.DeallocationOpt
 
 // DisableScheduling keeps new tasks off a node; it is offline once it is empty.
 func (s *Service) DisableScheduling(ctx context.Context, acct millpond.AccountName, pool millpond.PoolID, id millpond.NodeID, o millpond.DeallocationOption) error {
-	o, err := option(o, "nodeDisableSchedulingOption", false)
+	o, err := o.Check("nodeDisableSchedulingOption", false)
 	if err != nil {
 		return err
 	}

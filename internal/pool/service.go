@@ -207,34 +207,13 @@ func (s *Service) Get(ctx context.Context, acct millpond.AccountName, id millpon
 	return p, err
 }
 
-// scanned bounds the rows that one page of a filtered list looks at.
-const scanned = 5000
-
 // List lists pools by key. next is empty at the end.
 func (s *Service) List(ctx context.Context, acct millpond.AccountName, q millpond.ListQuery[millpond.Pool]) (out []millpond.Pool, next string, err error) {
-	limit := q.PageSize()
 	err = s.DB.View(ctx, func(tx *sqlite.Tx) error {
-		after := q.After
-		for seen := 0; seen < scanned; {
-			rows, err := tx.Pools(acct, after, limit, q.States)
-			if err != nil {
-				return err
-			}
-			for _, p := range rows {
-				after = p.Spec.ID.Key()
-				if q.Wants(p) {
-					if out = append(out, p); len(out) == limit {
-						next = after
-						return nil
-					}
-				}
-			}
-			if seen += len(rows); len(rows) < limit {
-				return nil
-			}
-		}
-		next = after
-		return nil
+		out, next, err = q.Page(func(p millpond.Pool) string { return p.Spec.ID.Key() }, func(after string, limit int) ([]millpond.Pool, error) {
+			return tx.Pools(acct, after, limit, q.States)
+		})
+		return err
 	})
 	return out, next, err
 }
@@ -328,7 +307,7 @@ func (s *Service) Resize(ctx context.Context, acct millpond.AccountName, id mill
 	if err := checkTargets(t); err != nil {
 		return err
 	}
-	option, err := checkOption(o, "nodeDeallocationOption", true)
+	option, err := o.Check("nodeDeallocationOption", true)
 	if err != nil {
 		return err
 	}
@@ -362,12 +341,12 @@ func (s *Service) StopResize(ctx context.Context, acct millpond.AccountName, id 
 // RemoveNodes takes exactly these nodes away and lowers the targets by them.
 func (s *Service) RemoveNodes(ctx context.Context, acct millpond.AccountName, id millpond.PoolID, cond millpond.Condition, nodes []millpond.NodeID, timeout *time.Duration, o millpond.DeallocationOption) error {
 	if len(nodes) < 1 || len(nodes) > 100 {
-		return invalid("nodeList", "", "The list must name 1 to 100 nodes.")
+		return millpond.InvalidProperty("nodeList", "", "The list must name 1 to 100 nodes.")
 	}
 	if err := checkTargets(Targets{ResizeTimeout: timeout}); err != nil {
 		return err
 	}
-	option, err := checkOption(o, "nodeDeallocationOption", true)
+	option, err := o.Check("nodeDeallocationOption", true)
 	if err != nil {
 		return err
 	}
@@ -424,15 +403,7 @@ func unique(nodes []millpond.NodeID) []millpond.NodeID {
 }
 
 func (s *Service) apply(e ledger.Effects) {
-	for n := range e.Sessions {
-		s.WakeSession(n)
-	}
-	if e.Scheduler {
-		s.Wakes.Scheduler.Wake()
-	}
-	if e.Jobs {
-		s.Wakes.Jobs.Wake()
-	}
+	e.Wake(s.WakeSession, s.Wakes.Scheduler, s.Wakes.Jobs, s.Wakes.Nodes)
 }
 
 // NodeCounts counts the nodes of each pool by state.

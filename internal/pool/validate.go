@@ -9,66 +9,53 @@ import (
 	millpond "millpond.dev/millpond"
 )
 
-func invalid(property, value, reason string) *millpond.Error {
-	e := millpond.Errorf(millpond.Invalid, "InvalidPropertyValue", "The value provided for one of the properties in the request body is invalid. %s: %s", property, reason).
-		With("PropertyName", property)
-	if value != "" {
-		e = e.With("PropertyValue", value)
-	}
-	return e.With("Reason", reason)
-}
-
-func missing(property string) *millpond.Error {
-	return millpond.Errorf(millpond.Invalid, "MissingRequiredProperty", "A required property was not specified in the request body: %s.", property).With("PropertyName", property)
-}
-
 // checkSpec refuses what Azure refuses at add, and fills in defaults. Limits
 // are those of batch-data-plane.md §2.1 and §9.
 func (s *Service) checkSpec(p *millpond.PoolSpec) (millpond.VMSize, error) {
 	var size millpond.VMSize
 	if !millpond.ValidBatchID(string(p.ID)) {
-		return size, invalid("id", string(p.ID), "An id has 1 to 64 letters, digits, hyphens and underscores.")
+		return size, millpond.InvalidProperty("id", string(p.ID), "An id has 1 to 64 letters, digits, hyphens and underscores.")
 	}
 	if len(p.DisplayName) > 1024 {
-		return size, invalid("displayName", "", "A display name has at most 1024 characters.")
+		return size, millpond.InvalidProperty("displayName", "", "A display name has at most 1024 characters.")
 	}
 	if p.VMSize == "" {
-		return size, missing("vmSize")
+		return size, millpond.MissingProperty("vmSize")
 	}
 	size, ok := s.Sizes(p.VMSize)
 	if !ok {
-		return size, invalid("vmSize", p.VMSize, "The specified vmSize is not available. The supported sizes are listed by: az batch location list-skus --location REGION.")
+		return size, millpond.InvalidProperty("vmSize", p.VMSize, "The specified vmSize is not available. The supported sizes are listed by: az batch location list-skus --location REGION.")
 	}
 	if p.NodeAgentSKU == "" {
-		return size, missing("nodeAgentSKUId")
+		return size, millpond.MissingProperty("nodeAgentSKUId")
 	}
 	if p.TaskSlotsPerNode == 0 {
 		p.TaskSlotsPerNode = 1
 	}
 	if most := min(4*size.VCPUs, millpond.MaxTaskSlots); p.TaskSlotsPerNode < 1 || p.TaskSlotsPerNode > most {
-		return size, invalid("taskSlotsPerNode", strconv.Itoa(p.TaskSlotsPerNode), fmt.Sprintf("The value must be 1 to %d for %s: 4 for each core, and at most 256.", most, size.Name))
+		return size, millpond.InvalidProperty("taskSlotsPerNode", strconv.Itoa(p.TaskSlotsPerNode), fmt.Sprintf("The value must be 1 to %d for %s: 4 for each core, and at most 256.", most, size.Name))
 	}
 	switch p.FillType {
 	case "":
 		p.FillType = millpond.FillSpread
 	case millpond.FillSpread, millpond.FillPack:
 	default:
-		return size, invalid("nodeFillType", string(p.FillType), "The value must be spread or pack.")
+		return size, millpond.InvalidProperty("nodeFillType", string(p.FillType), "The value must be spread or pack.")
 	}
 	luns := map[int]bool{}
 	for _, d := range p.DataDisks {
 		if d.LUN < 0 || d.LUN > 63 || luns[d.LUN] {
-			return size, invalid("lun", strconv.Itoa(d.LUN), "Each data disk has a lun of its own from 0 to 63.")
+			return size, millpond.InvalidProperty("lun", strconv.Itoa(d.LUN), "Each data disk has a lun of its own from 0 to 63.")
 		}
 		luns[d.LUN] = true
 		if d.SizeGB < 1 || d.SizeGB > 32767 {
-			return size, invalid("diskSizeGB", strconv.Itoa(d.SizeGB), "The size of a data disk is 1 to 32767 GB.")
+			return size, millpond.InvalidProperty("diskSizeGB", strconv.Itoa(d.SizeGB), "The size of a data disk is 1 to 32767 GB.")
 		}
 	}
 	names := map[string]bool{}
 	for _, u := range p.UserAccounts {
 		if u.Name == "" || len(u.Name) > 20 || names[u.Name] {
-			return size, invalid("userAccounts", u.Name, "Each user account has a name of its own of 1 to 20 characters.")
+			return size, millpond.InvalidProperty("userAccounts", u.Name, "Each user account has a name of its own of 1 to 20 characters.")
 		}
 		names[u.Name] = true
 	}
@@ -87,17 +74,17 @@ func checkStartTask(t *millpond.StartTask, users []millpond.UserAccount, known b
 		return nil
 	}
 	if t.CommandLine == "" {
-		return missing("startTask.commandLine")
+		return millpond.MissingProperty("startTask.commandLine")
 	}
 	if t.MaxRetries < -1 {
-		return invalid("maxTaskRetryCount", strconv.Itoa(t.MaxRetries), "The value must be -1 for no limit, or not negative.")
+		return millpond.InvalidProperty("maxTaskRetryCount", strconv.Itoa(t.MaxRetries), "The value must be -1 for no limit, or not negative.")
 	}
 	text, err := json.Marshal(t)
 	if err != nil {
 		return err
 	}
 	if len(text) > millpond.MaxStartTaskChars {
-		return invalid("startTask", "", fmt.Sprintf("The start task with its files and environment has %d characters; at most %d are allowed. Put long content into a resource file.", len(text), millpond.MaxStartTaskChars))
+		return millpond.InvalidProperty("startTask", "", fmt.Sprintf("The start task with its files and environment has %d characters; at most %d are allowed. Put long content into a resource file.", len(text), millpond.MaxStartTaskChars))
 	}
 	if name := t.User.UserName; known && name != "" {
 		for _, u := range users {
@@ -105,7 +92,7 @@ func checkStartTask(t *millpond.StartTask, users []millpond.UserAccount, known b
 				return nil
 			}
 		}
-		return invalid("userIdentity", name, "The pool has no user account of that name. Add it to userAccounts.")
+		return millpond.InvalidProperty("userIdentity", name, "The pool has no user account of that name. Add it to userAccounts.")
 	}
 	return nil
 }
@@ -119,44 +106,29 @@ func checkDisks(p millpond.PoolSpec, boot millpond.BootImage, size millpond.VMSi
 	}
 	for _, d := range p.DataDisks {
 		if luns[d.LUN] {
-			return invalid("lun", strconv.Itoa(d.LUN), "The image has a data disk of that lun. Take another.")
+			return millpond.InvalidProperty("lun", strconv.Itoa(d.LUN), "The image has a data disk of that lun. Take another.")
 		}
 	}
 	if n := len(boot.DataDisks) + len(p.DataDisks); n > size.MaxDataDisks {
-		return invalid("dataDisks", strconv.Itoa(n), fmt.Sprintf("%s takes %d data disks; the image has %d and the pool asks for %d more.", size.Name, size.MaxDataDisks, len(boot.DataDisks), len(p.DataDisks)))
+		return millpond.InvalidProperty("dataDisks", strconv.Itoa(n), fmt.Sprintf("%s takes %d data disks; the image has %d and the pool asks for %d more.", size.Name, size.MaxDataDisks, len(boot.DataDisks), len(p.DataDisks)))
 	}
 	if boot.HyperV == "V2" && !size.Gen2 || boot.HyperV == "V1" && !size.Gen1 {
-		return invalid("vmSize", size.Name, "The size cannot boot Hypervisor Generation '"+boot.HyperV+"' of the image. Choose another size or image.")
+		return millpond.InvalidProperty("vmSize", size.Name, "The size cannot boot Hypervisor Generation '"+boot.HyperV+"' of the image. Choose another size or image.")
 	}
 	return nil
 }
 
 func checkTargets(t Targets) error {
 	if t.Dedicated != nil && *t.Dedicated < 0 {
-		return invalid("targetDedicatedNodes", strconv.Itoa(*t.Dedicated), "The value must not be negative.")
+		return millpond.InvalidProperty("targetDedicatedNodes", strconv.Itoa(*t.Dedicated), "The value must not be negative.")
 	}
 	if t.LowPriority != nil && *t.LowPriority < 0 {
-		return invalid("targetLowPriorityNodes", strconv.Itoa(*t.LowPriority), "The value must not be negative.")
+		return millpond.InvalidProperty("targetLowPriorityNodes", strconv.Itoa(*t.LowPriority), "The value must not be negative.")
 	}
 	if t.ResizeTimeout != nil && *t.ResizeTimeout < millpond.MinResizeTimeout {
-		return invalid("resizeTimeout", t.ResizeTimeout.String(), "The value must be at least 5 minutes (PT5M).")
+		return millpond.InvalidProperty("resizeTimeout", t.ResizeTimeout.String(), "The value must be at least 5 minutes (PT5M).")
 	}
 	return nil
-}
-
-// checkOption gives the default for an empty option.
-func checkOption(o millpond.DeallocationOption, property string, retained bool) (millpond.DeallocationOption, error) {
-	switch o {
-	case "":
-		return millpond.DeallocateRequeue, nil
-	case millpond.DeallocateRequeue, millpond.DeallocateTerminate, millpond.DeallocateTaskCompletion:
-		return o, nil
-	case millpond.DeallocateRetainedData:
-		if retained {
-			return o, nil
-		}
-	}
-	return "", invalid(property, string(o), "The value must be requeue, terminate, taskcompletion or retaineddata.")
 }
 
 // warn writes the warnings that a pool of this size deserves. They refuse
