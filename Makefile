@@ -32,7 +32,7 @@ test: ## everything: check, real VMs, the real az, the SDKs
 	@$(MAKE) --no-print-directory build
 	@scripts/test
 
-bench: ## measure what docs/benchmarks promises, beside its alternative
+bench: ## measure the bars of docs/benchmarks on this machine
 	@scripts/install run
 	@$(MAKE) --no-print-directory build
 	@scripts/bench
