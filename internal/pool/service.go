@@ -43,6 +43,8 @@ type Wakes struct{ Allocator, Nodes, Scheduler, Jobs *wake.Signal }
 type Config struct {
 	// NodesPerReplica is the ratio above which a pool gets a warning; 600.
 	NodesPerReplica int
+	// TimeoutPer1000 is the resize timeout advised per 1000 nodes; 15 min.
+	TimeoutPer1000 time.Duration
 	// Every is the allocator's timer, a safety net behind the wakes; 30 s.
 	Every time.Duration
 }
@@ -79,6 +81,9 @@ func New(d Deps) *Service {
 	}
 	if d.Config.NodesPerReplica == 0 {
 		d.Config.NodesPerReplica = 600
+	}
+	if d.Config.TimeoutPer1000 == 0 {
+		d.Config.TimeoutPer1000 = 15 * time.Minute
 	}
 	if d.Config.Every == 0 {
 		d.Config.Every = 30 * time.Second

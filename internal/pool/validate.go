@@ -145,7 +145,9 @@ func (s *Service) warn(p *millpond.Pool) {
 	if have, need := p.Boot.Replicas, (nodes+per-1)/per; have > 0 && need > have {
 		add("ReplicaRatioExceeded", "The pool is to have %d nodes, and its image has %d replica(s) in the region: one replica per %d nodes is advised. Raise the replica count of the image version to %d, or expect slower allocation.", nodes, have, per, need)
 	}
-	if need := time.Duration(nodes) * 15 * time.Minute / 1000; nodes > 1000 && p.ResizeTimeout < need {
-		add("ResizeTimeoutShort", "The pool is to have %d nodes within a resize timeout of %s: at least 15 minutes per 1000 nodes are advised. Set resizeTimeout to %s or more.", nodes, p.ResizeTimeout, need.Round(time.Minute))
+	if need := time.Duration(nodes) * s.Config.TimeoutPer1000 / 1000; p.ResizeTimeout < need {
+		minutes := (need + time.Minute - 1) / time.Minute
+		add("ResizeTimeoutShort", "The pool is to have %d nodes within a resize timeout of %s: at least %s per 1000 nodes are advised. Set resizeTimeout to PT%dM or more.",
+			nodes, p.ResizeTimeout, s.Config.TimeoutPer1000, minutes)
 	}
 }
