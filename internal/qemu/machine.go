@@ -25,7 +25,11 @@ func (a Accel) Args() []string {
 	if a == KVM {
 		return []string{"-accel", "kvm", "-cpu", "host"}
 	}
-	return []string{"-accel", "tcg,thread=multi", "-cpu", "max"}
+	// Two features of max cost under emulation and give a guest nothing: with ERMS
+	// it fills pages byte by byte, a loop here, where it would else take eight at
+	// a time; with LA57 each page walk has one level more. Without them the tiny
+	// image needs 14 % less processor time up to its agent.
+	return []string{"-accel", "tcg,thread=multi", "-cpu", "max,-erms,-la57"}
 }
 
 // Machine is one VM. Relative file names are relative to QEMU's directory.
