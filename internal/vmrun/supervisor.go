@@ -244,6 +244,12 @@ func (s *supervisor) watch(ctx context.Context) error {
 	}
 	s.engine.agent.Close()
 	endChannel()
+	// The process may be seen to end before its last events are read; that the
+	// guest powered off is one of them. The connection ends behind them.
+	select {
+	case <-s.qmp.Done():
+	case <-time.After(quitLimit):
+	}
 	e := s.ending()
 	s.loops.Wait() // the pump has taken the console's last bytes
 	s.engine.closeEnds()
