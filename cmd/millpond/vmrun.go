@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"os/signal"
-	"runtime/debug"
 	"syscall"
 
 	"millpond.dev/millpond/internal/vmrun"
@@ -16,10 +15,6 @@ type VMRunCmd struct {
 }
 
 func (c *VMRunCmd) Run() error {
-	// There is one supervisor per node: what it does not give back is paid
-	// hundreds of times.
-	debug.SetGCPercent(20)
-	debug.SetMemoryLimit(24 << 20)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	return vmrun.Run(ctx, c.Dir)
