@@ -148,7 +148,9 @@ func (e *Edge) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // serve is the order in which a request is judged. The caller is proved before
-// anything is told about what exists; the right is checked before the body is read.
+// anything is told about what an account holds (that the account exists is no
+// secret: in Azure it is a name in DNS); the right is checked before the body is
+// read.
 func (e *Edge) serve(w http.ResponseWriter, r *request, front azwire.Front) error {
 	if err := e.findAccount(r, front); err != nil {
 		return err
