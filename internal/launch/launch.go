@@ -76,15 +76,28 @@ const (
 	UEFI Firmware = "uefi"
 )
 
-// Disk is an immutable base that gets a private writable overlay. An empty
-// Backing is a blank disk of SizeMiB.
+// Disk is one disk of a VM. At most one of Backing, Content and Managed is set;
+// with none of them it is a blank disk of SizeBytes.
 type Disk struct {
 	// LUN is the data disk's logical unit; ignored for the OS disk.
 	LUN int `json:"lun"`
-	// Backing is QEMU's name of the read-only base (a raw file's path now, an NBD
-	// URI later), always of format raw.
-	Backing   string `json:"backing,omitempty"`
+	// Backing is the path of a raw file on this host that is the read-only base of
+	// a private overlay: a built base image.
+	Backing string `json:"backing,omitempty"`
+	// Content is the image store's id of the read-only base of a private overlay,
+	// and Stores are where it can be had, the one to be asked first in front.
+	Content string  `json:"content,omitempty"`
+	Stores  []Store `json:"stores,omitempty"`
+	// Managed names a managed disk of this server, which the VM writes to itself:
+	// it outlives the VM.
+	Managed   string `json:"managed,omitempty"`
 	SizeBytes int64  `json:"sizeBytes"`
+}
+
+// Store is an image store as another process can open it.
+type Store struct {
+	Name string `json:"name"`
+	URL  string `json:"url"`
 }
 
 // Channel is how the supervisor reaches the server for this node.

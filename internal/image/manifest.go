@@ -1,0 +1,31 @@
+package image
+
+// Manifest is the immutable description of a content: its size and the digest of
+// each chunk that is not all zeros, by the chunk's number. Its name is ID, so a
+// manifest that was read from anywhere is checked by computing it again.
+type Manifest struct {
+	// Size is the virtual size in bytes.
+	Size   int64
+	Chunks map[int64]Digest
+}
+
+// ID is the content's name, as Hasher computes it.
+func (m *Manifest) ID() ContentID {
+	h := NewHasher(m.Size)
+	for n, d := range m.Chunks {
+		h.Set(n, d)
+	}
+	return h.ID()
+}
+
+// ChunkLen is the length of chunk n in bytes: ChunkSize, or less at the end.
+func (m *Manifest) ChunkLen(n int64) int { return int(min(ChunkSize, m.Size-n*ChunkSize)) }
+
+// Chunked is a Source that knows what some of its chunks are without reading
+// them, because it is an overlay on a content: an ingest takes the digest and
+// reads nothing, if the store has that chunk.
+type Chunked interface {
+	// KnownChunk is the digest of chunk n where it is known. A known chunk of
+	// zeros has the zero Digest.
+	KnownChunk(n int64) (Digest, bool)
+}
