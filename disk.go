@@ -107,6 +107,8 @@ type Disk struct {
 	// Footer is the VHD footer that an upload wrote, 512 bytes.
 	Footer  []byte `json:",omitempty"`
 	Failure string `json:",omitempty"`
+	// ManagedBy is the id of the machine that has the disk.
+	ManagedBy string `json:",omitempty"`
 }
 
 // SizeGB is the size as Azure shows it, rounded up.

@@ -23,6 +23,9 @@ const (
 	TypeDefinition = "Microsoft.Compute/galleries/images"
 	TypeVersion    = "Microsoft.Compute/galleries/images/versions"
 	TypeAccount    = "Microsoft.Batch/batchAccounts"
+	TypeVM         = "Microsoft.Compute/virtualMachines"
+	TypeExtension  = "Microsoft.Compute/virtualMachines/extensions"
+	TypeRunCommand = "Microsoft.Compute/virtualMachines/runCommands"
 )
 
 // Resource is what every resource of a group has. Nouns embed it; the database

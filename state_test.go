@@ -54,6 +54,9 @@ func TestStateTablesAreComplete(t *testing.T) {
 	t.Run("job", func(t *testing.T) {
 		checkTable(t, millpond.JobStates(), millpond.JobEvents(), millpond.JobTransition)
 	})
+	t.Run("vm", func(t *testing.T) {
+		checkTable(t, millpond.VMStates(), millpond.VMEvents(), millpond.VMTransition)
+	})
 	t.Run("task", func(t *testing.T) {
 		checkTable(t, millpond.TaskStates(), millpond.TaskEvents(), millpond.TaskTransition)
 	})
@@ -100,6 +103,19 @@ func TestJobsEnd(t *testing.T) {
 		}
 		if millpond.JobRefusal(s).Kind != millpond.Conflict {
 			t.Errorf("%s: refusal is no conflict", s)
+		}
+	}
+}
+
+func TestEveryVMCanBeDeleted(t *testing.T) {
+	for _, s := range millpond.VMStates() {
+		if next, outcome, _ := millpond.VMTransition(s, millpond.VMDelete); outcome == millpond.Refused || next != millpond.VMDeleting {
+			t.Errorf("%s: a user cannot get rid of the machine", s)
+		}
+	}
+	for _, e := range millpond.VMEvents() {
+		if next, _, _ := millpond.VMTransition(millpond.VMDeleting, e); next != millpond.VMDeleting {
+			t.Errorf("%s brings a deleted machine back", e)
 		}
 	}
 }

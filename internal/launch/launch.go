@@ -9,6 +9,7 @@ package launch
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"time"
 
 	millpond "millpond.dev/millpond"
@@ -46,6 +47,13 @@ type Consoler interface {
 	Console(ctx context.Context, node millpond.NodeID, tail int64) ([]byte, error)
 }
 
+// Porter is an optional ability: SetPorts replaces the host's ports that lead
+// into a VM. It works on a running VM at once, and on one that is being started
+// when it runs. Ports that cannot be opened are no error; Status tells them.
+type Porter interface {
+	SetPorts(ctx context.Context, node millpond.NodeID, ports []Port) error
+}
+
 // Spec is everything needed to run one VM. It contains no secret but Channel.Token.
 type Spec struct {
 	Node       millpond.NodeID `json:"node"`
@@ -63,6 +71,49 @@ type Spec struct {
 	Channel     Channel `json:"channel"`
 	// Hostname is also the instance id of the boot seed.
 	Hostname string `json:"hostname"`
+	// Card is the machine's own network card; nil has the launcher choose one, in
+	// a network that it chooses too.
+	Card *Card `json:"card,omitempty"`
+	// FirstBoot is for machines that are no nodes: who may use them.
+	FirstBoot *FirstBoot `json:"firstBoot,omitempty"`
+}
+
+// Card is a network card whose addresses were given out by somebody else.
+type Card struct {
+	MAC string `json:"mac"`
+	// Network is the subnet; its first address is the gateway, the second the
+	// name server. Address is the machine's own, not below the fourth.
+	Network netip.Prefix `json:"network"`
+	Address netip.Addr   `json:"address"`
+	// Ports are open on the host as long as the machine runs.
+	Ports []Port `json:"ports,omitempty"`
+}
+
+// Port leads from a TCP port of the host to one of the guest.
+type Port struct {
+	Host  netip.AddrPort `json:"host"`
+	Guest uint16         `json:"guest"`
+}
+
+// PortStatus is a port that was asked for; Err says why it is not open.
+type PortStatus struct {
+	Port
+	Err string `json:"err,omitempty"`
+}
+
+// FirstBoot is what a machine is told when it boots for the first time.
+type FirstBoot struct {
+	// InstanceID stays the same for all boots of a machine.
+	InstanceID string `json:"instanceId"`
+	// Admin is empty for a machine that keeps the users on its disk.
+	Admin string `json:"admin,omitempty"`
+	// PasswordHash is of the form of crypt(3); empty locks the password.
+	PasswordHash string `json:"passwordHash,omitempty"`
+	// Keys are lines for the administrator's authorized_keys.
+	Keys          []string `json:"keys,omitempty"`
+	PasswordLogin bool     `json:"passwordLogin,omitempty"`
+	// CustomData is the user's own data for cloud-init.
+	CustomData []byte `json:"customData,omitempty"`
 }
 
 // TempDiskLabel is the file-system label of the temporary disk.
@@ -143,7 +194,9 @@ type Status struct {
 	Changed  time.Time `json:"changed"`
 	// Steps tells how long each step of the launch took.
 	Steps []StepTime `json:"steps,omitempty"`
-	Err   *Failure   `json:"err,omitempty"`
+	// Ports are those of Spec.Card while it runs.
+	Ports []PortStatus `json:"ports,omitempty"`
+	Err   *Failure     `json:"err,omitempty"`
 }
 
 // StepTime is one finished step of a launch.

@@ -35,6 +35,9 @@ func (m Machine) check() error {
 		if !n.Prefix.IsValid() || !n.Prefix.Addr().Is4() || n.Prefix.Bits() > 29 {
 			return fmt.Errorf("qemu: network %s is not an IPv4 prefix of at least 8 addresses", n.Prefix)
 		}
+		if a := n.Address; a.IsValid() && (!n.Prefix.Contains(a) || a == n.Prefix.Masked().Addr() || a == n.Gateway() || a == n.DNS()) {
+			return fmt.Errorf("qemu: the guest's address %s is not one of the network %s that a guest can have", a, n.Prefix)
+		}
 		if _, err := net.ParseMAC(n.MAC); err != nil {
 			return fmt.Errorf("qemu: %w", err)
 		}

@@ -97,6 +97,8 @@ type Network struct {
 	// the name server, the third the guest's by DHCP.
 	Prefix netip.Prefix
 	MAC    string
+	// Address is the guest's, if it is not the third.
+	Address netip.Addr
 }
 
 // Gateway is the host's address as the guest sees it.
@@ -106,7 +108,25 @@ func (n Network) Gateway() netip.Addr { return n.at(1) }
 func (n Network) DNS() netip.Addr { return n.at(2) }
 
 // Guest is the address that the guest gets by DHCP.
-func (n Network) Guest() netip.Addr { return n.at(3) }
+func (n Network) Guest() netip.Addr {
+	if n.Address.IsValid() {
+		return n.Address
+	}
+	return n.at(3)
+}
+
+// NetDevice is the id of the network's device for the monitor.
+const NetDevice = "net0"
+
+// OpenPort and ClosePort are the monitor's commands for a TCP port of the host
+// that leads to one of the guest. They say nothing when all is well.
+func (n Network) OpenPort(host netip.AddrPort, guest uint16) string {
+	return fmt.Sprintf("hostfwd_add %s tcp:%s-%s:%d", NetDevice, host, n.Guest(), guest)
+}
+
+func (n Network) ClosePort(host netip.AddrPort) string {
+	return fmt.Sprintf("hostfwd_remove %s tcp:%s", NetDevice, host)
+}
 
 func (n Network) at(i int) netip.Addr {
 	a := n.Prefix.Masked().Addr()
@@ -152,8 +172,8 @@ func (m Machine) Args() ([]string, error) {
 	args = append(args, m.driveArgs()...)
 	if n := m.Network; n != nil {
 		args = append(args,
-			"-netdev", fmt.Sprintf("user,id=net0,ipv6=off,net=%s,host=%s,dns=%s,dhcpstart=%s",
-				n.Prefix.Masked(), n.Gateway(), n.DNS(), n.Guest()),
+			"-netdev", fmt.Sprintf("user,id=%s,ipv6=off,net=%s,host=%s,dns=%s,dhcpstart=%s",
+				NetDevice, n.Prefix.Masked(), n.Gateway(), n.DNS(), n.Guest()),
 			"-device", "virtio-net-pci,netdev=net0,romfile=,mac="+n.MAC)
 	}
 	return append(args,

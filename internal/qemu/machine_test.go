@@ -68,6 +68,8 @@ func TestRefusals(t *testing.T) {
 		"descriptor twice":   func(m *Machine) { m.QMPFD = m.AgentFD },
 		"console":            func(m *Machine) { m.ConsoleFD = 1 },
 		"small network":      func(m *Machine) { m.Network.Prefix = netip.MustParsePrefix("10.0.0.0/30") },
+		"guest is gateway":   func(m *Machine) { m.Network.Address = m.Network.Gateway() },
+		"guest elsewhere":    func(m *Machine) { m.Network.Address = netip.MustParseAddr("10.9.9.9") },
 		"MAC":                func(m *Machine) { m.Network.MAC = "52:54" },
 		"drive twice":        func(m *Machine) { m.Drives[1].ID = "os" },
 		"drive id":           func(m *Machine) { m.Drives[1].ID = "a,b" },
@@ -92,5 +94,13 @@ func TestNetworkAddresses(t *testing.T) {
 	n := Network{Prefix: netip.MustParsePrefix("10.77.255.248/29")}
 	if n.Gateway().String() != "10.77.255.249" || n.DNS().String() != "10.77.255.250" || n.Guest().String() != "10.77.255.251" {
 		t.Errorf("%s %s %s", n.Gateway(), n.DNS(), n.Guest())
+	}
+	n = Network{Prefix: netip.MustParsePrefix("10.0.0.0/24"), Address: netip.MustParseAddr("10.0.0.4")}
+	host := netip.MustParseAddrPort("127.64.1.2:22")
+	if got := n.OpenPort(host, 22); got != "hostfwd_add net0 tcp:127.64.1.2:22-10.0.0.4:22" {
+		t.Error(got)
+	}
+	if got := n.ClosePort(host); got != "hostfwd_remove net0 tcp:127.64.1.2:22" {
+		t.Error(got)
 	}
 }

@@ -2,7 +2,8 @@
 // at its first boot: the NoCloud seed, which names the instance, and the agent
 // disk, which brings the agent to images that lack it. vmrun writes a seed per
 // VM; the launcher has one agent disk for all. It attaches nothing, and no
-// secret is ever on these disks: every process in the guest can read them.
+// secret is ever on these disks but the hash of a password that a machine's owner
+// chose: whoever may read disks in the guest can read them.
 package seed
 
 import (
@@ -30,6 +31,20 @@ type Instance struct {
 	// BringAgent makes the guest install the agent from the agent disk if the
 	// image has none.
 	BringAgent bool
+	// User is for machines that are no nodes.
+	User *User
+}
+
+// User is who may use a machine.
+type User struct {
+	// Admin is the administrator's name; empty keeps the users that are there.
+	Admin string
+	// PasswordHash is of crypt(3); empty locks the password.
+	PasswordHash  string
+	Keys          []string
+	PasswordLogin bool
+	// CustomData is handed to cloud-init beside our own part.
+	CustomData []byte
 }
 
 //go:embed guest
@@ -51,13 +66,9 @@ func Write(w io.Writer, in Instance) error {
 	if !validHost.MatchString(in.Hostname) {
 		return fmt.Errorf("seed: %q is not a host name", in.Hostname)
 	}
-	user := "#cloud-config\n"
-	if in.BringAgent {
-		b, err := guest.ReadFile("guest/user-data")
-		if err != nil {
-			return err
-		}
-		user = strings.ReplaceAll(string(b), "@AGENT_LABEL@", AgentLabel)
+	user, err := userData(in)
+	if err != nil {
+		return err
 	}
 	return write(w, Label, []file{
 		{"meta-data", strings.NewReader("instance-id: " + in.ID + "\nlocal-hostname: " + in.Hostname + "\n")},

@@ -2,7 +2,11 @@ package seed
 
 import (
 	"bytes"
+	"encoding/base64"
 	"io"
+	"mime"
+	"mime/multipart"
+	"net/mail"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -111,5 +115,59 @@ func TestAgentDisk(t *testing.T) {
 	}
 	if two, err := AgentDisk(filepath.Join(dir, "cache"), agent); err != nil || two == one {
 		t.Errorf("another agent: %q %v", two, err)
+	}
+}
+
+func TestUserOfAMachine(t *testing.T) {
+	write := func(u *User) string {
+		var b bytes.Buffer
+		if err := Write(&b, Instance{ID: "i", Hostname: "h", BringAgent: true, User: u}); err != nil {
+			t.Fatal(err)
+		}
+		_, files := read(t, b.Bytes())
+		return files["user-data"]
+	}
+	var doc struct {
+		Users     []map[string]any `yaml:"users"`
+		Bootcmd   []any            `yaml:"bootcmd"`
+		Passwords bool             `yaml:"ssh_pwauth"`
+		Keep      bool             `yaml:"preserve_hostname"`
+	}
+	key := "ssh-ed25519 AAAA \"quoted\": comment"
+	if err := yaml.Unmarshal([]byte(write(&User{Admin: "azureuser", Keys: []string{key}})), &doc); err != nil {
+		t.Fatal(err)
+	}
+	if len(doc.Users) != 1 || doc.Users[0]["name"] != "azureuser" || doc.Users[0]["lock_passwd"] != true || doc.Users[0]["ssh_authorized_keys"].([]any)[0] != key || len(doc.Bootcmd) != 1 || doc.Passwords {
+		t.Errorf("%+v", doc)
+	}
+	if err := yaml.Unmarshal([]byte(write(&User{})), &doc); err != nil || len(doc.Users) != 0 || !doc.Keep {
+		t.Errorf("a specialized machine: %+v, %v", doc, err)
+	}
+	text := write(&User{Admin: "u", PasswordHash: "$6$x$y", PasswordLogin: true, CustomData: []byte("#!/bin/sh\necho hello\n")})
+	m, err := mail.ReadMessage(strings.NewReader(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	kind, params, err := mime.ParseMediaType(m.Header.Get("Content-Type"))
+	if err != nil || kind != "multipart/mixed" {
+		t.Fatal(kind, err)
+	}
+	var kinds, bodies []string
+	for parts := multipart.NewReader(m.Body, params["boundary"]); ; {
+		p, err := parts.NextPart()
+		if err != nil {
+			break
+		}
+		b, err := io.ReadAll(base64.NewDecoder(base64.StdEncoding, p))
+		if err != nil {
+			t.Fatal(err)
+		}
+		kinds, bodies = append(kinds, p.Header.Get("Content-Type")), append(bodies, string(b))
+	}
+	if strings.Join(kinds, " ") != "text/cloud-config text/x-shellscript" || bodies[1] != "#!/bin/sh\necho hello\n" || !strings.Contains(bodies[0], `"passwd":"$6$x$y"`) {
+		t.Errorf("%v %q", kinds, bodies)
+	}
+	if err := Write(io.Discard, Instance{ID: "i", Hostname: "h", User: &User{Admin: "root\nx"}}); err == nil {
+		t.Error("a name with a line end was taken")
 	}
 }

@@ -35,6 +35,8 @@ type Config struct {
 	CacheDir string `json:"cacheDir"`
 	// AgentDisk is an ISO that brings the agent to images without one, or empty.
 	AgentDisk string `json:"agentDisk,omitempty"`
+	// Files are the raw files of the spec's managed disks, by name.
+	Files map[string]string `json:"files,omitempty"`
 	// StopGrace is how long the guest may take to power off on SIGTERM.
 	StopGrace time.Duration `json:"stopGrace"`
 }
@@ -94,8 +96,22 @@ func (c Config) uuid() string {
 }
 
 func (c Config) mac() string {
+	if card := c.Spec.Card; card != nil && card.MAC != "" {
+		return card.MAC
+	}
 	h := c.sum()
 	return fmt.Sprintf("52:54:00:%02x:%02x:%02x", h[20], h[21], h[22])
+}
+
+// network is the VM's, nil for none.
+func (c Config) network() *qemu.Network {
+	if card := c.Spec.Card; card != nil {
+		return &qemu.Network{Prefix: card.Network, Address: card.Address, MAC: c.mac()}
+	}
+	if c.Network.IsValid() {
+		return &qemu.Network{Prefix: c.Network, MAC: c.mac()}
+	}
+	return nil
 }
 
 func (c Config) sum() [32]byte { return sha256.Sum256([]byte("millpond node " + c.Spec.Node.Key())) }

@@ -18,10 +18,12 @@ import (
 
 // Request is one line to a supervisor's control socket; one a connection.
 type Request struct {
-	// Op is status, stop, kill or reset.
+	// Op is status, stop, kill, reset or ports.
 	Op string `json:"op"`
 	// Grace bounds stop.
 	Grace time.Duration `json:"grace,omitempty"`
+	// Ports replace those that are open.
+	Ports []launch.Port `json:"ports,omitempty"`
 }
 
 const (
@@ -29,6 +31,7 @@ const (
 	OpStop   = "stop"
 	OpKill   = "kill"
 	OpReset  = "reset"
+	OpPorts  = "ports"
 )
 
 // Reply is the one line back. Stop and kill are answered when the VM has ended.
@@ -39,7 +42,7 @@ type Reply struct {
 
 // maxRequest bounds a line; the socket is the owner's alone, so this only
 // catches mistakes.
-const maxRequest = 4096
+const maxRequest = 256 << 10
 
 // ErrNoSupervisor says that nobody listens on the VM's control socket.
 var ErrNoSupervisor = errors.New("the VM has no supervisor")

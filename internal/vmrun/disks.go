@@ -74,16 +74,45 @@ func (d *disks) overlay(step, name string, disk launch.Disk) error {
 }
 
 func (d *disks) osDisk(context.Context) error {
+	if d.cfg.Spec.OSDisk.Managed != "" {
+		return d.managed(d.cfg.Spec.OSDisk)
+	}
 	return d.overlay(stepOSDisk, osDisk, d.cfg.Spec.OSDisk)
 }
 
 func (d *disks) dataDisks(context.Context) error {
 	for _, disk := range d.cfg.Spec.DataDisks {
+		if disk.Managed != "" {
+			if err := d.managed(disk); err != nil {
+				return fmt.Errorf("LUN %d: %w", disk.LUN, err)
+			}
+			continue
+		}
 		if err := d.overlay(stepDataDisks, dataDisk(disk.LUN), disk); err != nil {
 			return fmt.Errorf("LUN %d: %w", disk.LUN, err)
 		}
 	}
 	return nil
+}
+
+// managed looks whether the file of a managed disk is there. The disk is nobody's
+// but the VM's as long as that has it, and stays when the VM goes.
+func (d *disks) managed(disk launch.Disk) error {
+	file := d.cfg.Files[disk.Managed]
+	if file == "" {
+		return fmt.Errorf("the managed disk %s has no file on this host", disk.Managed)
+	}
+	_, err := os.Stat(file)
+	return err
+}
+
+// drive is a disk as QEMU gets it.
+func (d *disks) drive(q qemu.Drive, disk launch.Disk, file string) qemu.Drive {
+	q.File, q.Format = file, qemu.QCOW2
+	if disk.Managed != "" {
+		q.File, q.Format = d.cfg.Files[disk.Managed], qemu.Raw
+	}
+	return q
 }
 
 // tempDisk puts an overlay over an empty file system that all VMs of the host
@@ -134,14 +163,17 @@ func ensureTempBase(ctx context.Context, mke2fs, base string, mib int64) error {
 }
 
 func (d *disks) seed(context.Context) error {
+	in := seed.Instance{
+		ID:         fmt.Sprintf("%s-%d", d.cfg.Spec.Hostname, d.cfg.Spec.Generation),
+		Hostname:   d.cfg.Spec.Hostname,
+		BringAgent: d.cfg.AgentDisk != "",
+	}
+	if f := d.cfg.Spec.FirstBoot; f != nil {
+		in.ID = f.InstanceID
+		in.User = &seed.User{Admin: f.Admin, PasswordHash: f.PasswordHash, Keys: f.Keys, PasswordLogin: f.PasswordLogin, CustomData: f.CustomData}
+	}
 	return d.make(stepSeed, seedDisk, func(p string) error {
-		return writeWhole(p, func(w io.Writer) error {
-			return seed.Write(w, seed.Instance{
-				ID:         fmt.Sprintf("%s-%d", d.cfg.Spec.Hostname, d.cfg.Spec.Generation),
-				Hostname:   d.cfg.Spec.Hostname,
-				BringAgent: d.cfg.AgentDisk != "",
-			})
-		})
+		return writeWhole(p, func(w io.Writer) error { return seed.Write(w, in) })
 	})
 }
 
@@ -182,13 +214,13 @@ func writeWhole(name string, write func(io.Writer) error) error {
 
 // drives lists what QEMU gets.
 func (d *disks) drives() []qemu.Drive {
-	list := []qemu.Drive{{ID: "os", File: osDisk, Format: qemu.QCOW2, Bus: qemu.VirtioBlk, Boot: true, Serial: "millpond-os"}}
+	list := []qemu.Drive{d.drive(qemu.Drive{ID: "os", Bus: qemu.VirtioBlk, Boot: true, Serial: "millpond-os"}, d.cfg.Spec.OSDisk, osDisk)}
 	if d.cfg.Spec.TempDiskMiB != 0 {
 		list = append(list, qemu.Drive{ID: "temp", File: tempDisk, Format: qemu.QCOW2, Bus: qemu.VirtioBlk, Serial: launch.TempDiskLabel})
 	}
 	for _, disk := range d.cfg.Spec.DataDisks {
 		id := fmt.Sprintf("data-%d", disk.LUN)
-		list = append(list, qemu.Drive{ID: id, File: dataDisk(disk.LUN), Format: qemu.QCOW2, Bus: qemu.SCSI, LUN: disk.LUN, Serial: "millpond-" + id})
+		list = append(list, d.drive(qemu.Drive{ID: id, Bus: qemu.SCSI, LUN: disk.LUN, Serial: "millpond-" + id}, disk, dataDisk(disk.LUN)))
 	}
 	list = append(list, qemu.Drive{ID: "seed", File: seedDisk, Format: qemu.Raw, ReadOnly: true, Bus: qemu.VirtioBlk, Serial: "millpond-seed"})
 	if d.cfg.AgentDisk != "" {
@@ -207,8 +239,6 @@ func (d *disks) machine(consoleFD, qmpFD, agentFD int) qemu.Machine {
 	if c.Spec.Firmware == launch.UEFI {
 		m.UEFI = &qemu.UEFI{Code: c.Tools.OVMFCode, Vars: firmwareVars}
 	}
-	if c.Network.IsValid() {
-		m.Network = &qemu.Network{Prefix: c.Network, MAC: c.mac()}
-	}
+	m.Network = c.network()
 	return m
 }

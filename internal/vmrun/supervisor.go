@@ -55,6 +55,8 @@ type supervisor struct {
 
 	mu     sync.Mutex
 	status launch.Status
+	// portMu serializes changes of ports.
+	portMu sync.Mutex
 
 	// asked: somebody wanted the end. powerOff: the guest shut itself down.
 	asked, powerOff atomic.Bool
@@ -107,8 +109,7 @@ func run(ctx context.Context, dir string, begin func(step string) error) error {
 	now := s.clock.Now()
 	s.status = launch.Status{Node: cfg.Spec.Node, Generation: cfg.Spec.Generation, Phase: launch.Preparing,
 		Accel: string(cfg.Accel), Started: now, Changed: now}
-	if cfg.Network.IsValid() {
-		network := qemu.Network{Prefix: cfg.Network}
+	if network := cfg.network(); network != nil {
 		s.status.Addr, s.status.HostAddr = network.Guest().String(), network.Gateway().String()
 	}
 	control, err := listenControl(dir, s.answer)
@@ -161,6 +162,9 @@ func (s *supervisor) supervise(ctx context.Context) error {
 		return s.failed(ctx, err)
 	}
 	stack.Keep() // disks stay until the folder is destroyed
+	if card := s.cfg.Spec.Card; card != nil {
+		s.setPorts(ctx, card.Ports)
+	}
 	if err := s.change(func(st *launch.Status) { st.Phase, st.Step = launch.Running, "" }); err != nil {
 		s.log.Error("the status was not written", "err", err)
 	}
@@ -322,6 +326,8 @@ func (s *supervisor) answer(ctx context.Context, req Request) Reply {
 	case OpStatus:
 	case OpReset:
 		err = s.reset(ctx)
+	case OpPorts:
+		err = s.replacePorts(ctx, req.Ports)
 	case OpStop, OpKill:
 		if req.Op == OpKill {
 			req.Grace = 0

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -320,4 +321,38 @@ func TestConsoleIsBounded(t *testing.T) {
 	if err != nil || len(b) != 3000 {
 		t.Errorf("tail of %d bytes, %v", len(b), err)
 	}
+}
+
+func TestPortsOfACard(t *testing.T) {
+	dir, cfg := newVM(t, qemutest.Boots)
+	port := func(host string, guest uint16) launch.Port {
+		return launch.Port{Host: netip.MustParseAddrPort(host), Guest: guest}
+	}
+	cfg.Spec.Card = &launch.Card{MAC: "00:0d:3a:01:02:03", Network: netip.MustParsePrefix("10.0.0.0/24"), Address: netip.MustParseAddr("10.0.0.4"),
+		Ports: []launch.Port{port("127.0.0.1:22", 22), port("127.0.0.1:2022", 22)}}
+	if err := cfg.Save(dir); err != nil {
+		t.Fatal(err)
+	}
+	_, wait := start(t, dir)
+	st := until(t, dir, "running", running)
+	if st.Addr != "10.0.0.4" || st.HostAddr != "10.0.0.1" || len(st.Ports) != 2 {
+		t.Fatalf("status %+v", st)
+	}
+	if why := st.Ports[0].Err; !strings.Contains(why, "127.0.0.1:22") || !strings.Contains(why, "ip_unprivileged_port_start") {
+		t.Errorf("a port that is refused: %q", why)
+	}
+	if st.Ports[1].Err != "" {
+		t.Errorf("a port that is open: %q", st.Ports[1].Err)
+	}
+	if _, err := Call(t.Context(), dir, Request{Op: OpPorts, Ports: []launch.Port{port("127.0.0.1:8080", 80)}}); err != nil {
+		t.Fatal(err)
+	}
+	st = until(t, dir, "with other ports", func(st launch.Status) bool { return len(st.Ports) == 1 })
+	if st.Ports[0].Guest != 80 || st.Ports[0].Err != "" {
+		t.Errorf("ports %+v", st.Ports)
+	}
+	if _, err := Call(t.Context(), dir, Request{Op: OpKill}); err != nil {
+		t.Error(err)
+	}
+	wait()
 }

@@ -121,6 +121,23 @@ func (l *Launcher) SetBehaviour(b Behaviour) {
 	l.behaviour = b
 }
 
+// SetPorts notes the ports as open; nothing listens.
+func (l *Launcher) SetPorts(_ context.Context, node millpond.NodeID, ports []launch.Port) error {
+	l.mu.Lock()
+	v := l.vms[node.Key()]
+	l.mu.Unlock()
+	if v == nil {
+		return millpond.Errorf(millpond.NotFound, "NodeNotFound", "The node %s has no machine.", node)
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.status.Ports = nil
+	for _, p := range ports {
+		v.status.Ports = append(v.status.Ports, launch.PortStatus{Port: p})
+	}
+	return nil
+}
+
 func (l *Launcher) Launch(_ context.Context, spec launch.Spec) error {
 	if spec.Node == "" {
 		return millpond.Errorf(millpond.Invalid, "InvalidSpec", "A machine needs a node id.")

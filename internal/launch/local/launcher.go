@@ -59,8 +59,10 @@ type Config struct {
 	// means 10.77.0.0/16. Nodes cannot reach each other through it: each VM's
 	// network is an island behind QEMU's address translation.
 	Subnets netip.Prefix
-	Clock   clock.Clock
-	Log     *slog.Logger
+	// ManagedFile is where a managed disk lies as a raw file.
+	ManagedFile func(name string) string
+	Clock       clock.Clock
+	Log         *slog.Logger
 }
 
 // startLimit is how long a start may hold one of the places; it then goes on
@@ -97,6 +99,7 @@ var (
 	_ launch.Launcher = (*Launcher)(nil)
 	_ launch.Notifier = (*Launcher)(nil)
 	_ launch.Consoler = (*Launcher)(nil)
+	_ launch.Porter   = (*Launcher)(nil)
 )
 
 // trashPrefix marks folders whose removal has begun.
@@ -222,6 +225,14 @@ func (l *Launcher) create(key string, spec launch.Spec) error {
 		VCPUs: min(spec.VCPUs, l.cfg.VCPUCap), MemoryMiB: spec.MemoryMiB}
 	if l.cfg.MemoryCapMiB > 0 {
 		cfg.MemoryMiB = min(cfg.MemoryMiB, l.cfg.MemoryCapMiB)
+	}
+	for _, d := range append([]launch.Disk{spec.OSDisk}, spec.DataDisks...) {
+		if d.Managed != "" && l.cfg.ManagedFile != nil {
+			if cfg.Files == nil {
+				cfg.Files = map[string]string{}
+			}
+			cfg.Files[d.Managed] = l.cfg.ManagedFile(d.Managed)
+		}
 	}
 	v := newVM(l.ctx, filepath.Join(l.cfg.Dir, key), cfg)
 	attempt := v.enqueue()
@@ -359,6 +370,40 @@ func (l *Launcher) Stop(ctx context.Context, node millpond.NodeID, grace time.Du
 		return hostError("stop", err)
 	}
 	return v.waitEnd(ctx)
+}
+
+// SetPorts replaces the ports that lead into a VM, now and at its next start.
+func (l *Launcher) SetPorts(ctx context.Context, node millpond.NodeID, ports []launch.Port) error {
+	unlock, err := l.lock(ctx, node.Key())
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	v, err := l.known(node)
+	if err != nil {
+		return err
+	}
+	if v.cfg.Spec.Card == nil {
+		return millpond.Errorf(millpond.Conflict, "NoNetworkCard", "The machine %s has no network card of its own.", node)
+	}
+	card := *v.cfg.Spec.Card
+	card.Ports = ports
+	v.mu.Lock()
+	v.cfg.Spec.Card = &card
+	err = v.cfg.Save(v.dir)
+	v.mu.Unlock()
+	if err != nil {
+		return hostError("set ports", err)
+	}
+	st, err := vmrun.LoadStatus(v.dir)
+	if err != nil || st.Phase != launch.Running || !v.alive() {
+		return nil // the next start opens them
+	}
+	_, err = vmrun.Call(ctx, v.dir, vmrun.Request{Op: vmrun.OpPorts, Ports: ports})
+	if errors.Is(err, vmrun.ErrNoSupervisor) {
+		return nil
+	}
+	return hostError("set ports", err)
 }
 
 // Destroy ends the VM at once and removes its folder.

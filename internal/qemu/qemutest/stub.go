@@ -205,13 +205,25 @@ func (s *stub) boot() {
 
 func (s *stub) answer(line []byte) string {
 	var c struct {
-		Execute string `json:"execute"`
-		ID      uint64 `json:"id"`
+		Execute   string `json:"execute"`
+		ID        uint64 `json:"id"`
+		Arguments struct {
+			CommandLine string `json:"command-line"`
+		} `json:"arguments"`
 	}
 	if json.Unmarshal(line, &c) != nil {
 		return ""
 	}
-	fmt.Fprintf(s.qmp, "{\"return\": {}, \"id\": %d}\n", c.ID)
+	result := "{}"
+	if c.Execute == "human-monitor-command" {
+		// Ports of the host below 1024 are not to be had here.
+		result = `""`
+		var port int
+		if _, err := fmt.Sscanf(c.Arguments.CommandLine, "hostfwd_add net0 tcp:127.0.0.1:%d-", &port); err == nil && port < 1024 {
+			result = `"could not set up host forwarding rule\r\n"`
+		}
+	}
+	fmt.Fprintf(s.qmp, "{\"return\": %s, \"id\": %d}\n", result, c.ID)
 	return c.Execute
 }
 
