@@ -27,6 +27,7 @@ import (
 	"millpond.dev/millpond/internal/httpd"
 	"millpond.dev/millpond/internal/identity"
 	"millpond.dev/millpond/internal/job"
+	"millpond.dev/millpond/internal/network"
 	"millpond.dev/millpond/internal/node"
 	"millpond.dev/millpond/internal/nodeapi"
 	"millpond.dev/millpond/internal/pool"
@@ -161,6 +162,8 @@ func newServer(ctx context.Context, cfg config.Config, data datadir.Dir, addr st
 	work = job.New(job.Deps{DB: s.db, Clock: s.clock, Log: log, WakeSession: s.nodes.Wake,
 		Wakes: job.Wakes{Jobs: jobs, Scheduler: schedule, Nodes: nodes}, Config: job.Config{ActiveJobs: cfg.Quotas.ActiveJobs}})
 	armapi.Members(resources, comp, galleries, accounts)
+	networks := network.New(s.db, resources, rights)
+	armapi.NetworkMembers(resources, networks)
 	s.copying = []func(){comp.Wait, galleries.Wait}
 	placer := sched.New(s.db, log, s.nodes, schedule)
 	s.loops = []reconcile.Loop{resources.Loop(), comp.Loop(), galleries.Loop(), accounts.Loop(), pools.Allocator(), s.nodes.Machines(), s.nodes.Cleanup(), placer.Loop(), work.Loop()}
@@ -171,7 +174,7 @@ func newServer(ctx context.Context, cfg config.Config, data datadir.Dir, addr st
 		return nil, err
 	}
 	assignments := armapi.NewAuthorization(rights, log)
-	rm := armapi.New(armapi.Options{Log: log, Auth: rights, Resources: resources, Compute: comp, Gallery: galleries, Accounts: accounts,
+	rm := armapi.New(armapi.Options{Log: log, Auth: rights, Resources: resources, Compute: comp, Gallery: galleries, Accounts: accounts, Network: networks,
 		Authenticate: func(r *http.Request) (millpond.Caller, error) {
 			token, _ := identity.Bearer(r)
 			return dir.Verify(r.Context(), token, directory.AudienceARM)

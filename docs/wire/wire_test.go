@@ -135,6 +135,7 @@ func nouns() map[string]string {
 	return map[string]string{
 		"account.go": "Batch account", "disk.go": "disk, snapshot", "gallery.go": "gallery", "image.go": "managed image", "imageversion.go": "image version",
 		"subscription.go": "subscription alias",
+		"network.go":      "network resources", "virtualnetwork.go": "virtual network, subnet", "publicaddress.go": "public address", "networkinterface.go": "network interface", "securitygroup.go": "security group, rule",
 	}
 }
 

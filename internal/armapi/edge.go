@@ -22,6 +22,7 @@ import (
 	"millpond.dev/millpond/internal/azwire"
 	"millpond.dev/millpond/internal/compute"
 	"millpond.dev/millpond/internal/gallery"
+	"millpond.dev/millpond/internal/network"
 	"millpond.dev/millpond/internal/resource"
 )
 
@@ -45,6 +46,7 @@ type Options struct {
 	Compute       *compute.Service
 	Gallery       *gallery.Service
 	Accounts      *account.Service
+	Network       *network.Service
 	VMSizes       func() []millpond.VMSize
 	// TenantName is what a tenant is called; nil shows none.
 	TenantName func(ctx context.Context, tenant string) string
@@ -79,7 +81,7 @@ const SignedIn = "(any signed-in principal)"
 func (e *Edge) Routes() []azwire.Route {
 	var all []azwire.Route
 	for _, part := range [][]azwire.Route{e.subscriptionRoutes(), e.groupRoutes(), e.providerRoutes(), e.resourceRoutes(), e.operationRoutes(),
-		e.diskRoutes(), e.imageRoutes(), e.galleryRoutes(), e.versionRoutes(), e.accountRoutes(), e.refusedRoutes()} {
+		e.diskRoutes(), e.imageRoutes(), e.galleryRoutes(), e.versionRoutes(), e.accountRoutes(), e.networkRoutes(), e.refusedRoutes()} {
 		all = append(all, part...)
 	}
 	return all

@@ -24,6 +24,7 @@ import (
 	"millpond.dev/millpond/internal/gallery"
 	"millpond.dev/millpond/internal/image"
 	"millpond.dev/millpond/internal/image/filestore"
+	"millpond.dev/millpond/internal/network"
 	"millpond.dev/millpond/internal/reconcile"
 	"millpond.dev/millpond/internal/resource"
 	"millpond.dev/millpond/internal/sqlite"
@@ -58,6 +59,7 @@ type world struct {
 	res     *resource.Service
 	gal     *gallery.Service
 	acc     *account.Service
+	net     *network.Service
 	keeper  *custody.Keeper
 	release millpond.OSRelease
 }
@@ -96,7 +98,9 @@ func newWorld(t *testing.T) *world {
 	comp.SetLatest(w.gal.Latest)
 	w.acc = account.New(account.Options{DB: db, Clock: c, Log: log, Resources: w.res, Quotas: account.Quotas{Pools: 10, Cores: 10, ActiveJobs: 10, Accounts: 2}})
 	armapi.Members(w.res, comp, w.gal, w.acc)
-	arm := armapi.New(armapi.Options{Log: log, Auth: w.rights, Resources: w.res, Compute: comp, Gallery: w.gal, Accounts: w.acc, PageSize: 3,
+	w.net = network.New(db, w.res, w.rights)
+	armapi.NetworkMembers(w.res, w.net)
+	arm := armapi.New(armapi.Options{Log: log, Auth: w.rights, Resources: w.res, Compute: comp, Gallery: w.gal, Accounts: w.acc, Network: w.net, PageSize: 3,
 		Authenticate: func(r *http.Request) (millpond.Caller, error) {
 			who := strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer ")
 			if who == "" {

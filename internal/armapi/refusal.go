@@ -37,7 +37,6 @@ func (e *Edge) refusedRoutes() []azwire.Route {
 		no("Deployments_CreateOrUpdate", "PUT", "/subscriptions/{sub}/resourceGroups/{rg}/providers/Microsoft.Resources/deployments/{name}", "Microsoft.Resources/deployments/write", deployments),
 		no("Deployments_Validate", "POST", "/subscriptions/{sub}/resourceGroups/{rg}/providers/Microsoft.Resources/deployments/{name}/validate", "Microsoft.Resources/deployments/validate/action", deployments),
 		no("Deployments_ListByResourceGroup", "GET", "/subscriptions/{sub}/resourceGroups/{rg}/providers/Microsoft.Resources/deployments", "Microsoft.Resources/deployments/read", deployments),
-		no("VirtualNetworks_List", "GET", "/subscriptions/{sub}/resourceGroups/{rg}/providers/Microsoft.Network/virtualNetworks", "Microsoft.Network/virtualNetworks/read", "Virtual networks are not supported yet. The nodes of a pool share a network of their own."),
 		no("StorageAccounts_Create", "PUT", "/subscriptions/{sub}/resourceGroups/{rg}/providers/Microsoft.Storage/storageAccounts/{name}", "Microsoft.Storage/storageAccounts/write", "Storage accounts are not supported yet. Upload VHDs to a disk: az disk create --upload-type Upload."),
 		no("Pool_Create", "PUT", mb+"/pools/{pool}", "Microsoft.Batch/batchAccounts/pools/write", pools),
 		no("Pool_Update", "PATCH", mb+"/pools/{pool}", "Microsoft.Batch/batchAccounts/pools/write", pools),

@@ -26,7 +26,10 @@ type Route struct {
 	// Refused says why the operation is not supported; such a route has no
 	// Handle and answers with Azure's error shape.
 	Refused string
-	Handle  func(w http.ResponseWriter, r *Request) error
+	// Check, where there is one, is a dry run: it refuses what Handle would
+	// refuse by the body alone, and changes nothing.
+	Check  func(r *Request) error
+	Handle func(w http.ResponseWriter, r *Request) error
 }
 
 // Request is an authenticated, routed request on its way to a handler.

@@ -13,6 +13,9 @@ func DeletionOrder(rs []millpond.Resource) []millpond.Resource {
 	rank := map[string]int{
 		strings.ToLower(millpond.TypeAccount): 0, strings.ToLower(millpond.TypeGallery): 1,
 		strings.ToLower(millpond.TypeImage): 2, strings.ToLower(millpond.TypeSnapshot): 3, strings.ToLower(millpond.TypeDisk): 4,
+		// A network interface holds addresses, subnets and security groups; a
+		// subnet holds a security group.
+		strings.ToLower(millpond.TypeInterface): 5, strings.ToLower(millpond.TypePublicAddress): 6, strings.ToLower(millpond.TypeVirtualNetwork): 7, strings.ToLower(millpond.TypeSecurityGroup): 8,
 	}
 	out := append([]millpond.Resource(nil), rs...)
 	sort.SliceStable(out, func(i, j int) bool {

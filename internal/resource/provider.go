@@ -31,6 +31,7 @@ func Providers() []Provider {
 	batchV := []string{"2025-06-01", "2024-07-01", "2024-02-01", "2023-11-01", "2023-05-01", "2022-10-01", "2022-06-01", "2022-01-01", "2021-06-01", "2021-01-01", "2020-09-01", "2020-05-01", "2020-03-01", "2019-08-01"}
 	resourcesV := []string{"2025-04-01", "2024-11-01", "2024-03-01", "2023-07-01", "2022-12-01", "2022-09-01", "2022-01-01", "2021-04-01", "2020-10-01", "2020-06-01", "2019-11-01", "2019-10-01", "2018-05-01", "2016-06-01"}
 	authV := []string{"2022-04-01", "2020-10-01-preview", "2020-04-01-preview", "2018-01-01-preview", "2015-07-01"}
+	networkV := []string{"2025-01-01", "2024-10-01", "2024-07-01", "2024-05-01", "2024-03-01", "2024-01-01", "2023-11-01", "2023-09-01", "2023-05-01", "2022-11-01", "2022-07-01", "2022-01-01", "2021-08-01", "2021-02-01", "2020-11-01", "2020-06-01", "2019-11-01", "2018-11-01", "2017-10-01", "2015-06-15"}
 	types := func(versions []string, located bool, names ...string) []ProviderType {
 		out := make([]ProviderType, len(names))
 		for i, n := range names {
@@ -41,7 +42,9 @@ func Providers() []Provider {
 	return []Provider{
 		{Namespace: "Microsoft.Batch", Types: append(types(batchV, true, "batchAccounts"), types(batchV, false, "batchAccounts/pools", "operations", "locations", "locations/quotas", "locations/checkNameAvailability", "locations/virtualMachineSkus", "locations/accountOperationResults")...)},
 		{Namespace: "Microsoft.Compute", Types: append(types(computeV, true, "disks", "snapshots", "images", "galleries", "galleries/images", "galleries/images/versions"), types(computeV, false, "locations", "locations/operations", "locations/vmSizes", "skus", "operations")...)},
-		{Namespace: "Microsoft.Resources", Types: types(resourcesV, false, "subscriptions", "subscriptions/resourceGroups", "resourceGroups", "subscriptions/providers", "subscriptions/locations", "tenants", "tags", "resources", "operations")},
+		{Namespace: "Microsoft.Network", Types: append(types(networkV, true, "virtualNetworks", "publicIPAddresses", "networkInterfaces", "networkSecurityGroups"),
+			types(networkV, false, "virtualNetworks/subnets", "networkSecurityGroups/securityRules", "networkInterfaces/ipConfigurations", "locations", "locations/CheckDnsNameAvailability", "operations")...)},
+		{Namespace: "Microsoft.Resources", Types: types(resourcesV, false, "subscriptions", "subscriptions/resourceGroups", "resourceGroups", "subscriptions/providers", "subscriptions/locations", "tenants", "tags", "resources", "deployments", "deployments/operations", "operations")},
 		{Namespace: "Microsoft.Authorization", Types: types(authV, false, "roleAssignments", "roleDefinitions", "permissions", "operations")},
 		{Namespace: "Microsoft.Subscription", Types: types([]string{"2021-10-01", "2020-09-01"}, false, "aliases")},
 	}
