@@ -30,6 +30,16 @@ type BootDisk struct {
 	// Content is the image store's id of the bytes.
 	Content   string `json:"content"`
 	SizeBytes int64  `json:"sizeBytes"`
-	// Backing is QEMU's name of a replica chosen for one node; empty until chosen.
+	// Stores are the replicas that one node reads from, the one to be asked first
+	// in front; empty until chosen.
+	Stores []StorePlace `json:"stores,omitempty"`
+	// Backing is the file of a built base image, which is in no store; empty until
+	// chosen.
 	Backing string `json:"backing,omitempty"`
+}
+
+// StorePlace is an image store as another process can open it.
+type StorePlace struct {
+	Name string `json:"name"`
+	URL  string `json:"url"`
 }

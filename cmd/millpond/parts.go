@@ -22,6 +22,7 @@ import (
 	"millpond.dev/millpond/internal/directory"
 	"millpond.dev/millpond/internal/gallery"
 	"millpond.dev/millpond/internal/image"
+	"millpond.dev/millpond/internal/image/chunkstore"
 	"millpond.dev/millpond/internal/image/filestore"
 	"millpond.dev/millpond/internal/inspect"
 	"millpond.dev/millpond/internal/job"
@@ -32,7 +33,7 @@ import (
 )
 
 // openStores opens the writable disks and each region's replica stores.
-func (s *server) openStores() (*custody.Keeper, *filestore.Disks, error) {
+func (s *server) openStores(ctx context.Context) (*custody.Keeper, *filestore.Disks, error) {
 	disks, err := filestore.OpenDisks(s.data.Disks())
 	if err != nil {
 		return nil, nil, err
@@ -45,7 +46,7 @@ func (s *server) openStores() (*custody.Keeper, *filestore.Disks, error) {
 		}
 		var stores []image.Store
 		for i, folder := range folders {
-			store, err := filestore.Open(fmt.Sprintf("%s-%d", r.Name, i), folder)
+			store, err := chunkstore.Open(ctx, fmt.Sprintf("%s-%d", r.Name, i), folder)
 			if err != nil {
 				return nil, nil, fmt.Errorf("open the store %s of region %s: %w", folder, r.Name, err)
 			}
@@ -53,7 +54,7 @@ func (s *server) openStores() (*custody.Keeper, *filestore.Disks, error) {
 		}
 		regions = append(regions, custody.Region{Name: r.Name, Stores: stores})
 	}
-	// A running node reads its image's file as long as it lives, also after the
+	// A running node reads its image as long as it lives, also after the
 	// version has been deleted.
 	keeper, err := custody.New(s.db, regions, func(ctx context.Context) (used map[string]bool, err error) {
 		err = s.db.View(ctx, func(tx *sqlite.Tx) (err error) {

@@ -119,7 +119,7 @@ func newServer(ctx context.Context, cfg config.Config, data datadir.Dir, addr st
 	}
 
 	// Disks, images, galleries, accounts.
-	keeper, disks, err := s.openStores()
+	keeper, disks, err := s.openStores(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -23,6 +23,7 @@ import (
 	"millpond.dev/millpond/internal/custody"
 	"millpond.dev/millpond/internal/gallery"
 	"millpond.dev/millpond/internal/image"
+	"millpond.dev/millpond/internal/image/chunkstore"
 	"millpond.dev/millpond/internal/image/filestore"
 	"millpond.dev/millpond/internal/network"
 	"millpond.dev/millpond/internal/reconcile"
@@ -81,7 +82,7 @@ func newWorld(t *testing.T) *world {
 		p := custody.Region{Name: r.Name}
 		for i := range 2 {
 			name := fmt.Sprintf("%s-%d", r.Name, i)
-			s, err := filestore.Open(name, filepath.Join(dir, name))
+			s, err := chunkstore.Open(context.Background(), name, filepath.Join(dir, name))
 			check(t, err)
 			p.Stores = append(p.Stores, image.Store(s))
 		}
@@ -328,14 +329,17 @@ func TestResolveForPool(t *testing.T) {
 	if boot.Replicas != 2 || boot.HyperV != "V1" || boot.OSDisk.SizeBytes != 20<<20 {
 		t.Errorf("boot image %+v", boot)
 	}
-	backings := map[string]bool{}
+	first := map[string]bool{}
 	for i := range 40 {
 		b, err := w.gal.ChooseReplicas(ctx, acct, boot, millpond.NodeID(fmt.Sprintf("node-%d", i)))
 		check(t, err)
-		backings[b.OSDisk.Backing] = true
+		if len(b.OSDisk.Stores) != 2 {
+			t.Fatalf("a node has the stores %v", b.OSDisk.Stores)
+		}
+		first[b.OSDisk.Stores[0].Name] = true
 	}
-	if len(backings) != 2 {
-		t.Errorf("nodes read from %d replicas, not 2", len(backings))
+	if len(first) != 2 {
+		t.Errorf("nodes read from %d replicas, not 2", len(first))
 	}
 	if latest, err := w.gal.ResolveForPool(ctx, good, acct, millpond.ImageReference{ResourceID: mc + "/galleries/gal/images/def"}, sku); err != nil || latest.VersionID != id {
 		t.Errorf("latest: %v %v", latest.VersionID, err)

@@ -24,6 +24,7 @@ import (
 	"millpond.dev/millpond/internal/compute"
 	"millpond.dev/millpond/internal/custody"
 	"millpond.dev/millpond/internal/image"
+	"millpond.dev/millpond/internal/image/chunkstore"
 	"millpond.dev/millpond/internal/image/filestore"
 	"millpond.dev/millpond/internal/reconcile"
 	"millpond.dev/millpond/internal/resource"
@@ -50,7 +51,7 @@ func serve(t *testing.T) (*compute.Service, *httptest.Server) {
 	dir, log := t.TempDir(), slog.New(slog.NewTextHandler(io.Discard, nil))
 	db, err := sqlite.Open(ctx, filepath.Join(dir, "db"), clock.System{})
 	ok(err)
-	store, err := filestore.Open("westus2-0", filepath.Join(dir, "store"))
+	store, err := chunkstore.Open(context.Background(), "westus2-0", filepath.Join(dir, "store"))
 	ok(err)
 	keeper, err := custody.New(db, []custody.Region{{Name: "westus2", Stores: []image.Store{store}}}, nil)
 	ok(err)

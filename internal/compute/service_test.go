@@ -13,6 +13,7 @@ import (
 	"millpond.dev/millpond/internal/clock"
 	"millpond.dev/millpond/internal/custody"
 	"millpond.dev/millpond/internal/image"
+	"millpond.dev/millpond/internal/image/chunkstore"
 	"millpond.dev/millpond/internal/image/filestore"
 	"millpond.dev/millpond/internal/resource"
 	"millpond.dev/millpond/internal/sqlite"
@@ -32,7 +33,7 @@ func testService(t *testing.T) *Service {
 	}
 	db, err := sqlite.Open(ctx, filepath.Join(dir, "db"), clock.System{})
 	ok(err)
-	store, err := filestore.Open("westus2-0", filepath.Join(dir, "store"))
+	store, err := chunkstore.Open(context.Background(), "westus2-0", filepath.Join(dir, "store"))
 	ok(err)
 	keeper, err := custody.New(db, []custody.Region{{Name: "westus2", Stores: []image.Store{store}}}, nil)
 	ok(err)

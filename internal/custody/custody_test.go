@@ -10,7 +10,7 @@ import (
 	"millpond.dev/millpond/internal/clock"
 	"millpond.dev/millpond/internal/custody"
 	"millpond.dev/millpond/internal/image"
-	"millpond.dev/millpond/internal/image/filestore"
+	"millpond.dev/millpond/internal/image/chunkstore"
 	"millpond.dev/millpond/internal/sqlite"
 )
 
@@ -23,7 +23,7 @@ func (s source) ReadAt(p []byte, off int64) (int, error) {
 
 // stubborn is a store that does not delete when told so.
 type stubborn struct {
-	*filestore.Store
+	*chunkstore.Store
 	err error
 }
 
@@ -41,7 +41,7 @@ func TestHold(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer db.Close()
-	f, err := filestore.Open("one", filepath.Join(dir, "one"))
+	f, err := chunkstore.Open(context.Background(), "one", filepath.Join(dir, "one"))
 	if err != nil {
 		t.Fatal(err)
 	}

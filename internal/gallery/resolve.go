@@ -230,11 +230,19 @@ func (s *Service) ChooseReplicas(ctx context.Context, acct millpond.BatchAccount
 	if len(rs) == 0 {
 		return boot, gone(fmt.Sprintf("%s has no replica in %s any more. Add the region to the version again.", boot.VersionID, acct.Region))
 	}
+	// Each node begins at another replica and has the others to fall back on.
 	h := fnv.New32a()
 	h.Write([]byte(node.Key()))
-	st, err := s.Keeper.Store(rs[int(h.Sum32()%uint32(len(rs)))].Store)
-	if err != nil {
-		return boot, err
+	first := int(h.Sum32() % uint32(len(rs)))
+	var stores []image.Store
+	for i := range rs {
+		st, err := s.Keeper.Store(rs[(first+i)%len(rs)].Store)
+		if err != nil && len(rs) == 1 {
+			return boot, err
+		}
+		if err == nil {
+			stores = append(stores, st)
+		}
 	}
 	boot.Replicas = len(rs)
 	boot.DataDisks = append([]millpond.BootDisk(nil), boot.DataDisks...)
@@ -243,14 +251,38 @@ func (s *Service) ChooseReplicas(ctx context.Context, acct millpond.BatchAccount
 		disks = append(disks, &boot.DataDisks[i])
 	}
 	for _, d := range disks {
-		if d.Backing, err = st.Backing(ctx, image.ContentID(d.Content)); err != nil {
+		if err := chooseStores(ctx, d, stores); err != nil {
 			if millpond.KindOf(err) == millpond.NotFound {
-				return boot, gone(fmt.Sprintf("the store %s has lost content %s.", st.Name(), d.Content))
+				return boot, gone(err.Error())
 			}
 			return boot, err
 		}
 	}
 	return boot, nil
+}
+
+// chooseStores notes those of the stores that have the disk's content; an error
+// if none has it.
+func chooseStores(ctx context.Context, d *millpond.BootDisk, stores []image.Store) error {
+	d.Stores = nil
+	var errs []error
+	for _, st := range stores {
+		if _, err := st.Stat(ctx, image.ContentID(d.Content)); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		d.Stores = append(d.Stores, millpond.StorePlace{Name: st.Name(), URL: st.URL()})
+	}
+	if len(d.Stores) > 0 {
+		return nil
+	}
+	// A store that does not answer may have it: that is worth another try.
+	for _, err := range errs {
+		if millpond.KindOf(err) != millpond.NotFound {
+			return err
+		}
+	}
+	return errors.Join(errs...)
 }
 
 func (s *Service) baseImages(ctx context.Context) ([]BaseImage, error) {

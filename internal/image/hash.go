@@ -7,7 +7,7 @@ import (
 )
 
 // ChunkSize is the unit of hashing, 512 KiB. The measurements behind it are in
-// docs/adr/0003.
+// docs/adr/0011.
 const ChunkSize = 512 << 10
 
 // Digest is the SHA-256 of one chunk.

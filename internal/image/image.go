@@ -4,8 +4,7 @@
 // a region.
 //
 // It knows bytes and sizes, no resources, no SQL and no QEMU. Verbs in compute
-// and gallery call it. Today a content is a whole sparse file; the interface is
-// the seam behind which it becomes chunks (docs/adr/0003).
+// and gallery call it; package chunkstore implements it (docs/adr/0011).
 package image
 
 import (
@@ -38,9 +37,13 @@ type Content struct {
 	ID ContentID `json:"id"`
 	// Size is the virtual size in bytes, a multiple of 512.
 	Size int64 `json:"size"`
-	// Stored is how many bytes are not holes.
+	// Stored is how many bytes lie in chunks that are not all zeros.
 	Stored int64 `json:"stored"`
 }
+
+// MaxSize is the largest disk that is taken, 32 TiB, Azure's own limit for a
+// managed disk.
+const MaxSize = 32 << 40
 
 // Source is what can be ingested: random access and a size.
 type Source interface {
@@ -64,6 +67,8 @@ type Progress func(done, total int64)
 type Store interface {
 	// Name is the store's configured name, unique on a server.
 	Name() string
+	// URL is where another process finds the same store.
+	URL() string
 	// Ingest copies src into the store, skipping holes and zeros, and returns
 	// its content. A content that is there already is not written again. After a
 	// crash in the middle nothing of it is visible.
@@ -72,10 +77,14 @@ type Store interface {
 	Stat(ctx context.Context, id ContentID) (Content, error)
 	// Open reads a content. The caller closes it.
 	Open(ctx context.Context, id ContentID) (ReadCloser, error)
-	// Backing is QEMU's name for the content as a read-only raw base.
-	Backing(ctx context.Context, id ContentID) (string, error)
+	// Manifest tells what a content is made of. It has been compared with id.
+	Manifest(ctx context.Context, id ContentID) (*Manifest, error)
+	// ReadChunk reads the length bytes of one chunk, compared with d on every
+	// read: NotFound kind if it is not there, code ContentDamaged if it is not
+	// what it should be. Chunks of zeros are not stored and not asked for.
+	ReadChunk(ctx context.Context, d Digest, length int) ([]byte, error)
 	// Delete removes a content; one that is not there is no error. The caller
-	// knows that nothing refers to it.
+	// knows that nothing refers to it. Its chunks may go later.
 	Delete(ctx context.Context, id ContentID) error
 	// List walks all contents.
 	List(ctx context.Context) ([]Content, error)

@@ -239,7 +239,7 @@ func (s *Service) spec(ctx context.Context, n millpond.Node, p millpond.Pool, to
 		Node: n.ID, Generation: n.Generation,
 		Labels: map[string]string{"account": string(n.Account), "pool": string(n.Pool)},
 		VCPUs:  size.VCPUs, MemoryMiB: size.MemoryMiB, Firmware: launch.BIOS,
-		OSDisk:      launch.Disk{Backing: boot.OSDisk.Backing, SizeBytes: boot.OSDisk.SizeBytes},
+		OSDisk:      bootDisk(boot.OSDisk),
 		TempDiskMiB: int64(size.TempDiskMiB),
 		Channel:     launch.Channel{EndpointFile: s.Config.EndpointFile, CAFile: s.Config.CAFile, Token: token},
 		Hostname:    hostname(n.ID),
@@ -248,12 +248,25 @@ func (s *Service) spec(ctx context.Context, n millpond.Node, p millpond.Pool, to
 		spec.Firmware = launch.UEFI
 	}
 	for _, d := range boot.DataDisks {
-		spec.DataDisks = append(spec.DataDisks, launch.Disk{LUN: d.LUN, Backing: d.Backing, SizeBytes: d.SizeBytes})
+		spec.DataDisks = append(spec.DataDisks, bootDisk(d))
 	}
 	for _, d := range p.Spec.DataDisks {
 		spec.DataDisks = append(spec.DataDisks, launch.Disk{LUN: d.LUN, SizeBytes: int64(d.SizeGB) << 30})
 	}
 	return spec, nil
+}
+
+// bootDisk is a disk of an image in the launcher's words.
+func bootDisk(d millpond.BootDisk) launch.Disk {
+	disk := launch.Disk{LUN: d.LUN, Backing: d.Backing, SizeBytes: d.SizeBytes}
+	if d.Backing != "" {
+		return disk
+	}
+	disk.Content = d.Content
+	for _, s := range d.Stores {
+		disk.Stores = append(disk.Stores, launch.Store{Name: s.Name, URL: s.URL})
+	}
+	return disk
 }
 
 // hostname is a node's name as a host: letters, digits and hyphens.

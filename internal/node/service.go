@@ -23,8 +23,8 @@ import (
 
 // Images is what nodes need of the galleries.
 type Images interface {
-	// ChooseReplicas fills in the Backing of each disk of boot, spread over the
-	// replicas of the account's region.
+	// ChooseReplicas fills in the Stores of each disk of boot, spread over the
+	// replicas of the account's region, or the Backing of a base image.
 	ChooseReplicas(ctx context.Context, acct millpond.BatchAccount, boot millpond.BootImage, node millpond.NodeID) (millpond.BootImage, error)
 }
 

@@ -46,9 +46,12 @@ func TestCrashWhileASnapshotIsTaken(t *testing.T) {
 		t.Error("a snapshot that is being made can be read")
 	}
 	// What a killed process leaves half written.
-	w.ok(os.WriteFile(filepath.Join(w.dir, "westus2-0", "tmp", "ingest-1"), []byte("half"), 0o600))
+	half := filepath.Join(w.dir, "westus2-0", ".tmp", "put-1")
+	long := time.Now().Add(-2 * time.Hour)
+	w.ok(os.WriteFile(half, []byte("half"), 0o600))
+	w.ok(os.Chtimes(half, long, long))
 	w.crash()
-	if n := len(glob(t, w.dir, "westus2-0", "contents", "*")); n != 0 {
+	if n := len(glob(t, w.dir, "westus2-0", "manifests", "*")); n != 0 {
 		t.Errorf("%d contents are visible after the crash", n)
 	}
 	w.open()
@@ -61,7 +64,7 @@ func TestCrashWhileASnapshotIsTaken(t *testing.T) {
 	if !bytes.Equal(w.bytesOf("/snapshots/os"), random(1)) {
 		t.Error("the snapshot has other bytes than its disk")
 	}
-	if n := len(glob(t, w.dir, "westus2-0", "tmp", "*")); n != 0 {
+	if n := len(glob(t, w.dir, "westus2-0", ".tmp", "*")); n != 0 {
 		t.Errorf("%d half-written files are left", n)
 	}
 }

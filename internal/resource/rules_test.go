@@ -119,8 +119,8 @@ func TestAVersionIsUsableWithItsFirstReplica(t *testing.T) {
 	if err != nil || boot.Replicas != 1 {
 		t.Errorf("with one replica of two: %+v, %v", boot, err)
 	}
-	if boot, err = w.gal.ChooseReplicas(w.ctx, acct, boot, "n1"); err != nil || !strings.Contains(boot.OSDisk.Backing, "westus2-0") {
-		t.Errorf("the node reads %q, %v", boot.OSDisk.Backing, err)
+	if boot, err = w.gal.ChooseReplicas(w.ctx, acct, boot, "n1"); err != nil || len(boot.OSDisk.Stores) != 1 || boot.OSDisk.Stores[0].Name != "westus2-0" {
+		t.Errorf("the node reads %v, %v", boot.OSDisk.Stores, err)
 	}
 	if latest, err := w.resolve(admin, acct, def, ubuntu); err != nil || latest.VersionID != boot.VersionID {
 		t.Errorf("latest: %+v, %v", latest, err)

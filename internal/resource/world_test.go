@@ -22,6 +22,7 @@ import (
 	"millpond.dev/millpond/internal/custody"
 	"millpond.dev/millpond/internal/gallery"
 	"millpond.dev/millpond/internal/image"
+	"millpond.dev/millpond/internal/image/chunkstore"
 	"millpond.dev/millpond/internal/image/filestore"
 	"millpond.dev/millpond/internal/reconcile"
 	"millpond.dev/millpond/internal/resource"
@@ -39,9 +40,9 @@ const (
 
 var admin = millpond.Caller{Method: millpond.AuthToken, Tenant: tenant, Object: "admin"}
 
-// store is a filestore whose Ingest fails or stops in the middle when told to.
+// store is a store whose Ingest fails or stops in the middle when told to.
 type store struct {
-	*filestore.Store
+	*chunkstore.Store
 	mu      sync.Mutex
 	fail    error
 	stop    chan struct{} // closed to go on
@@ -184,7 +185,7 @@ func (w *world) open() {
 		p := custody.Region{Name: r.Name}
 		for i := range 2 {
 			name := fmt.Sprintf("%s-%d", r.Name, i)
-			f, err := filestore.Open(name, filepath.Join(w.dir, name))
+			f, err := chunkstore.Open(context.Background(), name, filepath.Join(w.dir, name))
 			w.ok(err)
 			w.stores[name] = &store{Store: f}
 			p.Stores = append(p.Stores, w.stores[name])

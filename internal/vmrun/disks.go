@@ -58,19 +58,29 @@ func (d *disks) undo(step string) func() error {
 // because QEMU's own complaint about a missing one is hard to read.
 func (d *disks) overlay(step, name string, disk launch.Disk) error {
 	return d.make(step, name, func(p string) error {
-		if strings.HasPrefix(disk.Backing, "/") {
-			st, err := os.Stat(disk.Backing)
+		base := disk.Backing
+		if disk.Content != "" {
+			base = ContentBase(d.cfg.CacheDir, disk.Content)
+		}
+		if strings.HasPrefix(base, "/") {
+			st, err := os.Stat(base)
 			if err != nil {
 				return fmt.Errorf("the base of the disk is not there: %w", err)
 			}
 			if st.Size() > disk.SizeBytes {
 				return fmt.Errorf("the disk of %d bytes is smaller than its base of %d", disk.SizeBytes, st.Size())
 			}
-		} else if disk.Backing != "" && !strings.Contains(disk.Backing, ":") {
-			return fmt.Errorf("the base %q is neither an absolute path nor a URI", disk.Backing)
+		} else if base != "" && !strings.Contains(base, ":") {
+			return fmt.Errorf("the base %q is neither an absolute path nor a URI", base)
 		}
-		return writeOverlay(p, disk.Backing, disk.SizeBytes)
+		return writeOverlay(p, base, disk.SizeBytes)
 	})
+}
+
+// ContentBase is the raw file of an image store's content, which the launcher
+// makes before the supervisor starts.
+func ContentBase(cacheDir, content string) string {
+	return filepath.Join(cacheDir, "contents", content+".raw")
 }
 
 func (d *disks) osDisk(context.Context) error {

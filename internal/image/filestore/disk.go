@@ -1,3 +1,6 @@
+// Package filestore keeps writable disks as sparse raw files of a local folder,
+// and reads raw files with their holes. It knows no resources and no SQL; compute
+// uses it, cmd/millpond makes it.
 package filestore
 
 import (
@@ -9,6 +12,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -51,9 +55,9 @@ func (d *Disks) valid(id string, size int64) error {
 	if !diskID.MatchString(id) {
 		return fmt.Errorf("%q cannot name a disk file", id)
 	}
-	if size <= 0 || size%512 != 0 || size > MaxSize {
+	if size <= 0 || size%512 != 0 || size > image.MaxSize {
 		return millpond.Errorf(millpond.Invalid, "InvalidDiskSize",
-			"A disk cannot have %d bytes. The size has to be a multiple of 512 between 512 and %d bytes.", size, int64(MaxSize))
+			"A disk cannot have %d bytes. The size has to be a multiple of 512 between 512 and %d bytes.", size, int64(image.MaxSize))
 	}
 	return nil
 }
@@ -241,4 +245,21 @@ func (k *Disk) inside(off, length int64) error {
 			"The range of %d bytes at %d lies outside of the disk of %d bytes.", length, off, k.size)
 	}
 	return nil
+}
+
+func stored(st os.FileInfo) int64 {
+	if s, ok := st.Sys().(*syscall.Stat_t); ok {
+		// A file system may allocate more than the size (tails, preallocation).
+		return min(s.Blocks*512, st.Size())
+	}
+	return st.Size()
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
 }

@@ -166,12 +166,51 @@ func Run(t *testing.T, open func(t *testing.T) image.Store) {
 			if _, err := s.Open(ctx, id); millpond.KindOf(err) != millpond.NotFound {
 				t.Errorf("Open(%q) = %v", id, err)
 			}
-			if _, err := s.Backing(ctx, id); millpond.KindOf(err) != millpond.NotFound {
-				t.Errorf("Backing(%q) = %v", id, err)
+			if _, err := s.Manifest(ctx, id); millpond.KindOf(err) != millpond.NotFound {
+				t.Errorf("Manifest(%q) = %v", id, err)
 			}
 			if err := s.Delete(ctx, id); err != nil {
 				t.Errorf("Delete(%q) = %v", id, err)
 			}
+		}
+		if _, err := s.ReadChunk(ctx, image.Digest{1}, image.ChunkSize); millpond.KindOf(err) != millpond.NotFound {
+			t.Errorf("ReadChunk of an unknown chunk = %v", err)
+		}
+	})
+
+	t.Run("a content is its manifest and its chunks", func(t *testing.T) {
+		s := open(t)
+		src := Random(21, 5*image.ChunkSize+1024)
+		clear(src[image.ChunkSize : 2*image.ChunkSize])
+		c := ingest(t, s, src)
+		m, err := s.Manifest(ctx, c.ID)
+		if err != nil || m.Size != c.Size || m.ID() != c.ID {
+			t.Fatalf("Manifest = %+v, %v", m, err)
+		}
+		if _, ok := m.Chunks[1]; ok {
+			t.Error("a chunk of zeros is in the manifest")
+		}
+		whole := make([]byte, len(src))
+		for n, d := range m.Chunks {
+			b, err := s.ReadChunk(ctx, d, m.ChunkLen(n))
+			if err != nil || len(b) != m.ChunkLen(n) {
+				t.Fatalf("ReadChunk = %d bytes, %v", len(b), err)
+			}
+			copy(whole[n*image.ChunkSize:], b)
+		}
+		if !bytes.Equal(whole, src) {
+			t.Error("the chunks are not the content")
+		}
+		if d, ok := m.Chunks[0]; ok {
+			if _, err := s.ReadChunk(ctx, d, 512); err == nil || millpond.AsError(err).Code != "ContentDamaged" {
+				t.Errorf("ReadChunk with another length = %v", err)
+			}
+		}
+	})
+
+	t.Run("a store has a name and a place", func(t *testing.T) {
+		if s := open(t); s.Name() == "" || s.URL() == "" {
+			t.Errorf("name %q, URL %q", s.Name(), s.URL())
 		}
 	})
 

@@ -91,6 +91,8 @@ type Launcher struct {
 
 	mu  sync.Mutex
 	vms map[string]*vm // by node key
+	// contents are the bases of disks from image stores.
+	contents contents
 	// locks serialize Launch, Reset, Stop and Destroy of a node.
 	locks map[string]*nodeLock
 }
@@ -130,7 +132,7 @@ func Open(cfg Config) (*Launcher, error) {
 		}
 	}
 	l := &Launcher{cfg: cfg, changed: wake.New(), starts: make(chan struct{}, cfg.ConcurrentStarts),
-		prepared: make(chan struct{}), vms: map[string]*vm{}, locks: map[string]*nodeLock{},
+		contents: contents{cacheDir: cfg.CacheDir}, prepared: make(chan struct{}), vms: map[string]*vm{}, locks: map[string]*nodeLock{},
 		prover: accel.Prover{QEMU: cfg.Tools.QEMU, CacheFile: filepath.Join(cfg.CacheDir, "accel.json")}}
 	l.ctx, l.cancel = context.WithCancel(context.Background())
 	if l.watch, err = newWatcher(l.statusChanged); err != nil {

@@ -262,6 +262,9 @@ func (l *Launcher) start(v *vm, attempt int) error {
 		return v.ctx.Err()
 	}
 	defer func() { <-l.starts }()
+	if err := l.contents.bring(v.ctx, v.cfg.Spec); err != nil {
+		return err
+	}
 	exited, err := l.spawn(v, attempt)
 	if err != nil || exited == nil {
 		return err
