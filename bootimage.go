@@ -22,6 +22,8 @@ type BootImage struct {
 	// Replicas is how many replicas are ready in the region, for the warning
 	// about large pools.
 	Replicas int `json:"replicas"`
+	// Findings are what preflight warns of, for the pool's warnings.
+	Findings []Finding `json:"findings,omitempty"`
 }
 
 // BootDisk is one immutable disk of a BootImage.

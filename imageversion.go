@@ -82,6 +82,8 @@ type ImageVersion struct {
 	// anybody looked.
 	Inspected bool      `json:",omitempty"`
 	Release   OSRelease `json:",omitzero"`
+	// Preflight is what was found when it was looked at.
+	Preflight Preflight `json:",omitzero"`
 	Failure   string    `json:",omitempty"`
 }
 

@@ -32,6 +32,7 @@ type ImageCmd struct {
 	Export  ImageExportCmd  `cmd:"" help:"Write a raw image as the fixed VHD that Azure takes."`
 	Upload  ImageUploadCmd  `cmd:"" help:"Upload a raw image or fixed VHD to a disk's SAS URL, without its zeros."`
 	List    ImageListCmd    `cmd:"" help:"List the base images that were built in the data folder."`
+	Check   ImageCheckCmd   `cmd:"" help:"Say whether an image would become a node, and how to mend it."`
 	Inspect ImageInspectCmd `cmd:"" help:"Say what a machine would find on an image: partitions, firmware, operating system."`
 }
 

@@ -276,3 +276,13 @@ func (s *server) healthz(w http.ResponseWriter, r *http.Request) {
 	}
 	_, _ = io.WriteString(w, "ok\n")
 }
+
+// imageFindings are the versions that preflight has something to say about.
+func imageFindings(ctx context.Context, g *gallery.Service) ([]portal.Image, error) {
+	all, err := g.Warned(ctx)
+	var out []portal.Image
+	for _, v := range all {
+		out = append(out, portal.Image{Version: v.ID.String(), Findings: v.Preflight.Findings})
+	}
+	return out, err
+}

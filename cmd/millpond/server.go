@@ -26,6 +26,7 @@ import (
 	"millpond.dev/millpond/internal/gallery"
 	"millpond.dev/millpond/internal/httpd"
 	"millpond.dev/millpond/internal/identity"
+	"millpond.dev/millpond/internal/inspect"
 	"millpond.dev/millpond/internal/job"
 	"millpond.dev/millpond/internal/network"
 	"millpond.dev/millpond/internal/node"
@@ -136,7 +137,7 @@ func newServer(ctx context.Context, cfg config.Config, data datadir.Dir, addr st
 		return nil, err
 	}
 	galleries = gallery.New(gallery.Options{DB: s.db, Clock: s.clock, Log: log, Keeper: keeper, Resources: resources, Auth: rights, Freezer: comp,
-		Inspect: osRelease, BaseImages: s.baseImages})
+		Inspect: inspect.Inspect, Preflight: gallery.Policy(cfg.PreflightPolicy()), EndOfLife: gallery.Policy(cfg.Galleries.EndOfLife), BaseImages: s.baseImages})
 	var pools *pool.Service
 	var work *job.Service
 	accounts := account.New(account.Options{DB: s.db, Clock: s.clock, Log: log, Resources: resources, Pools: accountContents(func(ctx context.Context, name millpond.AccountName) error {
@@ -197,7 +198,7 @@ func newServer(ctx context.Context, cfg config.Config, data datadir.Dir, addr st
 		},
 		SupportedImages: func(ctx context.Context) ([]batchapi.SupportedImage, error) { return supportedImages(ctx, galleries) }})
 	pages, err := portal.New(portal.Source{Version: version, Started: s.clock.Now(), Launcher: cfg.Launcher, Clock: s.clock, Loops: s.driver.LastRuns,
-		Counts: s.counts, Capacity: s.capacity})
+		Counts: s.counts, Capacity: s.capacity, Images: func(ctx context.Context) ([]portal.Image, error) { return imageFindings(ctx, galleries) }})
 	if err != nil {
 		return nil, err
 	}

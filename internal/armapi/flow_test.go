@@ -25,6 +25,7 @@ import (
 	"millpond.dev/millpond/internal/image"
 	"millpond.dev/millpond/internal/image/chunkstore"
 	"millpond.dev/millpond/internal/image/filestore"
+	"millpond.dev/millpond/internal/inspect"
 	"millpond.dev/millpond/internal/network"
 	"millpond.dev/millpond/internal/reconcile"
 	"millpond.dev/millpond/internal/resource"
@@ -95,7 +96,9 @@ func newWorld(t *testing.T) *world {
 	comp, err := compute.New(ctx, compute.Options{DB: db, Clock: c, Log: log, Keeper: w.keeper, Disks: disks, Resources: w.res, Auth: w.rights})
 	check(t, err)
 	w.gal = gallery.New(gallery.Options{DB: db, Clock: c, Log: log, Keeper: w.keeper, Resources: w.res, Auth: w.rights, Freezer: comp,
-		Inspect: func(context.Context, io.ReaderAt, int64) (millpond.OSRelease, error) { return w.release, nil }})
+		Inspect: func(context.Context, io.ReaderAt, int64) (inspect.Report, error) {
+			return inspect.Report{OS: inspect.OS{Family: w.release.OSType, ID: w.release.ID, VersionID: w.release.Version, PrettyName: w.release.Name}}, nil
+		}})
 	comp.SetLatest(w.gal.Latest)
 	w.acc = account.New(account.Options{DB: db, Clock: c, Log: log, Resources: w.res, Quotas: account.Quotas{Pools: 10, Cores: 10, ActiveJobs: 10, Accounts: 2}})
 	armapi.Members(w.res, comp, w.gal, w.acc)

@@ -133,7 +133,7 @@ func (e *Edge) displayName(region string) *string {
 	return ptr(region)
 }
 
-func (e *Edge) encodeVersion(v gallery.Published, status bool) *armcompute.GalleryImageVersion {
+func (e *Edge) encodeVersion(v gallery.Published, status bool) versionDoc {
 	caching := func(s string) *armcompute.HostCaching {
 		if s == "" {
 			s = string(armcompute.HostCachingNone)
@@ -164,8 +164,9 @@ func (e *Edge) encodeVersion(v gallery.Published, status bool) *armcompute.Galle
 	out := &armcompute.GalleryImageVersion{ID: ptr(v.ID.String()), Name: ptr(v.ID.Name()), Type: ptr(millpond.TypeVersion), Location: ptr(v.Location), Tags: tagsOut(v.Tags),
 		Properties: &armcompute.GalleryImageVersionProperties{ProvisioningState: ptr(armcompute.GalleryProvisioningState(v.State)), StorageProfile: storage, PublishingProfile: pub,
 			SafetyProfile: &armcompute.GalleryImageVersionSafetyProfile{AllowDeletionOfReplicatedLocations: ptr(v.AllowDeletion), BlockDeletionBeforeEndOfLife: ptr(v.BlockDeletion), ReportedForPolicyViolation: ptr(false)}}}
+	doc := versionDoc{out, v.Preflight.Findings}
 	if !status {
-		return out
+		return doc
 	}
 	overall, regions := gallery.Status(v.ImageVersion, v.Replicas)
 	rs := &armcompute.ReplicationStatus{AggregatedState: ptr(armcompute.AggregatedReplicationState(overall)), Summary: []*armcompute.RegionalReplicationStatus{}}
@@ -173,7 +174,7 @@ func (e *Edge) encodeVersion(v gallery.Published, status bool) *armcompute.Galle
 		rs.Summary = append(rs.Summary, &armcompute.RegionalReplicationStatus{Region: e.displayName(s.Region), State: ptr(armcompute.ReplicationState(s.State)), Details: ptr(s.Details), Progress: ptr(s.Progress)})
 	}
 	out.Properties.ReplicationStatus = rs
-	return out
+	return doc
 }
 
 func (e *Edge) listVersions(w http.ResponseWriter, r *azwire.Request) error {
@@ -191,7 +192,7 @@ func (e *Edge) listVersions(w http.ResponseWriter, r *azwire.Request) error {
 func (e *Edge) getVersion(w http.ResponseWriter, r *azwire.Request) error {
 	v, err := e.Gallery.Version(r.Context(), id(r, millpond.TypeVersion, "gallery", "image", "version"))
 	if err == nil {
-		azwire.WriteJSON(w, http.StatusOK, e.encodeVersion(v, strings.Contains(strings.ToLower(r.QueryValue("$expand")), "replicationstatus")))
+		azwire.WriteJSON(w, http.StatusOK, e.encodeVersion(v, strings.Contains(strings.ToLower(r.QueryValue("$expand")), "replicationstatus")).warn(w))
 	}
 	return err
 }

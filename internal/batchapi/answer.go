@@ -151,14 +151,7 @@ func listOf[T any](e *Edge, w http.ResponseWriter, r *request, l list[T], most i
 // client shows them.
 func warn(w http.ResponseWriter, warnings []millpond.Warning) {
 	for _, x := range warnings {
-		text := strings.Map(func(c rune) rune {
-			if c < ' ' || c > '~' {
-				return ' '
-			}
-			return c
-		}, x.Message)
-		text = strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(text)
-		w.Header().Add("Warning", `299 millpond "`+text+`"`)
+		w.Header().Add("Warning", azwire.WarningHeader(x.Message))
 	}
 }
 

@@ -38,9 +38,11 @@ type Config struct {
 	VMSizes []VMSize `yaml:"vmSizes"`
 	Quotas  Quotas   `yaml:"quotas"`
 	Pools   Pools    `yaml:"pools"`
-	Nodes   Nodes    `yaml:"nodes"`
-	Local   Local    `yaml:"local"`
-	Fake    Fake     `yaml:"fake"`
+	// Galleries are the policies for images.
+	Galleries Galleries `yaml:"galleries"`
+	Nodes     Nodes     `yaml:"nodes"`
+	Local     Local     `yaml:"local"`
+	Fake      Fake      `yaml:"fake"`
 }
 
 // Region is a place that accounts, disks and replicas are in.
@@ -86,6 +88,28 @@ type Pools struct {
 	NodesPerReplica int `yaml:"nodesPerReplica"`
 	// MinutesPer1000Nodes is the resize timeout advised per 1000 nodes.
 	MinutesPer1000Nodes int `yaml:"minutesPer1000Nodes"`
+}
+
+// Galleries are the policies for images. Each is allow, warn or refuse.
+type Galleries struct {
+	// Preflight says what becomes of an image in which the check finds what would
+	// keep it from becoming a node. auto is refuse with the local launcher, and
+	// allow with the fake one, which boots nothing.
+	Preflight string `yaml:"preflight"`
+	// EndOfLife says what becomes of a pool or machine from a version that is past
+	// its end of life.
+	EndOfLife string `yaml:"endOfLife"`
+}
+
+// PreflightPolicy resolves auto.
+func (c Config) PreflightPolicy() string {
+	switch {
+	case c.Galleries.Preflight != "auto":
+		return c.Galleries.Preflight
+	case c.Launcher == "fake":
+		return "allow"
+	}
+	return "refuse"
 }
 
 // Nodes holds the limits after which a node is not waited for any more.
@@ -145,11 +169,12 @@ func Default() Config {
 			{Name: "eastasia", DisplayName: "East Asia"},
 			{Name: "southeastasia", DisplayName: "Southeast Asia"},
 		},
-		Quotas: Quotas{Pools: 100, Cores: 10000, ActiveJobs: 300, Accounts: 50},
-		Pools:  Pools{NodesPerReplica: 600, MinutesPer1000Nodes: 15},
-		Nodes:  Nodes{BootLimit: Duration(5 * time.Minute), ContactLimit: Duration(time.Minute), LogRetention: Duration(7 * 24 * time.Hour)},
-		Local:  Local{Accel: "auto", MemoryCapMiB: 2048},
-		Fake:   Fake{BootDelay: Duration(200 * time.Millisecond), MaxVMs: 100000},
+		Quotas:    Quotas{Pools: 100, Cores: 10000, ActiveJobs: 300, Accounts: 50},
+		Pools:     Pools{NodesPerReplica: 600, MinutesPer1000Nodes: 15},
+		Galleries: Galleries{Preflight: "auto", EndOfLife: "warn"},
+		Nodes:     Nodes{BootLimit: Duration(5 * time.Minute), ContactLimit: Duration(time.Minute), LogRetention: Duration(7 * 24 * time.Hour)},
+		Local:     Local{Accel: "auto", MemoryCapMiB: 2048},
+		Fake:      Fake{BootDelay: Duration(200 * time.Millisecond), MaxVMs: 100000},
 	}
 }
 
@@ -196,6 +221,8 @@ func (c Config) Check() error {
 	oneOf("onStop", c.OnStop, "keep", "stop")
 	oneOf("logFormat", c.LogFormat, "text", "json")
 	oneOf("logLevel", c.LogLevel, "debug", "info", "warn", "error")
+	oneOf("galleries.preflight", c.Galleries.Preflight, "auto", "allow", "warn", "refuse")
+	oneOf("galleries.endOfLife", c.Galleries.EndOfLife, "allow", "warn", "refuse")
 	oneOf("local.accel", c.Local.Accel, "auto", "kvm", "tcg")
 	if len(c.Regions) == 0 {
 		bad("regions is empty; name at least one")

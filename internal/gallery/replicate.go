@@ -172,14 +172,19 @@ func (s *Service) replicate(ctx context.Context, id millpond.ResourceID) (again 
 	return s.finish(ctx, id, work, e)
 }
 
-// prepare makes the bytes of every disk immutable and looks at the operating
-// system once. Each disk is recorded when it is there, so that work that was
+// prepare makes the bytes of every disk immutable and has preflight look at them
+// once. Each disk is recorded when it is there, so that work that was
 // broken off goes on with the next. It returns nil for a version that has
 // nothing to do any more.
 func (s *Service) prepare(ctx context.Context, id millpond.ResourceID) (*millpond.ImageVersion, error) {
 	var v *millpond.ImageVersion
+	var def *millpond.ImageDefinition
 	err := s.DB.View(ctx, func(tx *sqlite.Tx) (err error) {
-		v, err = sqlite.Load[millpond.ImageVersion](tx, id.Key())
+		if v, err = sqlite.Load[millpond.ImageVersion](tx, id.Key()); err != nil {
+			return err
+		}
+		parent, _ := id.Parent()
+		def, err = sqlite.Load[millpond.ImageDefinition](tx, parent.Key())
 		return err
 	})
 	if errors.Is(err, sqlite.ErrNoRow) || err == nil && v.State != millpond.StateCreating && v.State != millpond.StateUpdating {
@@ -207,15 +212,13 @@ func (s *Service) prepare(ctx context.Context, id millpond.ResourceID) (*millpon
 			return nil, err
 		}
 	}
-	if !v.Inspected && s.Inspect != nil {
-		if rel, err := s.inspect(ctx, v.OSDisk); err != nil {
-			s.Log.Warn("image not inspected", "version", id.String(), "err", err)
-		} else {
-			v.Release, v.Inspected = rel, true
-			if err := s.record(ctx, v); err != nil {
-				return nil, err
-			}
-		}
+	if err := s.preflight(ctx, v, def); err != nil {
+		s.Log.Warn("image not inspected", "version", id.String(), "err", err)
+	} else if err := s.record(ctx, v); err != nil {
+		return nil, err
+	}
+	if err := s.unfit(v); err != nil {
+		return nil, err
 	}
 	return v, nil
 }
@@ -228,7 +231,7 @@ func (s *Service) record(ctx context.Context, v *millpond.ImageVersion) error {
 		if err != nil {
 			return err
 		}
-		now.OSDisk, now.DataDisks, now.Release, now.Inspected = v.OSDisk, v.DataDisks, v.Release, v.Inspected
+		now.OSDisk, now.DataDisks, now.Release, now.Inspected, now.Preflight = v.OSDisk, v.DataDisks, v.Release, v.Inspected, v.Preflight
 		for _, d := range now.Disks() {
 			if d.Content == "" {
 				continue
@@ -239,19 +242,6 @@ func (s *Service) record(ctx context.Context, v *millpond.ImageVersion) error {
 		}
 		return tx.Put(now)
 	})
-}
-
-func (s *Service) inspect(ctx context.Context, d millpond.VersionDisk) (millpond.OSRelease, error) {
-	st, err := s.Keeper.Store(d.Store)
-	if err != nil {
-		return millpond.OSRelease{}, err
-	}
-	r, err := st.Open(ctx, image.ContentID(d.Content))
-	if err != nil {
-		return millpond.OSRelease{}, err
-	}
-	defer r.Close()
-	return s.Inspect(ctx, r, r.Size())
 }
 
 // copyReplica copies the contents of a version into one store and records how

@@ -149,6 +149,16 @@ func (s *Service) bootImage(ctx context.Context, acct millpond.BatchAccount, id 
 	if !strings.EqualFold(def.OSState, "Generalized") {
 		return millpond.BootImage{}, badImage("virtualMachineImageId", given, "The image definition %s is %s, and pools boot from generalized images only. Generalize the machine and publish it under a definition with --os-state Generalized.", def.ID, def.OSState)
 	}
+	if err := s.checked(ctx, v, def); err != nil {
+		return millpond.BootImage{}, err
+	}
+	if err := s.unfit(v); err != nil {
+		return millpond.BootImage{}, badImage("virtualMachineImageId", given, "%s", millpond.AsError(err).Message)
+	}
+	past := s.expired(v, def)
+	if past != nil && past.Severity == millpond.SeverityError {
+		return millpond.BootImage{}, badImage("virtualMachineImageId", given, "%s", past)
+	}
 	// The definition states the OS type; the release is what was found on the
 	// disk, and what was not found is taken on trust.
 	release := v.Release
@@ -166,7 +176,10 @@ func (s *Service) bootImage(ctx context.Context, acct millpond.BatchAccount, id 
 	if len(ready) == 0 {
 		return millpond.BootImage{}, notThere(v, rs, given, acct.Region)
 	}
-	boot := millpond.BootImage{VersionID: v.ID.String(), OSType: def.OSType, HyperV: def.HyperV, Replicas: len(ready)}
+	boot := millpond.BootImage{VersionID: v.ID.String(), OSType: def.OSType, HyperV: def.HyperV, Replicas: len(ready), Findings: v.Preflight.Findings}
+	if past != nil {
+		boot.Findings = append([]millpond.Finding{*past}, boot.Findings...)
+	}
 	boot.OSDisk = millpond.BootDisk{Content: v.OSDisk.Content, SizeBytes: v.OSDisk.SizeBytes}
 	for _, d := range v.DataDisks {
 		boot.DataDisks = append(boot.DataDisks, millpond.BootDisk{LUN: int(d.LUN), Content: d.Content, SizeBytes: d.SizeBytes})

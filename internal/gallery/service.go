@@ -18,6 +18,7 @@ import (
 	millpond "millpond.dev/millpond"
 	"millpond.dev/millpond/internal/clock"
 	"millpond.dev/millpond/internal/custody"
+	"millpond.dev/millpond/internal/inspect"
 	"millpond.dev/millpond/internal/sqlite"
 	"millpond.dev/millpond/internal/wake"
 )
@@ -60,9 +61,13 @@ type Options struct {
 	Resources Resources
 	Auth      Authorizer
 	Freezer   Freezer
-	// Inspect reads from a disk what its operating system says about itself. It
-	// may be nil.
-	Inspect func(ctx context.Context, r io.ReaderAt, size int64) (millpond.OSRelease, error)
+	// Inspect looks into a disk. It may be nil: then nothing is known of what is
+	// on a disk.
+	Inspect func(ctx context.Context, r io.ReaderAt, size int64) (inspect.Report, error)
+	// Preflight says whether findings refuse an image; the zero value keeps none.
+	Preflight Policy
+	// EndOfLife says what becomes of pools from versions past their end of life.
+	EndOfLife Policy
 	// BaseImages lists the built base images. It may be nil.
 	BaseImages func(ctx context.Context) ([]BaseImage, error)
 }

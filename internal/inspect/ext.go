@@ -56,6 +56,14 @@ func (e *ext) readFile(path string, max int) ([]byte, error) {
 	return readPath(root, path, max)
 }
 
+func (e *ext) list(path string) ([]string, error) {
+	root, err := e.inode(2)
+	if err != nil {
+		return nil, err
+	}
+	return listPath(root, path)
+}
+
 type extInode struct {
 	e    *ext
 	raw  []byte // the first 128 bytes
@@ -205,39 +213,62 @@ func (i *extInode) indirect(n int64) (int64, error) {
 	return 0, errBudget
 }
 
-// lookup scans all blocks of a folder. An index (htree) looks like unused
-// entries, so it need not be known.
 func (i *extInode) lookup(name string) (node, error) {
+	found := uint32(0)
+	err := i.each(func(entry string, ino uint32) bool {
+		if entry == name {
+			found = ino
+		}
+		return found == 0
+	})
+	if err == nil && found == 0 {
+		err = errNotFound
+	}
+	if err != nil {
+		return nil, err
+	}
+	return i.e.inode(found)
+}
+
+func (i *extInode) names() ([]string, error) {
+	var c collector
+	err := i.each(func(entry string, _ uint32) bool { return c.add(entry) })
+	return c, err
+}
+
+// each scans all blocks of a folder until do returns false. An index (htree)
+// looks like unused entries, so it need not be known.
+func (i *extInode) each(do func(name string, ino uint32) bool) error {
 	if i.flags()&extInline != 0 {
-		return nil, fmt.Errorf("it keeps folders inside inodes, which is not supported")
+		return fmt.Errorf("it keeps folders inside inodes, which is not supported")
 	}
 	if i.size() > maxDirSize {
-		return nil, fmt.Errorf("a folder has %d bytes", i.size())
+		return fmt.Errorf("a folder has %d bytes", i.size())
 	}
 	le := binary.LittleEndian
 	for n := int64(0); n*i.e.block < i.size(); n++ {
 		p, err := i.blockOf(n)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		if p == 0 {
 			continue
 		}
 		b, err := i.e.blockAt(p, 0, int(i.e.block))
 		if err != nil {
-			return nil, err
+			return err
 		}
 		for len(b) >= 8 {
 			length := int(le.Uint16(b[4:]))
 			if length < 8 || length > len(b) {
-				return nil, fmt.Errorf("a folder is damaged")
+				return fmt.Errorf("a folder is damaged")
 			}
 			ino, nl := le.Uint32(b), int(b[6])
-			if ino != 0 && 8+nl <= length && string(b[8:8+nl]) == name {
-				return i.e.inode(ino)
+			if ino != 0 && 8+nl <= length && !do(string(b[8:8+nl]), ino) {
+				return nil
 			}
 			b = b[length:]
 		}
 	}
-	return nil, errNotFound
+	return nil
 }

@@ -62,6 +62,9 @@ func (f *fat) readFile(path string, max int) ([]byte, error) {
 	return readPath(&fatNode{f: f, dir: true, first: f.rootNum, root: true}, path, max)
 }
 
+// list is not needed of a FAT: firmware names its files.
+func (f *fat) list(string) ([]string, error) { return nil, errNotFound }
+
 // next is the cluster after c; false at the end of a chain.
 func (f *fat) next(c uint32) (uint32, bool, error) {
 	off := int64(c) * int64(f.bits) / 8
@@ -117,6 +120,8 @@ func (n *fatNode) isLink() bool { return false }
 func (n *fatNode) bytes(max int) ([]byte, error) {
 	return n.f.chain(n.first, int(min(n.length, int64(max))))
 }
+
+func (n *fatNode) names() ([]string, error) { return nil, errNotFound }
 
 // lookup compares long and short names without regard to case.
 func (n *fatNode) lookup(name string) (node, error) {

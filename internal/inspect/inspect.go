@@ -12,6 +12,7 @@ package inspect
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -37,6 +38,8 @@ type Report struct {
 	BIOS bool `json:"bios"`
 	UEFI bool `json:"uefi"`
 	OS   OS   `json:"os"`
+	// System is nil where no operating system could be read.
+	System *System `json:"system,omitempty"`
 	// Agent says that Millpond's agent is installed, CloudInit that cloud-init is
 	// and can install it at the first boot.
 	Agent     bool `json:"agent"`
@@ -60,6 +63,15 @@ type Partition struct {
 	// luks, or empty if not recognised.
 	FileSystem string `json:"fileSystem,omitempty"`
 	Label      string `json:"label,omitempty"`
+	// UUID is the file system's, PartUUID the partition's, both as /dev/disk
+	// spells them.
+	UUID     string `json:"uuid,omitempty"`
+	PartUUID string `json:"partUuid,omitempty"`
+	// Health is what the file system says of itself: empty, "not clean" when its
+	// journal has to be replayed, or "errors". Free is its free space in bytes, -1
+	// where it is not known.
+	Health string `json:"health,omitempty"`
+	Free   int64  `json:"free"`
 
 	legacyBoot bool
 }
@@ -81,7 +93,7 @@ type OS struct {
 // is a note in the report, not an error; errors are failed reads of src and an
 // ended ctx.
 func Inspect(ctx context.Context, src io.ReaderAt, size int64) (Report, error) {
-	d := &disk{ctx: ctx, src: src, size: size}
+	d := newDisk(ctx, src, size)
 	r := Report{Size: size, Table: "none"}
 	d.guard(&r, "the partition table", func() error { return d.table(&r) })
 	for i := range r.Partitions {
@@ -116,6 +128,10 @@ type disk struct {
 	reads  int
 	bytes  int64
 	failed error // the first read that src failed
+}
+
+func newDisk(ctx context.Context, src io.ReaderAt, size int64) *disk {
+	return &disk{ctx: ctx, src: &pages{src: src, size: size, have: map[int64][]byte{}}, size: size}
 }
 
 var errBudget = errors.New("it leads from one place to another without end")
@@ -178,6 +194,8 @@ func (d *disk) window(p Partition) window { return window{d, p.Start, p.Size} }
 // followed. A file that is not there is errNotFound.
 type fileSystem interface {
 	readFile(path string, max int) ([]byte, error)
+	// list is the names in a folder.
+	list(path string) ([]string, error)
 }
 
 var errNotFound = errors.New("no such file")
@@ -197,6 +215,7 @@ func (d *disk) open(p Partition) (fileSystem, error) {
 // identify tells the file system by its magic numbers.
 func (d *disk) identify(p *Partition) error {
 	w := d.window(*p)
+	p.Free = -1
 	if w.size < 2048 {
 		return nil
 	}
@@ -208,83 +227,83 @@ func (d *disk) identify(p *Partition) error {
 	switch {
 	case h[0x438] == 0x53 && h[0x439] == 0xef:
 		p.FileSystem, p.Label = "ext4", text(h[0x478:0x488])
+		p.ofExt(h[1024:])
 	case string(h[:4]) == "XFSB":
 		p.FileSystem, p.Label = "xfs", text(h[108:120])
+		p.ofXFS(h)
 	case string(h[3:7]) == "NTFS":
 		p.FileSystem = "ntfs"
 	case string(h[82:87]) == "FAT32":
 		p.FileSystem, p.Label = "vfat", text(h[71:82])
+		p.UUID = serial(h[67:])
 	case string(h[54:57]) == "FAT":
 		p.FileSystem, p.Label = "vfat", text(h[43:54])
+		p.UUID = serial(h[39:])
 	case string(h[512:520]) == "LABELONE" || string(h[:8]) == "LABELONE":
 		p.FileSystem = "lvm"
 	case string(h[:6]) == "LUKS\xba\xbe":
 		p.FileSystem = "luks"
 	case w.size >= 0x10048:
-		if b, err := w.at(0x10040, 8); err != nil {
+		b, err := w.at(0x10000, 0x48)
+		if err != nil {
 			return err
-		} else if string(b) == "_BHRfS_M" {
-			p.FileSystem = "btrfs"
+		}
+		if string(b[0x40:]) == "_BHRfS_M" {
+			p.FileSystem, p.UUID = "btrfs", uuidText(b[0x20:])
 			return nil
 		}
-		if b, err := w.at(4086, 10); err != nil {
+		if b, err = w.at(1024, 4096-1024); err != nil {
 			return err
-		} else if string(b) == "SWAPSPACE2" {
-			p.FileSystem = "swap"
+		}
+		if string(b[4086-1024:]) == "SWAPSPACE2" {
+			p.FileSystem, p.UUID = "swap", uuidText(b[12:])
 		}
 	}
 	return nil
 }
 
-// system looks for an operating system on a partition.
-func (d *disk) system(r *Report, p Partition) error {
-	switch p.FileSystem {
-	case "lvm", "luks", "btrfs":
-		r.Notes = append(r.Notes, fmt.Sprintf("%s holds %s, which preflight does not look into", p.title(), p.FileSystem))
-		return nil
-	case "ext4", "xfs":
-	default:
-		return nil
+// ofExt reads what an ext superblock says of its file system.
+func (p *Partition) ofExt(b []byte) {
+	le := binary.LittleEndian
+	p.UUID = uuidText(b[0x68:])
+	if log := le.Uint32(b[24:]); log <= 6 {
+		p.Free = min(int64(le.Uint32(b[12:]))*(1024<<log), p.Size)
 	}
-	if r.OS.Family != "" {
-		return nil
+	switch {
+	case le.Uint16(b[0x3a:])&2 != 0:
+		p.Health = Errors
+	case le.Uint32(b[96:])&4 != 0 || le.Uint16(b[0x3a:])&1 == 0:
+		p.Health = NotClean
 	}
-	fs, err := d.open(p)
-	if err != nil {
-		return err
+}
+
+// ofXFS reads what an XFS superblock says of its file system. Whether the log
+// has to be replayed stands in the log alone, which is not read.
+func (p *Partition) ofXFS(b []byte) {
+	be := binary.BigEndian
+	p.UUID = uuidText(b[32:])
+	if block, free := int64(be.Uint32(b[4:])), be.Uint64(b[144:]); block <= 65536 && free < 1<<40 {
+		p.Free = min(int64(free)*block, p.Size)
 	}
-	// /etc/os-release is a link to the first on most systems.
-	var text []byte
-	for _, name := range []string{"/usr/lib/os-release", "/etc/os-release"} {
-		if text, err = fs.readFile(name, maxFile); err == nil {
-			break
-		}
-		if !errors.Is(err, errNotFound) {
-			return err
-		}
+	if b[126] != 0 {
+		p.Health = NotClean
 	}
-	if err != nil {
-		return nil // a file system without a system, such as /boot
-	}
-	r.OS = parseOSRelease(string(text))
-	r.OS.Partition = p.Number
-	has := func(names ...string) bool {
-		for _, n := range names {
-			if _, err := fs.readFile(n, 0); err == nil {
-				return true
-			}
-		}
-		return false
-	}
-	r.Agent = has("/usr/sbin/millpond-agent", "/usr/local/sbin/millpond-agent")
-	r.CloudInit = has("/usr/bin/cloud-init")
-	if id, err := fs.readFile("/etc/machine-id", 64); err == nil && len(strings.TrimSpace(string(id))) == 32 {
-		r.NotGeneralized = append(r.NotGeneralized, "/etc/machine-id")
-	}
-	if has("/etc/ssh/ssh_host_ed25519_key", "/etc/ssh/ssh_host_rsa_key", "/etc/ssh/ssh_host_ecdsa_key") {
-		r.NotGeneralized = append(r.NotGeneralized, "/etc/ssh/ssh_host_*_key")
-	}
-	return nil
+}
+
+// What Partition.Health says.
+const (
+	NotClean = "not clean"
+	Errors   = "errors"
+)
+
+func uuidText(b []byte) string {
+	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:16])
+}
+
+// serial is a FAT's volume id as Linux spells it.
+func serial(b []byte) string {
+	n := binary.LittleEndian.Uint32(b)
+	return fmt.Sprintf("%04X-%04X", n>>16, n&0xffff)
 }
 
 // parseOSRelease reads an os-release file, see os-release(5).
@@ -316,7 +335,7 @@ func unquote(v string) string {
 		v = v[1 : len(v)-1]
 	}
 	return strings.Map(func(c rune) rune {
-		if c < ' ' || c == 0x7f || c == 0xfffd || c == '\\' {
+		if c < ' ' || c >= 0x7f && c < 0xa0 || c == 0xfffd || c == '\\' {
 			return -1
 		}
 		return c

@@ -187,7 +187,7 @@ func TestLinuxIsRecognised(t *testing.T) {
 func TestFilesOfFileSystems(t *testing.T) {
 	for _, name := range []string{"ext2", "ext4", "xfs4", "xfs5"} {
 		img := fixture(t, name)
-		d := &disk{ctx: context.Background(), src: bytes.NewReader(img), size: int64(len(img))}
+		d := newDisk(context.Background(), bytes.NewReader(img), int64(len(img)))
 		p := Partition{Size: d.size}
 		if err := d.identify(&p); err != nil {
 			t.Fatal(err)
@@ -325,7 +325,7 @@ func TestMatchesNodeAgentSKU(t *testing.T) {
 // end, stay within its limits and give no panic.
 func FuzzInspect(f *testing.F) {
 	var bases [][]byte
-	for _, n := range []string{"ext2", "ext4", "xfs4", "xfs5"} {
+	for _, n := range []string{"ext2", "ext4", "xfs4", "xfs5", "used"} {
 		bases = append(bases, fixture(f, n))
 	}
 	bases = append(bases, gptDisk(true, part{typeESP, 4, fat16(true)}), mbrDisk(0x05, make([]byte, 4096)))
@@ -341,6 +341,11 @@ func FuzzInspect(f *testing.F) {
 		r, err := Inspect(context.Background(), bytes.NewReader(d), int64(len(d)))
 		if err != nil {
 			t.Fatal(err)
+		}
+		for _, f := range Check(r, Want{HyperV: "V1"}) {
+			if strings.ContainsAny(f.Seen, "\n\x00\x1b") {
+				t.Errorf("a finding is not printable: %q", f.Seen)
+			}
 		}
 		for _, n := range r.Notes {
 			// A recovered panic is safe, and still a bug of a parser.

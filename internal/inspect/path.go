@@ -9,6 +9,7 @@ const (
 	maxLinks   = 16
 	maxDepth   = 40
 	maxDirSize = 8 << 20
+	maxNames   = 2000
 )
 
 // node is an inode as path resolution sees it.
@@ -19,6 +20,8 @@ type node interface {
 	bytes(max int) ([]byte, error)
 	// lookup finds an entry of a folder; errNotFound without one.
 	lookup(name string) (node, error)
+	// names lists a folder without "." and "..", at most maxNames of them.
+	names() ([]string, error)
 }
 
 // resolve walks an absolute path from root, following symbolic links inside the
@@ -88,4 +91,26 @@ func readPath(root node, path string, max int) ([]byte, error) {
 		return nil, nil
 	}
 	return n.bytes(max)
+}
+
+// listPath lists the folder at path; errNotFound if it is none.
+func listPath(root node, path string) ([]string, error) {
+	n, err := resolve(root, path)
+	if err != nil {
+		return nil, err
+	}
+	if !n.isDir() {
+		return nil, errNotFound
+	}
+	return n.names()
+}
+
+// collector gathers the names of a folder for names; it is full at maxNames.
+type collector []string
+
+func (c *collector) add(name string) (more bool) {
+	if name != "." && name != ".." {
+		*c = append(*c, name)
+	}
+	return len(*c) < maxNames
 }

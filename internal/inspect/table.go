@@ -94,6 +94,7 @@ func (d *disk) gpt(h []byte) ([]Partition, error) {
 		parts = append(parts, Partition{
 			Number: int(i) + 1, Start: int64(from) * sector, Size: int64(to-from+1) * sector, Type: guid(e[:16]),
 			Name:       strings.TrimRight(string(utf16.Decode(name[:])), "\x00"),
+			PartUUID:   strings.ToLower(guid(e[16:32])),
 			legacyBoot: le.Uint64(e[48:])&(1<<2) != 0,
 		})
 	}
@@ -118,7 +119,8 @@ func (d *disk) mbr(b []byte) ([]Partition, error) {
 		if start <= 0 || size <= 0 || start > d.size-size {
 			return fmt.Errorf("partition %d lies outside of the disk of %d bytes; the disk is cut off", number, d.size)
 		}
-		parts = append(parts, Partition{Number: number, Start: start, Size: size, Type: fmt.Sprintf("0x%02x", typ)})
+		parts = append(parts, Partition{Number: number, Start: start, Size: size, Type: fmt.Sprintf("0x%02x", typ),
+			PartUUID: fmt.Sprintf("%08x-%02x", le.Uint32(b[440:]), number)})
 		return nil
 	}
 	extended := int64(0)

@@ -56,6 +56,14 @@ func (x *xfs) readFile(path string, max int) ([]byte, error) {
 	return readPath(root, path, max)
 }
 
+func (x *xfs) list(path string) ([]string, error) {
+	root, err := x.inode(x.root)
+	if err != nil {
+		return nil, err
+	}
+	return listPath(root, path)
+}
+
 // blockAt turns a file system block number (group and block in it) into an
 // offset.
 func (x *xfs) blockAt(n uint64) (int64, error) {
@@ -244,12 +252,36 @@ func (i *xfsInode) remoteLink(ext []xfsExtent, n int) ([]byte, error) {
 }
 
 func (i *xfsInode) lookup(name string) (node, error) {
+	found, ino := false, uint64(0)
+	err := i.each(func(entry string, n uint64) bool {
+		if entry == name {
+			found, ino = true, n
+		}
+		return !found
+	})
+	if err == nil && !found {
+		err = errNotFound
+	}
+	if err != nil {
+		return nil, err
+	}
+	return i.x.inode(ino)
+}
+
+func (i *xfsInode) names() ([]string, error) {
+	var c collector
+	err := i.each(func(entry string, _ uint64) bool { return c.add(entry) })
+	return c, err
+}
+
+// each goes through a folder until do returns false.
+func (i *xfsInode) each(do func(name string, ino uint64) bool) error {
 	if i.raw[5] == xfsLocal {
-		return i.short(name)
+		return i.short(do)
 	}
 	ext, err := i.extents()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	// Entries lie below 32 GiB of a folder's address space; what comes after are
 	// indexes, which are not needed.
@@ -257,44 +289,44 @@ func (i *xfsInode) lookup(name string) (node, error) {
 	for _, e := range ext {
 		for k := uint64(0); k < e.count && e.offset+k < limit; k += per {
 			if (e.offset+k)*uint64(i.x.block) > maxDirSize {
-				return nil, fmt.Errorf("a folder is too large")
+				return fmt.Errorf("a folder is too large")
 			}
 			at, err := i.x.blockAt(e.start + k)
 			if err != nil {
-				return nil, err
+				return err
 			}
 			b, err := i.x.w.at(at, int(i.x.dirBlock))
 			if err != nil {
-				return nil, err
+				return err
 			}
-			ino, found, err := i.x.scan(b, name)
-			if err != nil {
-				return nil, err
-			}
-			if found {
-				return i.x.inode(ino)
+			more, err := i.x.scan(b, do)
+			if err != nil || !more {
+				return err
 			}
 		}
 	}
-	return nil, errNotFound
+	return nil
 }
 
-// short looks into a folder that lies inside its inode.
-func (i *xfsInode) short(name string) (node, error) {
+// short goes through a folder that lies inside its inode.
+func (i *xfsInode) short(do func(name string, ino uint64) bool) error {
 	be := binary.BigEndian
 	b := i.fork
 	if len(b) < 6 {
-		return nil, fmt.Errorf("a folder is damaged")
+		return fmt.Errorf("a folder is damaged")
 	}
 	count, wide := int(b[0]), b[1] != 0
 	width := 4
 	if wide {
 		width, count = 8, int(b[1])
 	}
+	if len(b) < 2+width {
+		return fmt.Errorf("a folder is damaged")
+	}
 	b = b[2+width:]
 	for range count {
 		if len(b) < 3 {
-			return nil, fmt.Errorf("a folder is damaged")
+			return fmt.Errorf("a folder is damaged")
 		}
 		nl := int(b[0])
 		skip := 3 + nl
@@ -302,21 +334,24 @@ func (i *xfsInode) short(name string) (node, error) {
 			skip++
 		}
 		if len(b) < skip+width {
-			return nil, fmt.Errorf("a folder is damaged")
+			return fmt.Errorf("a folder is damaged")
 		}
-		if string(b[3:3+nl]) == name {
-			if wide {
-				return i.x.inode(be.Uint64(b[skip:]))
-			}
-			return i.x.inode(uint64(be.Uint32(b[skip:])))
+		ino := uint64(0)
+		if wide {
+			ino = be.Uint64(b[skip:])
+		} else {
+			ino = uint64(be.Uint32(b[skip:]))
+		}
+		if !do(string(b[3:3+nl]), ino) {
+			return nil
 		}
 		b = b[skip+width:]
 	}
-	return nil, errNotFound
+	return nil
 }
 
-// scan looks for a name in one block of a folder.
-func (x *xfs) scan(b []byte, name string) (ino uint64, found bool, err error) {
+// scan goes through one block of a folder; more is false when do ended it.
+func (x *xfs) scan(b []byte, do func(name string, ino uint64) bool) (more bool, err error) {
 	be := binary.BigEndian
 	head, end := 16, len(b)
 	switch string(b[:4]) {
@@ -328,14 +363,14 @@ func (x *xfs) scan(b []byte, name string) (ino uint64, found bool, err error) {
 	case "XDB3":
 		head, end = 64, -1
 	default:
-		return 0, false, fmt.Errorf("a folder is damaged")
+		return false, fmt.Errorf("a folder is damaged")
 	}
 	if end < 0 {
 		// A folder of one block has its index at the end: 8 bytes for each entry
 		// and 8 for their number.
 		n := int64(be.Uint32(b[len(b)-8:]))
 		if n*8+8 > int64(len(b)-head) {
-			return 0, false, fmt.Errorf("a folder is damaged")
+			return false, fmt.Errorf("a folder is damaged")
 		}
 		end = len(b) - 8 - int(n)*8
 	}
@@ -343,13 +378,13 @@ func (x *xfs) scan(b []byte, name string) (ino uint64, found bool, err error) {
 		if be.Uint16(b[at:]) == 0xffff {
 			length := int(be.Uint16(b[at+2:]))
 			if length < 8 || length%8 != 0 {
-				return 0, false, fmt.Errorf("a folder is damaged")
+				return false, fmt.Errorf("a folder is damaged")
 			}
 			at += length
 			continue
 		}
 		if at+12 > end {
-			return 0, false, fmt.Errorf("a folder is damaged")
+			return false, fmt.Errorf("a folder is damaged")
 		}
 		nl := int(b[at+8])
 		length := 8 + 1 + nl + 2
@@ -358,12 +393,12 @@ func (x *xfs) scan(b []byte, name string) (ino uint64, found bool, err error) {
 		}
 		length = (length + 7) &^ 7
 		if at+length > end {
-			return 0, false, fmt.Errorf("a folder is damaged")
+			return false, fmt.Errorf("a folder is damaged")
 		}
-		if string(b[at+9:at+9+nl]) == name {
-			return be.Uint64(b[at:]), true, nil
+		if !do(string(b[at+9:at+9+nl]), be.Uint64(b[at:])) {
+			return false, nil
 		}
 		at += length
 	}
-	return 0, false, nil
+	return true, nil
 }

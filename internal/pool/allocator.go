@@ -143,6 +143,7 @@ func (s *Service) carryOut(tx *sqlite.Tx, book *ledger.Book, p millpond.Pool, bo
 }
 
 func (s *Service) newNode(tx *sqlite.Tx, p millpond.Pool, boot millpond.BootImage, dedicated bool) millpond.Node {
+	boot.Findings = nil // the pool tells them
 	suffix := "_p"
 	if dedicated {
 		suffix = "_d"

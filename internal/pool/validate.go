@@ -141,6 +141,9 @@ func (s *Service) warn(p *millpond.Pool) {
 		p.Warnings = append(p.Warnings, w)
 		s.Log.Warn("pool warning", "account", p.Account, "pool", p.Spec.ID, "code", code, "message", w.Message)
 	}
+	for _, f := range p.Boot.Findings {
+		add("Image"+f.Code, "%s %s %s", f.Seen, f.Why, f.Fix)
+	}
 	nodes, per := p.TargetDedicated+p.TargetLowPriority, s.Config.NodesPerReplica
 	if have, need := p.Boot.Replicas, (nodes+per-1)/per; have > 0 && need > have {
 		add("ReplicaRatioExceeded", "The pool is to have %d nodes, and its image has %d replica(s) in the region: one replica per %d nodes is advised. Raise the replica count of the image version to %d, or expect slower allocation.", nodes, have, per, need)

@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	millpond "millpond.dev/millpond"
 	"millpond.dev/millpond/internal/clock"
 	"millpond.dev/millpond/internal/reconcile"
 )
@@ -46,6 +47,14 @@ type Source struct {
 	Loops    func() []reconcile.LastRun
 	Counts   func(context.Context) ([]Count, error)
 	Capacity func(context.Context) (Capacity, error)
+	// Images are what preflight says of images; nil shows nothing.
+	Images func(context.Context) ([]Image, error)
+}
+
+// Image is an image version with what preflight says of it.
+type Image struct {
+	Version  string             `json:"version"`
+	Findings []millpond.Finding `json:"findings"`
 }
 
 // Status is the document behind the status page, also served as JSON.
@@ -56,6 +65,7 @@ type Status struct {
 	Capacity Capacity            `json:"capacity"`
 	Counts   []Count             `json:"counts"`
 	Loops    []reconcile.LastRun `json:"loops"`
+	Images   []Image             `json:"images,omitempty"`
 }
 
 // Pages are the handlers to mount.
@@ -82,6 +92,9 @@ func New(src Source) (Pages, error) {
 	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), newCollector(src))
 	status := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		st, err := gather(r.Context(), src)
+		if err == nil && src.Images != nil {
+			st.Images, err = src.Images(r.Context())
+		}
 		if err != nil {
 			http.Error(w, "the status could not be read: "+err.Error(), http.StatusInternalServerError)
 			return

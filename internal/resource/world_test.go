@@ -24,6 +24,7 @@ import (
 	"millpond.dev/millpond/internal/image"
 	"millpond.dev/millpond/internal/image/chunkstore"
 	"millpond.dev/millpond/internal/image/filestore"
+	"millpond.dev/millpond/internal/inspect"
 	"millpond.dev/millpond/internal/reconcile"
 	"millpond.dev/millpond/internal/resource"
 	"millpond.dev/millpond/internal/sqlite"
@@ -139,8 +140,12 @@ type world struct {
 	rights  rights
 	release millpond.OSRelease
 	base    []gallery.BaseImage
-	pools   error // what emptying an account answers
-	poolsMu sync.Mutex
+	// preflight is the policy from the next open on; report is what is found on
+	// every disk, nil for a system of release.
+	preflight, endOfLife gallery.Policy
+	report               *inspect.Report
+	pools                error // what emptying an account answers
+	poolsMu              sync.Mutex
 
 	ctx    context.Context
 	end    context.CancelFunc
@@ -207,7 +212,13 @@ func (w *world) open() {
 	w.comp, err = compute.New(w.ctx, compute.Options{DB: w.db, Clock: w.clock, Log: log, Keeper: w.keeper, Disks: w.disks, Resources: w.res, Auth: w.rights})
 	w.ok(err)
 	w.gal = gallery.New(gallery.Options{DB: w.db, Clock: w.clock, Log: log, Keeper: w.keeper, Resources: w.res, Auth: w.rights, Freezer: w.comp,
-		Inspect:    func(context.Context, io.ReaderAt, int64) (millpond.OSRelease, error) { return w.release, nil },
+		Preflight: w.preflight, EndOfLife: w.endOfLife,
+		Inspect: func(context.Context, io.ReaderAt, int64) (inspect.Report, error) {
+			if w.report != nil {
+				return *w.report, nil
+			}
+			return inspect.Report{OS: inspect.OS{Family: w.release.OSType, ID: w.release.ID, VersionID: w.release.Version, PrettyName: w.release.Name}}, nil
+		},
 		BaseImages: func(context.Context) ([]gallery.BaseImage, error) { return w.base, nil }})
 	w.comp.SetLatest(w.gal.Latest)
 	w.acc = account.New(account.Options{DB: w.db, Clock: w.clock, Log: log, Resources: w.res, Pools: w, Quotas: account.Quotas{Pools: 10, Cores: 10, Accounts: 3}})
