@@ -28,12 +28,13 @@ import (
 
 // ImageCmd works on image files. It needs no server, only a data folder.
 type ImageCmd struct {
-	Build   ImageBuildCmd   `cmd:"" help:"Build a base image: tiny or debian-12."`
-	Export  ImageExportCmd  `cmd:"" help:"Write a raw image as the fixed VHD that Azure takes."`
-	Upload  ImageUploadCmd  `cmd:"" help:"Upload a raw image or fixed VHD to a disk's SAS URL, without its zeros."`
-	List    ImageListCmd    `cmd:"" help:"List the base images that were built in the data folder."`
-	Check   ImageCheckCmd   `cmd:"" help:"Say whether an image would become a node, and how to mend it."`
-	Inspect ImageInspectCmd `cmd:"" help:"Say what a machine would find on an image: partitions, firmware, operating system."`
+	Build       ImageBuildCmd       `cmd:"" help:"Build a base image: tiny or debian-12."`
+	Export      ImageExportCmd      `cmd:"" help:"Write a raw image as the fixed VHD that Azure takes."`
+	Upload      ImageUploadCmd      `cmd:"" help:"Upload a raw image or fixed VHD to a disk's SAS URL, without its zeros."`
+	List        ImageListCmd        `cmd:"" help:"List the base images that were built in the data folder."`
+	Replication ImageReplicationCmd `cmd:"" help:"Show in which regions a gallery image version is, and how far; --watch goes on until it is everywhere."`
+	Check       ImageCheckCmd       `cmd:"" help:"Say whether an image would become a node, and how to mend it."`
+	Inspect     ImageInspectCmd     `cmd:"" help:"Say what a machine would find on an image: partitions, firmware, operating system."`
 }
 
 // interruptible is a context that ends with Ctrl-C or a termination signal.

@@ -2,6 +2,10 @@ package custody
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"syscall"
 
 	millpond "millpond.dev/millpond"
 	"millpond.dev/millpond/internal/image"
@@ -46,8 +50,36 @@ func (h *Hold) Ingest(ctx context.Context, dst image.Store, src image.Source, p 
 
 // Copy replicates a content and holds the copy.
 func (h *Hold) Copy(ctx context.Context, dst, src image.Store, id image.ContentID, p image.Progress) (image.Content, error) {
+	return h.CopyAny(ctx, dst, []image.Store{src}, id, p)
+}
+
+// CopyAny replicates a content from the first of the sources that has it whole,
+// and holds the copy. The error says which stores were tried, and why in vain.
+func (h *Hold) CopyAny(ctx context.Context, dst image.Store, sources []image.Store, id image.ContentID, p image.Progress) (image.Content, error) {
 	h.keep(dst.Name(), string(id))
-	return image.Copy(ctx, dst, src, id, p)
+	if c, err := dst.Stat(ctx, id); err == nil {
+		if p != nil {
+			p(c.Size, c.Size)
+		}
+		return c, nil
+	}
+	failure := millpond.Errorf(millpond.Unavailable, "ServiceUnavailable", "No store has the content %s any more.", id)
+	var texts []string
+	for _, src := range sources {
+		c, err := image.Copy(ctx, dst, src, id, p)
+		if err == nil || ctx.Err() != nil {
+			return c, err
+		}
+		e := millpond.AsError(err)
+		text := e.Message
+		// The system's own word for it is no secret, and what an operator needs.
+		if no := syscall.Errno(0); errors.As(err, &no) {
+			text = fmt.Sprintf("%s (%v)", text, no)
+		}
+		texts = append(texts, fmt.Sprintf("from %s to %s: %s", src.Name(), dst.Name(), text))
+		failure = millpond.Errorf(e.Kind, e.Code, "%s", strings.Join(texts, " ")).Because(err)
+	}
+	return image.Content{}, failure
 }
 
 // End lets go and deletes what no row uses.

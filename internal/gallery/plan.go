@@ -54,17 +54,17 @@ func Targets(targets []millpond.TargetRegion, defaultReplicas int32, defaultStor
 // PlanReplicas compares the wanted replicas of a version with the rows. Failed
 // replicas are tried again. store names the store of a region's replica.
 func PlanReplicas(v *millpond.ImageVersion, have []millpond.Replica, store func(region string, ordinal int32) (string, error)) (work, drop []millpond.Replica, err error) {
-	type place struct {
+	type seat struct {
 		region  string
 		ordinal int32
 	}
-	rows := map[place]millpond.Replica{}
+	rows := map[seat]millpond.Replica{}
 	for _, r := range have {
-		rows[place{r.Region, r.Ordinal}] = r
+		rows[seat{r.Region, r.Ordinal}] = r
 	}
 	for _, t := range v.Targets {
 		for o := range t.Replicas {
-			p := place{t.Name, o}
+			p := seat{t.Name, o}
 			name, err := store(t.Name, o)
 			if err != nil {
 				return nil, nil, err
@@ -78,7 +78,7 @@ func PlanReplicas(v *millpond.ImageVersion, have []millpond.Replica, store func(
 		}
 	}
 	for _, r := range have {
-		if _, left := rows[place{r.Region, r.Ordinal}]; left {
+		if _, left := rows[seat{r.Region, r.Ordinal}]; left {
 			drop = append(drop, r)
 		}
 	}
@@ -109,7 +109,7 @@ func Status(v *millpond.ImageVersion, rs []millpond.Replica) (string, []RegionSt
 	for _, t := range v.Targets {
 		s := RegionStatus{Region: t.Name, State: "Unknown"}
 		var done, total int64
-		ready := int32(0)
+		ready, trouble := int32(0), ""
 		for _, r := range rs {
 			if r.Region != t.Name {
 				continue
@@ -122,6 +122,10 @@ func Status(v *millpond.ImageVersion, rs []millpond.Replica) (string, []RegionSt
 				if s.State, s.Details = "Failed", r.Details; s.Details == "" {
 					s.Details = v.Failure
 				}
+			default:
+				if r.Details != "" {
+					trouble = r.Details
+				}
 			}
 		}
 		switch {
@@ -133,6 +137,10 @@ func Status(v *millpond.ImageVersion, rs []millpond.Replica) (string, []RegionSt
 			s.State, s.Details = "Failed", v.Failure
 		case total > 0 || v.State == millpond.StateCreating || v.State == millpond.StateUpdating:
 			s.State = "Replicating"
+			s.Details = fmt.Sprintf("%d of %d MiB copied; %d of %d replicas are there", done>>20, max(total, int64(t.Replicas)*size(v))>>20, ready, t.Replicas)
+			if trouble != "" {
+				s.Details += "; " + trouble
+			}
 		}
 		if s.State != "Completed" && total > 0 {
 			// Replicas that have no row yet count as not begun.

@@ -5,14 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/google/uuid"
-	"golang.org/x/sync/errgroup"
 
 	millpond "millpond.dev/millpond"
-	"millpond.dev/millpond/internal/image"
 	"millpond.dev/millpond/internal/reconcile"
 	"millpond.dev/millpond/internal/sqlite"
 )
@@ -21,10 +18,13 @@ import (
 type worker struct {
 	cancel context.CancelFunc
 	done   chan struct{}
+	// again tells it that the version's row has changed.
+	again chan struct{}
 }
 
-// Loop replicates versions to their regions, and lets the keeper delete what
-// had to wait for a node. Each version has a goroutine of its
+// Loop replicates versions to their regions, tries failed replicas again, looks
+// whether the stores still have what they should, and lets the keeper delete
+// what had to wait for a node. Each version has a goroutine of its
 // own while there is work, so that a large one does not hold up the others;
 // Wait joins them.
 func (s *Service) Loop() reconcile.Loop {
@@ -35,40 +35,68 @@ func (s *Service) Loop() reconcile.Loop {
 func (s *Service) Wait() { s.wg.Wait() }
 
 func (s *Service) run(ctx context.Context) (string, time.Time, error) {
+	errs := []error{s.audit(ctx)}
 	var vs []*millpond.ImageVersion
+	copies := map[string]bool{} // versions with a failed copy
 	err := s.DB.View(ctx, func(tx *sqlite.Tx) (err error) {
 		vs, err = sqlite.List[millpond.ImageVersion](tx, sqlite.Query{Type: millpond.TypeVersion,
-			States: []millpond.ProvisioningState{millpond.StateCreating, millpond.StateUpdating, millpond.StateDeleting}})
+			States: []millpond.ProvisioningState{millpond.StateCreating, millpond.StateUpdating, millpond.StateDeleting, millpond.StateFailed}})
+		for _, v := range vs {
+			if err != nil || v.State != millpond.StateFailed {
+				continue
+			}
+			var rs []millpond.Replica
+			rs, err = tx.Replicas(v.ID.Key())
+			copies[v.ID.Key()] = slices.ContainsFunc(rs, func(r millpond.Replica) bool { return r.State == millpond.ReplicaFailed })
+		}
 		return err
 	})
 	if err != nil {
 		return "", time.Time{}, err
 	}
-	var errs []error
+	var next time.Time
+	n := 0
 	for _, v := range vs {
-		if v.State == millpond.StateDeleting {
+		switch {
+		case v.State == millpond.StateDeleting:
 			errs = append(errs, s.remove(ctx, v.ID))
+			continue
+		case v.State == millpond.StateFailed && !copies[v.ID.Key()]:
+			continue // what failed was no copy, and would fail again
+		}
+		n++
+		if at := s.retryAt(v.ID); at.After(s.Clock.Now()) {
+			if next.IsZero() || at.Before(next) {
+				next = at
+			}
 			continue
 		}
 		s.start(ctx, v.ID)
 	}
 	errs = append(errs, s.Keeper.Collect(ctx))
-	return fmt.Sprintf("%d versions to replicate", len(vs)), time.Time{}, errors.Join(errs...)
+	return fmt.Sprintf("%d versions to replicate", n), next, errors.Join(errs...)
 }
 
 func (s *Service) start(ctx context.Context, id millpond.ResourceID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.working[id.Key()] != nil || ctx.Err() != nil {
+	if w := s.working[id.Key()]; w != nil {
+		select {
+		case w.again <- struct{}{}:
+		default: // it has been told already
+		}
+		return
+	}
+	if ctx.Err() != nil {
 		return
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	w := &worker{cancel, make(chan struct{})}
+	w := &worker{cancel, make(chan struct{}), make(chan struct{}, 1)}
 	s.working[id.Key()] = w
 	s.wg.Add(1)
 	go func() {
 		defer s.wg.Done()
-		again, err := s.replicate(ctx, id)
+		again, err := s.replicate(ctx, id, w.again)
 		if err != nil && ctx.Err() == nil {
 			s.Log.Error("replication failed", "version", id.String(), "err", err)
 			if err := s.fail(ctx, id, millpond.AsError(err)); err != nil {
@@ -96,31 +124,62 @@ func (s *Service) stop(id millpond.ResourceID) {
 		w.cancel()
 		<-w.done
 	}
+	s.forget(id)
 }
 
 // replicate brings one version to where its row says. It returns true when the
 // row changed meanwhile, so that there is more to do.
-func (s *Service) replicate(ctx context.Context, id millpond.ResourceID) (again bool, err error) {
+func (s *Service) replicate(ctx context.Context, id millpond.ResourceID, changed <-chan struct{}) (again bool, err error) {
 	v, err := s.prepare(ctx, id)
 	if err != nil || v == nil {
 		return false, err
 	}
+	c := newCopier(s, v)
+	defer c.wait()
+	for {
+		if err := s.plan(ctx, c); err != nil {
+			return false, err
+		}
+		if c.idle() {
+			return s.finish(ctx, id, c)
+		}
+		select {
+		case r := <-c.results:
+			c.ended(r)
+		case <-changed:
+		case <-ctx.Done():
+			return false, ctx.Err()
+		}
+	}
+}
+
+// plan compares rows and wishes, writes what is under way and starts as many
+// copies as may run.
+func (s *Service) plan(ctx context.Context, c *copier) error {
 	var work, drop []millpond.Replica
-	err = s.DB.Update(ctx, func(tx *sqlite.Tx) error {
-		have, err := tx.Replicas(id.Key())
+	err := s.DB.Update(ctx, func(tx *sqlite.Tx) error {
+		now, err := sqlite.Load[millpond.ImageVersion](tx, c.v.ID.Key())
 		if err != nil {
 			return err
 		}
-		if work, drop, err = PlanReplicas(v, have, s.storeName); err != nil {
+		have, err := tx.Replicas(now.ID.Key())
+		if err != nil {
 			return err
 		}
+		if work, drop, err = PlanReplicas(now, have, s.storeName); err != nil {
+			return err
+		}
+		c.have = have
 		for _, r := range work {
 			// The use is written before the bytes are there, so that no sweep
 			// takes them away while they come.
-			for _, d := range v.Disks() {
-				if err := tx.UseContent(id.Key(), r.Store, d.Content); err != nil {
+			for _, d := range c.v.Disks() {
+				if err := tx.UseContent(now.ID.Key(), r.Store, d.Content); err != nil {
 					return err
 				}
+			}
+			if c.busy(r) || c.tries(r).n > 0 {
+				continue // its row says more
 			}
 			if err := tx.PutReplica(r); err != nil {
 				return err
@@ -134,42 +193,11 @@ func (s *Service) replicate(ctx context.Context, id millpond.ResourceID) (again 
 		return nil
 	})
 	if err != nil {
-		return false, err
+		return err
 	}
-	regions := map[string][]millpond.Replica{}
-	for _, r := range work {
-		regions[r.Region] = append(regions[r.Region], r)
-	}
-	var mu sync.Mutex
-	var failure error
-	g, gctx := errgroup.WithContext(ctx)
-	g.SetLimit(4)
-	for _, rs := range regions {
-		g.Go(func() error {
-			for _, r := range rs {
-				err := s.copyReplica(gctx, v, r)
-				if gctx.Err() != nil {
-					return gctx.Err()
-				}
-				if err != nil {
-					mu.Lock()
-					failure = errors.Join(failure, fmt.Errorf("%s: %w", r.Region, err))
-					mu.Unlock()
-				}
-			}
-			return nil
-		})
-	}
-	if err := g.Wait(); err != nil {
-		return false, err
-	}
-	var e *millpond.Error
-	if failure != nil {
-		cause := millpond.AsError(failure)
-		e = millpond.Errorf(cause.Kind, cause.Code, "Replication of %s failed. %s Correct it and update the version to try again.", id, cause.Message).Because(failure)
-		s.Log.Error("replication failed", "version", id.String(), "err", failure)
-	}
-	return s.finish(ctx, id, work, e)
+	c.abandon(work)
+	c.begin(ctx, work)
+	return nil
 }
 
 // prepare makes the bytes of every disk immutable and has preflight look at them
@@ -187,7 +215,7 @@ func (s *Service) prepare(ctx context.Context, id millpond.ResourceID) (*millpon
 		def, err = sqlite.Load[millpond.ImageDefinition](tx, parent.Key())
 		return err
 	})
-	if errors.Is(err, sqlite.ErrNoRow) || err == nil && v.State != millpond.StateCreating && v.State != millpond.StateUpdating {
+	if errors.Is(err, sqlite.ErrNoRow) || err == nil && (v.State == millpond.StateDeleting || v.State == millpond.StateSucceeded) {
 		return nil, nil
 	}
 	if err != nil {
@@ -244,53 +272,6 @@ func (s *Service) record(ctx context.Context, v *millpond.ImageVersion) error {
 	})
 }
 
-// copyReplica copies the contents of a version into one store and records how
-// far it is.
-func (s *Service) copyReplica(ctx context.Context, v *millpond.ImageVersion, r millpond.Replica) error {
-	// The row uses the contents already; the hold keeps one that is found there
-	// from being deleted for another version at this moment.
-	hold := s.Keeper.Hold()
-	defer func() { s.leftover(hold.End(ctx)) }()
-	dst, err := s.Keeper.Store(r.Store)
-	if err == nil {
-		r.Total = size(v)
-		var before int64
-		var last time.Time
-		for _, d := range v.Disks() {
-			var src image.Store
-			if src, err = s.Keeper.Store(d.Store); err != nil {
-				break
-			}
-			_, err = hold.Copy(ctx, dst, src, image.ContentID(d.Content), func(done, _ int64) {
-				r.Done = before + done
-				if now := s.Clock.Now(); now.Sub(last) > 250*time.Millisecond {
-					last = now
-					if err := s.putReplica(ctx, r); err != nil && ctx.Err() == nil {
-						s.Log.Warn("progress not recorded", "version", v.ID.String(), "region", r.Region, "err", err)
-					}
-				}
-			})
-			if err != nil {
-				break
-			}
-			before += d.SizeBytes
-		}
-	}
-	if ctx.Err() != nil {
-		return ctx.Err()
-	}
-	if err != nil {
-		r.State, r.Details = millpond.ReplicaFailed, millpond.AsError(err).Message
-		return errors.Join(err, s.putReplica(ctx, r))
-	}
-	r.State, r.Done, r.Details = millpond.ReplicaCompleted, r.Total, ""
-	return s.putReplica(ctx, r)
-}
-
-func (s *Service) putReplica(ctx context.Context, r millpond.Replica) error {
-	return s.DB.Update(ctx, func(tx *sqlite.Tx) error { return tx.PutReplica(r) })
-}
-
 // fail records that a version's bytes could not be had.
 func (s *Service) fail(ctx context.Context, id millpond.ResourceID, failure *millpond.Error) error {
 	return s.DB.Update(ctx, func(tx *sqlite.Tx) error {
@@ -309,12 +290,14 @@ func (s *Service) fail(ctx context.Context, id millpond.ResourceID, failure *mil
 	})
 }
 
-// finish records the outcome of the tried replicas and lets go of contents that
+// finish records where the version is when no copy runs any more, and lets go of
+// contents that
 // only the copying needed: the source's store, and replicas that are not wanted
-// any more. It returns true, and records nothing, when a PUT has asked for more
-// while the copies were made: the row is read and judged in one transaction, so
-// that no change falls between.
-func (s *Service) finish(ctx context.Context, id millpond.ResourceID, tried []millpond.Replica, failure *millpond.Error) (again bool, err error) {
+// any more. It returns true, and records nothing, when a PUT has asked for more:
+// the row is read and judged in one transaction, so
+// that no change falls between. Failed copies are tried again later; the
+// operation fails when one has been tried often enough.
+func (s *Service) finish(ctx context.Context, id millpond.ResourceID, c *copier) (again bool, err error) {
 	var freed []sqlite.ContentUse
 	err = s.DB.Update(ctx, func(tx *sqlite.Tx) error {
 		v, err := sqlite.Load[millpond.ImageVersion](tx, id.Key())
@@ -332,39 +315,38 @@ func (s *Service) finish(ctx context.Context, id millpond.ResourceID, tried []mi
 		if err != nil {
 			return err
 		}
-		if again = len(old) > 0 || !covers(tried, more); again {
+		for _, r := range more {
+			again = again || c.tries(r).n == 0
+		}
+		if again = again || len(old) > 0; again {
 			return nil
 		}
-		if failure != nil {
+		if len(more) > 0 {
+			failure, final := c.failure(more)
+			if !final {
+				return nil // tried again before anybody is told
+			}
+			s.Log.Error("replication failed", "version", id.String(), "err", failure)
 			v.State, v.Failure = millpond.StateFailed, failure.Message
-		} else {
-			v.State, v.Failure = millpond.StateSucceeded, ""
-			if freed, err = s.keepReplicas(tx, v); err != nil {
+			if err := tx.Put(v); err != nil {
 				return err
 			}
+			return tx.EndOperations(id.Key(), failure)
+		}
+		v.State, v.Failure = millpond.StateSucceeded, ""
+		if freed, err = s.keepReplicas(tx, v); err != nil {
+			return err
 		}
 		if err := tx.Put(v); err != nil {
 			return err
 		}
-		return tx.EndOperations(id.Key(), failure)
+		return tx.EndOperations(id.Key(), nil)
 	})
 	if err != nil || again {
 		return again, err
 	}
 	s.leftover(s.Keeper.Release(ctx, freed))
 	return false, nil
-}
-
-// covers says whether all of the replicas that are left to do were tried.
-func covers(tried, left []millpond.Replica) bool {
-	for _, l := range left {
-		if !slices.ContainsFunc(tried, func(t millpond.Replica) bool {
-			return t.Region == l.Region && t.Ordinal == l.Ordinal && t.Store == l.Store
-		}) {
-			return false
-		}
-	}
-	return true
 }
 
 // keepReplicas drops every use of a version but those of its replicas, and

@@ -14,6 +14,9 @@ import (
 	"regexp"
 	"strings"
 	"sync"
+	"time"
+
+	"golang.org/x/sync/semaphore"
 
 	millpond "millpond.dev/millpond"
 	"millpond.dev/millpond/internal/clock"
@@ -68,6 +71,9 @@ type Options struct {
 	Preflight Policy
 	// EndOfLife says what becomes of pools from versions past their end of life.
 	EndOfLife Policy
+	// Retries are the waits before a failed copy is tried again; nil is one second
+	// and then longer.
+	Retries []time.Duration
 	// BaseImages lists the built base images. It may be nil.
 	BaseImages func(ctx context.Context) ([]BaseImage, error)
 }
@@ -77,14 +83,22 @@ type Service struct {
 	Options
 	wake *wake.Signal
 
-	mu      sync.Mutex
-	working map[string]*worker // by key of the version
-	wg      sync.WaitGroup
+	mu       sync.Mutex
+	working  map[string]*worker // by key of the version
+	attempts map[place]attempt
+	wg       sync.WaitGroup
+	// copies bounds the replicas that are copied at a time.
+	copies *semaphore.Weighted
+	// audited is when the stores were last asked; the loop's alone.
+	audited time.Time
 }
 
 // New makes a Service.
 func New(o Options) *Service {
-	return &Service{Options: o, wake: wake.New(), working: map[string]*worker{}}
+	if o.Retries == nil {
+		o.Retries = retries()
+	}
+	return &Service{Options: o, wake: wake.New(), working: map[string]*worker{}, attempts: map[place]attempt{}, copies: semaphore.NewWeighted(copiesInAll)}
 }
 
 var (

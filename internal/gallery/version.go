@@ -134,6 +134,9 @@ func (s *Service) PutVersion(ctx context.Context, caller millpond.Caller, sp Ver
 		out = Published{v, have}
 		return nil
 	})
+	if op != nil {
+		s.forget(sp.ID)
+	}
 	s.wake.Wake()
 	return out, created, op, err
 }

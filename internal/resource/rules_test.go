@@ -143,7 +143,7 @@ func TestAVersionIsUsableWithItsFirstReplica(t *testing.T) {
 	w.ended(op)
 	abroad.Region = "northeurope"
 	_, err = w.resolve(admin, abroad, v, ubuntu)
-	w.refused("failed there", err, millpond.Invalid, "InvalidPropertyValue", "No space. Correct it and run: az sig image-version update")
+	w.refused("failed there", err, millpond.Invalid, "InvalidPropertyValue", "No space.")
 	if _, err := w.resolve(admin, acct, v, ubuntu); err != nil {
 		t.Errorf("the home region does not suffer: %v", err)
 	}

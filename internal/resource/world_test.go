@@ -143,9 +143,11 @@ type world struct {
 	// preflight is the policy from the next open on; report is what is found on
 	// every disk, nil for a system of release.
 	preflight, endOfLife gallery.Policy
-	report               *inspect.Report
-	pools                error // what emptying an account answers
-	poolsMu              sync.Mutex
+	// retries are the waits after failed copies.
+	retries []time.Duration
+	report  *inspect.Report
+	pools   error // what emptying an account answers
+	poolsMu sync.Mutex
 
 	ctx    context.Context
 	end    context.CancelFunc
@@ -161,7 +163,7 @@ type world struct {
 }
 
 func newWorld(t *testing.T) *world {
-	w := &world{T: t, dir: t.TempDir(), clock: &clockAhead{}, rights: rights{}, release: millpond.OSRelease{OSType: "Linux", ID: "ubuntu", Version: "16.04", Name: "Ubuntu 16.04"}}
+	w := &world{T: t, dir: t.TempDir(), clock: &clockAhead{}, rights: rights{}, retries: []time.Duration{time.Millisecond, time.Millisecond, time.Hour}, release: millpond.OSRelease{OSType: "Linux", ID: "ubuntu", Version: "16.04", Name: "Ubuntu 16.04"}}
 	w.open()
 	t.Cleanup(w.crash)
 	w.ok(w.res.EnsureSubscription(w.ctx, millpond.Subscription{ID: sub, Tenant: tenant, Name: "s"}, true))
@@ -212,7 +214,7 @@ func (w *world) open() {
 	w.comp, err = compute.New(w.ctx, compute.Options{DB: w.db, Clock: w.clock, Log: log, Keeper: w.keeper, Disks: w.disks, Resources: w.res, Auth: w.rights})
 	w.ok(err)
 	w.gal = gallery.New(gallery.Options{DB: w.db, Clock: w.clock, Log: log, Keeper: w.keeper, Resources: w.res, Auth: w.rights, Freezer: w.comp,
-		Preflight: w.preflight, EndOfLife: w.endOfLife,
+		Preflight: w.preflight, EndOfLife: w.endOfLife, Retries: w.retries,
 		Inspect: func(context.Context, io.ReaderAt, int64) (inspect.Report, error) {
 			if w.report != nil {
 				return *w.report, nil
