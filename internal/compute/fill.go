@@ -155,7 +155,7 @@ func (s *Service) freeze(ctx context.Context, hold *custody.Hold, id millpond.Re
 		if err != nil {
 			return content{}, err
 		}
-		c, err := hold.Copy(ctx, home, from, image.ContentID(src.Content), nil)
+		c, err := hold.Fetch(ctx, home, image.ContentID(src.Content), nil, from)
 		return content{home.Name(), string(c.ID), c.Size}, err
 	}
 	f, err := s.Disks.Open(src.File)

@@ -48,38 +48,26 @@ func (h *Hold) Ingest(ctx context.Context, dst image.Store, src image.Source, p 
 	return image.Content{}, millpond.Errorf(millpond.Unavailable, "ServiceUnavailable", "The store %s lost what was written to it. Check its folder and try again.", dst.Name())
 }
 
-// Copy replicates a content and holds the copy.
-func (h *Hold) Copy(ctx context.Context, dst, src image.Store, id image.ContentID, p image.Progress) (image.Content, error) {
-	return h.CopyAny(ctx, dst, []image.Store{src}, id, p)
-}
-
-// CopyAny replicates a content from the first of the sources that has it whole,
-// and holds the copy. The error says which stores were tried, and why in vain.
-func (h *Hold) CopyAny(ctx context.Context, dst image.Store, sources []image.Store, id image.ContentID, p image.Progress) (image.Content, error) {
+// Fetch replicates a content into dst, chunk by chunk from the first of the
+// sources that has it sound, and holds the copy. The error says which stores were
+// in the way.
+func (h *Hold) Fetch(ctx context.Context, dst image.Store, id image.ContentID, p func(image.Moved), from ...image.Store) (image.Content, error) {
 	h.keep(dst.Name(), string(id))
-	if c, err := dst.Stat(ctx, id); err == nil {
-		if p != nil {
-			p(c.Size, c.Size)
-		}
-		return c, nil
+	c, err := dst.Fetch(ctx, id, p, from...)
+	if err == nil || ctx.Err() != nil {
+		return c, err
 	}
-	failure := millpond.Errorf(millpond.Unavailable, "ServiceUnavailable", "No store has the content %s any more.", id)
-	var texts []string
-	for _, src := range sources {
-		c, err := image.Copy(ctx, dst, src, id, p)
-		if err == nil || ctx.Err() != nil {
-			return c, err
-		}
-		e := millpond.AsError(err)
-		text := e.Message
-		// The system's own word for it is no secret, and what an operator needs.
-		if no := syscall.Errno(0); errors.As(err, &no) {
-			text = fmt.Sprintf("%s (%v)", text, no)
-		}
-		texts = append(texts, fmt.Sprintf("from %s to %s: %s", src.Name(), dst.Name(), text))
-		failure = millpond.Errorf(e.Kind, e.Code, "%s", strings.Join(texts, " ")).Because(err)
+	e := millpond.AsError(err)
+	text := e.Message
+	// The system's own word for it is no secret, and what an operator needs.
+	if no := syscall.Errno(0); errors.As(err, &no) {
+		text = fmt.Sprintf("%s (%v)", text, no)
 	}
-	return image.Content{}, failure
+	var names []string
+	for _, s := range from {
+		names = append(names, s.Name())
+	}
+	return c, millpond.Errorf(e.Kind, e.Code, "from %s to %s: %s", strings.Join(names, ", "), dst.Name(), text).Because(err)
 }
 
 // End lets go and deletes what no row uses.

@@ -252,15 +252,16 @@ func (s *Service) copyReplica(ctx context.Context, v *millpond.ImageVersion, r m
 				stores = append(stores, st)
 			}
 		}
-		_, err = hold.CopyAny(ctx, dst, stores, image.ContentID(d.Content), func(done, _ int64) {
-			r.Done = before + done
+		_, err = hold.Fetch(ctx, dst, image.ContentID(d.Content), func(m image.Moved) {
+			// The row counts the disks' sizes, which are known before their data is.
+			r.Done = before + int64(float64(d.SizeBytes)*float64(m.Done)/float64(max(m.Total, 1)))
 			if now := s.Clock.Now(); now.Sub(last) > 250*time.Millisecond {
 				last = now
 				if err := s.putReplica(ctx, r); err != nil && ctx.Err() == nil {
 					s.Log.Warn("progress not recorded", "version", v.ID.String(), "region", r.Region, "err", err)
 				}
 			}
-		})
+		}, stores...)
 		before += d.SizeBytes
 	}
 	if ctx.Err() != nil {

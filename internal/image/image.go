@@ -10,8 +10,6 @@ package image
 import (
 	"context"
 	"io"
-
-	millpond "millpond.dev/millpond"
 )
 
 // ContentID names an immutable disk content by its bytes: lower-case hex of the
@@ -73,6 +71,12 @@ type Store interface {
 	// its content. A content that is there already is not written again. After a
 	// crash in the middle nothing of it is visible.
 	Ingest(ctx context.Context, src Source, p Progress) (Content, error)
+	// Fetch replicates a content from other stores; those in front are asked first,
+	// the others for what these cannot give, chunk by chunk. Chunks that are there
+	// already are not moved, so it resumes what was broken off, and nothing is moved
+	// if the content is there. What arrives is compared with its digest. After a
+	// crash in the middle nothing of it is visible. p may be nil.
+	Fetch(ctx context.Context, id ContentID, p func(Moved), from ...Store) (Content, error)
 	// Stat tells about a content; NotFound kind if it is not there in full.
 	Stat(ctx context.Context, id ContentID) (Content, error)
 	// Open reads a content. The caller closes it.
@@ -96,28 +100,12 @@ type ReadCloser interface {
 	io.Closer
 }
 
-// Copy replicates one content from one store to another. It resumes: nothing is
-// moved if the content is in dst already. What arrives is hashed, so a damaged
-// source is noticed here and does not spread under the good name.
-func Copy(ctx context.Context, dst, src Store, id ContentID, p Progress) (Content, error) {
-	if c, err := dst.Stat(ctx, id); err == nil {
-		if p != nil {
-			p(c.Size, c.Size)
-		}
-		return c, nil
-	}
-	r, err := src.Open(ctx, id)
-	if err != nil {
-		return Content{}, err
-	}
-	defer r.Close()
-	c, err := dst.Ingest(ctx, r, p)
-	if err != nil {
-		return Content{}, err
-	}
-	if c.ID != id {
-		return Content{}, millpond.Errorf(millpond.Internal, "ContentDamaged",
-			"The content %s in the store %s is damaged: its bytes now hash to %s. Copy it from another replica or capture the disk again.", id, src.Name(), c.ID)
-	}
-	return c, nil
+// Moved is how far a copy is, in bytes of data: what is not holes or zeros.
+type Moved struct {
+	// Total is the content's data. Done of it is in the destination, either because
+	// it was there or because it has been moved.
+	Total, Done int64
+	// Moved is how much of Done had to come from a source, and Bytes how many bytes
+	// that took, compressed.
+	Moved, Bytes int64
 }

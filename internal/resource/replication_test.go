@@ -31,7 +31,7 @@ func TestAFailedRegionIsTriedAgainAndHoldsNobodyUp(t *testing.T) {
 	w.define("def", "Linux", "Generalized")
 	w.stores["eastus-0"].failing(millpond.Errorf(millpond.Unavailable, "StoreFull", "The store eastus-0 has no space left."))
 	op := w.publish("1.0.0", millpond.TargetRegion{Name: "westus2"}, millpond.TargetRegion{Name: "eastus"}, millpond.TargetRegion{Name: "northeurope", Replicas: 2})
-	if op.Status != millpond.OperationFailed || op.Code != "StoreFull" || !strings.Contains(op.Message, "eastus: from westus2-0 to eastus-0: The store eastus-0 has no space left.") {
+	if op.Status != millpond.OperationFailed || op.Code != "StoreFull" || !strings.Contains(op.Message, "eastus: from westus2-0") || !strings.Contains(op.Message, " to eastus-0: The store eastus-0 has no space left.") {
 		t.Errorf("%+v", op)
 	}
 	w.region("1.0.0", "westus2", "Completed")

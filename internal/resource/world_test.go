@@ -63,6 +63,34 @@ func (s *store) Ingest(ctx context.Context, src image.Source, p image.Progress) 
 	return s.Store.Ingest(ctx, src, p)
 }
 
+func (s *store) Fetch(ctx context.Context, id image.ContentID, p func(image.Moved), from ...image.Store) (image.Content, error) {
+	s.mu.Lock()
+	fail, stop, entered := s.fail, s.stop, s.entered
+	s.mu.Unlock()
+	if fail != nil {
+		return image.Content{}, fail
+	}
+	if stop != nil {
+		for i, src := range from {
+			from[i] = &halfStore{Store: src, half: &halfway{ctx: ctx, stop: stop, entered: entered}}
+		}
+	}
+	return s.Store.Fetch(ctx, id, p, from...)
+}
+
+// halfStore is a source that waits before it gives a chunk.
+type halfStore struct {
+	image.Store
+	half *halfway
+}
+
+func (h *halfStore) ReadChunk(ctx context.Context, d image.Digest, length int) ([]byte, error) {
+	if err := h.half.wait(); err != nil {
+		return nil, err
+	}
+	return h.Store.ReadChunk(ctx, d, length)
+}
+
 func (s *store) failing(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -95,14 +123,21 @@ type halfway struct {
 
 func (h *halfway) ReadAt(p []byte, off int64) (int, error) {
 	if off >= h.Size()/2 {
-		h.once.Do(func() { close(h.entered) })
-		select {
-		case <-h.stop:
-		case <-h.ctx.Done():
-			return 0, h.ctx.Err()
+		if err := h.wait(); err != nil {
+			return 0, err
 		}
 	}
 	return h.Source.ReadAt(p, off)
+}
+
+func (h *halfway) wait() error {
+	h.once.Do(func() { close(h.entered) })
+	select {
+	case <-h.stop:
+		return nil
+	case <-h.ctx.Done():
+		return h.ctx.Err()
+	}
 }
 
 // clockAhead is the machine's clock plus what a test adds.

@@ -16,15 +16,17 @@ import (
 	"time"
 )
 
-// Bucket keeps immutable and small mutable objects by key. Keys are made of
-// lower-case letters, digits, dots, hyphens and slashes. All methods are safe for
-// concurrent use by many processes.
+// Bucket keeps objects by key. Keys are made of lower-case letters, digits, dots,
+// hyphens and slashes. All methods are safe for concurrent use by many processes.
+//
+// There is no conditional put: a key names its bytes or belongs to one process,
+// so that services which lack it, or honour it in their own way, are as good.
 type Bucket interface {
 	// Get reads an object whole: ErrNotFound if it is not there, ErrTooLarge if it
 	// has more than limit bytes.
 	Get(ctx context.Context, key string, limit int64) ([]byte, error)
-	// Put writes an object so that a reader sees all of it or none. With IfAbsent
-	// an object that is there stays as it is and the error is ErrExists.
+	// Put writes an object, over one that is there, so that a reader sees all of
+	// the new one or all of what was there.
 	Put(ctx context.Context, key string, data []byte, how How) error
 	// Stat tells about an object, ErrNotFound if it is not there.
 	Stat(ctx context.Context, key string) (Info, error)
@@ -37,16 +39,14 @@ type Bucket interface {
 	Flush(ctx context.Context) error
 }
 
-// How says how an object is put; the values are combined with |.
-type How int
+// How says when a Put is durable.
+type How bool
 
 const (
-	// Replace overwrites and is durable when Put returns.
-	Replace How = 0
-	// IfAbsent leaves what is there.
-	IfAbsent How = 1 << iota
-	// Lazy may be lost, or damaged, when the host loses its power before Flush.
-	Lazy
+	// Durable means that the object survives a loss of power once Put has returned.
+	Durable How = false
+	// Lazy means that it may be lost, or damaged, until the next Flush.
+	Lazy How = true
 )
 
 // Info is what is known of an object without reading it.
@@ -61,8 +61,6 @@ type Info struct {
 var (
 	// ErrNotFound says that there is no such object.
 	ErrNotFound = errors.New("the object is not there")
-	// ErrExists says that an object was there already.
-	ErrExists = errors.New("the object exists already")
 	// ErrTooLarge says that an object is larger than its reader can make sense of.
 	ErrTooLarge = errors.New("the object is larger than it can be")
 )

@@ -16,7 +16,7 @@ import (
 )
 
 // Folder is a Bucket in a local folder: an object is a file of its key's name,
-// written beside its place and linked or renamed into it.
+// written beside its place and renamed into it.
 type Folder struct {
 	dir string
 	// root is open for Flush.
@@ -124,50 +124,29 @@ func (f *Folder) Put(ctx context.Context, key string, data []byte, how How) erro
 	if err != nil {
 		return err
 	}
-	if how&IfAbsent != 0 {
-		if _, err := os.Lstat(p); err == nil {
-			return ErrExists
-		}
-	}
 	w, err := os.CreateTemp(filepath.Join(f.dir, tmpFolder), "put-*")
 	if err != nil {
 		return err
 	}
 	defer os.Remove(w.Name())
 	_, err = w.Write(data)
-	if err == nil && how&Lazy == 0 {
+	if err == nil && how == Durable {
 		err = w.Sync()
 	}
 	if err = errors.Join(err, w.Close()); err != nil {
 		return err
 	}
-	if err := f.place(w.Name(), p, how); err != nil {
-		return err
-	}
-	if how&Lazy != 0 {
-		return nil
-	}
-	return syncDirs(f.dir, filepath.Dir(p))
-}
-
-// place gives a finished file its name. A link fails where a rename would
-// replace, so IfAbsent is one step.
-func (f *Folder) place(tmp, p string, how How) error {
-	move := os.Rename
-	if how&IfAbsent != 0 {
-		move = os.Link
-	}
-	err := move(tmp, p)
+	err = os.Rename(w.Name(), p)
 	if errors.Is(err, fs.ErrNotExist) {
 		if err := os.MkdirAll(filepath.Dir(p), 0o755); err != nil {
 			return err
 		}
-		err = move(tmp, p)
+		err = os.Rename(w.Name(), p)
 	}
-	if errors.Is(err, fs.ErrExist) {
-		return ErrExists
+	if err != nil || how == Lazy {
+		return err
 	}
-	return err
+	return syncDirs(f.dir, filepath.Dir(p))
 }
 
 // syncDirs makes the names between top and dir durable.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"io"
 	"sync"
 
@@ -22,34 +23,84 @@ func (s *Store) Ingest(ctx context.Context, src image.Source, p image.Progress) 
 		return image.Content{}, millpond.Errorf(millpond.Invalid, "InvalidDiskSize",
 			"A disk of %d bytes cannot be stored. The size has to be a multiple of 512 between 512 and %d bytes.", src.Size(), int64(image.MaxSize))
 	}
-	in := &ingest{s: s, src: src, size: src.Size(), m: &image.Manifest{Size: src.Size(), Chunks: map[int64]image.Digest{}}, put: map[image.Digest]bool{}}
-	in.chunked, _ = src.(image.Chunked)
-	if err := in.run(ctx, p); err != nil {
-		return image.Content{}, s.failed("take in a disk", err)
+	return s.write(ctx, func(c *claims) (*image.Manifest, error) {
+		in := &ingest{s: s, claims: c, src: src, size: src.Size(), m: &image.Manifest{Size: src.Size(), Chunks: map[int64]image.Digest{}}, put: map[image.Digest]bool{}}
+		in.chunked, _ = src.(image.Chunked)
+		return in.m, in.run(ctx, p)
+	})
+}
+
+// leaseTries is how often work is begun anew whose lease ran out, because the
+// computer slept or the store was silent. Each try finds what the others wrote.
+const leaseTries = 3
+
+// write does the work of an ingest or a copy under claims and publishes the
+// manifest.
+func (s *Store) write(ctx context.Context, work func(*claims) (*image.Manifest, error)) (image.Content, error) {
+	var err error
+	for range leaseTries {
+		var done image.Content
+		if done, err = s.writeOnce(ctx, work); !errors.Is(err, errLost) {
+			return done, s.failed("take in a content", err)
+		}
 	}
-	return s.publish(ctx, in.m)
+	return image.Content{}, s.failed("take in a content", err)
+}
+
+func (s *Store) writeOnce(ctx context.Context, work func(*claims) (*image.Manifest, error)) (image.Content, error) {
+	c, err := s.session.begin(ctx)
+	if err != nil {
+		return image.Content{}, err
+	}
+	defer c.end()
+	m, err := work(c)
+	if err != nil {
+		return image.Content{}, err
+	}
+	return s.publish(ctx, c, m)
 }
 
 // publish makes a manifest visible after everything that it names is durable.
-func (s *Store) publish(ctx context.Context, m *image.Manifest) (image.Content, error) {
+func (s *Store) publish(ctx context.Context, c *claims, m *image.Manifest) (image.Content, error) {
 	if err := s.bucket.Flush(ctx); err != nil {
-		return image.Content{}, s.failed("make the chunks durable", err)
+		return image.Content{}, fmt.Errorf("make the chunks durable: %w", err)
+	}
+	if !c.valid() {
+		return image.Content{}, errLost
 	}
 	id := m.ID()
-	// Replace, not IfAbsent: a manifest that is there may be damaged.
-	if err := s.bucket.Put(ctx, manifestKey(id), encodeManifest(m), bucket.Replace); err != nil {
-		return image.Content{}, s.failed("publish a manifest", err)
+	if err := s.bucket.Put(ctx, manifestKey(id), encodeManifest(m), bucket.Durable); err != nil {
+		return image.Content{}, fmt.Errorf("publish a manifest: %w", err)
 	}
-	c := image.Content{ID: id, Size: m.Size, Stored: dataBytes(m)}
+	if !c.valid() {
+		// The process stood still in between, and a collection may have gone by.
+		if err := s.complete(ctx, m); err != nil {
+			return image.Content{}, errors.Join(err, s.bucket.Delete(ctx, manifestKey(id)))
+		}
+	}
+	done := image.Content{ID: id, Size: m.Size, Stored: dataBytes(m)}
 	s.mu.Lock()
-	s.known[id] = c
+	s.known[id] = done
 	s.mu.Unlock()
-	return c, nil
+	return done, nil
+}
+
+// complete is errLost if a chunk of m is not there.
+func (s *Store) complete(ctx context.Context, m *image.Manifest) error {
+	for _, d := range m.Chunks {
+		if there, err := s.has(ctx, d); err != nil {
+			return err
+		} else if !there {
+			return errLost
+		}
+	}
+	return nil
 }
 
 // ingest is one under way. Workers share it.
 type ingest struct {
 	s       *Store
+	claims  *claims
 	src     image.Source
 	chunked image.Chunked
 	size    int64
@@ -129,7 +180,7 @@ func (in *ingest) chunk(ctx context.Context, n int64, b buffers) error {
 			if d == (image.Digest{}) {
 				return nil
 			}
-			there, err := in.s.has(ctx, d)
+			there, err := in.has(ctx, d)
 			if err != nil {
 				return err
 			}
@@ -153,7 +204,7 @@ func (in *ingest) chunk(ctx context.Context, n int64, b buffers) error {
 	if !in.set(n, d) {
 		return nil // this content has it twice
 	}
-	there, err := in.s.has(ctx, d)
+	there, err := in.has(ctx, d)
 	if err != nil || there {
 		return err
 	}
@@ -173,6 +224,14 @@ func (in *ingest) set(n int64, d image.Digest) bool {
 	return true
 }
 
+// has claims a chunk and says whether the store has it.
+func (in *ingest) has(ctx context.Context, d image.Digest) (bool, error) {
+	if err := in.claims.claim(ctx, d); err != nil {
+		return false, err
+	}
+	return in.s.has(ctx, d)
+}
+
 // has says whether the store has a chunk.
 func (s *Store) has(ctx context.Context, d image.Digest) (bool, error) {
 	_, err := s.bucket.Stat(ctx, chunkKey(d))
@@ -184,11 +243,7 @@ func (s *Store) has(ctx context.Context, d image.Digest) (bool, error) {
 
 // putChunk writes a chunk's object.
 func (s *Store) putChunk(ctx context.Context, d image.Digest, object []byte) error {
-	err := s.bucket.Put(ctx, chunkKey(d), object, bucket.IfAbsent|bucket.Lazy)
-	if errors.Is(err, bucket.ErrExists) {
-		return nil
-	}
-	return err
+	return s.bucket.Put(ctx, chunkKey(d), object, bucket.Lazy)
 }
 
 // eachDataChunk calls do for each chunk that may hold data, in order.

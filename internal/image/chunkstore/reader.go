@@ -12,18 +12,27 @@ import (
 // Open reads a content chunk by chunk. It knows the content's holes, and its
 // chunks without reading them.
 func (s *Store) Open(ctx context.Context, id image.ContentID) (image.ReadCloser, error) {
+	if !id.Valid() {
+		return nil, s.missing(id)
+	}
+	if err := s.session.read(ctx, id); err != nil {
+		return nil, s.failed("take a lease", err)
+	}
 	m, err := s.Manifest(ctx, id)
 	if err != nil {
+		s.session.unread(id)
 		return nil, err
 	}
 	// The reader's life is its own, not that of the call that opened it.
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	return &reader{s: s, m: m, order: chunkNumbers(m), ctx: ctx, cancel: cancel, last: -1}, nil
+	return &reader{s: s, id: id, m: m, order: chunkNumbers(m), ctx: ctx, cancel: cancel, last: -1}, nil
 }
 
 // reader is an open content.
 type reader struct {
 	s      *Store
+	id     image.ContentID
+	closed sync.Once
 	m      *image.Manifest
 	order  []int64
 	ctx    context.Context
@@ -44,7 +53,10 @@ var (
 func (r *reader) Size() int64 { return r.m.Size }
 
 func (r *reader) Close() error {
-	r.cancel()
+	r.closed.Do(func() {
+		r.cancel()
+		r.s.session.unread(r.id)
+	})
 	return nil
 }
 

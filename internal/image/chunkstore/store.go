@@ -27,10 +27,13 @@ import (
 // Store is an image.Store over a bucket. It is safe for concurrent use, also by
 // many processes on the same bucket.
 type Store struct {
-	name   string
-	url    string
-	bucket bucket.Bucket
-	codec  codec
+	name    string
+	url     string
+	bucket  bucket.Bucket
+	codec   codec
+	session *session
+	// workerCount is 0 for a local store's own.
+	workerCount int
 	// place is how people find the store: its folder or its URL.
 	place string
 
@@ -42,9 +45,16 @@ type Store struct {
 
 var _ image.Store = (*Store)(nil)
 
+// Options are what tests set; the zero value is for real stores.
+type Options struct {
+	Timing Timing
+	// Workers is how many chunks are on their way at a time.
+	Workers int
+}
+
 // Open opens the store at a URL, file:///FOLDER, or a folder's path. What is not
-// there yet is made.
-func Open(_ context.Context, name, at string) (*Store, error) {
+// there yet is made. Close ends it.
+func Open(ctx context.Context, name, at string) (*Store, error) {
 	dir := at
 	if u, err := url.Parse(at); err == nil && u.Scheme != "" {
 		if u.Scheme != "file" || u.Host != "" || u.RawQuery != "" || u.Fragment != "" {
@@ -59,16 +69,24 @@ func Open(_ context.Context, name, at string) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open store %s: %w", name, err)
 	}
-	return New(name, (&url.URL{Scheme: "file", Path: f.Dir()}).String(), f)
+	s, err := New(name, (&url.URL{Scheme: "file", Path: f.Dir()}).String(), f, Options{})
+	if err == nil {
+		err = s.recover(ctx, f)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("open store %s: %w", name, err), f.Close())
+	}
+	return s, nil
 }
 
 // New makes a store over a bucket that at names.
-func New(name, at string, b bucket.Bucket) (*Store, error) {
+func New(name, at string, b bucket.Bucket, o Options) (*Store, error) {
 	c, err := newCodec()
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{name: name, url: at, place: at, bucket: b, codec: c, known: map[image.ContentID]image.Content{}}
+	s := &Store{name: name, url: at, place: at, bucket: b, codec: c, workerCount: o.Workers, known: map[image.ContentID]image.Content{}}
+	s.session = newSession(s, o.Timing)
 	if f, ok := b.(*bucket.Folder); ok {
 		s.place = "the folder " + f.Dir()
 	}
@@ -81,9 +99,15 @@ func (s *Store) Name() string { return s.name }
 // URL is what Open opens.
 func (s *Store) URL() string { return s.url }
 
-// workers is how many chunks are on their way at a time: two for a core, so that
-// a core computes while a disk works.
-func (s *Store) workers() int { return 2 * runtime.GOMAXPROCS(0) }
+// workers is how many chunks are on their way at a time. On a local disk two for
+// a core, so that a core computes while the disk works; far away more, because
+// each waits.
+func (s *Store) workers() int {
+	if s.workerCount > 0 {
+		return s.workerCount
+	}
+	return 2 * runtime.GOMAXPROCS(0)
+}
 
 func (s *Store) missing(id image.ContentID) error {
 	return millpond.Errorf(millpond.NotFound, "ContentNotFound",
@@ -109,14 +133,31 @@ func (s *Store) failed(what string, err error) error {
 	return fmt.Errorf("store %s (%s): %s: %w", s.name, s.place, what, err)
 }
 
+func (s *Store) noChunk(d image.Digest) error {
+	return millpond.Errorf(millpond.NotFound, "ContentNotFound",
+		"The store %s does not hold the chunk %x. `millpond image verify --repair` brings it back from another replica.", s.name, d[:])
+}
+
 // Manifest reads a content's manifest and checks it against its name.
 func (s *Store) Manifest(ctx context.Context, id image.ContentID) (*image.Manifest, error) {
 	if !id.Valid() {
 		return nil, s.missing(id)
 	}
-	b, err := s.bucket.Get(ctx, manifestKey(id), maxManifest)
-	if errors.Is(err, bucket.ErrNotFound) {
+	m, err := s.readManifest(ctx, manifestKey(id), id)
+	if err != nil {
 		s.forget(id)
+		return nil, err
+	}
+	s.mu.Lock()
+	s.known[id] = image.Content{ID: id, Size: m.Size, Stored: dataBytes(m)}
+	s.mu.Unlock()
+	return m, nil
+}
+
+// readManifest reads the manifest of id from a key.
+func (s *Store) readManifest(ctx context.Context, key string, id image.ContentID) (*image.Manifest, error) {
+	b, err := s.bucket.Get(ctx, key, maxManifest)
+	if errors.Is(err, bucket.ErrNotFound) {
 		return nil, s.missing(id)
 	}
 	if err != nil && !errors.Is(err, bucket.ErrTooLarge) {
@@ -129,9 +170,6 @@ func (s *Store) Manifest(ctx context.Context, id image.ContentID) (*image.Manife
 	if err = errors.Join(err, derr); err != nil {
 		return nil, s.damaged("manifest "+string(id), err)
 	}
-	s.mu.Lock()
-	s.known[id] = image.Content{ID: id, Size: m.Size, Stored: dataBytes(m)}
-	s.mu.Unlock()
 	return m, nil
 }
 
@@ -201,13 +239,25 @@ func (s *Store) ids(ctx context.Context) ([]image.ContentID, error) {
 	return ids, nil
 }
 
-// Delete removes a content's manifest; its chunks go with the next Collect.
+// Delete removes a content's manifest; its chunks go with the next Collect that
+// finds nobody reading it.
 func (s *Store) Delete(ctx context.Context, id image.ContentID) error {
 	if !id.Valid() {
 		return nil
 	}
 	s.forget(id)
-	return s.failed("delete a manifest", s.bucket.Delete(ctx, manifestKey(id)))
+	b, err := s.bucket.Get(ctx, manifestKey(id), maxManifest)
+	if errors.Is(err, bucket.ErrNotFound) {
+		return nil
+	}
+	if err == nil {
+		// First what readers keep the chunks by, then the name.
+		err = s.bucket.Put(ctx, tombPrefix+string(id)+"."+randomName(), b, bucket.Durable)
+	}
+	if err == nil || errors.Is(err, bucket.ErrTooLarge) {
+		err = s.bucket.Delete(ctx, manifestKey(id))
+	}
+	return s.failed("delete a content", err)
 }
 
 // ReadChunk reads one chunk and compares it with its digest.
@@ -219,8 +269,7 @@ func (s *Store) ReadChunk(ctx context.Context, d image.Digest, length int) ([]by
 func (s *Store) readChunk(ctx context.Context, dst []byte, d image.Digest, length int) ([]byte, error) {
 	object, err := s.bucket.Get(ctx, chunkKey(d), maxObject)
 	if errors.Is(err, bucket.ErrNotFound) {
-		return nil, millpond.Errorf(millpond.NotFound, "ContentNotFound",
-			"The store %s does not hold the chunk %x. `millpond image verify --repair` brings it back from another replica.", s.name, d[:])
+		return nil, s.noChunk(d)
 	}
 	if err != nil && !errors.Is(err, bucket.ErrTooLarge) {
 		return nil, s.failed(fmt.Sprintf("read the chunk %x", d[:]), err)

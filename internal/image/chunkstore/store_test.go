@@ -78,7 +78,7 @@ func TestDamageIsNoticedAtEveryRead(t *testing.T) {
 				}
 			}
 			other := open(t)
-			if _, err := image.Copy(ctx, other, s, c.ID, nil); err == nil || millpond.AsError(err).Code != "ContentDamaged" {
+			if _, err := other.Fetch(ctx, c.ID, nil, s); err == nil || millpond.AsError(err).Code != "ContentDamaged" {
 				t.Errorf("Copy of a damaged content = %v", err)
 			}
 			if _, err := other.Stat(ctx, c.ID); millpond.KindOf(err) != millpond.NotFound {

@@ -278,9 +278,9 @@ func Run(t *testing.T, open func(t *testing.T) image.Store) {
 		a, b := open(t), open(t)
 		src := Random(13, 4*image.ChunkSize)
 		c := ingest(t, a, src)
-		got, err := image.Copy(ctx, b, a, c.ID, nil)
+		got, err := b.Fetch(ctx, c.ID, nil, a)
 		if err != nil || got.ID != c.ID {
-			t.Fatalf("Copy = %+v, %v", got, err)
+			t.Fatalf("Fetch = %+v, %v", got, err)
 		}
 		if err := same(b, c.ID, src); err != nil {
 			t.Fatal(err)
@@ -288,7 +288,7 @@ func Run(t *testing.T, open func(t *testing.T) image.Store) {
 		if err := a.Delete(ctx, c.ID); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := image.Copy(ctx, b, a, c.ID, nil); err != nil {
+		if _, err := b.Fetch(ctx, c.ID, nil, a); err != nil {
 			t.Errorf("a copy of what is there already needs the source: %v", err)
 		}
 	})
