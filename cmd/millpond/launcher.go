@@ -64,7 +64,10 @@ func (s *server) openLauncher() (machines, error) {
 		if err != nil {
 			s.log.Warn("images without an agent will not work", "err", err)
 		}
-		return local.Open(local.Config{Dir: s.data.VMs(), CacheDir: s.data.Cache(), Supervisor: []string{self, "vm-run"}, Tools: tools(), AgentBinary: agent,
+		if s.images, err = openImages(s.data.ImageHost(), self, s.cfg.Local.ImageCacheMiB, s.log); err != nil {
+			return nil, err
+		}
+		return local.Open(local.Config{Images: s.images, Dir: s.data.VMs(), CacheDir: s.data.Cache(), Supervisor: []string{self, "vm-run"}, Tools: tools(), AgentBinary: agent,
 			Accel: mode, VCPUCap: s.cfg.Local.VCPUCap, MemoryCapMiB: s.cfg.Local.MemoryCapMiB, MaxVMs: s.cfg.Local.MaxVMs, MemoryMiB: s.cfg.Local.MemoryMiB,
 			Clock: s.clock, Log: s.log})
 	}

@@ -29,6 +29,7 @@ type commands struct {
 	Doctor      DoctorCmd      `cmd:"" help:"Say whether this host is fit: QEMU, acceleration, disk, memory, ports, clients."`
 	Version     VersionCmd     `cmd:"" help:"Print the version."`
 	VMRun       VMRunCmd       `cmd:"" name:"vm-run" help:"Own one virtual machine (started by the server)." hidden:""`
+	ImageHost   ImageHostCmd   `cmd:"" name:"image-host" help:"Serve images to this host's machines (started by the server)." hidden:""`
 }
 
 // VersionCmd prints the stamp of the build.

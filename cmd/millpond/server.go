@@ -26,6 +26,7 @@ import (
 	"millpond.dev/millpond/internal/gallery"
 	"millpond.dev/millpond/internal/httpd"
 	"millpond.dev/millpond/internal/identity"
+	"millpond.dev/millpond/internal/imagehost"
 	"millpond.dev/millpond/internal/inspect"
 	"millpond.dev/millpond/internal/job"
 	"millpond.dev/millpond/internal/network"
@@ -49,6 +50,9 @@ type server struct {
 
 	db       *sqlite.DB
 	launcher machines
+	// images sees that the host has its image host; nil with a launcher without
+	// machines.
+	images   *imagehost.Runner
 	sessions *nodeapi.Handler
 	front    *httpd.Server
 	edges    edges
@@ -274,6 +278,9 @@ func (s *server) stopMachines() error {
 	for range all {
 		err = errors.Join(err, <-errs)
 	}
+	if s.images != nil {
+		err = errors.Join(err, s.images.Stop(ctx))
+	}
 	return err
 }
 
@@ -281,6 +288,9 @@ func (s *server) close() error {
 	var err error
 	if s.launcher != nil {
 		err = s.launcher.Close()
+	}
+	if s.images != nil {
+		err = errors.Join(err, s.images.Close())
 	}
 	if s.db != nil {
 		err = errors.Join(err, s.db.Close())

@@ -133,6 +133,9 @@ type Local struct {
 	// MemoryMiB is how much of the host's memory VMs may use in all; 0 means
 	// nine tenths of it.
 	MemoryMiB int64 `yaml:"memoryMiB"`
+	// ImageCacheMiB bounds the parts of images that are kept on this host; 0
+	// means a tenth of the disk, 20 GiB at most.
+	ImageCacheMiB int64 `yaml:"imageCacheMiB"`
 }
 
 // Fake configures the fake launcher.
@@ -256,6 +259,9 @@ func (c Config) Check() error {
 	}
 	if c.Nodes.BootLimit == 0 || c.Nodes.ContactLimit == 0 {
 		bad("nodes.bootLimit and nodes.contactLimit must be above 0")
+	}
+	if n := c.Local.ImageCacheMiB; n != 0 && n < 256 {
+		bad("local.imageCacheMiB is %d; it must be at least 256, or 0 for a tenth of the disk", n)
 	}
 	if c.Fake.FailureRate < 0 || c.Fake.FailureRate > 1 {
 		bad("fake.failureRate is %v; it must lie between 0 and 1", c.Fake.FailureRate)

@@ -73,6 +73,9 @@ func (d Dir) BaseImages() string { return d.path("base-images") }
 // Cache has what can be made again.
 func (d Dir) Cache() string { return d.path("cache") }
 
+// ImageHost is the folder of this host's image host: its sockets and its cache.
+func (d Dir) ImageHost() string { return d.path("image-host") }
+
 // NodeLogs has consoles and logs of nodes, kept after they are gone.
 func (d Dir) NodeLogs() string { return d.path("logs", "nodes") }
 

@@ -58,10 +58,14 @@ func (d *disks) undo(step string) func() error {
 // because QEMU's own complaint about a missing one is hard to read.
 func (d *disks) overlay(step, name string, disk launch.Disk) error {
 	return d.make(step, name, func(p string) error {
-		base := disk.Backing
 		if disk.Content != "" {
-			base = ContentBase(d.cfg.CacheDir, disk.Content)
+			base, err := contentBase(d.dir, d.cfg.ImageSocket, disk.Content)
+			if err != nil {
+				return err
+			}
+			return writeOverlay(p, base, disk.SizeBytes)
 		}
+		base := disk.Backing
 		if strings.HasPrefix(base, "/") {
 			st, err := os.Stat(base)
 			if err != nil {
@@ -75,12 +79,6 @@ func (d *disks) overlay(step, name string, disk launch.Disk) error {
 		}
 		return writeOverlay(p, base, disk.SizeBytes)
 	})
-}
-
-// ContentBase is the raw file of an image store's content, which the launcher
-// makes before the supervisor starts.
-func ContentBase(cacheDir, content string) string {
-	return filepath.Join(cacheDir, "contents", content+".raw")
 }
 
 func (d *disks) osDisk(context.Context) error {

@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"millpond.dev/millpond/internal/imagehost"
 	"millpond.dev/millpond/internal/launch"
 	"millpond.dev/millpond/internal/qemu"
 )
@@ -25,6 +26,10 @@ const (
 	CodeQEMUCrashed    = "QemuCrashed"
 	CodeAccelStuck     = "AccelerationStuck"
 	CodeSupervisorLost = "SupervisorLost"
+
+	// CodeImageUnreadable: no replica gives a part of the image. It is the host's
+	// fault as far as the guest can tell: the same launch works when a store does.
+	CodeImageUnreadable = imagehost.CodeUnreadable
 )
 
 // sign is a text on the console that tells that this boot leads nowhere.

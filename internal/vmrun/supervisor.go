@@ -60,6 +60,8 @@ type supervisor struct {
 
 	// asked: somebody wanted the end. powerOff: the guest shut itself down.
 	asked, powerOff atomic.Bool
+	// broken gets the failure of a disk that could not be read.
+	broken chan *launch.Failure
 	// stop gets what the guest may still take; kill and reset carry no data.
 	stop chan time.Duration
 	// ended is closed when the last status is written.
@@ -96,9 +98,10 @@ func run(ctx context.Context, dir string, begin func(step string) error) error {
 	}
 	s := &supervisor{
 		dir: dir, cfg: cfg, clock: clock.System{}, begin: begin,
-		log:   slog.New(slog.NewJSONHandler(logFile, nil)).With("node", string(cfg.Spec.Node), "generation", cfg.Spec.Generation),
-		disks: &disks{dir: dir, cfg: cfg, made: map[string][]string{}},
-		stop:  make(chan time.Duration, 1), ended: make(chan struct{}),
+		log:    slog.New(slog.NewJSONHandler(logFile, nil)).With("node", string(cfg.Spec.Node), "generation", cfg.Spec.Generation),
+		disks:  &disks{dir: dir, cfg: cfg, made: map[string][]string{}},
+		broken: make(chan *launch.Failure, 1),
+		stop:   make(chan time.Duration, 1), ended: make(chan struct{}),
 	}
 	if s.handle.Supervisor, err = process.Of(os.Getpid()); err != nil {
 		return err
@@ -189,6 +192,9 @@ func (s *supervisor) failed(ctx context.Context, err error) error {
 	case errors.Is(err, errEarlyExit):
 		e := s.ending()
 		phase, f = explain(e)
+		if image := s.imageFault(context.WithoutCancel(ctx)); image != nil {
+			image.Evidence, f = f.Evidence, image
+		}
 	default:
 		f = failedStep(step, err, Evidence(filepath.Join(s.dir, qemuLog)))
 	}
@@ -220,6 +226,11 @@ func (s *supervisor) watch(ctx context.Context) error {
 		case f := <-s.console.found:
 			s.log.Error("the boot failed", "code", f.Code)
 			found, patience = f, time.After(lastWords)
+		case f := <-s.broken:
+			s.log.Error("the image cannot be read", "err", f.Message)
+			if found == nil {
+				found, patience = f, time.After(lastWords)
+			}
 		case <-patience:
 			s.kill()
 		case <-spoke:
@@ -308,6 +319,9 @@ func (s *supervisor) kill() {
 // event is called by the QMP client.
 func (s *supervisor) event(e qmp.Event) {
 	s.log.Info("QEMU event", "event", e.Name, "data", string(e.Data))
+	if e.Name == "BLOCK_IO_ERROR" {
+		s.diskFailed(e)
+	}
 	if e.Name != "SHUTDOWN" {
 		return
 	}

@@ -64,6 +64,32 @@ type ContentStats struct {
 // Open opens a content that stores have. Its manifest is read from the first
 // store that gives a right one. The caller closes it.
 func (c *Cache) Open(ctx context.Context, id image.ContentID, stores []Store) (*Content, error) {
+	k, err := c.known(ctx, id, stores)
+	if err != nil {
+		return nil, err
+	}
+	o := &Content{cache: c, core: k}
+	o.ctx, o.end = context.WithCancel(c.ctx)
+	k.mu.Lock()
+	k.open++
+	first := k.open == 1
+	k.mu.Unlock()
+	if first {
+		c.lookAhead(k)
+	}
+	return o, nil
+}
+
+// Prepare reads a content's manifest, so that an Open does not have to and a
+// content that nobody has is noticed.
+func (c *Cache) Prepare(ctx context.Context, id image.ContentID, stores []Store) error {
+	_, err := c.known(ctx, id, stores)
+	return err
+}
+
+// known finds the content or makes it known. The stores named last are those that
+// are asked.
+func (c *Cache) known(ctx context.Context, id image.ContentID, stores []Store) (*core, error) {
 	replicas := c.replicasOf(stores)
 	c.mu.Lock()
 	k := c.contents[id]
@@ -80,19 +106,12 @@ func (c *Cache) Open(ctx context.Context, id image.ContentID, stores []Store) (*
 		}
 		c.mu.Unlock()
 	}
-	o := &Content{cache: c, core: k}
-	o.ctx, o.end = context.WithCancel(c.ctx)
-	k.mu.Lock()
 	if len(replicas) > 0 {
+		k.mu.Lock()
 		k.replicas = replicas
+		k.mu.Unlock()
 	}
-	k.open++
-	first := k.open == 1
-	k.mu.Unlock()
-	if first {
-		c.lookAhead(k)
-	}
-	return o, nil
+	return k, nil
 }
 
 // manifest reads and checks a manifest.

@@ -59,6 +59,8 @@ type Config struct {
 	// means 10.77.0.0/16. Nodes cannot reach each other through it: each VM's
 	// network is an island behind QEMU's address translation.
 	Subnets netip.Prefix
+	// Images serves contents of image stores; nil if no VM has a disk from one.
+	Images Images
 	// ManagedFile is where a managed disk lies as a raw file.
 	ManagedFile func(name string) string
 	Clock       clock.Clock
@@ -91,7 +93,7 @@ type Launcher struct {
 
 	mu  sync.Mutex
 	vms map[string]*vm // by node key
-	// contents are the bases of disks from image stores.
+	// contents are what VMs read from image stores.
 	contents contents
 	// locks serialize Launch, Reset, Stop and Destroy of a node.
 	locks map[string]*nodeLock
@@ -132,7 +134,7 @@ func Open(cfg Config) (*Launcher, error) {
 		}
 	}
 	l := &Launcher{cfg: cfg, changed: wake.New(), starts: make(chan struct{}, cfg.ConcurrentStarts),
-		contents: contents{cacheDir: cfg.CacheDir}, prepared: make(chan struct{}), vms: map[string]*vm{}, locks: map[string]*nodeLock{},
+		contents: contents{images: cfg.Images}, prepared: make(chan struct{}), vms: map[string]*vm{}, locks: map[string]*nodeLock{},
 		prover: accel.Prover{QEMU: cfg.Tools.QEMU, CacheFile: filepath.Join(cfg.CacheDir, "accel.json")}}
 	l.ctx, l.cancel = context.WithCancel(context.Background())
 	if l.watch, err = newWatcher(l.statusChanged); err != nil {
@@ -164,6 +166,7 @@ func (l *Launcher) Close() error {
 // the agent disk.
 func (l *Launcher) prepare() {
 	defer close(l.prepared)
+	l.loops.Go(func() { l.provideAll(l.ctx) })
 	v, err := l.prover.Decide(l.ctx, l.cfg.Accel)
 	if l.prepareErr = err; err != nil {
 		return
@@ -441,6 +444,9 @@ func (l *Launcher) destroy(ctx context.Context, v *vm) error {
 	}
 	l.forget(v.key)
 	v.cancel()
+	if len(exports(v.cfg.Spec)) > 0 {
+		l.loops.Go(func() { l.keepImages(l.ctx) })
+	}
 	l.changed.Wake()
 	l.cfg.Log.Info("VM destroyed", "node", string(v.cfg.Spec.Node), "generation", v.cfg.Spec.Generation)
 	return hostError("destroy", os.RemoveAll(trash))

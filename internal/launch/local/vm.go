@@ -13,7 +13,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	millpond "millpond.dev/millpond"
 	"millpond.dev/millpond/internal/accel"
+	"millpond.dev/millpond/internal/imagehost"
 	"millpond.dev/millpond/internal/launch"
 	"millpond.dev/millpond/internal/process"
 	"millpond.dev/millpond/internal/vmrun"
@@ -236,13 +238,22 @@ func (l *Launcher) notStarted(v *vm, attempt int, err error) {
 		return
 	}
 	st := launch.Status{Node: v.cfg.Spec.Node, Generation: v.cfg.Spec.Generation, Phase: launch.Failed, Step: stepQueued, Changed: l.cfg.Clock.Now(),
-		Err: &launch.Failure{Host: true, Code: vmrun.CodeLaunchFailed, Message: "The VM's supervisor could not be started: " + err.Error() + ".",
-			Suggestion: "`millpond doctor` checks this host."}}
+		Err: notStartedFailure(err)}
 	if err := vmrun.SaveStatus(v.dir, st); err != nil {
 		l.cfg.Log.Error("the status was not written", "node", string(v.cfg.Spec.Node), "err", err)
 	}
 	v.queued = false
 	l.changed.Wake()
+}
+
+// notStartedFailure says why there is no supervisor.
+func notStartedFailure(err error) *launch.Failure {
+	var e *millpond.Error
+	if errors.As(err, &e) && e.Code == imagehost.CodeUnreadable {
+		return vmrun.ImageUnreadable(e.Message)
+	}
+	return &launch.Failure{Host: true, Code: vmrun.CodeLaunchFailed, Message: "The VM's supervisor could not be started: " + err.Error() + ".",
+		Suggestion: "`millpond doctor` checks this host."}
 }
 
 // start waits for a place, starts the supervisor, and keeps the place until the
@@ -262,7 +273,7 @@ func (l *Launcher) start(v *vm, attempt int) error {
 		return v.ctx.Err()
 	}
 	defer func() { <-l.starts }()
-	if err := l.contents.bring(v.ctx, v.cfg.Spec); err != nil {
+	if err := l.provide(v.ctx, v.cfg.Spec); err != nil {
 		return err
 	}
 	exited, err := l.spawn(v, attempt)
@@ -301,6 +312,9 @@ func (l *Launcher) spawn(v *vm, attempt int) (<-chan struct{}, error) {
 		return nil, nil
 	}
 	v.cfg.Accel, v.cfg.AgentDisk = verdict.Accel, l.agentDisk
+	if l.contents.images != nil {
+		v.cfg.ImageSocket = l.contents.images.Socket()
+	}
 	if err := v.cfg.Save(v.dir); err != nil {
 		return nil, err
 	}

@@ -1,0 +1,193 @@
+package imagehost
+
+import (
+	"encoding/json"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	millpond "millpond.dev/millpond"
+	"millpond.dev/millpond/internal/image"
+	"millpond.dev/millpond/internal/image/cache"
+	"millpond.dev/millpond/internal/process"
+)
+
+// Health says who answers.
+type Health struct {
+	Version string     `json:"version"`
+	Process process.ID `json:"process"`
+	Begun   time.Time  `json:"begun"`
+	// CacheBytes is the bound that it was started with.
+	CacheBytes int64 `json:"cacheBytes"`
+}
+
+// Stats are the cache's counters and the number of clients.
+type Stats struct {
+	cache.Stats
+	Exports int `json:"exports"`
+	Clients int `json:"clients"`
+}
+
+// problem is the body of an error.
+type problem struct {
+	Code    string `json:"code"`
+	Message string `json:"message"`
+}
+
+// maxBody bounds a request; the socket is the owner's alone, so this only catches
+// mistakes.
+const maxBody = 1 << 20
+
+// routes is the control API.
+func (h *host) routes() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /v1/health", func(w http.ResponseWriter, r *http.Request) {
+		answer(w, Health{h.cfg.Version, h.self, h.begun, h.cfg.CacheBytes}, nil)
+	})
+	mux.HandleFunc("GET /v1/stats", func(w http.ResponseWriter, r *http.Request) { answer(w, h.stats(), nil) })
+	mux.HandleFunc("GET /v1/exports", func(w http.ResponseWriter, r *http.Request) {
+		list := []ExportStatus{}
+		for _, name := range h.Names() {
+			if st, err := h.status(name); err == nil {
+				list = append(list, st)
+			}
+		}
+		answer(w, list, nil)
+	})
+	mux.HandleFunc("GET /v1/exports/{name}", func(w http.ResponseWriter, r *http.Request) {
+		st, err := h.status(r.PathValue("name"))
+		answer(w, st, err)
+	})
+	mux.HandleFunc("GET /v1/exports/{name}/touched", func(w http.ResponseWriter, r *http.Request) {
+		touched := h.cache.Touched(image.ContentID(r.PathValue("name")))
+		slices.Sort(touched)
+		answer(w, touched, nil)
+	})
+	mux.HandleFunc("PUT /v1/exports/{name}", func(w http.ResponseWriter, r *http.Request) {
+		var e Export
+		if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody)).Decode(&e); err != nil {
+			answer(w, nil, millpond.Errorf(millpond.Invalid, "InvalidExport", "The export cannot be read: %v.", err))
+			return
+		}
+		if e.Name != r.PathValue("name") {
+			answer(w, nil, millpond.Errorf(millpond.Invalid, "InvalidExport", "The export is called %q in the body and %q in the path.", e.Name, r.PathValue("name")))
+			return
+		}
+		st, err := h.register(r, e)
+		answer(w, st, err)
+	})
+	mux.HandleFunc("DELETE /v1/exports/{name}", func(w http.ResponseWriter, r *http.Request) {
+		h.unregister(r.PathValue("name"))
+		answer(w, struct{}{}, nil)
+	})
+	mux.HandleFunc("POST /v1/stop", func(w http.ResponseWriter, r *http.Request) {
+		if n := h.stats().Clients; n > 0 && r.URL.Query().Get("force") != "true" {
+			answer(w, nil, millpond.Errorf(millpond.Conflict, "ExportsInUse", "%d machines read their disks through this image host. End them first.", n))
+			return
+		}
+		answer(w, struct{}{}, nil)
+		h.stop()
+	})
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h.spoke()
+		mux.ServeHTTP(w, r)
+	})
+}
+
+func answer(w http.ResponseWriter, body any, err error) {
+	status := http.StatusOK
+	if err != nil {
+		e := asError(err)
+		switch e.Kind {
+		case millpond.Invalid:
+			status = http.StatusBadRequest
+		case millpond.NotFound:
+			status = http.StatusNotFound
+		case millpond.Conflict:
+			status = http.StatusConflict
+		default:
+			status = http.StatusServiceUnavailable
+		}
+		body = problem{e.Code, e.Message}
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	// A client that has gone needs no answer.
+	_ = json.NewEncoder(w).Encode(body)
+}
+
+// register serves an export from now on, also after a restart. The content's
+// manifest is read at once, so that an image that nobody has is refused here and
+// not inside of QEMU.
+func (h *host) register(r *http.Request, e Export) (ExportStatus, error) {
+	if err := e.check(); err != nil {
+		return ExportStatus{}, millpond.Errorf(millpond.Invalid, "InvalidExport", "%s.", err)
+	}
+	stores, err := h.openStores(r.Context(), image.ContentID(e.Name), e.Stores)
+	if err == nil {
+		err = h.cache.Prepare(r.Context(), image.ContentID(e.Name), stores)
+	}
+	if err != nil {
+		return ExportStatus{}, err
+	}
+	h.mu.Lock()
+	old := h.exports[e.Name]
+	if old == nil {
+		old = &export{}
+		h.exports[e.Name] = old
+	}
+	changed := old.Name == "" || !slices.Equal(old.Stores, e.Stores)
+	old.Export, old.leaving = e, false
+	if changed {
+		err = h.save()
+	}
+	h.mu.Unlock()
+	if err != nil {
+		return ExportStatus{}, err
+	}
+	return h.status(e.Name)
+}
+
+// unregister ends an export, when its last client has gone.
+func (h *host) unregister(name string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	e := h.exports[name]
+	if e == nil {
+		return
+	}
+	e.leaving = true
+	if e.clients == 0 {
+		h.remove(e)
+	}
+}
+
+func (h *host) status(name string) (ExportStatus, error) {
+	h.mu.Lock()
+	e := h.exports[name]
+	var st ExportStatus
+	if e != nil {
+		st.Export, st.Clients = e.Export, e.clients
+	}
+	h.mu.Unlock()
+	if e == nil {
+		return st, millpond.Errorf(millpond.NotFound, "ExportNotFound", "The image host serves no export %q.", name)
+	}
+	if read, ok := h.cache.ContentStats(image.ContentID(name)); ok {
+		st.Read = &read
+	}
+	return st, nil
+}
+
+func (h *host) stats() Stats {
+	s := Stats{Stats: h.cache.Stats()}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	s.Exports = len(h.exports)
+	for _, e := range h.exports {
+		s.Clients += e.clients
+	}
+	slices.SortFunc(s.Stores, func(a, b cache.StoreStats) int { return strings.Compare(a.Name, b.Name) })
+	return s
+}
