@@ -143,7 +143,9 @@ type ManagedImage struct {
 	OSState       string
 	HyperV        string
 	ZoneResilient bool `json:",omitempty"`
-	OSDisk        ImageDisk
-	DataDisks     []ImageDisk `json:",omitempty"`
-	Failure       string      `json:",omitempty"`
+	// SourceVM is the id of the machine that it was made of, or empty.
+	SourceVM  string `json:",omitempty"`
+	OSDisk    ImageDisk
+	DataDisks []ImageDisk `json:",omitempty"`
+	Failure   string      `json:",omitempty"`
 }

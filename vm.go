@@ -78,6 +78,9 @@ type VMDisk struct {
 	Delete bool `json:",omitempty"`
 }
 
+// BasePrefix begins the name of a base image where an image's id could stand.
+const BasePrefix = "base:"
+
 // CreateAttach is the option of a machine's disk that was there before.
 const CreateAttach CreateOption = "Attach"
 

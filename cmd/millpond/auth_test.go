@@ -371,7 +371,7 @@ func TestEveryRouteAsksWhoAndWhetherOne(t *testing.T) {
 	d := newDoor(t)
 	armValues := map[string]string{"sub": d.admin.SubscriptionID, "rg": "g", "name": "disk", "loc": region, "op": d.operation, "ns": "Microsoft.Other", "rest": "things/x",
 		"type": "things", "type2": "parts", "name2": "p", "type3": "bolts", "name3": "b", "alias": "taken", "gallery": "gallery", "image": "image", "version": "1.0.0",
-		"pool": "pool", "app": "app", "cert": "sha1-00", "id": noGUID}
+		"vm": "vm", "publisher": "debian", "offer": "debian-12", "sku": "12", "pool": "pool", "app": "app", "cert": "sha1-00", "id": noGUID}
 	batchValues := map[string]string{"poolId": "pool", "nodeId": "node", "userName": "user", "extensionName": "extension", "jobId": "job", "taskId": "task",
 		"filePath": "stdout.txt", "jobScheduleId": "schedule", "applicationId": "application", "key": "thumbprintAlgorithm=sha1,thumbprint=00"}
 	with := func(values map[string]string) func(*testing.T, azwire.Route) string {
@@ -704,7 +704,7 @@ func (d *door) judgePages(t *testing.T) {
 			t.Errorf("the page %s is open to anonymous callers and this test does not know it; add it to openPages if it may be", pattern)
 		}
 	}
-	paths := append(slices.Collect(maps.Values(pages)), "/status", "/status.json", "/metadata/endpoints")
+	paths := append(slices.Collect(maps.Values(pages)), "/status", "/status.json", "/metadata/endpoints", "/aliases.json")
 	for _, path := range paths {
 		a := d.send("GET", direct+path, nil, "")
 		a.is(t, 200, "")
@@ -715,7 +715,7 @@ func (d *door) judgePages(t *testing.T) {
 		}
 	}
 	// Every door of the listener is judged above.
-	known := []string{"Identity", "Metadata", "ARM", "Graph", "Batch", "Blob", "Node", "Status"}
+	known := []string{"Identity", "Metadata", "ARM", "Aliases", "Graph", "Batch", "Blob", "Node", "Status"}
 	for _, f := range reflect.VisibleFields(reflect.TypeFor[httpd.Handlers]()) {
 		if !slices.Contains(known, f.Name) {
 			t.Errorf("the listener has a handler %s that this test does not know", f.Name)

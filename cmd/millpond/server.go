@@ -29,6 +29,8 @@ import (
 	"millpond.dev/millpond/internal/imagehost"
 	"millpond.dev/millpond/internal/inspect"
 	"millpond.dev/millpond/internal/job"
+	"millpond.dev/millpond/internal/launch"
+	"millpond.dev/millpond/internal/machine"
 	"millpond.dev/millpond/internal/network"
 	"millpond.dev/millpond/internal/node"
 	"millpond.dev/millpond/internal/nodeapi"
@@ -59,6 +61,9 @@ type server struct {
 	loops    []reconcile.Loop
 	driver   *reconcile.Driver
 	nodes    *node.Service
+	machines *machine.Service
+	// forward tells the owners of machines about the launcher's news.
+	forward func(context.Context)
 
 	// copying waits for what loops began and go on with after an activation.
 	copying              []func()
@@ -134,6 +139,7 @@ func newServer(ctx context.Context, cfg config.Config, data datadir.Dir, addr st
 	var galleries *gallery.Service
 	comp, err := compute.New(ctx, compute.Options{DB: s.db, Clock: s.clock, Log: log, Keeper: keeper, Disks: disks, Resources: resources, Auth: rights,
 		HTTP: &http.Client{Timeout: time.Hour},
+		Base: s.baseFile,
 		Latest: func(ctx context.Context, definition millpond.ResourceID, region string) (millpond.ResourceID, error) {
 			return galleries.Latest(ctx, definition, region)
 		}})
@@ -154,12 +160,13 @@ func newServer(ctx context.Context, cfg config.Config, data datadir.Dir, addr st
 	if s.launcher, err = s.openLauncher(); err != nil {
 		return nil, err
 	}
-	s.nodes = node.New(node.Deps{DB: s.db, Clock: s.clock, Log: log, Launcher: s.launcher, Images: galleries, Accounts: accountsByName{accounts},
+	parts, forward := launch.Parts(s.launcher, func(n millpond.NodeID) bool { return !n.IsVM() }, millpond.NodeID.IsVM)
+	s.forward = forward
+	s.nodes = node.New(node.Deps{DB: s.db, Clock: s.clock, Log: log, Launcher: parts[0], Images: galleries, Accounts: accountsByName{accounts},
 		Sizes: s.size, Random: rand.Read,
 		Wakes: node.Wakes{Allocator: allocate, Nodes: nodes, Scheduler: schedule, Jobs: jobs},
 		Config: node.Config{BootLimit: time.Duration(cfg.Nodes.BootLimit), Silence: time.Duration(cfg.Nodes.ContactLimit), LogDir: data.NodeLogs(),
 			LogRetention: time.Duration(cfg.Nodes.LogRetention), Version: version, EndpointFile: data.Endpoint(), CAFile: data.CA()}})
-	s.sessions = nodeapi.New(s.nodes, s.nodes, log)
 	pools = pool.New(pool.Deps{DB: s.db, Clock: s.clock, Log: log, Images: galleries, Machines: s.launcher, Accounts: accountsByName{accounts},
 		Sizes: s.size, NewID: randomID, WakeSession: s.nodes.Wake,
 		Wakes:  pool.Wakes{Allocator: allocate, Nodes: nodes, Scheduler: schedule, Jobs: jobs},
@@ -169,9 +176,16 @@ func newServer(ctx context.Context, cfg config.Config, data datadir.Dir, addr st
 	armapi.Members(resources, comp, galleries, accounts)
 	networks := network.New(s.db, resources, rights)
 	armapi.NetworkMembers(resources, networks)
-	s.copying = []func(){comp.Wait, galleries.Wait}
+	s.machines = machine.New(machine.Deps{DB: s.db, Clock: s.clock, Log: log, Launcher: parts[1], Changed: parts[1].Changed(), Resources: resources, Auth: rights,
+		Disks: machineDisks{comp}, Networks: machineCards{networks}, Images: machineImages{galleries, s}, Sizes: s.size, Random: rand.Read,
+		Config: machine.Config{EndpointFile: data.Endpoint(), CAFile: data.CA(), Version: version}})
+	networks.Notify(s.machines.Wake())
+	armapi.MachineMembers(resources, s.machines)
+	channels := channels{s.nodes, s.machines}
+	s.sessions = nodeapi.New(channels, channels, log)
+	s.copying = []func(){comp.Wait, galleries.Wait, s.machines.Wait}
 	placer := sched.New(s.db, log, s.nodes, schedule)
-	s.loops = []reconcile.Loop{resources.Loop(), comp.Loop(), galleries.Loop(), accounts.Loop(), pools.Allocator(), s.nodes.Machines(), s.nodes.Cleanup(), placer.Loop(), work.Loop()}
+	s.loops = []reconcile.Loop{resources.Loop(), comp.Loop(), galleries.Loop(), accounts.Loop(), pools.Allocator(), s.nodes.Machines(), s.nodes.Cleanup(), s.machines.Loop(), placer.Loop(), work.Loop()}
 
 	// The edges and the door.
 	authority, err := httpd.LoadAuthority(data.CA(), data.CAKey(), s.clock)
@@ -179,7 +193,7 @@ func newServer(ctx context.Context, cfg config.Config, data datadir.Dir, addr st
 		return nil, err
 	}
 	assignments := armapi.NewAuthorization(rights, log)
-	rm := armapi.New(armapi.Options{Log: log, Auth: rights, Resources: resources, Compute: comp, Gallery: galleries, Accounts: accounts, Network: networks,
+	rm := armapi.New(armapi.Options{Log: log, Auth: rights, Resources: resources, Compute: comp, Gallery: galleries, Accounts: accounts, Network: networks, Machines: s.machines,
 		Authenticate: func(r *http.Request) (millpond.Caller, error) {
 			token, _ := identity.Bearer(r)
 			return dir.Verify(r.Context(), token, directory.AudienceARM)
@@ -214,7 +228,7 @@ func newServer(ctx context.Context, cfg config.Config, data datadir.Dir, addr st
 		status.Handle(pattern, page)
 	}
 	s.front = httpd.New(httpd.Config{Authority: authority, Clock: s.clock, Rand: rand.Reader, Log: log, Handlers: httpd.Handlers{
-		Identity: s.edges.identity, Metadata: http.HandlerFunc(identity.Metadata), ARM: rm, Graph: s.edges.graph,
+		Identity: s.edges.identity, Metadata: http.HandlerFunc(identity.Metadata), ARM: rm, Graph: s.edges.graph, Aliases: http.HandlerFunc(rm.Aliases),
 		Batch: batch, Blob: s.edges.blob, Node: s.sessions, Status: status}})
 	return s, nil
 }
@@ -229,11 +243,9 @@ func (s *server) start(ctx context.Context, l net.Listener) <-chan error {
 	for _, loop := range s.loops {
 		s.driver.Start(loops, loop)
 	}
-	s.beside.Add(1)
-	go func() {
-		defer s.beside.Done()
-		s.nodes.Forward(loops)
-	}()
+	for _, run := range []func(context.Context){s.forward, s.nodes.Forward, s.machines.Forward} {
+		s.beside.Go(func() { run(loops) })
+	}
 	failed := make(chan error, 1)
 	go func() {
 		err := s.front.Run(serving, l)

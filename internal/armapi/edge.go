@@ -22,6 +22,7 @@ import (
 	"millpond.dev/millpond/internal/azwire"
 	"millpond.dev/millpond/internal/compute"
 	"millpond.dev/millpond/internal/gallery"
+	"millpond.dev/millpond/internal/machine"
 	"millpond.dev/millpond/internal/network"
 	"millpond.dev/millpond/internal/resource"
 )
@@ -47,6 +48,7 @@ type Options struct {
 	Gallery       *gallery.Service
 	Accounts      *account.Service
 	Network       *network.Service
+	Machines      *machine.Service
 	VMSizes       func() []millpond.VMSize
 	// TenantName is what a tenant is called; nil shows none.
 	TenantName func(ctx context.Context, tenant string) string
@@ -81,7 +83,8 @@ const SignedIn = "(any signed-in principal)"
 func (e *Edge) Routes() []azwire.Route {
 	var all []azwire.Route
 	for _, part := range [][]azwire.Route{e.subscriptionRoutes(), e.groupRoutes(), e.providerRoutes(), e.resourceRoutes(), e.operationRoutes(),
-		e.diskRoutes(), e.imageRoutes(), e.galleryRoutes(), e.versionRoutes(), e.checkRoutes(), e.accountRoutes(), e.networkRoutes(), e.refusedRoutes()} {
+		e.diskRoutes(), e.imageRoutes(), e.galleryRoutes(), e.versionRoutes(), e.checkRoutes(), e.accountRoutes(), e.networkRoutes(),
+		e.machineRoutes(), e.extensionRoutes(), e.commandRoutes(), e.catalogueRoutes(), e.refusedRoutes()} {
 		all = append(all, part...)
 	}
 	return all

@@ -26,6 +26,7 @@ import (
 	"millpond.dev/millpond/internal/image/chunkstore"
 	"millpond.dev/millpond/internal/image/filestore"
 	"millpond.dev/millpond/internal/inspect"
+	"millpond.dev/millpond/internal/machine"
 	"millpond.dev/millpond/internal/network"
 	"millpond.dev/millpond/internal/reconcile"
 	"millpond.dev/millpond/internal/resource"
@@ -104,7 +105,8 @@ func newWorld(t *testing.T) *world {
 	armapi.Members(w.res, comp, w.gal, w.acc)
 	w.net = network.New(db, w.res, w.rights)
 	armapi.NetworkMembers(w.res, w.net)
-	arm := armapi.New(armapi.Options{Log: log, Auth: w.rights, Resources: w.res, Compute: comp, Gallery: w.gal, Accounts: w.acc, Network: w.net, PageSize: 3,
+	machines := machine.New(machine.Deps{DB: db, Clock: c, Log: log, Resources: w.res, Auth: w.rights, Sizes: millpond.FindVMSize})
+	arm := armapi.New(armapi.Options{Log: log, Machines: machines, Auth: w.rights, Resources: w.res, Compute: comp, Gallery: w.gal, Accounts: w.acc, Network: w.net, PageSize: 3,
 		Authenticate: func(r *http.Request) (millpond.Caller, error) {
 			who := strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer ")
 			if who == "" {
@@ -411,7 +413,10 @@ func TestProtocol(t *testing.T) {
 	w.code("SubscriptionNotFound", w.do("GET", "/subscriptions/33333333-3333-3333-3333-333333333333/resourcegroups", "", 404))
 	w.code("ResourceGroupNotFound", w.do("GET", "/subscriptions/"+sub+"/resourcegroups/none/providers/Microsoft.Compute/disks/d", "", 404))
 	w.code("ResourceNotFound", w.do("GET", mc+"/virtualMachines/vm", "", 404))
-	w.code("NotImplemented", w.do("PUT", mc+"/virtualMachines/vm", "{}", 400))
+	w.code("InvalidParameter", w.do("PUT", mc+"/virtualMachines/vm", "{}", 400))
+	w.code("VMMarketplaceInvalidInput", w.do("PUT", mc+"/virtualMachines/vm", `{"plan":{"name":"p","product":"x","publisher":"y"}}`, 400))
+	w.code("NotSupported", w.do("PUT", mc+"/virtualMachines/vm", `{"properties":{"securityProfile":{"securityType":"TrustedLaunch"}}}`, 400))
+	w.code("NotImplemented", w.do("POST", mc+"/virtualMachines/vm/capture", "{}", 400))
 	w.code("InvalidRequestContent", w.do("PUT", mc+"/disks/d", `{"properties":7}`, 400))
 	w.do("HEAD", rg, "", 204)
 	w.do("PUT", strings.Replace(rg, "rg", "RG", 1), `{"location":"westus2"}`, 200)

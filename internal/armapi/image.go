@@ -29,9 +29,6 @@ func (e *Edge) putImage(w http.ResponseWriter, r *azwire.Request) error {
 		return err
 	}
 	p := val(body.Properties)
-	if p.SourceVirtualMachine != nil {
-		return unsupported("sourceVirtualMachine", "Virtual machines as the source of an image are not supported yet. Make snapshots of its disks and use those: az image create --source SNAPSHOT --os-type Linux")
-	}
 	m := &millpond.ManagedImage{}
 	m.ID, m.Location, m.Tags = id(r, millpond.TypeImage, "name"), val(body.Location), tagsIn(body.Tags)
 	var err error
@@ -70,6 +67,11 @@ func (e *Edge) putImage(w http.ResponseWriter, r *azwire.Request) error {
 		}
 		disk.LUN = *d.Lun
 		m.DataDisks = append(m.DataDisks, disk)
+	}
+	if p.SourceVirtualMachine != nil {
+		if err := e.imageOfMachine(r, val(p.SourceVirtualMachine.ID), m); err != nil {
+			return err
+		}
 	}
 	out, created, op, err := e.Compute.PutImage(r.Context(), r.Caller, m)
 	if err != nil {
@@ -127,7 +129,7 @@ func encodeImage(m *millpond.ManagedImage) *armcompute.Image {
 			BlobURI: strOrNil(compute.ShownURI(d.BlobURI)), Caching: caching(d.Caching), DiskSizeGB: sizeGB(d.SizeBytes), StorageAccountType: sku(d.SKU)})
 	}
 	return &armcompute.Image{ID: ptr(m.ID.String()), Name: ptr(m.ID.Name()), Type: ptr(millpond.TypeImage), Location: ptr(m.Location), Tags: tagsOut(m.Tags),
-		Properties: &armcompute.ImageProperties{HyperVGeneration: enumOrNil[armcompute.HyperVGenerationTypes](m.HyperV), ProvisioningState: ptr(string(m.State)), StorageProfile: sp}}
+		Properties: &armcompute.ImageProperties{HyperVGeneration: enumOrNil[armcompute.HyperVGenerationTypes](m.HyperV), ProvisioningState: ptr(string(m.State)), StorageProfile: sp, SourceVirtualMachine: subResource(m.SourceVM)}}
 }
 
 func (e *Edge) patchImage(w http.ResponseWriter, r *azwire.Request) error {

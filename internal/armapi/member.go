@@ -7,8 +7,22 @@ import (
 	"millpond.dev/millpond/internal/account"
 	"millpond.dev/millpond/internal/compute"
 	"millpond.dev/millpond/internal/gallery"
+	"millpond.dev/millpond/internal/machine"
 	"millpond.dev/millpond/internal/resource"
 )
+
+// MachineMembers tells the resource verbs how machines are deleted with their
+// group. What belongs to a machine goes with it.
+func MachineMembers(res *resource.Service, m *machine.Service) {
+	with := func(ctx context.Context, id millpond.ResourceID) (bool, error) {
+		vm, _ := id.Parent()
+		_, err := m.Remove(ctx, vm)
+		return false, err
+	}
+	res.Member(millpond.TypeVM, m.Remove)
+	res.Member(millpond.TypeExtension, with)
+	res.Member(millpond.TypeRunCommand, with)
+}
 
 // Members tells the resource verbs how each type of resource is deleted with
 // its group. It is called once, while the server is put together.

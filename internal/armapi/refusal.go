@@ -22,15 +22,10 @@ func (e *Edge) refusedRoutes() []azwire.Route {
 	no := func(name, method, path, action, why string) azwire.Route {
 		return azwire.Route{Name: name, Method: method, Path: path, Action: action, Refused: why}
 	}
-	const vms = "Virtual machines outside of Batch pools are not supported yet. To prepare an image, use millpond image build, or upload a VHD to a disk."
 	const deployments = "Template deployments are not supported yet. Create the resources one by one with az."
 	const pools = "Pools cannot be managed through the Resource Manager yet. Use the Batch service: az batch pool."
 	const apps = "Application packages are not supported yet. Put the program into the image, or fetch it with a resource file."
 	out := []azwire.Route{
-		no("VirtualMachines_CreateOrUpdate", "PUT", mc+"/virtualMachines/{name}", "Microsoft.Compute/virtualMachines/write", vms),
-		no("VirtualMachines_Update", "PATCH", mc+"/virtualMachines/{name}", "Microsoft.Compute/virtualMachines/write", vms),
-		no("VirtualMachines_List", "GET", mc+"/virtualMachines", "Microsoft.Compute/virtualMachines/read", vms),
-		no("VirtualMachines_ListAll", "GET", "/subscriptions/{sub}/providers/Microsoft.Compute/virtualMachines", "Microsoft.Compute/virtualMachines/read", vms),
 		no("VirtualMachineScaleSets_CreateOrUpdate", "PUT", mc+"/virtualMachineScaleSets/{name}", "Microsoft.Compute/virtualMachineScaleSets/write", "Virtual machine scale sets are not supported. Use a Batch pool."),
 		no("GalleryApplications_CreateOrUpdate", "PUT", mc+"/galleries/{gallery}/applications/{name}", "Microsoft.Compute/galleries/applications/write", "VM applications in galleries are not supported. Put the program into the image."),
 		no("GallerySharingProfile_Update", "POST", mc+"/galleries/{gallery}/share", "Microsoft.Compute/galleries/share/action", "Sharing a gallery by subscription, tenant or community is not supported yet. Grant a role on the gallery: az role assignment create --role \"Compute Gallery Image Reader\" --scope GALLERY_ID"),

@@ -190,6 +190,28 @@ func (e *Edge) encodeByID(r *azwire.Request, key string) (any, bool, error) {
 			return nil, false, err
 		}
 		return encodeImage(m), true, nil
+	case id.Is(millpond.TypeVM):
+		v, err := e.Machines.Get(ctx, id)
+		if err != nil {
+			return nil, false, err
+		}
+		return e.encodeMachine(r, v, false), true, nil
+	case id.Is(millpond.TypeExtension):
+		x, err := e.Machines.GetExtension(ctx, id)
+		if err != nil {
+			return nil, false, err
+		}
+		return encodeExtension(x), true, nil
+	case id.Is(millpond.TypeRunCommand):
+		vm, _ := id.Parent()
+		if c, err := e.Machines.Invocation(ctx, vm, id.Name()); err == nil {
+			return commandResult(c), true, nil
+		}
+		c, err := e.Machines.GetRunCommand(ctx, id)
+		if err != nil {
+			return nil, false, err
+		}
+		return encodeRunCommand(c, true), true, nil
 	case id.Is(millpond.TypeVersion):
 		v, err := e.Gallery.Version(ctx, id)
 		if err != nil {

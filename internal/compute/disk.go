@@ -35,6 +35,12 @@ func (s *Service) PutDisk(ctx context.Context, caller millpond.Caller, c Change)
 			return nil, nil, err
 		}
 	}
+	return s.put(ctx, c)
+}
+
+// put is PutDisk for a caller whose rights have been checked.
+func (s *Service) put(ctx context.Context, c Change) (out *millpond.Disk, op *millpond.Operation, err error) {
+	d := &c.Disk
 	created := false
 	var resized bool
 	err = s.DB.Update(ctx, func(tx *sqlite.Tx) error {
@@ -60,7 +66,7 @@ func (s *Service) PutDisk(ctx context.Context, caller millpond.Caller, c Change)
 		if c.Patch {
 			return millpond.Errorf(millpond.Conflict, "OperationNotAllowed", "'%s' failed to be created: %s Delete it and create it again.", old.ID.Name(), old.Failure)
 		}
-		if d.Creation.Option == millpond.CreateFromImage && d.Creation.ImageID != "" {
+		if d.Creation.Option == millpond.CreateFromImage && d.Creation.ImageID != "" && !isOther(d.Creation.ImageID) {
 			// This reads the last commit on another connection, which is as good as
 			// reading before this transaction, and knows the location.
 			if d.Creation.ImageID, err = s.exactVersion(ctx, d.Creation.ImageID, d.Location); err != nil {
@@ -197,6 +203,12 @@ func (s *Service) admitDisk(tx *sqlite.Tx, d *millpond.Disk, sizeGB int32) (mill
 			return millpond.Operation{}, err
 		}
 	case millpond.CreateFromImage:
+		if done, err := s.admitOther(tx, d, inherit); done || err != nil {
+			if err != nil {
+				return millpond.Operation{}, err
+			}
+			break
+		}
 		p, _ := millpond.ParseResourceID(d.Creation.ImageID)
 		v, err := load[millpond.ImageVersion](s, tx, p)
 		if err != nil {

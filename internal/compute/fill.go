@@ -4,10 +4,12 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strings"
 
 	millpond "millpond.dev/millpond"
 	"millpond.dev/millpond/internal/custody"
 	"millpond.dev/millpond/internal/image"
+	"millpond.dev/millpond/internal/image/filestore"
 	"millpond.dev/millpond/internal/sqlite"
 )
 
@@ -104,6 +106,11 @@ func (s *Service) source(ctx context.Context, d *millpond.Disk) (image.ReadClose
 	var store, id string
 	var file string
 	err := s.DB.View(ctx, func(tx *sqlite.Tx) error {
+		if d.Creation.Option == millpond.CreateFromImage && isOther(d.Creation.ImageID) {
+			var err error
+			store, id, file, err = s.otherSource(tx, d)
+			return err
+		}
 		if d.Creation.Option == millpond.CreateFromImage {
 			p, _ := millpond.ParseResourceID(d.Creation.ImageID)
 			v, err := load[millpond.ImageVersion](s, tx, p)
@@ -128,6 +135,9 @@ func (s *Service) source(ctx context.Context, d *millpond.Disk) (image.ReadClose
 	})
 	if err != nil {
 		return nil, err
+	}
+	if strings.HasPrefix(file, "/") {
+		return filestore.OpenFile(file)
 	}
 	if file != "" {
 		return s.Disks.Open(file)

@@ -52,6 +52,8 @@ type Options struct {
 	Auth      Authorizer
 	// HTTP fetches imported VHDs.
 	HTTP *http.Client
+	// Base finds a built base image by its name.
+	Base func(ctx context.Context, name string) (Base, error)
 	// Latest resolves an image definition to a version for a region.
 	Latest func(ctx context.Context, definition millpond.ResourceID, region string) (millpond.ResourceID, error)
 }

@@ -15,6 +15,8 @@ type Handlers struct {
 	// Identity serves login.microsoftonline.com, Metadata /metadata/endpoints.
 	Identity, Metadata http.Handler
 	ARM, Graph         http.Handler
+	// Aliases is the document of the short names of images, open to all.
+	Aliases http.Handler
 	// Batch gets paths without the prefix of direct use; azwire.Front has it.
 	Batch http.Handler
 	// Blob gets paths as they are: /blob/… in direct use.
@@ -37,6 +39,10 @@ func (h Handlers) find(r *http.Request) target {
 	host := strings.ToLower(hostOnly(r.Host))
 	base := "https://" + r.Host
 	t := target{front: azwire.Front{BaseURL: base}}
+	if isAliases(host, r.URL.Path) {
+		t.handler = h.Aliases
+		return t
+	}
 	switch azwire.ServiceOf(host) {
 	case azwire.ServiceLogin:
 		t.handler = h.Identity
@@ -58,6 +64,16 @@ func (h Handlers) find(r *http.Request) target {
 		t.handler = nothing("There is nothing at this address.")
 	}
 	return t
+}
+
+// isAliases says whether a request is for the document of image aliases: each
+// generation of az fetches it from somewhere else.
+func isAliases(host, path string) bool {
+	switch host {
+	case "raw.githubusercontent.com", "azcliprod.blob.core.windows.net":
+		return strings.HasSuffix(path, "/aliases.json")
+	}
+	return azwire.ServiceOf(host) == azwire.NoService && strings.Trim(path, "/") == "aliases.json"
 }
 
 // arm splits the one anonymous document off the Resource Manager.

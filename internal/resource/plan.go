@@ -11,6 +11,8 @@ import (
 // deeper ids first, then by the rank of their type.
 func DeletionOrder(rs []millpond.Resource) []millpond.Resource {
 	rank := map[string]int{
+		// A machine holds disks and network interfaces.
+		strings.ToLower(millpond.TypeVM):      0,
 		strings.ToLower(millpond.TypeAccount): 0, strings.ToLower(millpond.TypeGallery): 1,
 		strings.ToLower(millpond.TypeImage): 2, strings.ToLower(millpond.TypeSnapshot): 3, strings.ToLower(millpond.TypeDisk): 4,
 		// A network interface holds addresses, subnets and security groups; a

@@ -31,7 +31,7 @@ type shell struct {
 
 func (s *shell) knows(program string) bool {
 	switch path.Base(program) {
-	case "true", "false", "sleep", "exit", "echo", "printf", "printenv", "env", "hostname", "cat", "sh", "bash":
+	case "millpond-agent", "waagent", "true", "false", "sleep", "exit", "echo", "printf", "printenv", "env", "hostname", "cat", "sh", "bash":
 		return true
 	}
 	return false
@@ -41,7 +41,8 @@ func (s *shell) knows(program string) bool {
 func (s *shell) command(words []string) int32 {
 	args := words[1:]
 	switch path.Base(words[0]) {
-	case "true":
+	case "true", "millpond-agent", "waagent":
+		// The guest's own commands have nothing to do in a machine without disks.
 		return 0
 	case "false":
 		return 1

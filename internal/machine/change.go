@@ -1,0 +1,310 @@
+package machine
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/google/uuid"
+
+	millpond "millpond.dev/millpond"
+	"millpond.dev/millpond/internal/launch"
+	"millpond.dev/millpond/internal/sqlite"
+)
+
+// Attacher is a launcher's ability to change the disks of a running machine.
+type Attacher interface {
+	AttachDisk(ctx context.Context, node millpond.NodeID, d launch.Disk) error
+	DetachDisk(ctx context.Context, node millpond.NodeID, lun int) error
+}
+
+// change applies a PUT or PATCH to a machine that is there: tags, size, data
+// disks, cards and delete options. A change of the size of a running machine
+// restarts it, as in Azure; a change of disks or cards of one needs a launcher
+// that can do it, or the machine to be stopped.
+func (s *Service) change(ctx context.Context, c Change) (out *millpond.VirtualMachine, op *millpond.Operation, err error) {
+	want := &c.VM
+	made, err := s.newDisks(ctx, c)
+	if err != nil {
+		return nil, nil, err
+	}
+	var added, gone []millpond.VMDisk
+	err = s.DB.Update(ctx, func(tx *sqlite.Tx) error {
+		added, gone = nil, nil
+		v, err := load[millpond.VirtualMachine](s, tx, want.ID)
+		if err != nil {
+			return err
+		}
+		out = v
+		if err := unchanged(v, want); err != nil {
+			return err
+		}
+		if want.Tags != nil || !c.Patch {
+			v.Tags = want.Tags
+		}
+		takeOptions(v, want)
+		restart, changed := false, false
+		if want.Size != "" && !strings.EqualFold(want.Size, v.Size) {
+			size, ok := s.Sizes(want.Size)
+			if !ok {
+				return invalid("vmSize", "The value %s provided for the VM size is not valid. List the sizes with: az vm list-vm-resize-options --ids %s -o table", want.Size, v.ID)
+			}
+			if v.HyperV == "V2" && !size.Gen2 || v.HyperV == "V1" && !size.Gen1 {
+				return millpond.Errorf(millpond.Invalid, "BadRequest", "The selected VM size '%s' cannot boot Hypervisor Generation '%s'.", size.Name, strings.TrimPrefix(v.HyperV, "V"))
+			}
+			v.Size = size.Name
+			changed, restart = true, v.Power == millpond.VMRunning
+		}
+		if c.HasDisks {
+			if added, gone, err = s.changeDisks(tx, v, want.DataDisks); err != nil {
+				return err
+			}
+			changed = changed || len(added)+len(gone) > 0
+		}
+		if c.HasCards && s.Networks != nil && !sameCards(v.Cards, want.Cards) {
+			if v.Power == millpond.VMRunning {
+				return millpond.Errorf(millpond.Conflict, "OperationNotAllowed", "Network interfaces of VM '%s' cannot be changed while it runs. Deallocate it first: az vm deallocate --ids %s", v.ID.Name(), v.ID)
+			}
+			var cards []millpond.ResourceID
+			for _, k := range want.Cards {
+				id, _ := millpond.ParseResourceID(k.ID)
+				cards = append(cards, id)
+			}
+			if err := s.Networks.Claim(tx, v.ID, v.Location, cards); err != nil {
+				return err
+			}
+			v.Cards, changed = want.Cards, true
+		}
+		if changed {
+			if _, err := move(v, millpond.VMChange, tx.Now); err != nil {
+				return err
+			}
+			size, _ := s.Sizes(v.Size)
+			if err := checkDisks(v.DataDisks, size); err != nil {
+				return err
+			}
+		}
+		if !restart {
+			return tx.Put(v)
+		}
+		if _, err := move(v, millpond.VMRestart, tx.Now); err != nil {
+			return err
+		}
+		v.Restart, v.Base().State = true, millpond.StateUpdating
+		if err := tx.Put(v); err != nil {
+			return err
+		}
+		o, err := s.Resources.Begin(tx, v.ID, "update")
+		op = &o
+		return err
+	})
+	if err != nil {
+		s.unmake(ctx, made)
+		return nil, nil, err
+	}
+	s.wake.Wake()
+	if out.Power == millpond.VMRunning {
+		err = s.plug(ctx, out, added, gone)
+	}
+	return out, op, err
+}
+
+// unchanged refuses a change of what a machine keeps for life. Members that a
+// request leaves out count as unchanged.
+func unchanged(v, want *millpond.VirtualMachine) error {
+	fixed := func(property string) error {
+		e := millpond.Errorf(millpond.Conflict, "PropertyChangeNotAllowed", "Changing property '%s' is not allowed. Delete VM '%s' and create it again; its disks can be kept.", property, v.ID.Name())
+		e.Target = property
+		return e
+	}
+	switch {
+	case want.Location != "" && want.Location != v.Location:
+		return millpond.Errorf(millpond.Conflict, "InvalidResourceLocation", "The resource '%s' already exists in location '%s'. A resource with the same name cannot be created in location '%s'.", v.ID.Name(), v.Location, want.Location)
+	case want.OSDisk.ID != "" && !same(want.OSDisk.ID, v.OSDisk.ID):
+		return fixed("osDisk.managedDisk.id")
+	case want.Image.ResourceID != "" && !same(want.Image.ResourceID, v.Image.ResourceID),
+		want.Image.SKU != "" && !strings.EqualFold(want.Image.Publisher+want.Image.Offer+want.Image.SKU, v.Image.Publisher+v.Image.Offer+v.Image.SKU):
+		return fixed("imageReference")
+	case want.Profile != nil && v.Profile == nil:
+		return fixed("osProfile")
+	case want.Profile != nil && want.Profile.ComputerName != "" && want.Profile.ComputerName != v.Profile.ComputerName:
+		return fixed("osProfile.computerName")
+	case want.Profile != nil && want.Profile.Admin != "" && want.Profile.Admin != v.Profile.Admin:
+		return fixed("osProfile.adminUsername")
+	}
+	return nil
+}
+
+// takeOptions copies what may change at any time: delete options and caching.
+func takeOptions(v, want *millpond.VirtualMachine) {
+	if want.OSDisk.ID != "" {
+		v.OSDisk.Delete = want.OSDisk.Delete
+		if want.OSDisk.Caching != "" {
+			v.OSDisk.Caching = want.OSDisk.Caching
+		}
+	}
+	for i := range v.DataDisks {
+		for _, w := range want.DataDisks {
+			if same(w.ID, v.DataDisks[i].ID) {
+				v.DataDisks[i].Delete = w.Delete
+				if w.Caching != "" {
+					v.DataDisks[i].Caching = w.Caching
+				}
+			}
+		}
+	}
+	for i := range v.Cards {
+		for _, w := range want.Cards {
+			if same(w.ID, v.Cards[i].ID) {
+				v.Cards[i].Delete = w.Delete
+			}
+		}
+	}
+}
+
+func sameCards(a, b []millpond.VMCard) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for i := range a {
+		if !same(a[i].ID, b[i].ID) {
+			return false
+		}
+	}
+	return true
+}
+
+// newDisks makes the empty disks that a change asks for, before it is applied:
+// a disk takes longer than a transaction may.
+func (s *Service) newDisks(ctx context.Context, c Change) ([]millpond.ResourceID, error) {
+	if !c.HasDisks {
+		return nil, nil
+	}
+	v, err := s.Get(ctx, c.VM.ID)
+	if err != nil {
+		return nil, err
+	}
+	var made []millpond.ResourceID
+	for i := range c.VM.DataDisks {
+		d := &c.VM.DataDisks[i]
+		if d.Option != millpond.CreateEmpty || d.ID != "" {
+			continue
+		}
+		if old := atLUN(v.DataDisks, d.LUN); old != nil {
+			d.ID = old.ID
+			continue
+		}
+		if d.SizeGB == 0 {
+			s.unmake(ctx, made)
+			return nil, invalid("dataDisk.diskSizeGB", "Required parameter 'dataDisk.diskSizeGB' is missing (null) for LUN %d. Give it with --size-gb.", d.LUN)
+		}
+		d.ID = diskID(v.ID, fmt.Sprintf("%s_disk%d_%s", v.ID.Name(), d.LUN+2, strings.ReplaceAll(uuid.NewString(), "-", "")))
+		if err := s.makeDisk(ctx, v, d, false); err != nil {
+			s.unmake(ctx, made)
+			return nil, err
+		}
+		id, _ := millpond.ParseResourceID(d.ID)
+		made = append(made, id)
+	}
+	return made, nil
+}
+
+// unmake deletes disks of a change that was refused.
+func (s *Service) unmake(ctx context.Context, made []millpond.ResourceID) {
+	for _, id := range made {
+		if _, err := s.Disks.Delete(ctx, id); err != nil {
+			s.Log.Warn("a disk was left behind", "disk", id.String(), "err", err)
+		}
+	}
+}
+
+func atLUN(list []millpond.VMDisk, lun int32) *millpond.VMDisk {
+	for i := range list {
+		if list[i].LUN == lun {
+			return &list[i]
+		}
+	}
+	return nil
+}
+
+// changeDisks makes a machine's data disks those that are wanted.
+func (s *Service) changeDisks(tx *sqlite.Tx, v *millpond.VirtualMachine, want []millpond.VMDisk) (added, gone []millpond.VMDisk, err error) {
+	var kept []millpond.VMDisk
+	for _, have := range v.DataDisks {
+		w := atLUN(want, have.LUN)
+		if w != nil && (w.ID == "" || same(w.ID, have.ID)) {
+			kept = append(kept, have)
+			continue
+		}
+		gone = append(gone, have)
+	}
+	for _, w := range want {
+		if atLUN(kept, w.LUN) != nil {
+			continue
+		}
+		if w.ID == "" {
+			return nil, nil, invalid("dataDisk.managedDisk.id", "The data disk at LUN %d has no id.", w.LUN)
+		}
+		added = append(added, w)
+	}
+	if len(added)+len(gone) == 0 {
+		return nil, nil, nil
+	}
+	if _, can := s.Launcher.(Attacher); !can && v.Power == millpond.VMRunning {
+		return nil, nil, millpond.Errorf(millpond.Conflict, "OperationNotAllowed", "This launcher cannot change the disks of a running machine. Deallocate it first: az vm deallocate --ids %s", v.ID)
+	}
+	for _, d := range gone {
+		id, _ := millpond.ParseResourceID(d.ID)
+		if err := s.Disks.Event(tx, id, millpond.DiskDetach, v.ID); err != nil {
+			return nil, nil, err
+		}
+	}
+	for i := range added {
+		id, _ := millpond.ParseResourceID(added[i].ID)
+		if err := s.attachable(tx, id, v); err != nil {
+			return nil, nil, err
+		}
+		if err := s.Disks.Event(tx, id, millpond.DiskAttach, v.ID); err != nil {
+			return nil, nil, err
+		}
+		if v.Power == millpond.VMDeallocated {
+			if err := s.Disks.Event(tx, id, millpond.DiskDeallocate, v.ID); err != nil {
+				return nil, nil, err
+			}
+		}
+	}
+	v.DataDisks = append(kept, added...)
+	return added, gone, nil
+}
+
+// plug changes the disks of a running machine. A machine that ends meanwhile has
+// them when it starts again.
+func (s *Service) plug(ctx context.Context, v *millpond.VirtualMachine, added, gone []millpond.VMDisk) error {
+	if len(added)+len(gone) == 0 {
+		return nil
+	}
+	a, ok := s.Launcher.(Attacher)
+	if !ok {
+		return nil
+	}
+	for _, d := range gone {
+		if err := a.DetachDisk(ctx, v.Node(), int(d.LUN)); err != nil {
+			return fmt.Errorf("detach LUN %d of %s: %w", d.LUN, v.ID.Name(), err)
+		}
+	}
+	for _, d := range added {
+		id, _ := millpond.ParseResourceID(d.ID)
+		var disk *millpond.Disk
+		err := s.DB.View(ctx, func(tx *sqlite.Tx) (err error) {
+			disk, err = load[millpond.Disk](s, tx, id)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		if err := a.AttachDisk(ctx, v.Node(), launch.Disk{LUN: int(d.LUN), Managed: disk.File, SizeBytes: disk.SizeBytes}); err != nil {
+			return fmt.Errorf("attach LUN %d of %s: %w", d.LUN, v.ID.Name(), err)
+		}
+	}
+	return nil
+}
