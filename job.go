@@ -59,9 +59,14 @@ type JobSpec struct {
 	Metadata         []NameValue   `json:"metadata,omitempty"`
 	// OnAllTasksComplete is noaction or terminatejob.
 	OnAllTasksComplete string `json:"onAllTasksComplete"`
-	// UsesTaskDependencies is kept and echoed; tasks with dependsOn are refused
-	// until dependencies are supported.
+	// UsesTaskDependencies lets tasks have dependsOn.
 	UsesTaskDependencies bool `json:"usesTaskDependencies,omitempty"`
+	// OnTaskFailure is noaction or performexitoptionsjobaction.
+	OnTaskFailure string `json:"onTaskFailure,omitempty"`
+	// AllowPreemption lets jobs of higher priority take this one's slots.
+	AllowPreemption bool `json:"allowPreemption,omitempty"`
+	// Manager is the job's manager task, which is added with it.
+	Manager *TaskSpec `json:"manager,omitempty"`
 }
 
 // Job is a job and how far it is. The verbs of package job are its only writer.

@@ -83,9 +83,12 @@ type PoolSpec struct {
 	DataDisks        []DataDiskSpec `json:"dataDisks,omitempty"`
 	TaskSlotsPerNode int            `json:"taskSlotsPerNode"`
 	FillType         FillType       `json:"fillType"`
-	StartTask        *StartTask     `json:"startTask,omitempty"`
-	UserAccounts     []UserAccount  `json:"userAccounts,omitempty"`
-	Metadata         []NameValue    `json:"metadata,omitempty"`
+	// OldestJobFirst is jobDefaultOrder creationtime: among jobs of one priority
+	// the oldest goes first; else they share.
+	OldestJobFirst bool          `json:"oldestJobFirst,omitempty"`
+	StartTask      *StartTask    `json:"startTask,omitempty"`
+	UserAccounts   []UserAccount `json:"userAccounts,omitempty"`
+	Metadata       []NameValue   `json:"metadata,omitempty"`
 	// NodeCommunication is kept and echoed: default, classic or simplified.
 	NodeCommunication string `json:"nodeCommunication,omitempty"`
 }

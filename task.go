@@ -71,6 +71,21 @@ type TaskSpec struct {
 	Retention    time.Duration `json:"retention"`
 	// MaxRetries nil means the job's; -1 means no limit.
 	MaxRetries *int `json:"maxRetries,omitempty"`
+	// DependsOn nil means that it waits for nothing.
+	DependsOn *Dependencies   `json:"dependsOn,omitempty"`
+	Exit      *ExitConditions `json:"exit,omitempty"`
+	// Manager is set for a job's manager task.
+	Manager *ManagerSpec `json:"manager,omitempty"`
+}
+
+// ManagerSpec is what a job manager task has beside what every task has.
+type ManagerSpec struct {
+	// KillJob ends the job when the manager completes.
+	KillJob bool `json:"killJob"`
+	// Exclusive gives it a node without any other task.
+	Exclusive bool `json:"exclusive"`
+	// AnyNode lets it run on low-priority nodes as well.
+	AnyNode bool `json:"anyNode"`
 }
 
 // Task is a task and how far it is.
@@ -85,30 +100,32 @@ type Task struct {
 	Spec    TaskSpec
 
 	State              TaskState
-	StateTransition    time.Time
-	Previous           TaskState
-	PreviousTransition time.Time
+	StateTransition    time.Time `json:",omitzero"`
+	Previous           TaskState `json:",omitempty"`
+	PreviousTransition time.Time `json:",omitzero"`
 	// Attempt counts every run whatever its reason; reports carry it, so that a
 	// late report of an earlier run changes nothing.
 	Attempt int
-	Pool    PoolID
-	Node    NodeID
+	Pool    PoolID `json:",omitempty"`
+	Node    NodeID `json:",omitempty"`
 	// NodeRoot-relative directory of the last attempt.
-	Directory string
+	Directory string `json:",omitempty"`
 	// Stopping is the failure code asked for while the agent is told to stop it.
-	Stopping     string
-	StopMessage  string
-	StopRequeue  bool
-	Started      time.Time
-	Ended        time.Time
-	ExitCode     *int
-	Failure      *TaskFailure
-	RetryCount   int
-	LastRetry    time.Time
-	RequeueCount int
-	LastRequeue  time.Time
-	Result       string // success or failure once completed
-	FilesRemoved bool
+	Stopping     string       `json:",omitempty"`
+	StopMessage  string       `json:",omitempty"`
+	StopRequeue  bool         `json:",omitempty"`
+	Started      time.Time    `json:",omitzero"`
+	Ended        time.Time    `json:",omitzero"`
+	ExitCode     *int         `json:",omitempty"`
+	Failure      *TaskFailure `json:",omitempty"`
+	RetryCount   int          `json:",omitempty"`
+	LastRetry    time.Time    `json:",omitzero"`
+	RequeueCount int          `json:",omitempty"`
+	LastRequeue  time.Time    `json:",omitzero"`
+	Result       string       // success or failure once completed
+	// Satisfies is set while those that depend on the task may start.
+	Satisfies    bool `json:",omitempty"`
+	FilesRemoved bool `json:",omitempty"`
 	// Order is the place in the job's queue: older first.
 	Order        int64
 	Created      time.Time

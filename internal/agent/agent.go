@@ -106,7 +106,9 @@ type Agent struct {
 	place    Place
 	events   *events
 	attempts map[attemptKey]*attempt
-	finished []attemptKey // the oldest first, bounded by maxFinished
+	// directories counts the attempts that run in each.
+	directories map[string]int
+	finished    []attemptKey // the oldest first, bounded by maxFinished
 }
 
 // maxFinished is how many finished attempts the agent remembers, so that a
@@ -137,7 +139,7 @@ func New(cfg Config) *Agent {
 	if cfg.MaxEvents == 0 {
 		cfg.MaxEvents = 10_000
 	}
-	a := &Agent{cfg: cfg, attempts: map[attemptKey]*attempt{}}
+	a := &Agent{cfg: cfg, attempts: map[attemptKey]*attempt{}, directories: map[string]int{}}
 	a.ctx, a.stop = context.WithCancelCause(context.Background())
 	return a
 }
@@ -218,6 +220,7 @@ func (a *Agent) run(q *nodev1.RunTaskRequest) error {
 	ctx, cancel := context.WithCancelCause(a.ctx)
 	at := &attempt{key: q.GetKey(), directory: q.GetDirectory(), cancel: cancel}
 	a.attempts[k] = at
+	a.directories[at.directory]++
 	runner, ev := a.place.Runner, a.events
 	a.wg.Add(1)
 	go func() {
@@ -242,6 +245,9 @@ func (a *Agent) run(q *nodev1.RunTaskRequest) error {
 		a.mu.Lock()
 		defer a.mu.Unlock()
 		at.cancel = nil
+		if a.directories[at.directory]--; a.directories[at.directory] == 0 {
+			delete(a.directories, at.directory)
+		}
 		a.remember(k, at)
 		a.emit(ev, &nodev1.Event{What: &nodev1.Event_TaskCompleted{TaskCompleted: report}})
 	}()

@@ -109,27 +109,49 @@ func (a *Agent) RunTask(_ context.Context, q *connect.Request[nodev1.RunTaskRequ
 	if _, _, err := a.ready(); err != nil {
 		return nil, err
 	}
-	if q.Msg.GetKey().GetTaskId() == "" || q.Msg.GetDirectory() == "" {
-		return nil, connect.NewError(connect.CodeInvalidArgument, errors.New("RunTask needs a task id and a directory"))
+	if err := a.start(q.Msg); err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&nodev1.RunTaskResponse{}), nil
+}
+
+func (a *Agent) RunTasks(_ context.Context, q *connect.Request[nodev1.RunTasksRequest]) (*connect.Response[nodev1.RunTasksResponse], error) {
+	if _, _, err := a.ready(); err != nil {
+		return nil, err
+	}
+	out := &nodev1.RunTasksResponse{}
+	for _, t := range q.Msg.GetTasks() {
+		r := &nodev1.RunTaskResult{}
+		if err := a.start(t); err != nil {
+			r.Code, r.Message = uint32(connect.CodeOf(err)), err.Message()
+		}
+		out.Results = append(out.Results, r)
+	}
+	return connect.NewResponse(out), nil
+}
+
+// start begins an attempt; one that is known already is left alone.
+func (a *Agent) start(q *nodev1.RunTaskRequest) *connect.Error {
+	if q.GetKey().GetTaskId() == "" || q.GetDirectory() == "" {
+		return connect.NewError(connect.CodeInvalidArgument, errors.New("RunTask needs a task id and a directory"))
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.ctx.Err() != nil {
-		return nil, connect.NewError(connect.CodeUnavailable, errors.New("the agent is stopping"))
+		return connect.NewError(connect.CodeUnavailable, errors.New("the agent is stopping"))
 	}
-	if _, known := a.attempts[keyOf(q.Msg.GetKey())]; !known {
-		for _, other := range a.attempts {
-			if other.cancel != nil && other.directory == q.Msg.GetDirectory() {
-				return nil, connect.NewError(connect.CodeFailedPrecondition, errors.New("another attempt runs in "+other.directory+"; stop it first"))
-			}
-		}
-		if err := a.run(q.Msg); errors.Is(err, errFull) {
-			return nil, connect.NewError(connect.CodeResourceExhausted, err)
-		} else if err != nil {
-			return nil, connect.NewError(connect.CodeInternal, err)
-		}
+	if _, known := a.attempts[keyOf(q.GetKey())]; known {
+		return nil
 	}
-	return connect.NewResponse(&nodev1.RunTaskResponse{}), nil
+	if a.directories[q.GetDirectory()] > 0 {
+		return connect.NewError(connect.CodeFailedPrecondition, errors.New("another attempt runs in "+q.GetDirectory()+"; stop it first"))
+	}
+	if err := a.run(q); errors.Is(err, errFull) {
+		return connect.NewError(connect.CodeResourceExhausted, err)
+	} else if err != nil {
+		return connect.NewError(connect.CodeInternal, err)
+	}
+	return nil
 }
 
 func (a *Agent) StopTask(_ context.Context, q *connect.Request[nodev1.StopTaskRequest]) (*connect.Response[nodev1.StopTaskResponse], error) {
@@ -158,13 +180,11 @@ func (a *Agent) RemoveTask(_ context.Context, q *connect.Request[nodev1.RemoveTa
 		return nil, err
 	}
 	a.mu.Lock()
-	for _, at := range a.attempts {
-		if at.cancel != nil && at.directory == q.Msg.GetDirectory() {
-			a.mu.Unlock()
-			return nil, connect.NewError(connect.CodeFailedPrecondition, errors.New("the task runs; stop it first"))
-		}
-	}
+	runs := a.directories[q.Msg.GetDirectory()] > 0
 	a.mu.Unlock()
+	if runs {
+		return nil, connect.NewError(connect.CodeFailedPrecondition, errors.New("the task runs; stop it first"))
+	}
 	if err := place.Runner.Remove(q.Msg.GetDirectory()); err != nil {
 		return nil, fileError(err)
 	}

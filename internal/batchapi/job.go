@@ -25,7 +25,11 @@ func (e *Edge) addJob(w http.ResponseWriter, r *request) error {
 	spec := millpond.JobSpec{
 		ID: millpond.JobID(text0(in.ID)), DisplayName: text0(in.DisplayName), Pool: millpond.PoolID(text0(in.PoolInfo.PoolID)),
 		Priority: number0(in.Priority), MaxParallelTasks: -1, Environment: environment(in.CommonEnvironmentSettings), Metadata: metadata(in.Metadata),
-		OnAllTasksComplete: "noaction", UsesTaskDependencies: in.UsesTaskDependencies != nil && *in.UsesTaskDependencies,
+		OnAllTasksComplete: "noaction", UsesTaskDependencies: truth0(in.UsesTaskDependencies), AllowPreemption: truth0(in.AllowTaskPreemption),
+		OnTaskFailure: millpond.OnTaskFailureNothing, Manager: manager(in.JobManagerTask),
+	}
+	if in.OnTaskFailure != nil {
+		spec.OnTaskFailure = string(*in.OnTaskFailure)
 	}
 	if in.MaxParallelTasks != nil {
 		spec.MaxParallelTasks = int(*in.MaxParallelTasks)
@@ -74,7 +78,7 @@ func (e *Edge) patchJob(w http.ResponseWriter, r *request) error {
 	if err != nil {
 		return err
 	}
-	p := job.Patch{Priority: intPtr(in.Priority), MaxParallelTasks: intPtr(in.MaxParallelTasks), OnAllTasksComplete: (*string)(in.OnAllTasksComplete)}
+	p := job.Patch{Priority: intPtr(in.Priority), MaxParallelTasks: intPtr(in.MaxParallelTasks), AllowPreemption: in.AllowTaskPreemption, OnAllTasksComplete: (*string)(in.OnAllTasksComplete)}
 	if in.PoolInfo != nil && in.PoolInfo.PoolID != nil {
 		p.Pool = ptr(millpond.PoolID(*in.PoolInfo.PoolID))
 	}
@@ -99,7 +103,7 @@ func (e *Edge) updateJob(w http.ResponseWriter, r *request) error {
 		return err
 	}
 	u := job.Update{Priority: number0(in.Priority), MaxParallelTasks: -1, Pool: millpond.PoolID(text0(in.PoolInfo.PoolID)), OnAllTasksComplete: "noaction",
-		Metadata: metadata(in.Metadata)}
+		AllowPreemption: truth0(in.AllowTaskPreemption), Metadata: metadata(in.Metadata)}
 	if in.MaxParallelTasks != nil {
 		u.MaxParallelTasks = int(*in.MaxParallelTasks)
 	}
@@ -212,10 +216,10 @@ func (r *request) jobEntity(j millpond.Job) entity {
 	m := azbatch.Job{
 		ID: ptr(string(s.ID)), DisplayName: some(s.DisplayName), URL: ptr(r.address("jobs", string(s.ID))), ETag: ptr(azcore.ETag(j.ETag())),
 		CreationTime: at(j.Created), LastModified: at(j.LastModified), State: ptr(azbatch.JobState(j.State)), StateTransitionTime: at(j.StateTransition),
-		Priority: count(s.Priority), MaxParallelTasks: count(s.MaxParallelTasks), AllowTaskPreemption: ptr(false), UsesTaskDependencies: ptr(s.UsesTaskDependencies),
+		Priority: count(s.Priority), MaxParallelTasks: count(s.MaxParallelTasks), AllowTaskPreemption: ptr(s.AllowPreemption), UsesTaskDependencies: ptr(s.UsesTaskDependencies),
 		Constraints: &azbatch.JobConstraints{MaxWallClockTime: ptr(azwire.LimitDuration(s.MaxWallClock)), MaxTaskRetryCount: count(s.MaxTaskRetries)},
 		PoolInfo:    &azbatch.PoolInfo{PoolID: ptr(string(s.Pool))}, CommonEnvironmentSettings: environmentModel(s.Environment), Metadata: metadataModel(s.Metadata, nil),
-		OnAllTasksComplete: some(azbatch.OnAllTasksComplete(s.OnAllTasksComplete)), OnTaskFailure: ptr(azbatch.OnTaskFailureNoAction),
+		OnAllTasksComplete: some(azbatch.OnAllTasksComplete(s.OnAllTasksComplete)), OnTaskFailure: ptr(onTaskFailure(s)), JobManagerTask: managerModel(s.Manager),
 		ExecutionInfo: &azbatch.JobExecutionInfo{StartTime: at(jobStart(j)), PoolID: ptr(string(s.Pool))},
 	}
 	if j.Previous != "" {
@@ -226,3 +230,13 @@ func (r *request) jobEntity(j millpond.Job) entity {
 	}
 	return entity{model: m}
 }
+
+// onTaskFailure is noaction for jobs from before it was kept.
+func onTaskFailure(s millpond.JobSpec) azbatch.OnTaskFailure {
+	if s.OnTaskFailure == "" {
+		return azbatch.OnTaskFailureNoAction
+	}
+	return azbatch.OnTaskFailure(s.OnTaskFailure)
+}
+
+func truth0(b *bool) bool { return b != nil && *b }

@@ -23,10 +23,14 @@ func (r *request) condition() (millpond.Condition, error) {
 
 func (e *Edge) addPool(w http.ResponseWriter, r *request) error {
 	var in azbatch.CreatePoolContent
-	if _, err := readBody(w, r, e.shapes.poolAdd, false, &in); err != nil {
+	m, err := readBody(w, r, e.shapes.poolAdd, false, &in)
+	if err != nil {
 		return err
 	}
 	spec := poolSpec(in)
+	// The model is of a version before jobDefaultOrder.
+	policy, _ := m["taskSchedulingPolicy"].(map[string]any)
+	spec.OldestJobFirst = policy["jobDefaultOrder"] == "creationtime"
 	t, err := targets(in.TargetDedicatedNodes, in.TargetLowPriorityNodes, in.ResizeTimeout)
 	if err != nil {
 		return err
@@ -383,6 +387,9 @@ func (r *request) poolEntity(p millpond.Pool) entity {
 	}
 	// Clients before 2020-09-01.12.0 read maxTasksPerNode; others ignore it.
 	extra := map[string]any{"maxTasksPerNode": s.TaskSlotsPerNode}
+	if s.OldestJobFirst {
+		extra["taskSchedulingPolicy"] = map[string]any{"nodeFillType": s.FillType, "jobDefaultOrder": "creationtime"}
+	}
 	if len(p.Warnings) > 0 {
 		extra["warnings"] = p.Warnings
 	}

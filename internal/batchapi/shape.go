@@ -121,6 +121,15 @@ func decodeBody(data []byte, version string, shape *rule, optional bool, model a
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
 		return nil, bad("Something follows the JSON object.")
 	}
+	return checkedBody(v, version, shape, model)
+}
+
+// checkedBody checks a decoded object against a rule and decodes what is left
+// into a model.
+func checkedBody(v any, version string, shape *rule, model any) (map[string]any, error) {
+	bad := func(reason string) error {
+		return millpond.Errorf(millpond.Invalid, "InvalidRequestBody", "The specified request body is not syntactically valid: %s", reason).With("Reason", reason)
+	}
 	if _, ok := v.(map[string]any); !ok {
 		return nil, bad("A JSON object is expected.")
 	}

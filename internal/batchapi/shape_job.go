@@ -4,9 +4,8 @@ import millpond "millpond.dev/millpond"
 
 const (
 	noAutoPool   = "Pools made for one job are not supported yet. Add the pool and give its id."
-	noJobTasks   = "Job manager, preparation and release tasks are not supported yet."
+	noJobTasks   = "Job preparation and release tasks are not supported yet."
 	noJobNetwork = "Networks of jobs are not supported yet."
-	noPreemption = "Preemption between jobs is not supported yet."
 	noContainers = "Containers are not supported yet."
 )
 
@@ -19,7 +18,7 @@ func changeable() map[string]*rule {
 	return map[string]*rule{
 		"priority":            number(-1<<31, anyInt),
 		"maxParallelTasks":    number(-1, anyInt),
-		"allowTaskPreemption": refuse(noPreemption, false),
+		"allowTaskPreemption": truth(),
 		"constraints":         jobConstraints(),
 		"poolInfo":            object(map[string]*rule{"poolId": text(128), "autoPoolSpecification": refuse(noAutoPool)}),
 		"onAllTasksComplete":  word("noaction", "terminatejob"),
@@ -46,8 +45,8 @@ func jobAddShape() *rule {
 	m["id"] = idRule().needed()
 	m["displayName"] = text(1024)
 	m["usesTaskDependencies"] = truth()
-	m["onTaskFailure"] = refuse("Jobs do not react to failed tasks yet.", "noaction")
-	m["jobManagerTask"] = refuse(noJobTasks)
+	m["onTaskFailure"] = word(millpond.OnTaskFailureNothing, millpond.OnTaskFailurePerform)
+	m["jobManagerTask"] = managerRule()
 	m["jobPreparationTask"] = refuse(noJobTasks)
 	m["jobReleaseTask"] = refuse(noJobTasks)
 	m["commonEnvironmentSettings"] = environmentRule()
@@ -70,14 +69,13 @@ func taskConstraints() *rule {
 }
 
 func taskAddShape() *rule {
-	const exits = "Conditions on exit codes are not supported yet."
 	const instances = "Multi-instance tasks are not supported yet."
 	return object(map[string]*rule{
 		"id":                           idRule().needed(),
 		"displayName":                  text(1024),
 		"commandLine":                  text(256 << 10).needed(),
 		"containerSettings":            refuse(noContainers),
-		"exitConditions":               refuse(exits),
+		"exitConditions":               exitConditionsRule(),
 		"resourceFiles":                resourceFilesRule(),
 		"outputFiles":                  refuse("Uploading output files is not supported yet. Read them from the task's files."),
 		"environmentSettings":          environmentRule(),
@@ -87,7 +85,7 @@ func taskAddShape() *rule {
 		"userIdentity":                 userIdentityRule(),
 		"runElevated":                  truth(),
 		"multiInstanceSettings":        refuse(instances),
-		"dependsOn":                    object(map[string]*rule{"taskIds": refuse("Task dependencies are not supported yet."), "taskIdRanges": refuse("Task dependencies are not supported yet.")}),
+		"dependsOn":                    dependsOnRule(),
 		"applicationPackageReferences": refuse("Application packages are not supported yet."),
 		"authenticationTokenSettings":  object(map[string]*rule{"access": refuse("Tokens for tasks are not supported yet.")}),
 	}).check(func(_ *body, m map[string]any, _ string) error {

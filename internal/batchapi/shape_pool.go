@@ -67,7 +67,7 @@ func poolAddShape() *rule {
 		"taskSlotsPerNode":             number(1, millpond.MaxTaskSlots),
 		"maxTasksPerNode":              number(1, millpond.MaxTaskSlots),
 		"taskSchedulingPolicy": object(map[string]*rule{"nodeFillType": word("spread", "pack").needed(),
-			"jobDefaultOrder": refuse("The order of jobs within a pool is by priority only.", "none")}),
+			"jobDefaultOrder": word("none", "creationtime")}),
 		"userAccounts":                many(userAccountRule(), 100),
 		"metadata":                    metadataRule(),
 		"mountConfiguration":          refuse("Mounting file systems on nodes is not supported yet. Mount in the start task."),

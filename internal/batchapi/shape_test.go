@@ -54,7 +54,7 @@ func TestWhatIsNotSupportedIsRefusedOnlyWhenItIsUsed(t *testing.T) {
 			`{"mountConfiguration":[{}]}`, `{"upgradePolicy":{"mode":"rolling"}}`, `{"resourceTags":{"a":"b"}}`, `{"identity":{"type":"UserAssigned"}}`,
 			`{"networkConfiguration":{"subnetId":"/s"}}`, `{"networkConfiguration":{"endpointConfiguration":{"inboundNATPools":[{}]}}}`,
 			`{"networkConfiguration":{"publicIPAddressConfiguration":{"provision":"nopublicipaddresses"}}}`, `{"networkConfiguration":{"enableAcceleratedNetworking":true}}`,
-			`{"taskSchedulingPolicy":{"nodeFillType":"pack","jobDefaultOrder":"creationtime"}}`, `{"startTask":{"commandLine":"x","containerSettings":{"imageName":"i"}}}`,
+			`{"startTask":{"commandLine":"x","containerSettings":{"imageName":"i"}}}`,
 			`{"startTask":{"commandLine":"x","resourceFiles":[{"storageContainerUrl":"https://x"}]}}`, `{"startTask":{"commandLine":"x","resourceFiles":[{"autoStorageContainerName":"c"}]}}`,
 			vm(`"containerConfiguration":{"type":"dockerCompatible"}`), vm(`"extensions":[{"name":"x"}]`), vm(`"windowsConfiguration":{"x":1,"enableAutomaticUpdates":"maybe"}`),
 			vm(`"diskEncryptionConfiguration":{"targets":["osdisk"]}`), vm(`"nodePlacementConfiguration":{"policy":"zonal"}`), vm(`"osDisk":{"ephemeralOSDiskSettings":{"placement":"cachedisk"}}`),
@@ -68,12 +68,12 @@ func TestWhatIsNotSupportedIsRefusedOnlyWhenItIsUsed(t *testing.T) {
 			vm(`"securityProfile":{"encryptionAtHost":false,"uefiSettings":{"vTpmEnabled":false}},"dataDisks":[]`),
 		}},
 		{"job", s.jobAdd, jobBody, []string{
-			`{"jobManagerTask":{"id":"m"}}`, `{"jobPreparationTask":{"commandLine":"x"}}`, `{"jobReleaseTask":{"commandLine":"x"}}`, `{"poolInfo":{"poolId":"p","autoPoolSpecification":{"poolLifetimeOption":"job"}}}`,
-			`{"onTaskFailure":"performexitoptionsjobaction"}`, `{"allowTaskPreemption":true}`, `{"networkConfiguration":{"subnetId":"/x"}}`,
+			`{"jobPreparationTask":{"commandLine":"x"}}`, `{"jobReleaseTask":{"commandLine":"x"}}`, `{"poolInfo":{"poolId":"p","autoPoolSpecification":{"poolLifetimeOption":"job"}}}`,
+			`{"networkConfiguration":{"subnetId":"/x"}}`,
 		}, []string{`{"onTaskFailure":"noaction","allowTaskPreemption":false,"usesTaskDependencies":false,"jobManagerTask":null,"maxParallelTasks":-1}`}},
 		{"task", s.taskAdd, taskBody, []string{
-			`{"dependsOn":{"taskIds":["a"]}}`, `{"dependsOn":{"taskIdRanges":[{"start":1,"end":2}]}}`, `{"multiInstanceSettings":{"coordinationCommandLine":"x"}}`, `{"outputFiles":[{}]}`,
-			`{"containerSettings":{"imageName":"x"}}`, `{"authenticationTokenSettings":{"access":["job"]}}`, `{"exitConditions":{"default":{"jobAction":"none"}}}`,
+			`{"multiInstanceSettings":{"coordinationCommandLine":"x"}}`, `{"outputFiles":[{}]}`,
+			`{"containerSettings":{"imageName":"x"}}`, `{"authenticationTokenSettings":{"access":["job"]}}`,
 			`{"applicationPackageReferences":[{"applicationId":"a"}]}`,
 		}, []string{`{"dependsOn":{"taskIds":[],"taskIdRanges":[]},"outputFiles":[],"exitConditions":{},"authenticationTokenSettings":{"access":[]},"applicationPackageReferences":[]}`}},
 	} {

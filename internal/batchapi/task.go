@@ -1,7 +1,6 @@
 package batchapi
 
 import (
-	"encoding/json"
 	"net/http"
 	"strings"
 	"time"
@@ -87,12 +86,8 @@ func (e *Edge) addTasks(w http.ResponseWriter, r *request) error {
 }
 
 func (e *Edge) collectionItem(r *request, item any) (spec millpond.TaskSpec, err error) {
-	data, err := json.Marshal(item)
-	if err != nil {
-		return spec, err
-	}
 	var in azbatch.CreateTaskContent
-	if _, err := decodeBody(data, r.APIVersion, e.shapes.taskAdd, false, &in); err != nil {
+	if _, err := checkedBody(item, r.APIVersion, e.shapes.taskAdd, &in); err != nil {
 		return spec, err
 	}
 	return taskSpec(in), nil
@@ -214,6 +209,7 @@ func taskSpec(in azbatch.CreateTaskContent) millpond.TaskSpec {
 	t := millpond.TaskSpec{
 		ID: millpond.TaskID(text0(in.ID)), DisplayName: text0(in.DisplayName), CommandLine: text0(in.CommandLine), Environment: environment(in.EnvironmentSettings),
 		ResourceFiles: resourceFiles(in.ResourceFiles), User: userIdentity(in.UserIdentity), RequiredSlots: 1, Retention: millpond.DefaultRetention,
+		DependsOn: dependencies(in.DependsOn), Exit: exitConditions(in.ExitConditions),
 	}
 	if in.RequiredSlots != nil {
 		t.RequiredSlots = int(*in.RequiredSlots)
@@ -237,19 +233,9 @@ func (r *request) taskEntity(t millpond.Task) entity {
 		CreationTime: at(t.Created), LastModified: at(t.LastModified), State: ptr(azbatch.TaskState(t.State)), StateTransitionTime: at(t.StateTransition),
 		CommandLine: ptr(s.CommandLine), EnvironmentSettings: environmentModel(s.Environment), ResourceFiles: filesModel(s.ResourceFiles),
 		UserIdentity: identityModel(s.User), RequiredSlots: count(s.RequiredSlots),
-		Constraints: &azbatch.TaskConstraints{MaxWallClockTime: ptr(azwire.LimitDuration(s.MaxWallClock)), MaxTaskRetryCount: ptr(int32(0))},
+		Constraints: constraintsModel(s, 0), DependsOn: dependenciesModel(s.DependsOn), ExitConditions: exitConditionsModel(s.Exit),
 		// Always there: clients read the counts of every task.
 		ExecutionInfo: execution(t),
-	}
-	if s.Retention >= infinitely {
-		m.Constraints.RetentionTime = ptr(azwire.InfiniteDuration)
-	} else if s.Retention > 0 {
-		m.Constraints.RetentionTime = ptr(azwire.FormatDuration(s.Retention))
-	} else {
-		m.Constraints.RetentionTime = ptr(azwire.FormatDuration(millpond.DefaultRetention))
-	}
-	if s.MaxRetries != nil {
-		m.Constraints.MaxTaskRetryCount = count(*s.MaxRetries)
 	}
 	if s.Affinity != "" {
 		m.AffinityInfo = &azbatch.AffinityInfo{AffinityID: ptr(s.Affinity)}

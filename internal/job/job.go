@@ -16,6 +16,7 @@ type Patch struct {
 	MaxParallelTasks   *int
 	MaxWallClock       *time.Duration
 	MaxTaskRetries     *int
+	AllowPreemption    *bool
 	Pool               *millpond.PoolID
 	OnAllTasksComplete *string
 	Metadata           *[]millpond.NameValue
@@ -28,6 +29,7 @@ type Update struct {
 	MaxParallelTasks   int
 	MaxWallClock       time.Duration
 	MaxTaskRetries     int
+	AllowPreemption    bool
 	Pool               millpond.PoolID
 	OnAllTasksComplete string
 	Metadata           []millpond.NameValue
@@ -78,6 +80,18 @@ func check(j *millpond.JobSpec) error {
 	default:
 		return millpond.InvalidProperty("onAllTasksComplete", j.OnAllTasksComplete, "The value must be noaction or terminatejob.")
 	}
+	switch j.OnTaskFailure {
+	case "":
+		j.OnTaskFailure = millpond.OnTaskFailureNothing
+	case millpond.OnTaskFailureNothing, millpond.OnTaskFailurePerform:
+	default:
+		return millpond.InvalidProperty("onTaskFailure", j.OnTaskFailure, "The value must be noaction or performexitoptionsjobaction.")
+	}
+	if j.Manager != nil {
+		if err := checkTask(j.Manager); err != nil {
+			return err
+		}
+	}
 	for _, m := range j.Metadata {
 		if m.Name == "" {
 			return millpond.Errorf(millpond.Invalid, "EmptyMetadataKey", "A metadata item has no name. Give each item a name.")
@@ -107,10 +121,18 @@ func (s *Service) AddJob(ctx context.Context, acct millpond.AccountName, spec mi
 		if n >= s.Config.ActiveJobs {
 			return millpond.Errorf(millpond.Conflict, "ActiveJobAndScheduleQuotaReached", "The account has %d active jobs, which is its quota. Terminate or delete jobs, or raise the quota in the server's configuration.", n)
 		}
-		return tx.InsertJob(j)
+		if err := tx.InsertJob(j); err != nil || spec.Manager == nil {
+			return err
+		}
+		// Order 0 is ahead of every other task of the job.
+		t := newTask(tx, j, *spec.Manager, 0)
+		return tx.InsertTask(t)
 	})
 	if err != nil {
 		return millpond.Job{}, err
+	}
+	if spec.Manager != nil {
+		s.Wakes.Scheduler.Wake()
 	}
 	s.Log.Info("job added", "account", acct, "job", spec.ID, "pool", spec.Pool)
 	s.Wakes.Jobs.Wake()
@@ -171,6 +193,7 @@ func (s *Service) PatchJob(ctx context.Context, acct millpond.AccountName, id mi
 		set(&spec.MaxParallelTasks, p.MaxParallelTasks)
 		set(&spec.MaxWallClock, p.MaxWallClock)
 		set(&spec.MaxTaskRetries, p.MaxTaskRetries)
+		set(&spec.AllowPreemption, p.AllowPreemption)
 		set(&spec.Pool, p.Pool)
 		set(&spec.OnAllTasksComplete, p.OnAllTasksComplete)
 		set(&spec.Metadata, p.Metadata)
@@ -189,6 +212,7 @@ func (s *Service) UpdateJob(ctx context.Context, acct millpond.AccountName, id m
 	return s.changeJob(ctx, acct, id, cond, func(_ *sqlite.Tx, _ *ledger.Book, j *millpond.Job) error {
 		spec := j.Spec
 		spec.Priority, spec.MaxParallelTasks, spec.MaxWallClock, spec.MaxTaskRetries = u.Priority, u.MaxParallelTasks, u.MaxWallClock, u.MaxTaskRetries
+		spec.AllowPreemption = u.AllowPreemption
 		spec.OnAllTasksComplete, spec.Metadata = u.OnAllTasksComplete, u.Metadata
 		if u.Pool != "" {
 			spec.Pool = u.Pool

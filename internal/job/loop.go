@@ -48,12 +48,16 @@ const (
 	nothing action = iota
 	quiet          // no task runs any more: apply JobQuiet
 	expire         // its time limit has passed
+	obey           // a task's end asks something of it
 	finish         // all tasks are complete and the job is to end with them
 )
 
-// decide says what is to be done for a job, given how many of its tasks are on
-// nodes and how many have not completed.
-func decide(j millpond.Job, placed, open int, now time.Time) action {
+// decide says what is to be done for a job, given whether something is asked of it,
+// how many of its tasks are on nodes and how many have not completed.
+func decide(j millpond.Job, asked bool, placed, open int, now time.Time) action {
+	if asked {
+		return obey
+	}
 	switch j.State {
 	case millpond.JobDisabling, millpond.JobTerminating, millpond.JobDeleting:
 		if placed == 0 {
@@ -93,9 +97,16 @@ func (s *Service) settle(ctx context.Context, acct millpond.AccountName, id mill
 			if err != nil {
 				return err
 			}
-			switch decide(j, placed, open, tx.Now) {
+			asked, why, err := tx.JobAsked(acct, id)
+			if err != nil {
+				return err
+			}
+			switch decide(j, asked != "", placed, open, tx.Now) {
 			case nothing:
 				return nil
+			case obey:
+				err = carryOut(tx, book, &j, asked, why)
+				more = true
 			case expire:
 				err = terminate(tx, book, &j, reasonTime, false)
 				more = true
@@ -122,6 +133,25 @@ func (s *Service) settle(ctx context.Context, acct millpond.AccountName, id mill
 			return err
 		}
 	}
+}
+
+// carryOut does what the end of a task asks of its job, as far as the job's
+// state still allows it.
+func carryOut(tx *sqlite.Tx, book *ledger.Book, j *millpond.Job, what millpond.JobAction, why string) error {
+	if err := tx.AnswerJob(j.Account, j.Spec.ID); err != nil {
+		return err
+	}
+	var err error
+	if what == millpond.JobActionTerminate {
+		err = terminate(tx, book, j, why, false)
+	} else if _, err = shift(j, millpond.JobDisable, tx.Now); err == nil {
+		j.DisableTasks = millpond.DisableRequeue
+		err = stopTasks(tx, book, j, "The task was stopped because its job was disabled.", true, false)
+	}
+	if err != nil && millpond.KindOf(err) == millpond.Conflict {
+		return nil
+	}
+	return err
 }
 
 // remove deletes a batch of a job's tasks, and the job when none is left.

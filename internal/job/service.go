@@ -68,9 +68,8 @@ func (s *Service) update(ctx context.Context, fn func(*sqlite.Tx, *ledger.Book) 
 		if err := fn(tx, book); err != nil {
 			return err
 		}
-		effects = book.Effects
 		err := book.Close()
-		effects.NodeLoop = book.NodeLoop
+		effects = book.Effects
 		return err
 	})
 	if err == nil {

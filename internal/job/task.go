@@ -3,7 +3,6 @@ package job
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"strconv"
 	"time"
@@ -56,10 +55,57 @@ func checkTask(t *millpond.TaskSpec) *millpond.Error {
 	if t.Retention == 0 {
 		t.Retention = millpond.DefaultRetention
 	}
+	if err := checkDependencies(t.DependsOn); err != nil {
+		return err
+	}
 	if b, err := json.Marshal(t); err == nil && len(b) > maxTaskBytes {
 		return millpond.Errorf(millpond.TooLarge, "RequestBodyTooLarge", "The task has %d bytes; at most %d are allowed. Put long content into a resource file.", len(b), maxTaskBytes)
 	}
 	return nil
+}
+
+// maxDependencies bounds the text of a task's list of dependencies, in characters.
+const maxDependencies = 64000
+
+func checkDependencies(d *millpond.Dependencies) *millpond.Error {
+	if d == nil {
+		return nil
+	}
+	length := 0
+	for _, id := range d.Tasks {
+		length += len(id)
+		if !millpond.ValidBatchID(string(id)) {
+			return millpond.InvalidProperty("taskIds", string(id), "An id has 1 to 64 letters, digits, hyphens and underscores.")
+		}
+	}
+	if length > maxDependencies {
+		return millpond.Errorf(millpond.Invalid, "TaskDependencyListTooLong", "The ids of the tasks that a task depends on have %d characters; at most %d are allowed. Use taskIdRanges.", length, maxDependencies)
+	}
+	for _, r := range d.Ranges {
+		if r.Start > r.End {
+			return millpond.InvalidProperty("taskIdRanges", "", "The start of a range must not be greater than its end.")
+		}
+	}
+	return nil
+}
+
+// checkAgainstJob refuses what a task's job does not allow.
+func checkAgainstJob(t millpond.TaskSpec, j millpond.JobSpec) *millpond.Error {
+	if t.DependsOn != nil && !j.UsesTaskDependencies {
+		return millpond.Errorf(millpond.Invalid, "TaskDependenciesNotSpecifiedOnJob", "The task has dependencies, but its job was not added with usesTaskDependencies. Add the job with usesTaskDependencies true.")
+	}
+	if j.OnTaskFailure != millpond.OnTaskFailurePerform && t.Exit.HasJobAction() {
+		return millpond.InvalidProperty("jobAction", "", "A job action can be given only in a job whose onTaskFailure is performexitoptionsjobaction.")
+	}
+	return nil
+}
+
+// newTask is a task of a job in its first state.
+func newTask(tx *sqlite.Tx, j millpond.Job, spec millpond.TaskSpec, order int64) millpond.Task {
+	return millpond.Task{
+		Account: j.Account, Job: j.Spec.ID, Spec: spec, State: millpond.TaskActive, StateTransition: tx.Now,
+		Order: order, Created: tx.Now, LastModified: tx.Now, Version: 1,
+	}
 }
 
 func checkConstraints(wall, retention time.Duration, retries *int) *millpond.Error {
@@ -112,18 +158,17 @@ func (s *Service) AddTasks(ctx context.Context, acct millpond.AccountName, job m
 			if out[i].Err = checkTask(&spec); out[i].Err != nil {
 				continue
 			}
-			if _, err := tx.Task(acct, job, spec.ID); err == nil {
+			if out[i].Err = checkAgainstJob(spec, j.Spec); out[i].Err != nil {
+				continue
+			}
+			if have, err := tx.HasTask(acct, job, spec.ID); err != nil {
+				return err
+			} else if have {
 				out[i].Err = millpond.Errorf(millpond.Conflict, "TaskExists", "The specified task already exists.")
 				continue
-			} else if !errors.Is(err, sqlite.ErrNoRow) {
-				return err
 			}
-			t := millpond.Task{
-				Account: acct, Job: j.Spec.ID, Spec: spec, State: millpond.TaskActive, StateTransition: tx.Now,
-				// Tasks of one call are queued in their order.
-				Order:   tx.Now.UnixMicro()<<8 + int64(i),
-				Created: tx.Now, LastModified: tx.Now, Version: 1,
-			}
+			// Tasks of one call are queued in their order.
+			t := newTask(tx, j, spec, tx.Now.UnixMicro()<<8+int64(i))
 			if err := tx.InsertTask(t); err != nil {
 				return err
 			}

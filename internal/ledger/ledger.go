@@ -44,8 +44,13 @@ func (e Effects) Wake(session func(millpond.NodeID), scheduler, jobs, nodes *wak
 type Book struct {
 	tx    *sqlite.Tx
 	heads map[string]*entry
+	jobs  map[jobKey]*millpond.Job // nil for one that is gone
+	// touched are the jobs of which a task left its node or completed.
+	touched map[jobKey]struct{}
 	Effects
 }
+
+type jobKey struct{ account, job string }
 
 type entry struct {
 	head  sqlite.NodeHead
@@ -55,7 +60,7 @@ type entry struct {
 
 // Open begins a ledger.
 func Open(tx *sqlite.Tx) *Book {
-	return &Book{tx: tx, heads: map[string]*entry{}, Effects: Effects{Sessions: map[millpond.NodeID]struct{}{}}}
+	return &Book{tx: tx, heads: map[string]*entry{}, jobs: map[jobKey]*millpond.Job{}, touched: map[jobKey]struct{}{}, Effects: Effects{Sessions: map[millpond.NodeID]struct{}{}}}
 }
 
 // RecentTasks is how many of its last tasks a node remembers.
@@ -119,9 +124,66 @@ func (b *Book) entry(id millpond.NodeID) (*entry, error) {
 	return e, nil
 }
 
-// Close writes the heads of the nodes that were touched: idle and running
+// job reads a task's job, once; nil when it is gone.
+func (b *Book) job(v millpond.Task) (*millpond.Job, error) {
+	k := jobKey{v.Account.Key(), v.Job.Key()}
+	if j, have := b.jobs[k]; have {
+		return j, nil
+	}
+	j, err := b.tx.Job(v.Account, v.Job)
+	if errors.Is(err, sqlite.ErrNoRow) {
+		b.jobs[k] = nil
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	b.jobs[k] = &j
+	return &j, nil
+}
+
+// touch notes that a task left its node or completed.
+func (b *Book) touch(v millpond.Task) error {
+	j, err := b.job(v)
+	if err == nil && j != nil {
+		b.touched[jobKey{v.Account.Key(), v.Job.Key()}] = struct{}{}
+	}
+	return err
+}
+
+// settleJobs wakes the jobs' loop when it has something to do: the last task
+// has left a job that is on its way to another state, or the last task of a job
+// that ends with its tasks has completed.
+func (b *Book) settleJobs() error {
+	for k := range b.touched {
+		if b.Jobs {
+			return nil
+		}
+		j := b.jobs[k]
+		var n int
+		var err error
+		switch {
+		case j.State != millpond.JobActive:
+			n, err = b.tx.CountPlaced(j.Account, j.Spec.ID)
+		case j.Spec.OnAllTasksComplete == "terminatejob":
+			n, err = b.tx.CountOpenTasks(j.Account, j.Spec.ID)
+		default:
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		b.Jobs = n == 0
+	}
+	return nil
+}
+
+// Close writes the heads of the nodes that were touched, and completes Effects: idle and running
 // follow the number of tasks, and a disabled node that is empty goes offline.
 func (b *Book) Close() error {
+	if err := b.settleJobs(); err != nil {
+		return err
+	}
 	for _, e := range b.heads {
 		if e.gone || !e.dirty {
 			continue
@@ -167,8 +229,8 @@ func Directory(job millpond.JobID, task millpond.TaskID) string {
 	return "workitems/" + string(job) + "/job-1/" + string(task)
 }
 
-// Assign gives an active task to a node, as a new attempt. False means that the
-// task is not active any more.
+// Assign gives an active task to a node, as a new attempt; the node's session
+// learns of it from the commit. False means that the task is not active any more.
 func (b *Book) Assign(v millpond.Task, pool millpond.PoolID, node millpond.NodeID) (bool, error) {
 	if !b.move(&v, millpond.TaskAssigned) {
 		return false, nil
@@ -184,7 +246,6 @@ func (b *Book) Assign(v millpond.Task, pool millpond.PoolID, node millpond.NodeI
 	e.head.RunningTasks++
 	e.head.RunningSlots += v.Spec.RequiredSlots
 	e.dirty = true
-	b.Sessions[node] = struct{}{}
 	if err := b.tx.DropTaskDirectory(node, v.Directory); err != nil {
 		return false, err
 	}
@@ -310,7 +371,7 @@ func (b *Book) Remove(v millpond.Task) error {
 		return err
 	}
 	b.Jobs = true
-	return b.tx.DeleteTask(v.Account, v.Job, v.Spec.ID)
+	return b.tx.DeleteTask(v)
 }
 
 // Reactivate puts a completed task back into the queue.
@@ -319,7 +380,7 @@ func (b *Book) Reactivate(v millpond.Task) error {
 		return nil
 	}
 	v.RetryCount, v.LastRetry = 0, time.Time{}
-	v.ExitCode, v.Failure, v.Result, v.Ended, v.Node, v.Directory, v.FilesRemoved = nil, nil, "", time.Time{}, "", "", false
+	v.ExitCode, v.Failure, v.Result, v.Ended, v.Node, v.Directory, v.FilesRemoved, v.Satisfies = nil, nil, "", time.Time{}, "", "", false, false
 	v.Stopping, v.StopMessage, v.StopRequeue = "", "", false
 	v.Version++
 	v.LastModified = b.tx.Now
@@ -359,7 +420,9 @@ func (b *Book) complete(v millpond.Task, ev millpond.TaskEvent, f *millpond.Task
 			return err
 		}
 	}
-	b.Jobs = true
+	if err := b.follow(&v); err != nil {
+		return err
+	}
 	return b.tx.PutTask(v)
 }
 
@@ -377,8 +440,40 @@ func (b *Book) release(v millpond.Task, ev millpond.TaskEvent, node millpond.Nod
 	}
 	v.Node, v.Directory = "", ""
 	v.Stopping, v.StopMessage, v.StopRequeue = "", "", false
-	b.Jobs = true
+	if err := b.touch(v); err != nil {
+		return err
+	}
 	return b.tx.PutTask(v)
+}
+
+// follow applies what follows from a task's end: those that depend on it may
+// start or not, and its job is asked to end or to be disabled.
+func (b *Book) follow(v *millpond.Task) error {
+	j, err := b.job(*v)
+	if err != nil {
+		return err
+	}
+	onFailure := ""
+	if j != nil {
+		onFailure = j.Spec.OnTaskFailure
+	}
+	o := v.ExitOptionsOf(onFailure)
+	v.Satisfies = o.Dependency == millpond.DependencySatisfy
+	if v.Satisfies && j != nil && j.Spec.UsesTaskDependencies {
+		b.Scheduler = true
+	}
+	if err := b.touch(*v); err != nil || j == nil {
+		return err
+	}
+	action, why := o.Job, "TaskFailed"
+	if v.Spec.Manager != nil && v.Spec.Manager.KillJob {
+		action, why = millpond.JobActionTerminate, "JMComplete"
+	}
+	if action == millpond.JobActionNone || j.State != millpond.JobActive && j.State != millpond.JobDisabling && j.State != millpond.JobDisabled && j.State != millpond.JobEnabling {
+		return nil
+	}
+	b.Jobs = true
+	return b.tx.AskJob(v.Account, v.Job, action, why)
 }
 
 // leave frees a task's slots on its node. ran tells an attempt that ended by

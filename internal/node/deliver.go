@@ -37,12 +37,11 @@ type wanted struct {
 	node  millpond.Node
 	pool  millpond.Pool
 	tasks []millpond.Task
-	jobs  map[string]millpond.Job
 	due   []sqlite.TaskDirectory
 }
 
-func (x *session) look(ctx context.Context) (wanted, error) {
-	w := wanted{jobs: map[string]millpond.Job{}}
+func (x *session) read(ctx context.Context) (wanted, error) {
+	var w wanted
 	err := x.svc.DB.View(ctx, func(tx *sqlite.Tx) (err error) {
 		if w.node, err = tx.Node(x.node); err != nil {
 			return err
@@ -55,21 +54,6 @@ func (x *session) look(ctx context.Context) (wanted, error) {
 		}
 		if w.due, err = tx.DueTaskDirectories(x.node, tx.Now); err != nil {
 			return err
-		}
-		_, begins := startAttempt(w.node)
-		for _, t := range w.tasks {
-			if running, _ := x.state(attemptKey(t)); running {
-				continue
-			}
-			begins = true
-			if _, have := w.jobs[t.Job.Key()]; !have {
-				if w.jobs[t.Job.Key()], err = tx.Job(t.Account, t.Job); err != nil && !errors.Is(err, sqlite.ErrNoRow) {
-					return err
-				}
-			}
-		}
-		if !begins {
-			return nil
 		}
 		w.pool, err = tx.Pool(w.node.Account, w.node.Pool)
 		if errors.Is(err, sqlite.ErrNoRow) {
@@ -93,6 +77,7 @@ func (x *session) tell(ctx context.Context) error {
 		return ctx.Err()
 	}
 	stopped := map[attempt]bool{}
+	var w wanted
 	for {
 		select {
 		case <-ctx.Done():
@@ -101,33 +86,35 @@ func (x *session) tell(ctx context.Context) error {
 		}
 		x.mu.Lock()
 		x.round++
-		round := x.round
+		round, offers := x.round, x.offers
+		x.offers = nil
 		x.mu.Unlock()
-		w, err := x.look(ctx)
+		// The offers were taken before the rows are read: what they tell is in the
+		// rows, or it is over.
+		stale := x.stale.Swap(false)
+		var err error
+		if x.look.Swap(false) || stale {
+			if w, err = x.read(ctx); err == nil {
+				err = x.compare(ctx, w, stopped)
+			}
+		} else {
+			err = x.begin(ctx, w, offers)
+		}
 		if err != nil {
 			return err
 		}
-		if err := x.compare(ctx, w, stopped); err != nil {
-			return err
-		}
-		x.prune(w, stopped, round)
+		x.prune(stopped, round)
 	}
 }
 
-// prune forgets ends and stops that no plan can need any more: what ended
-// before the rows of this round were read is not in them.
-func (x *session) prune(w wanted, stopped map[attempt]bool, round int) {
-	placed := map[attempt]bool{}
-	for _, t := range w.tasks {
-		placed[attemptKey(t)] = true
-	}
-	if k, has := startAttempt(w.node); has {
-		placed[k] = true
-	}
+// prune forgets ends and stops that no plan can need any more: rows that were
+// read, and offers that were taken, in a round after the end was committed do
+// not have it.
+func (x *session) prune(stopped map[attempt]bool, round int) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	for k, at := range x.ended {
-		if at < round && !placed[k] {
+	for k, e := range x.ended {
+		if e.committed && e.round < round {
 			delete(x.ended, k)
 		}
 	}
@@ -176,11 +163,12 @@ func (x *session) compare(ctx context.Context, w wanted, stopped map[attempt]boo
 	}
 	if hasStart {
 		if running, ended := x.state(start); !running && !ended {
-			if err := x.run(ctx, start, x.startRequest(w)); err != nil {
+			if err := x.run(ctx, []*nodev1.RunTaskRequest{x.startRequest(w)}); err != nil {
 				return err
 			}
 		}
 	}
+	var begin []millpond.Task
 	for _, t := range w.tasks {
 		k := attemptKey(t)
 		running, ended := x.state(k)
@@ -206,10 +194,34 @@ func (x *session) compare(ctx context.Context, w wanted, stopped map[attempt]boo
 				}
 			}
 		case !running:
-			if err := x.run(ctx, k, x.taskRequest(w, t)); err != nil {
-				return err
-			}
+			begin = append(begin, t)
 		}
+	}
+	return x.begin(ctx, w, begin)
+}
+
+// mostAtOnce bounds the attempts of one call.
+const mostAtOnce = 256
+
+// begin starts the attempts of tasks that do not run here and have not ended.
+func (x *session) begin(ctx context.Context, w wanted, tasks []millpond.Task) error {
+	var list []*nodev1.RunTaskRequest
+	for _, t := range tasks {
+		if running, ended := x.state(attemptKey(t)); running || ended {
+			continue
+		}
+		common, err := x.svc.environmentOf(ctx, t.Account, t.Job)
+		if err != nil {
+			return err
+		}
+		list = append(list, x.taskRequest(w, t, common))
+	}
+	for len(list) > 0 {
+		n := min(len(list), mostAtOnce)
+		if err := x.run(ctx, list[:n]); err != nil {
+			return err
+		}
+		list = list[n:]
 	}
 	return nil
 }
@@ -242,16 +254,60 @@ func (x *session) stop(ctx context.Context, key *nodev1.TaskKey, code, message s
 	return true, nil
 }
 
-// run starts an attempt. An agent that cannot take it now is asked again; one
+// run starts attempts. An agent that cannot take one now is asked again; one
 // that refuses it for good ends the attempt.
-func (x *session) run(ctx context.Context, k attempt, q *nodev1.RunTaskRequest) error {
+func (x *session) run(ctx context.Context, list []*nodev1.RunTaskRequest) error {
 	// Noted first: the report of a quick task may come before the answer.
 	x.mu.Lock()
-	x.running[k] = true
+	for _, q := range list {
+		x.running[attemptOf(q.GetKey())] = true
+	}
 	x.mu.Unlock()
-	call, cancel := context.WithTimeout(ctx, callLimit)
-	defer cancel()
-	_, err := x.client.RunTask(call, connect.NewRequest(q))
+	results, err := x.call(ctx, list)
+	if err != nil {
+		return err
+	}
+	for i, q := range list {
+		if err := x.answered(ctx, q, results[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// call asks the agent, all at once if it can; each attempt has its own answer.
+func (x *session) call(ctx context.Context, list []*nodev1.RunTaskRequest) ([]error, error) {
+	out := make([]error, len(list))
+	if len(list) > 1 {
+		call, cancel := context.WithTimeout(ctx, callLimit)
+		a, err := x.client.RunTasks(call, connect.NewRequest(&nodev1.RunTasksRequest{Tasks: list}))
+		cancel()
+		switch {
+		case err == nil && len(a.Msg.GetResults()) != len(list):
+			return nil, fmt.Errorf("node %s answered %d of %d attempts", x.node, len(a.Msg.GetResults()), len(list))
+		case err == nil:
+			for i, r := range a.Msg.GetResults() {
+				if r.GetCode() != 0 {
+					out[i] = connect.NewError(connect.Code(r.GetCode()), errors.New(r.GetMessage()))
+				}
+			}
+			return out, nil
+		case connect.CodeOf(err) != connect.CodeUnimplemented:
+			return nil, fmt.Errorf("run %d tasks on node %s: %w", len(list), x.node, err)
+		}
+		// The image has an agent from before there was RunTasks.
+	}
+	for i, q := range list {
+		call, cancel := context.WithTimeout(ctx, callLimit)
+		_, out[i] = x.client.RunTask(call, connect.NewRequest(q))
+		cancel()
+	}
+	return out, nil
+}
+
+// answered applies the agent's answer about one attempt.
+func (x *session) answered(ctx context.Context, q *nodev1.RunTaskRequest, err error) error {
+	k := attemptOf(q.GetKey())
 	if err == nil {
 		if _, ended := x.state(k); ended {
 			x.mu.Lock()
@@ -265,7 +321,11 @@ func (x *session) run(ctx context.Context, k attempt, q *nodev1.RunTaskRequest) 
 	x.mu.Unlock()
 	switch connect.CodeOf(err) {
 	case connect.CodeFailedPrecondition, connect.CodeResourceExhausted:
-		time.AfterFunc(again, x.wake.Wake)
+		x.blocked.Store(true)
+		time.AfterFunc(again, func() {
+			x.look.Store(true)
+			x.wake.Wake()
+		})
 		return nil
 	case connect.CodeInvalidArgument, connect.CodeInternal, connect.CodeUnimplemented:
 		x.svc.Log.Error("the agent refuses a task", "node", x.node, "job", k.job, "task", k.task, "err", err)
@@ -295,6 +355,7 @@ func (x *session) discard(ctx context.Context, due []sqlite.TaskDirectory) error
 		switch connect.CodeOf(err) {
 		case connect.CodeFailedPrecondition:
 			// It still runs; its end wakes this session.
+			x.blocked.Store(true)
 			continue
 		case connect.CodeUnavailable, connect.CodeCanceled, connect.CodeDeadlineExceeded:
 			if err != nil {
@@ -310,6 +371,7 @@ func (x *session) discard(ctx context.Context, due []sqlite.TaskDirectory) error
 		return nil
 	}
 	if len(due) == 256 {
+		x.look.Store(true)
 		x.wake.Wake()
 	}
 	return x.svc.DB.Update(ctx, func(tx *sqlite.Tx) error {
@@ -356,12 +418,12 @@ func (x *session) startRequest(w wanted) *nodev1.RunTaskRequest {
 	}
 }
 
-func (x *session) taskRequest(w wanted, t millpond.Task) *nodev1.RunTaskRequest {
+func (x *session) taskRequest(w wanted, t millpond.Task, common []millpond.NameValue) *nodev1.RunTaskRequest {
 	own := x.nodeVariables(w.node)
 	own["AZ_BATCH_JOB_ID"], own["AZ_BATCH_TASK_ID"] = string(t.Job), string(t.Spec.ID)
 	q := &nodev1.RunTaskRequest{
 		Key: taskKey(t), CommandLine: t.Spec.CommandLine, Directory: t.Directory,
-		Environment:   environment(own, w.jobs[t.Job.Key()].Spec.Environment, t.Spec.Environment),
+		Environment:   environment(own, common, t.Spec.Environment),
 		User:          user(w.pool, t.Spec.User),
 		ResourceFiles: resourceFiles(t.Spec.ResourceFiles),
 	}

@@ -84,8 +84,13 @@ type Service struct {
 
 	mu       sync.Mutex
 	sessions map[string]*session
-	contact  map[string]time.Time // when a node was last heard, by key
-	asked    map[string]time.Time // when a node was asked to reboot, by key
+	// settings are the environments of jobs, by account and job key, as far as
+	// sessions asked for them.
+	settings map[[2]string][]millpond.NameValue
+	// jobChanges counts what follow saw of jobs.
+	jobChanges int
+	contact    map[string]time.Time // when a node was last heard, by key
+	asked      map[string]time.Time // when a node was asked to reboot, by key
 }
 
 // New makes a Service.
@@ -101,9 +106,70 @@ func New(d Deps) *Service {
 	c.Relaunches = orDefault(c.Relaunches, 3)
 	c.Every = orDefault(c.Every, 15*time.Second)
 	c.LogRetention = orDefault(c.LogRetention, 7*24*time.Hour)
-	s := &Service{Deps: d, started: d.Clock.Now(), sessions: map[string]*session{}, contact: map[string]time.Time{}, asked: map[string]time.Time{}}
+	s := &Service{Deps: d, started: d.Clock.Now(), sessions: map[string]*session{}, settings: map[[2]string][]millpond.NameValue{}, contact: map[string]time.Time{}, asked: map[string]time.Time{}}
 	s.reports.svc = s
+	// Reading nothing, it cannot fail.
+	_ = d.DB.Follow(context.Background(), nil, s.follow)
 	return s
+}
+
+// follow hands what a commit assigned to the sessions of its nodes, so that
+// they need not look for it. Everything else they are waked for.
+func (s *Service) follow(c sqlite.Changes) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.jobChanges += len(c.Jobs)
+	for _, j := range c.Jobs {
+		delete(s.settings, [2]string{j.Job.Account.Key(), j.Job.Spec.ID.Key()})
+	}
+	for _, p := range c.Pools {
+		for _, x := range s.sessions {
+			if x.pool == p.Pool.Spec.ID.Key() && x.acct.Key() == p.Pool.Account.Key() {
+				x.stale.Store(true)
+			}
+		}
+	}
+	for _, t := range c.Tasks {
+		if t.Gone || t.Task.State != millpond.TaskRunning || t.Task.Stopping != "" {
+			continue
+		}
+		if x := s.sessions[t.Task.Node.Key()]; x != nil {
+			x.offer(t.Task)
+		}
+	}
+}
+
+// environmentOf is a job's common environment.
+func (s *Service) environmentOf(ctx context.Context, acct millpond.AccountName, job millpond.JobID) ([]millpond.NameValue, error) {
+	k := [2]string{acct.Key(), job.Key()}
+	s.mu.Lock()
+	env, have := s.settings[k]
+	changes := s.jobChanges
+	s.mu.Unlock()
+	if have {
+		return env, nil
+	}
+	var j millpond.Job
+	err := s.DB.View(ctx, func(tx *sqlite.Tx) (err error) {
+		j, err = tx.Job(acct, job)
+		return err
+	})
+	if err != nil {
+		if errors.Is(err, sqlite.ErrNoRow) {
+			err = nil
+		}
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	// What was read may be older than a change that was followed meanwhile.
+	if changes == s.jobChanges {
+		if len(s.settings) > 1000 {
+			clear(s.settings)
+		}
+		s.settings[k] = j.Spec.Environment
+	}
+	return j.Spec.Environment, nil
 }
 
 func orDefault[T comparable](v, def T) T {
@@ -328,6 +394,7 @@ func (s *Service) Wake(id millpond.NodeID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if x := s.sessions[id.Key()]; x != nil {
+		x.look.Store(true)
 		x.wake.Wake()
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"connectrpc.com/connect"
@@ -26,9 +27,11 @@ type session struct {
 	node       millpond.NodeID
 	generation int
 	client     nodev1.AgentClient
-	// acct and url are the account's name and address, known after hello.
+	// acct and url are the account's name and address, known after hello, as is
+	// the pool's key; Service.mu guards acct and pool until then.
 	acct   millpond.AccountName
 	url    string
+	pool   string
 	cancel context.CancelCauseFunc
 	done   chan struct{}
 	wake   *wake.Signal
@@ -36,14 +39,20 @@ type session struct {
 	// ready: Hello is answered; Service.mu guards it.
 	ready bool
 
+	// look asks for a look at the rows; stale says that what was read of the pool
+	// may be old; blocked that the end of an attempt lets another go on.
+	look, stale, blocked atomic.Bool
+
 	mu sync.Mutex
+	// offers are tasks that commits gave to this node since the last round.
+	offers []millpond.Task
 	// running are the attempts that the agent runs as far as is known.
 	running map[attempt]bool
 	// ended are attempts whose end was reported in this session: a plan made
 	// from older rows must not start them again.
-	ended map[attempt]int
+	ended map[attempt]ending
 	round int
-	// through is the last event that was applied.
+	// through is the last event up to which the rows know everything.
 	through uint64
 	// synced is closed when the events that were kept at Hello are applied.
 	synced chan struct{}
@@ -53,6 +62,21 @@ type session struct {
 type attempt struct {
 	job, task string
 	number    int
+}
+
+// ending is the round in which an attempt's end was reported, or after the
+// commit, in which it landed in the rows.
+type ending struct {
+	round     int
+	committed bool
+}
+
+// offer takes a task that was given to this node; Service.mu is held.
+func (x *session) offer(t millpond.Task) {
+	x.mu.Lock()
+	x.offers = append(x.offers, t)
+	x.mu.Unlock()
+	x.wake.Wake()
 }
 
 // startTaskID is the task id under which start tasks run.
@@ -67,7 +91,7 @@ func (s *Service) Serve(ctx context.Context, id millpond.NodeID, generation int,
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	x := &session{svc: s, node: id, generation: generation, client: client, cancel: cancel, done: make(chan struct{}), wake: wake.New(), acks: wake.New(),
-		running: map[attempt]bool{}, ended: map[attempt]int{}, synced: make(chan struct{})}
+		running: map[attempt]bool{}, ended: map[attempt]ending{}, synced: make(chan struct{})}
 	defer close(x.done)
 	if err := s.enter(ctx, x); err != nil {
 		return err
@@ -135,6 +159,7 @@ func (x *session) serve(ctx context.Context) error {
 	g.Go(func() error { return x.listen(ctx, hello.GetLastSequence()) })
 	g.Go(func() error { return x.tell(ctx) })
 	g.Go(func() error { return x.acknowledge(ctx) })
+	x.look.Store(true)
 	x.wake.Wake()
 	x.svc.Wakes.Scheduler.Wake()
 	x.svc.Wakes.Nodes.Wake()
@@ -162,7 +187,9 @@ func (x *session) hello(ctx context.Context) (*nodev1.HelloResponse, millpond.No
 	if err != nil {
 		return nil, n, fmt.Errorf("find the account of node %s: %w", n.ID, err)
 	}
-	x.acct, x.url = n.Account, "https://"+acct.Host()+"/"
+	x.svc.mu.Lock()
+	x.acct, x.url, x.pool = n.Account, "https://"+acct.Host()+"/", n.Pool.Key()
+	x.svc.mu.Unlock()
 	entropy := make([]byte, 64)
 	if _, err := x.svc.Random(entropy); err != nil {
 		return nil, n, err
@@ -374,36 +401,46 @@ func (x *session) listen(ctx context.Context, kept uint64) error {
 	return g.Wait()
 }
 
-// take applies a batch of events and has them acknowledged.
+// take applies a batch of events and has them acknowledged. That an attempt
+// began changes no row; it is acknowledged with the next end.
 func (x *session) take(ctx context.Context, batch []*nodev1.Event) (uint64, error) {
-	keys := make([]attempt, 0, len(batch))
-	var through uint64
+	var ends []*nodev1.Event
+	var keys []attempt
+	var through, known uint64
 	for _, e := range batch {
 		through = max(through, e.GetSequence())
 		if c := e.GetTaskCompleted(); c != nil {
-			keys = append(keys, attemptOf(c.GetKey()))
+			ends, keys, known = append(ends, e), append(keys, attemptOf(c.GetKey())), max(known, e.GetSequence())
 		}
+	}
+	if len(ends) == 0 {
+		return through, nil
 	}
 	x.mu.Lock()
 	for _, k := range keys {
-		x.ended[k] = x.round
+		x.ended[k] = ending{round: x.round}
 	}
 	x.mu.Unlock()
-	if err := x.svc.reports.apply(ctx, x, batch); err != nil {
+	if err := x.svc.reports.apply(ctx, x, ends); err != nil {
 		return 0, err
 	}
 	x.mu.Lock()
 	for _, k := range keys {
+		x.ended[k] = ending{round: x.round, committed: true}
 		delete(x.running, k)
 	}
-	x.through = max(x.through, through)
+	x.through = max(x.through, known)
 	x.mu.Unlock()
 	x.acks.Wake()
-	if len(keys) > 0 {
+	if x.blocked.Swap(false) {
+		x.look.Store(true)
 		x.wake.Wake()
 	}
 	return through, nil
 }
+
+// gather is how long an acknowledgement waits for more to acknowledge.
+const gather = 50 * time.Millisecond
 
 // acknowledge lets the agent forget what was applied, off the way of the
 // events themselves.
@@ -413,6 +450,11 @@ func (x *session) acknowledge(ctx context.Context) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-x.acks.C():
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(gather):
 		}
 		x.mu.Lock()
 		through := x.through

@@ -76,8 +76,9 @@ func (s *Service) bring(ctx context.Context, p millpond.Pool) (time.Time, error)
 		if err := s.carryOut(tx, book, now, boot, plan); err != nil {
 			return err
 		}
+		err = book.Close()
 		effects = book.Effects
-		return book.Close()
+		return err
 	})
 	if err != nil {
 		return time.Time{}, err

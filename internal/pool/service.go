@@ -384,8 +384,9 @@ func (s *Service) RemoveNodes(ctx context.Context, acct millpond.AccountName, id
 				p.TargetLowPriority = max(0, p.TargetLowPriority-1)
 			}
 		}
+		err = book.Close()
 		effects = book.Effects
-		return book.Close()
+		return err
 	})
 	if err == nil {
 		s.apply(effects)

@@ -1,6 +1,8 @@
-// Package sched places waiting tasks on nodes. Planning is pure; the commit
-// reads every row anew and changes only what still holds. It starts nothing:
-// the node's session sees the new row and tells the agent.
+// Package sched places waiting tasks on nodes. It keeps in memory what placing
+// needs, made from the rows and following every commit; planning on it is pure.
+// A plan is made and written inside one transaction, so that nothing can change
+// between the two. It starts nothing: the node's session sees the new row and
+// tells the agent.
 package sched
 
 import (
@@ -31,6 +33,9 @@ type Scheduler struct {
 	log      *slog.Logger
 	sessions Sessions
 	wake     *wake.Signal
+	// state belongs to whoever holds the database's writer; nil until it is loaded.
+	state     *State
+	following bool
 }
 
 // New makes a scheduler that runs when signal wakes it.
@@ -38,199 +43,116 @@ func New(db *sqlite.DB, log *slog.Logger, sessions Sessions, signal *wake.Signal
 	return &Scheduler{db: db, log: log, sessions: sessions, wake: signal}
 }
 
-// batch bounds the assignments of one transaction.
-const batch = 512
+// batch bounds the assignments of one transaction, so that other writers wait
+// for milliseconds only.
+const batch = 256
 
-// Loop is the scheduler's loop. The timer is a safety net; every cause wakes it.
+// Loop is the scheduler's loop. The timer is a safety net, and the clock of
+// tasks that have waited for long; every other cause wakes it.
 func (s *Scheduler) Loop() reconcile.Loop {
-	return reconcile.Loop{Name: "scheduler", Every: 30 * time.Second, Wake: s.wake, Run: s.run}
+	return reconcile.Loop{Name: "scheduler", Every: patience, Wake: s.wake, Run: s.run}
 }
 
 func (s *Scheduler) run(ctx context.Context) (string, time.Time, error) {
-	var pools []sqlite.QueuedPool
-	err := s.db.View(ctx, func(tx *sqlite.Tx) (err error) {
-		pools, err = tx.QueuedPools()
-		return err
-	})
+	if err := s.load(ctx); err != nil {
+		return "", time.Time{}, err
+	}
 	placed := 0
-	for _, q := range pools {
-		for err == nil {
-			var n int
-			var more bool
-			n, more, err = s.place(ctx, q)
-			if placed += n; n == 0 || !more {
-				break
-			}
+	for {
+		n, more, err := s.round(ctx)
+		placed += n
+		if err != nil || !more {
+			return fmt.Sprintf("%d tasks placed", placed), time.Time{}, err
 		}
 	}
-	return fmt.Sprintf("%d pools with waiting tasks, %d tasks placed", len(pools), placed), time.Time{}, err
 }
 
-// view is a snapshot with the rows behind it.
-type view struct {
-	pool  millpond.Pool
-	nodes []sqlite.NodeHead
-	tasks []millpond.Task
-	snap  Snapshot
-}
-
-// place plans and commits one batch for a pool. It tells how many tasks it
-// placed and whether slots are left that other tasks may fill.
-func (s *Scheduler) place(ctx context.Context, q sqlite.QueuedPool) (placed int, more bool, err error) {
-	v, err := s.look(ctx, q)
-	if err != nil || len(v.tasks) == 0 {
-		return 0, false, err
-	}
-	plan := Plan(v.snap)
-	if len(plan) == 0 {
-		return 0, false, nil
-	}
-	free := 0
-	for _, n := range v.snap.Nodes {
-		free += n.Free
-	}
-	for _, a := range plan {
-		free -= v.snap.Tasks[a.Task].Slots
-	}
-	placed, err = s.commit(ctx, v, plan)
-	return placed, free > 0 || placed < len(plan), err
-}
-
-func (s *Scheduler) look(ctx context.Context, q sqlite.QueuedPool) (view, error) {
-	var v view
-	err := s.db.View(ctx, func(tx *sqlite.Tx) error {
-		p, err := tx.Pool(q.Account, millpond.PoolID(q.Pool))
-		if errors.Is(err, sqlite.ErrNoRow) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		v.pool, v.snap.Fill = p, p.Spec.FillType
-		heads, err := tx.PoolHeads(q.Account, q.Pool)
-		if err != nil {
-			return err
-		}
-		free, most := 0, 0
-		for _, h := range heads {
-			f := p.Spec.TaskSlotsPerNode - h.RunningSlots
-			if f <= 0 || !Eligible(h) || !s.sessions.Live(h.ID) {
-				continue
-			}
-			v.nodes = append(v.nodes, h)
-			v.snap.Nodes = append(v.snap.Nodes, Node{ID: h.ID, Free: f, Running: h.RunningTasks})
-			free, most = free+f, max(most, f)
-		}
-		if free == 0 {
-			return nil
-		}
-		jobs, err := tx.QueuedJobs(q)
-		if err != nil {
-			return err
-		}
-		for _, j := range jobs {
-			room, limit := -1, min(free-len(v.tasks), batch)
-			if j.Spec.MaxParallelTasks > 0 {
-				n, err := tx.CountPlaced(j.Account, j.Spec.ID)
-				if err != nil {
-					return err
-				}
-				room = max(0, j.Spec.MaxParallelTasks-n)
-				limit = min(limit, room)
-			}
-			if limit <= 0 {
-				continue
-			}
-			tasks, err := tx.QueuedTasks(j.Account, j.Spec.ID, most, limit)
-			if err != nil {
-				return err
-			}
-			for _, t := range tasks {
-				v.tasks = append(v.tasks, t)
-				v.snap.Tasks = append(v.snap.Tasks, Task{Job: len(v.snap.Room), Slots: t.Spec.RequiredSlots, Affinity: t.Spec.Affinity})
-			}
-			v.snap.Room = append(v.snap.Room, room)
-			if len(v.tasks) >= min(free, batch) {
-				break
-			}
-		}
+// load makes the state of the rows, once; every later commit is followed.
+func (s *Scheduler) load(ctx context.Context) error {
+	if s.following {
 		return nil
-	})
-	return v, err
-}
-
-// Eligible says whether a node takes tasks, as far as its row tells.
-func Eligible(h sqlite.NodeHead) bool {
-	return (h.State == millpond.NodeIdle || h.State == millpond.NodeRunning) && h.Scheduling == millpond.SchedulingEnabled && h.Pending == ""
-}
-
-// commit places what still holds: the task waits, its job is active and has
-// room, and the node takes tasks and has free slots.
-func (s *Scheduler) commit(ctx context.Context, v view, plan []Assignment) (int, error) {
-	placed := 0
-	var effects ledger.Effects
-	err := s.db.Update(ctx, func(tx *sqlite.Tx) error {
-		placed = 0
-		book := ledger.Open(tx)
-		type jobRoom struct {
-			active bool
-			room   int
+	}
+	err := s.db.Follow(ctx, func(tx *sqlite.Tx) (err error) {
+		s.state, err = Load(tx)
+		return err
+	}, func(c sqlite.Changes) {
+		if s.state != nil {
+			s.state.Apply(c)
 		}
-		jobs := map[string]*jobRoom{}
-		for _, a := range plan {
-			old := v.tasks[a.Task]
-			j := jobs[old.Job.Key()]
-			if j == nil {
-				job, err := tx.Job(old.Account, old.Job)
-				if err != nil && !errors.Is(err, sqlite.ErrNoRow) {
-					return err
-				}
-				j = &jobRoom{active: err == nil && job.State == millpond.JobActive, room: -1}
-				if j.active && job.Spec.MaxParallelTasks > 0 {
-					n, err := tx.CountPlaced(old.Account, old.Job)
-					if err != nil {
-						return err
-					}
-					j.room = max(0, job.Spec.MaxParallelTasks-n)
-				}
-				jobs[old.Job.Key()] = j
-			}
-			if !j.active || j.room == 0 {
-				continue
-			}
-			head, err := book.Head(v.nodes[a.Node].ID)
-			if err != nil {
-				return err
-			}
-			if head == nil || !Eligible(*head) || head.RunningSlots+old.Spec.RequiredSlots > v.pool.Spec.TaskSlotsPerNode {
-				continue
-			}
-			t, err := tx.Task(old.Account, old.Job, old.Spec.ID)
-			if errors.Is(err, sqlite.ErrNoRow) {
-				continue
-			}
-			if err != nil {
-				return err
-			}
-			ok, err := book.Assign(t, v.pool.Spec.ID, head.ID)
-			if err != nil {
-				return err
-			}
-			if ok {
-				placed++
-				if j.room > 0 {
-					j.room--
-				}
-			}
-		}
-		effects = book.Effects
-		return book.Close()
 	})
 	if err != nil {
-		return 0, err
+		return fmt.Errorf("read the queue: %w", err)
+	}
+	s.following = true
+	return nil
+}
+
+// errDiverged says that the state is not what the rows say, which must not be.
+var errDiverged = errors.New("the queue in memory is not what the rows say; it is read again")
+
+// round plans and writes one batch.
+func (s *Scheduler) round(ctx context.Context) (placed int, more bool, err error) {
+	idle := false
+	s.db.Still(func() { idle = s.state != nil && s.state.Idle() })
+	if idle {
+		return 0, false, nil
+	}
+	var effects ledger.Effects
+	err = s.db.Update(ctx, func(tx *sqlite.Tx) (err error) {
+		placed, more = 0, false
+		if s.state == nil {
+			if s.state, err = Load(tx); err != nil {
+				return err
+			}
+		}
+		plan := s.state.Plan(tx.Now, batch, s.sessions.Live)
+		book := ledger.Open(tx)
+		for _, a := range plan.Assign {
+			t, err := s.task(tx, a.Ref)
+			if err != nil {
+				return err
+			}
+			ok, err := book.Assign(t, a.Pool, a.Node)
+			if err != nil {
+				return err
+			}
+			if !ok {
+				return errDiverged
+			}
+			placed++
+		}
+		for _, e := range plan.Evict {
+			t, err := s.task(tx, e)
+			if err != nil {
+				return err
+			}
+			if err := book.Stop(t, "TaskEnded", "The task was put back because a job of higher priority needed its slots.", true); err != nil {
+				return err
+			}
+		}
+		more = plan.More
+		err = book.Close()
+		effects = book.Effects
+		return err
+	})
+	if errors.Is(err, errDiverged) {
+		s.log.Error("scheduler", "err", err)
+		s.db.Still(func() { s.state = nil })
+		return 0, true, nil
+	}
+	if err != nil {
+		return 0, false, err
 	}
 	for n := range effects.Sessions {
 		s.sessions.Wake(n)
 	}
-	return placed, nil
+	return placed, more, nil
+}
+
+func (s *Scheduler) task(tx *sqlite.Tx, r Ref) (millpond.Task, error) {
+	t, err := tx.Task(millpond.AccountName(r.Account), millpond.JobID(r.Job), millpond.TaskID(r.Task))
+	if errors.Is(err, sqlite.ErrNoRow) {
+		return t, errDiverged
+	}
+	return t, err
 }

@@ -16,7 +16,7 @@ func (t *Tx) StateCounts() ([]StateCount, error) {
 	}, `SELECT 'pool', state, count(*) FROM pool GROUP BY state
 		UNION ALL SELECT 'node', state, count(*) FROM node GROUP BY state
 		UNION ALL SELECT 'job', state, count(*) FROM job GROUP BY state
-		UNION ALL SELECT 'task', state, count(*) FROM task GROUP BY state`)
+		UNION ALL SELECT 'task', state, sum(n) FROM job_count GROUP BY state HAVING sum(n) > 0`)
 }
 
 // NodeContents are the image contents that existing nodes boot from.

@@ -28,6 +28,7 @@ func (t *Tx) InsertJob(j millpond.Job) error {
 		return err
 	}
 	_, err = t.exec(`INSERT INTO job (pool_key, state, priority, created, deadline, auto, document, account, key) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)`, args...)
+	t.changes.Jobs = append(t.changes.Jobs, JobChange{Job: j})
 	return err
 }
 
@@ -38,11 +39,19 @@ func (t *Tx) PutJob(j millpond.Job) error {
 		return err
 	}
 	_, err = t.exec(`UPDATE job SET pool_key = ?, state = ?, priority = ?, created = ?, deadline = ?, auto = ?, document = ? WHERE account = ? AND key = ?`, args...)
+	t.changes.Jobs = append(t.changes.Jobs, JobChange{Job: j})
 	return err
 }
 
 // DeleteJob removes the row of a job without tasks.
 func (t *Tx) DeleteJob(account millpond.AccountName, id millpond.JobID) error {
+	if err := t.flushCounts(); err != nil {
+		return err
+	}
+	if _, err := t.exec(`DELETE FROM job_count WHERE account = ? AND job_key = ?`, account.Key(), id.Key()); err != nil {
+		return err
+	}
+	t.changes.Jobs = append(t.changes.Jobs, JobChange{Job: millpond.Job{Account: account, Spec: millpond.JobSpec{ID: id}}, Gone: true})
 	_, err := t.exec(`DELETE FROM job WHERE account = ? AND key = ?`, account.Key(), id.Key())
 	return err
 }
@@ -77,18 +86,36 @@ func (t *Tx) CountOpenJobs(account millpond.AccountName) (n int, err error) {
 	return n, t.row(`SELECT count(*) FROM job WHERE account = ? AND state <> 'completed'`, account.Key()).Scan(&n)
 }
 
+// AskJob notes what the end of a task asks of its job; to terminate wins over
+// to disable, and the first to ask over later ones.
+func (t *Tx) AskJob(account millpond.AccountName, id millpond.JobID, what millpond.JobAction, why string) error {
+	_, err := t.exec(`UPDATE job SET asked = ?, asked_why = ? WHERE account = ? AND key = ? AND (asked = '' OR asked = 'disable' AND ? = 'terminate')`,
+		string(what), why, account.Key(), id.Key(), string(what))
+	return err
+}
+
+// JobAsked is what AskJob noted, empty without; AnswerJob forgets it.
+func (t *Tx) JobAsked(account millpond.AccountName, id millpond.JobID) (what millpond.JobAction, why string, err error) {
+	return what, why, t.row(`SELECT asked, asked_why FROM job WHERE account = ? AND key = ?`, account.Key(), id.Key()).Scan(&what, &why)
+}
+
+func (t *Tx) AnswerJob(account millpond.AccountName, id millpond.JobID) error {
+	_, err := t.exec(`UPDATE job SET asked = '', asked_why = '' WHERE account = ? AND key = ?`, account.Key(), id.Key())
+	return err
+}
+
 // UnsettledJobs lists the jobs of all accounts that are on their way to another
-// state, or whose time limit has passed at now.
+// state, of which something is asked, or whose time limit has passed at now.
 func (t *Tx) UnsettledJobs(now time.Time) ([]millpond.Job, error) {
 	return t.jobs(`SELECT document FROM job WHERE state IN ('disabling', 'enabling', 'terminating', 'deleting')
-		OR (state IN ('active', 'disabled') AND deadline > 0 AND deadline <= ?) ORDER BY account, key`, micros(now))
+		OR asked <> '' OR (state IN ('active', 'disabled') AND deadline > 0 AND deadline <= ?) ORDER BY account, key`, micros(now))
 }
 
 // FinishedJobs lists the active jobs that are to end with their tasks and whose
 // tasks have all completed.
 func (t *Tx) FinishedJobs() ([]millpond.Job, error) {
 	return t.jobs(`SELECT document FROM job WHERE state = 'active' AND auto = 1 AND NOT EXISTS
-		(SELECT 1 FROM task WHERE task.account = job.account AND task.job_key = job.key AND task.state IN ('active', 'preparing', 'running')) ORDER BY account, key`)
+		(SELECT 1 FROM job_count c WHERE c.account = job.account AND c.job_key = job.key AND c.state IN ('active', 'preparing', 'running') AND c.n > 0) ORDER BY account, key`)
 }
 
 // NextDeadline is when the first time limit of a job ends; zero without one.
@@ -98,23 +125,7 @@ func (t *Tx) NextDeadline() (time.Time, error) {
 	return fromMicros(us), err
 }
 
-// QueuedPool is a pool that has active tasks in active jobs.
-type QueuedPool struct {
-	Account millpond.AccountName
-	Pool    string // the pool's key
-}
-
-// QueuedPools lists the pools for which tasks wait.
-func (t *Tx) QueuedPools() ([]QueuedPool, error) {
-	return collect(t, func(r *sql.Rows) (q QueuedPool, err error) { return q, r.Scan(&q.Account, &q.Pool) },
-		`SELECT DISTINCT account, pool_key FROM job WHERE state = 'active' AND EXISTS
-		(SELECT 1 FROM task WHERE task.account = job.account AND task.job_key = job.key AND task.state = 'active')`)
-}
-
-// QueuedJobs lists a pool's active jobs with waiting tasks: highest priority
-// first, then oldest first.
-func (t *Tx) QueuedJobs(q QueuedPool) ([]millpond.Job, error) {
-	return t.jobs(`SELECT document FROM job WHERE account = ? AND pool_key = ? AND state = 'active' AND EXISTS
-		(SELECT 1 FROM task WHERE task.account = job.account AND task.job_key = job.key AND task.state = 'active')
-		ORDER BY priority DESC, created, key`, q.Account.Key(), q.Pool)
+// OpenJobs lists the jobs of all accounts that have not completed.
+func (t *Tx) OpenJobs() ([]millpond.Job, error) {
+	return t.jobs(`SELECT document FROM job WHERE state <> 'completed'`)
 }

@@ -32,6 +32,11 @@ type NodeHead struct {
 	RunningTasks, RunningSlots int
 }
 
+// Change is the head as followers see it.
+func (h NodeHead) Change() NodeChange {
+	return NodeChange{ID: h.ID, Account: h.Account, Pool: h.Pool, Dedicated: h.Dedicated, State: h.State, Scheduling: h.Scheduling, Pending: h.Pending}
+}
+
 const headColumns = `node.id, node.account, node.pool_key, node.generation, node.dedicated, node.allocated, node.state, node.changed, node.scheduling,
 	node.pending, node.pending_option, node.vm_size, node.sequence, node.next_launch, node.launch_failed, node.tasks_run, node.tasks_succeeded, node.recent,
 	(SELECT count(*) FROM task WHERE task.node_key = node.key AND task.placed = 1),
@@ -94,6 +99,7 @@ func (t *Tx) InsertNode(n millpond.Node) error {
 		n.ID.Key(), string(n.ID), n.Account.Key(), n.Pool.Key(), n.Generation, n.Dedicated, micros(n.Allocated), string(n.State), micros(n.StateTransition),
 		string(n.Scheduling), string(n.Pending), string(n.PendingOption), n.VMSize, int64(n.LastSequence), micros(n.NextLaunch), n.LaunchFailed,
 		n.TasksRun, n.TasksSucceeded, recent, doc)
+	t.nodeChanged(n)
 	return err
 }
 
@@ -107,7 +113,12 @@ func (t *Tx) PutNode(n millpond.Node) error {
 		sequence = ?, next_launch = ?, launch_failed = ?, tasks_run = ?, tasks_succeeded = ?, recent = ?, document = ? WHERE key = ?`,
 		n.Generation, micros(n.Allocated), string(n.State), micros(n.StateTransition), string(n.Scheduling), string(n.Pending), string(n.PendingOption),
 		int64(n.LastSequence), micros(n.NextLaunch), n.LaunchFailed, n.TasksRun, n.TasksSucceeded, recent, doc, n.ID.Key())
+	t.nodeChanged(n)
 	return err
+}
+
+func (t *Tx) nodeChanged(n millpond.Node) {
+	t.changes.Nodes = append(t.changes.Nodes, NodeChange{ID: n.ID, Account: n.Account, Pool: n.Pool.Key(), Dedicated: n.Dedicated, State: n.State, Scheduling: n.Scheduling, Pending: n.Pending})
 }
 
 // PutNodeHead writes what tasks change of a node: state, sequence and counters.
@@ -122,6 +133,7 @@ func (t *Tx) PutNodeHead(h NodeHead) error {
 	}
 	_, err := t.exec(`UPDATE node SET state = ?, changed = ?, sequence = ?, tasks_run = ?, tasks_succeeded = ?, recent = ? WHERE key = ?`,
 		string(h.State), micros(h.Changed), int64(h.Sequence), h.TasksRun, h.TasksSucceeded, recent, h.ID.Key())
+	t.changes.Nodes = append(t.changes.Nodes, h.Change())
 	return err
 }
 
@@ -130,6 +142,7 @@ func (t *Tx) DeleteNode(id millpond.NodeID) error {
 	if _, err := t.exec(`DELETE FROM task_directory WHERE node_key = ?`, id.Key()); err != nil {
 		return err
 	}
+	t.changes.Nodes = append(t.changes.Nodes, NodeChange{ID: id, Gone: true})
 	_, err := t.exec(`DELETE FROM node WHERE key = ?`, id.Key())
 	return err
 }

@@ -16,6 +16,7 @@ func (t *Tx) InsertPool(p millpond.Pool) error {
 	}
 	_, err = t.exec(`INSERT INTO pool (account, key, state, allocation, document) VALUES (?, ?, ?, ?, ?)`,
 		p.Account.Key(), p.Spec.ID.Key(), string(p.State), string(p.Allocation), string(doc))
+	t.changes.Pools = append(t.changes.Pools, PoolChange{Pool: p})
 	return err
 }
 
@@ -27,11 +28,13 @@ func (t *Tx) PutPool(p millpond.Pool) error {
 	}
 	_, err = t.exec(`UPDATE pool SET state = ?, allocation = ?, document = ? WHERE account = ? AND key = ?`,
 		string(p.State), string(p.Allocation), string(doc), p.Account.Key(), p.Spec.ID.Key())
+	t.changes.Pools = append(t.changes.Pools, PoolChange{Pool: p})
 	return err
 }
 
 // DeletePool removes the row of a pool without nodes.
 func (t *Tx) DeletePool(account millpond.AccountName, id millpond.PoolID) error {
+	t.changes.Pools = append(t.changes.Pools, PoolChange{Pool: millpond.Pool{Account: account, Spec: millpond.PoolSpec{ID: id}}, Gone: true})
 	_, err := t.exec(`DELETE FROM pool WHERE account = ? AND key = ?`, account.Key(), id.Key())
 	return err
 }
@@ -81,6 +84,11 @@ func (t *Tx) Pools(account millpond.AccountName, after string, limit int, states
 func (t *Tx) UnsettledPools() ([]millpond.Pool, error) {
 	return collect(t, func(r *sql.Rows) (millpond.Pool, error) { return scanPool(r) },
 		`SELECT document FROM pool WHERE allocation <> 'steady' OR state = 'deleting' ORDER BY account, key`)
+}
+
+// AllPools lists the pools of all accounts, without their current sizes.
+func (t *Tx) AllPools() ([]millpond.Pool, error) {
+	return collect(t, func(r *sql.Rows) (millpond.Pool, error) { return scanPool(r) }, `SELECT document FROM pool`)
 }
 
 // CountPools counts the pools of an account.

@@ -40,6 +40,8 @@ type DB struct {
 	// Statements are compiled once per connection: parsing costs more than most
 	// of the queries here.
 	writes, reads statements
+	// followers are told every commit, under mu.
+	followers []func(Changes)
 }
 
 // statements are a pool's compiled queries. A query is compiled after the first
@@ -131,6 +133,11 @@ type Tx struct {
 
 	compiled *statements
 	used     []string // queries that were not compiled
+
+	// What a writing transaction has changed so far; rowsSeen is nil in others.
+	changes  Changes
+	rowsSeen map[taskID]taskRow
+	counts   map[countKey]count
 }
 
 func (t *Tx) statement(query string) *sql.Stmt {
@@ -145,26 +152,37 @@ func (t *Tx) statement(query string) *sql.Stmt {
 func (db *DB) Update(ctx context.Context, fn func(*Tx) error) error {
 	db.mu.Lock()
 	defer db.mu.Unlock()
-	return run(ctx, db.write, &db.writes, db.clock, fn)
+	return run(ctx, db.write, &db.writes, db.clock, fn, db.publish)
 }
 
 // View runs fn on a consistent snapshot. fn must not write.
 func (db *DB) View(ctx context.Context, fn func(*Tx) error) error {
-	return run(ctx, db.read, &db.reads, db.clock, fn)
+	return run(ctx, db.read, &db.reads, db.clock, fn, nil)
 }
 
-func run(ctx context.Context, pool *sql.DB, compiled *statements, c clock.Clock, fn func(*Tx) error) error {
+// run runs fn in a transaction; publish, for one that writes, is told its
+// changes after the commit.
+func run(ctx context.Context, pool *sql.DB, compiled *statements, c clock.Clock, fn func(*Tx) error, publish func(Changes)) error {
 	tx, err := pool.BeginTx(ctx, nil)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = tx.Rollback() }()
 	t := &Tx{tx: tx, ctx: ctx, Now: c.Now(), compiled: compiled}
+	if publish != nil {
+		t.rowsSeen, t.counts = map[taskID]taskRow{}, map[countKey]count{}
+	}
 	if err := fn(t); err != nil {
+		return err
+	}
+	if err := t.flushCounts(); err != nil {
 		return err
 	}
 	if err := tx.Commit(); err != nil {
 		return err
+	}
+	if publish != nil {
+		publish(t.changes)
 	}
 	compiled.add(ctx, pool, t.used)
 	return nil

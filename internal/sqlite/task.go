@@ -3,6 +3,8 @@ package sqlite
 import (
 	"database/sql"
 	"encoding/json"
+	"slices"
+	"strings"
 	"time"
 
 	millpond "millpond.dev/millpond"
@@ -15,13 +17,13 @@ func taskColumns(v millpond.Task, withSpec bool) ([]any, error) {
 	if err != nil {
 		return nil, err
 	}
-	args := []any{string(v.State), v.Result, spec.RequiredSlots, v.Order, v.Node.Key(), v.OnNode(), string(run)}
+	args := []any{string(v.State), v.Result, spec.RequiredSlots, v.Order, v.Node.Key(), v.OnNode(), v.Satisfies, string(run)}
 	if withSpec {
 		b, err := json.Marshal(spec)
 		if err != nil {
 			return nil, err
 		}
-		args = append(args, string(b))
+		args = append(args, spec.DependsOn != nil, string(b))
 	}
 	return append(args, v.Account.Key(), v.Job.Key(), spec.ID.Key()), nil
 }
@@ -32,8 +34,16 @@ func (t *Tx) InsertTask(v millpond.Task) error {
 	if err != nil {
 		return err
 	}
-	_, err = t.exec(`INSERT INTO task (state, result, slots, ord, node_key, placed, run, spec, account, job_key, key) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`, args...)
-	return err
+	if _, err = t.exec(`INSERT INTO task (state, result, slots, ord, node_key, placed, satisfies, run, waits, spec, account, job_key, key) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`, args...); err != nil {
+		return err
+	}
+	return t.changed(v, false)
+}
+
+// changed counts a task that was written and tells the followers.
+func (t *Tx) changed(v millpond.Task, known bool) error {
+	t.changes.Tasks = append(t.changes.Tasks, TaskChange{Task: v})
+	return t.counted(taskID{v.Account.Key(), v.Job.Key(), v.Spec.ID.Key()}, &taskRow{string(v.State), v.Result, v.Spec.RequiredSlots}, known)
 }
 
 // PutTask writes how far a task is, not its spec.
@@ -42,7 +52,11 @@ func (t *Tx) PutTask(v millpond.Task) error {
 	if err != nil {
 		return err
 	}
-	_, err = t.exec(`UPDATE task SET state = ?, result = ?, slots = ?, ord = ?, node_key = ?, placed = ?, run = ? WHERE account = ? AND job_key = ? AND key = ?`, args...)
+	// The counts first: they may have to read what the row holds now.
+	if err := t.changed(v, true); err != nil {
+		return err
+	}
+	_, err = t.exec(`UPDATE task SET state = ?, result = ?, slots = ?, ord = ?, node_key = ?, placed = ?, satisfies = ?, run = ? WHERE account = ? AND job_key = ? AND key = ?`, args...)
 	return err
 }
 
@@ -52,17 +66,26 @@ func (t *Tx) PutTaskSpec(v millpond.Task) error {
 	if err != nil {
 		return err
 	}
-	_, err = t.exec(`UPDATE task SET state = ?, result = ?, slots = ?, ord = ?, node_key = ?, placed = ?, run = ?, spec = ? WHERE account = ? AND job_key = ? AND key = ?`, args...)
+	// The counts first: they may have to read what the row holds now.
+	if err := t.changed(v, true); err != nil {
+		return err
+	}
+	_, err = t.exec(`UPDATE task SET state = ?, result = ?, slots = ?, ord = ?, node_key = ?, placed = ?, satisfies = ?, run = ?, waits = ?, spec = ? WHERE account = ? AND job_key = ? AND key = ?`, args...)
 	return err
 }
 
 // DeleteTask removes a task's row.
-func (t *Tx) DeleteTask(account millpond.AccountName, job millpond.JobID, id millpond.TaskID) error {
-	_, err := t.exec(`DELETE FROM task WHERE account = ? AND job_key = ? AND key = ?`, account.Key(), job.Key(), id.Key())
+func (t *Tx) DeleteTask(v millpond.Task) error {
+	id := taskID{v.Account.Key(), v.Job.Key(), v.Spec.ID.Key()}
+	if err := t.counted(id, nil, true); err != nil {
+		return err
+	}
+	t.changes.Tasks = append(t.changes.Tasks, TaskChange{Task: v, Gone: true})
+	_, err := t.exec(`DELETE FROM task WHERE account = ? AND job_key = ? AND key = ?`, id.account, id.job, id.task)
 	return err
 }
 
-func scanTask(s scanner) (millpond.Task, error) {
+func (t *Tx) scanTask(s scanner) (millpond.Task, error) {
 	var v millpond.Task
 	var spec, run string
 	if err := s.Scan(&spec, &run); err != nil {
@@ -72,23 +95,47 @@ func scanTask(s scanner) (millpond.Task, error) {
 		return v, err
 	}
 	v.Spec = millpond.TaskSpec{}
-	return v, json.Unmarshal([]byte(spec), &v.Spec)
+	if err := json.Unmarshal([]byte(spec), &v.Spec); err != nil {
+		return v, err
+	}
+	t.seen(v)
+	return v, nil
 }
 
 func (t *Tx) tasks(query string, args ...any) ([]millpond.Task, error) {
-	return collect(t, func(r *sql.Rows) (millpond.Task, error) { return scanTask(r) }, query, args...)
+	return collect(t, func(r *sql.Rows) (millpond.Task, error) { return t.scanTask(r) }, query, args...)
 }
 
 // Task reads a task; ErrNoRow without it.
 func (t *Tx) Task(account millpond.AccountName, job millpond.JobID, id millpond.TaskID) (millpond.Task, error) {
-	return scanTask(t.row(`SELECT spec, run FROM task WHERE account = ? AND job_key = ? AND key = ?`, account.Key(), job.Key(), id.Key()))
+	return t.scanTask(t.row(`SELECT spec, run FROM task WHERE account = ? AND job_key = ? AND key = ?`, account.Key(), job.Key(), id.Key()))
+}
+
+// HasTask says whether a task's row is there.
+func (t *Tx) HasTask(account millpond.AccountName, job millpond.JobID, id millpond.TaskID) (bool, error) {
+	var n int
+	err := t.row(`SELECT count(*) FROM task WHERE account = ? AND job_key = ? AND key = ?`, account.Key(), job.Key(), id.Key()).Scan(&n)
+	return n > 0, err
 }
 
 // Tasks lists tasks of a job after a key, in any of states if there are any.
+// Each state is a range of an index; their pages are merged.
 func (t *Tx) Tasks(account millpond.AccountName, job millpond.JobID, after string, limit int, states []string) ([]millpond.Task, error) {
-	in, args := inStates(states)
-	args = append(append([]any{account.Key(), job.Key(), after}, args...), limit)
-	return t.tasks(`SELECT spec, run FROM task WHERE account = ? AND job_key = ? AND key > ?`+in+` ORDER BY key LIMIT ?`, args...)
+	if len(states) == 0 {
+		return t.tasks(`SELECT spec, run FROM task WHERE account = ? AND job_key = ? AND key > ? ORDER BY key LIMIT ?`, account.Key(), job.Key(), after, limit)
+	}
+	var out []millpond.Task
+	for _, s := range states {
+		some, err := t.tasks(`SELECT spec, run FROM task WHERE account = ? AND job_key = ? AND state = ? AND key > ? ORDER BY key LIMIT ?`, account.Key(), job.Key(), s, after, limit)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, some...)
+	}
+	if len(states) > 1 {
+		slices.SortFunc(out, func(a, b millpond.Task) int { return strings.Compare(a.Spec.ID.Key(), b.Spec.ID.Key()) })
+	}
+	return out[:min(limit, len(out))], nil
 }
 
 // PlacedTasks lists the tasks that occupy a node.
@@ -97,8 +144,24 @@ func (t *Tx) PlacedTasks(node millpond.NodeID) ([]millpond.Task, error) {
 }
 
 // CountPlaced counts the tasks of a job that occupy nodes.
-func (t *Tx) CountPlaced(account millpond.AccountName, job millpond.JobID) (n int, err error) {
-	return n, t.row(`SELECT count(*) FROM task WHERE account = ? AND job_key = ? AND state IN ('running', 'preparing')`, account.Key(), job.Key()).Scan(&n)
+func (t *Tx) CountPlaced(account millpond.AccountName, job millpond.JobID) (int, error) {
+	return t.countTasks(account, job, millpond.TaskRunning, millpond.TaskPreparing)
+}
+
+// countTasks is how many tasks of a job are in any of states, with what this
+// transaction has changed so far.
+func (t *Tx) countTasks(account millpond.AccountName, job millpond.JobID, states ...millpond.TaskState) (n int, err error) {
+	if err := t.flushCounts(); err != nil {
+		return 0, err
+	}
+	for _, s := range states {
+		var some int
+		if err := t.row(`SELECT coalesce(sum(n), 0) FROM job_count WHERE account = ? AND job_key = ? AND state = ?`, account.Key(), job.Key(), string(s)).Scan(&some); err != nil {
+			return 0, err
+		}
+		n += some
+	}
+	return n, nil
 }
 
 // JobPlaced lists the tasks of a job that occupy nodes.
@@ -107,14 +170,71 @@ func (t *Tx) JobPlaced(account millpond.AccountName, job millpond.JobID) ([]mill
 }
 
 // CountOpenTasks counts the tasks of a job that have not completed.
-func (t *Tx) CountOpenTasks(account millpond.AccountName, job millpond.JobID) (n int, err error) {
-	return n, t.row(`SELECT count(*) FROM task WHERE account = ? AND job_key = ? AND state IN ('active', 'running', 'preparing')`, account.Key(), job.Key()).Scan(&n)
+func (t *Tx) CountOpenTasks(account millpond.AccountName, job millpond.JobID) (int, error) {
+	return t.countTasks(account, job, millpond.TaskActive, millpond.TaskRunning, millpond.TaskPreparing)
 }
 
-// QueuedTasks lists the first waiting tasks of a job that need at most slots.
-func (t *Tx) QueuedTasks(account millpond.AccountName, job millpond.JobID, slots, limit int) ([]millpond.Task, error) {
-	return t.tasks(`SELECT spec, run FROM task WHERE account = ? AND job_key = ? AND state = 'active' AND slots <= ? ORDER BY ord LIMIT ?`,
-		account.Key(), job.Key(), slots, limit)
+// QueueRow is what placing tasks needs of a task's row.
+type QueueRow struct {
+	Account, Job, Task string // keys
+	State              millpond.TaskState
+	Order              int64
+	Slots              int
+	Node               string // key; empty when it is on none
+	Affinity           string
+	Satisfies          bool
+	// Stopping says that its agent has been told to stop it.
+	Stopping bool
+	// DependsOn and Manager are the spec's.
+	DependsOn *millpond.Dependencies
+	Manager   *millpond.ManagerSpec
+}
+
+// QueueRowOf is a task as placing sees it.
+func QueueRowOf(v millpond.Task) QueueRow {
+	q := QueueRow{Account: v.Account.Key(), Job: v.Job.Key(), Task: v.Spec.ID.Key(), State: v.State, Order: v.Order, Slots: v.Spec.RequiredSlots,
+		Affinity: v.Spec.Affinity, Satisfies: v.Satisfies, Stopping: v.Stopping != "", DependsOn: v.Spec.DependsOn, Manager: v.Spec.Manager}
+	if v.OnNode() {
+		q.Node = v.Node.Key()
+	}
+	return q
+}
+
+// EachQueueRow calls fn for every task of any account that has not completed,
+// and for every completed one that others may depend on, in no order.
+func (t *Tx) EachQueueRow(fn func(QueueRow)) error {
+	rows, err := t.rows(`SELECT account, job_key, key, state, ord, slots, CASE WHEN placed = 1 THEN node_key ELSE '' END,
+			coalesce(json_extract(spec, '$.affinity'), ''), coalesce(json_extract(run, '$.Stopping'), '') <> '', satisfies,
+			CASE WHEN waits = 1 THEN json_extract(spec, '$.dependsOn') END, json_extract(spec, '$.manager')
+		FROM task WHERE state IN ('active', 'preparing', 'running')
+		UNION ALL SELECT task.account, job_key, task.key, task.state, ord, slots, '', '', 0, satisfies, NULL, NULL
+		FROM job JOIN task ON task.account = job.account AND task.job_key = job.key AND task.state = 'completed'
+		WHERE job.state <> 'completed' AND json_extract(job.document, '$.Spec.usesTaskDependencies') = 1 AND satisfies = 1`)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var q QueueRow
+		var depends, manager sql.NullString
+		if err := rows.Scan(&q.Account, &q.Job, &q.Task, &q.State, &q.Order, &q.Slots, &q.Node, &q.Affinity, &q.Stopping, &q.Satisfies, &depends, &manager); err != nil {
+			return err
+		}
+		if depends.Valid {
+			q.DependsOn = new(millpond.Dependencies)
+			if err := json.Unmarshal([]byte(depends.String), q.DependsOn); err != nil {
+				return err
+			}
+		}
+		if manager.Valid {
+			q.Manager = new(millpond.ManagerSpec)
+			if err := json.Unmarshal([]byte(manager.String), q.Manager); err != nil {
+				return err
+			}
+		}
+		fn(q)
+	}
+	return rows.Err()
 }
 
 // TaskCounts counts a job's tasks and their slots by state.
@@ -124,7 +244,7 @@ func (t *Tx) TaskCounts(account millpond.AccountName, job millpond.JobID) (tasks
 		n, slots      int
 	}
 	rows, err := collect(t, func(r *sql.Rows) (v row, err error) { return v, r.Scan(&v.state, &v.result, &v.n, &v.slots) },
-		`SELECT state, result, count(*), coalesce(sum(slots), 0) FROM task WHERE account = ? AND job_key = ? GROUP BY state, result`, account.Key(), job.Key())
+		`SELECT state, result, n, slots FROM job_count WHERE account = ? AND job_key = ?`, account.Key(), job.Key())
 	for _, r := range rows {
 		switch millpond.TaskState(r.state) {
 		case millpond.TaskActive:

@@ -88,6 +88,7 @@ func (m *machine) boot() {
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	m.hall.launches++
 	m.agent = newAgent(m.hall, fmt.Sprintf("boot-%d", m.hall.launches), m.ctx)
+	m.agent.old = m.hall.launches%2 == 1
 	m.agent.reboot = func() { m.hall.reset(m) }
 	if m.status.Phase == launch.Running && !m.hall.mute {
 		go m.connect(m.ctx, m.agent)
@@ -222,6 +223,7 @@ type agent struct {
 	known   map[string]bool
 	removed []string
 	dead    bool
+	old     bool
 }
 
 type run struct {
@@ -330,6 +332,22 @@ func (a *agent) RunTask(_ context.Context, q *connect.Request[nodev1.RunTaskRequ
 	a.running[name(k)] = r
 	go a.execute(r, q.Msg.CommandLine, a.hall.runs[id])
 	return connect.NewResponse(&nodev1.RunTaskResponse{}), nil
+}
+
+// RunTasks is not known to every agent: those of odd boots are older.
+func (a *agent) RunTasks(ctx context.Context, q *connect.Request[nodev1.RunTasksRequest]) (*connect.Response[nodev1.RunTasksResponse], error) {
+	if a.old {
+		return nil, connect.NewError(connect.CodeUnimplemented, errors.New("an old agent"))
+	}
+	out := &nodev1.RunTasksResponse{}
+	for _, t := range q.Msg.Tasks {
+		r := &nodev1.RunTaskResult{}
+		if _, err := a.RunTask(ctx, connect.NewRequest(t)); err != nil {
+			r.Code = uint32(connect.CodeOf(err))
+		}
+		out.Results = append(out.Results, r)
+	}
+	return connect.NewResponse(out), nil
 }
 
 func (a *agent) execute(r *run, command string, nth int) {

@@ -128,10 +128,7 @@ func report(b *testing.B, all []time.Duration, what string) {
 
 // pss is a process's proportional set size in MiB.
 func pss(b *testing.B, pid int) float64 {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
-	if err != nil {
-		b.Fatal(err)
-	}
+	text := read(b, fmt.Sprintf("/proc/%d/smaps_rollup", pid))
 	for _, line := range strings.Split(string(text), "\n") {
 		if f := strings.Fields(line); len(f) > 1 && f[0] == "Pss:" {
 			kib, _ := strconv.ParseFloat(f[1], 64)
@@ -140,4 +137,12 @@ func pss(b *testing.B, pid int) float64 {
 	}
 	b.Fatal("no Pss in smaps_rollup")
 	return 0
+}
+
+func read(b testing.TB, path string) []byte {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		b.Fatal(err)
+	}
+	return text
 }

@@ -89,6 +89,9 @@ func (d *disk) fresh(dir string) {
 
 // removeAll deletes what lies at and below a path; the mutex is held.
 func (d *disk) removeAll(name string) {
+	if d.nodes[name] == nil && !slices.Contains(fixed[:], name) {
+		return // and so there is nothing below it
+	}
 	for p := range d.nodes {
 		if p == name || strings.HasPrefix(p, name+"/") {
 			delete(d.nodes, p)

@@ -30,6 +30,10 @@ func (dispatch) RunTask(ctx context.Context, q *connect.Request[nodev1.RunTaskRe
 	return of(ctx).RunTask(ctx, q)
 }
 
+func (dispatch) RunTasks(ctx context.Context, q *connect.Request[nodev1.RunTasksRequest]) (*connect.Response[nodev1.RunTasksResponse], error) {
+	return of(ctx).RunTasks(ctx, q)
+}
+
 func (dispatch) StopTask(ctx context.Context, q *connect.Request[nodev1.StopTaskRequest]) (*connect.Response[nodev1.StopTaskResponse], error) {
 	return of(ctx).StopTask(ctx, q)
 }

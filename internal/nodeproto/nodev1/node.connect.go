@@ -45,6 +45,8 @@ const (
 	AgentAcknowledgeProcedure = "/millpond.node.v1.Agent/Acknowledge"
 	// AgentRunTaskProcedure is the fully-qualified name of the Agent's RunTask RPC.
 	AgentRunTaskProcedure = "/millpond.node.v1.Agent/RunTask"
+	// AgentRunTasksProcedure is the fully-qualified name of the Agent's RunTasks RPC.
+	AgentRunTasksProcedure = "/millpond.node.v1.Agent/RunTasks"
 	// AgentStopTaskProcedure is the fully-qualified name of the Agent's StopTask RPC.
 	AgentStopTaskProcedure = "/millpond.node.v1.Agent/StopTask"
 	// AgentRemoveTaskProcedure is the fully-qualified name of the Agent's RemoveTask RPC.
@@ -73,6 +75,8 @@ type AgentClient interface {
 	Acknowledge(context.Context, *connect.Request[AcknowledgeRequest]) (*connect.Response[AcknowledgeResponse], error)
 	// RunTask starts one attempt; again for the same key and attempt does nothing.
 	RunTask(context.Context, *connect.Request[RunTaskRequest]) (*connect.Response[RunTaskResponse], error)
+	// RunTasks is RunTask for several attempts at once, each with its own answer.
+	RunTasks(context.Context, *connect.Request[RunTasksRequest]) (*connect.Response[RunTasksResponse], error)
 	// StopTask kills an attempt's process group; it then reports TaskCompleted.
 	StopTask(context.Context, *connect.Request[StopTaskRequest]) (*connect.Response[StopTaskResponse], error)
 	// RemoveTask deletes a task's directory; it must not be running.
@@ -118,6 +122,12 @@ func NewAgentClient(httpClient connect.HTTPClient, baseURL string, opts ...conne
 			httpClient,
 			baseURL+AgentRunTaskProcedure,
 			connect.WithSchema(agentMethods.ByName("RunTask")),
+			connect.WithClientOptions(opts...),
+		),
+		runTasks: connect.NewClient[RunTasksRequest, RunTasksResponse](
+			httpClient,
+			baseURL+AgentRunTasksProcedure,
+			connect.WithSchema(agentMethods.ByName("RunTasks")),
 			connect.WithClientOptions(opts...),
 		),
 		stopTask: connect.NewClient[StopTaskRequest, StopTaskResponse](
@@ -171,6 +181,7 @@ type agentClient struct {
 	watch       *connect.Client[WatchRequest, Event]
 	acknowledge *connect.Client[AcknowledgeRequest, AcknowledgeResponse]
 	runTask     *connect.Client[RunTaskRequest, RunTaskResponse]
+	runTasks    *connect.Client[RunTasksRequest, RunTasksResponse]
 	stopTask    *connect.Client[StopTaskRequest, StopTaskResponse]
 	removeTask  *connect.Client[RemoveTaskRequest, RemoveTaskResponse]
 	listFiles   *connect.Client[ListFilesRequest, ListFilesResponse]
@@ -198,6 +209,11 @@ func (c *agentClient) Acknowledge(ctx context.Context, req *connect.Request[Ackn
 // RunTask calls millpond.node.v1.Agent.RunTask.
 func (c *agentClient) RunTask(ctx context.Context, req *connect.Request[RunTaskRequest]) (*connect.Response[RunTaskResponse], error) {
 	return c.runTask.CallUnary(ctx, req)
+}
+
+// RunTasks calls millpond.node.v1.Agent.RunTasks.
+func (c *agentClient) RunTasks(ctx context.Context, req *connect.Request[RunTasksRequest]) (*connect.Response[RunTasksResponse], error) {
+	return c.runTasks.CallUnary(ctx, req)
 }
 
 // StopTask calls millpond.node.v1.Agent.StopTask.
@@ -247,6 +263,8 @@ type AgentHandler interface {
 	Acknowledge(context.Context, *connect.Request[AcknowledgeRequest]) (*connect.Response[AcknowledgeResponse], error)
 	// RunTask starts one attempt; again for the same key and attempt does nothing.
 	RunTask(context.Context, *connect.Request[RunTaskRequest]) (*connect.Response[RunTaskResponse], error)
+	// RunTasks is RunTask for several attempts at once, each with its own answer.
+	RunTasks(context.Context, *connect.Request[RunTasksRequest]) (*connect.Response[RunTasksResponse], error)
 	// StopTask kills an attempt's process group; it then reports TaskCompleted.
 	StopTask(context.Context, *connect.Request[StopTaskRequest]) (*connect.Response[StopTaskResponse], error)
 	// RemoveTask deletes a task's directory; it must not be running.
@@ -288,6 +306,12 @@ func NewAgentHandler(svc AgentHandler, opts ...connect.HandlerOption) (string, h
 		AgentRunTaskProcedure,
 		svc.RunTask,
 		connect.WithSchema(agentMethods.ByName("RunTask")),
+		connect.WithHandlerOptions(opts...),
+	)
+	agentRunTasksHandler := connect.NewUnaryHandler(
+		AgentRunTasksProcedure,
+		svc.RunTasks,
+		connect.WithSchema(agentMethods.ByName("RunTasks")),
 		connect.WithHandlerOptions(opts...),
 	)
 	agentStopTaskHandler := connect.NewUnaryHandler(
@@ -342,6 +366,8 @@ func NewAgentHandler(svc AgentHandler, opts ...connect.HandlerOption) (string, h
 			agentAcknowledgeHandler.ServeHTTP(w, r)
 		case AgentRunTaskProcedure:
 			agentRunTaskHandler.ServeHTTP(w, r)
+		case AgentRunTasksProcedure:
+			agentRunTasksHandler.ServeHTTP(w, r)
 		case AgentStopTaskProcedure:
 			agentStopTaskHandler.ServeHTTP(w, r)
 		case AgentRemoveTaskProcedure:
@@ -379,6 +405,10 @@ func (UnimplementedAgentHandler) Acknowledge(context.Context, *connect.Request[A
 
 func (UnimplementedAgentHandler) RunTask(context.Context, *connect.Request[RunTaskRequest]) (*connect.Response[RunTaskResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("millpond.node.v1.Agent.RunTask is not implemented"))
+}
+
+func (UnimplementedAgentHandler) RunTasks(context.Context, *connect.Request[RunTasksRequest]) (*connect.Response[RunTasksResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("millpond.node.v1.Agent.RunTasks is not implemented"))
 }
 
 func (UnimplementedAgentHandler) StopTask(context.Context, *connect.Request[StopTaskRequest]) (*connect.Response[StopTaskResponse], error) {

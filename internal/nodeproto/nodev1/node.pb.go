@@ -1147,6 +1147,149 @@ func (*RunTaskResponse) Descriptor() ([]byte, []int) {
 	return file_node_proto_rawDescGZIP(), []int{15}
 }
 
+type RunTasksRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Tasks         []*RunTaskRequest      `protobuf:"bytes,1,rep,name=tasks,proto3" json:"tasks,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RunTasksRequest) Reset() {
+	*x = RunTasksRequest{}
+	mi := &file_node_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RunTasksRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RunTasksRequest) ProtoMessage() {}
+
+func (x *RunTasksRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_node_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RunTasksRequest.ProtoReflect.Descriptor instead.
+func (*RunTasksRequest) Descriptor() ([]byte, []int) {
+	return file_node_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *RunTasksRequest) GetTasks() []*RunTaskRequest {
+	if x != nil {
+		return x.Tasks
+	}
+	return nil
+}
+
+type RunTasksResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// results are in the order of the tasks.
+	Results       []*RunTaskResult `protobuf:"bytes,1,rep,name=results,proto3" json:"results,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RunTasksResponse) Reset() {
+	*x = RunTasksResponse{}
+	mi := &file_node_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RunTasksResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RunTasksResponse) ProtoMessage() {}
+
+func (x *RunTasksResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_node_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RunTasksResponse.ProtoReflect.Descriptor instead.
+func (*RunTasksResponse) Descriptor() ([]byte, []int) {
+	return file_node_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *RunTasksResponse) GetResults() []*RunTaskResult {
+	if x != nil {
+		return x.Results
+	}
+	return nil
+}
+
+type RunTaskResult struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// code is the status that RunTask would fail with, as Connect numbers them;
+	// 0 when the attempt was taken.
+	Code          uint32 `protobuf:"varint,1,opt,name=code,proto3" json:"code,omitempty"`
+	Message       string `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RunTaskResult) Reset() {
+	*x = RunTaskResult{}
+	mi := &file_node_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RunTaskResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RunTaskResult) ProtoMessage() {}
+
+func (x *RunTaskResult) ProtoReflect() protoreflect.Message {
+	mi := &file_node_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RunTaskResult.ProtoReflect.Descriptor instead.
+func (*RunTaskResult) Descriptor() ([]byte, []int) {
+	return file_node_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *RunTaskResult) GetCode() uint32 {
+	if x != nil {
+		return x.Code
+	}
+	return 0
+}
+
+func (x *RunTaskResult) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
 type StopTaskRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Key   *TaskKey               `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
@@ -1159,7 +1302,7 @@ type StopTaskRequest struct {
 
 func (x *StopTaskRequest) Reset() {
 	*x = StopTaskRequest{}
-	mi := &file_node_proto_msgTypes[16]
+	mi := &file_node_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1171,7 +1314,7 @@ func (x *StopTaskRequest) String() string {
 func (*StopTaskRequest) ProtoMessage() {}
 
 func (x *StopTaskRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[16]
+	mi := &file_node_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1184,7 +1327,7 @@ func (x *StopTaskRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopTaskRequest.ProtoReflect.Descriptor instead.
 func (*StopTaskRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{16}
+	return file_node_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *StopTaskRequest) GetKey() *TaskKey {
@@ -1216,7 +1359,7 @@ type StopTaskResponse struct {
 
 func (x *StopTaskResponse) Reset() {
 	*x = StopTaskResponse{}
-	mi := &file_node_proto_msgTypes[17]
+	mi := &file_node_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1228,7 +1371,7 @@ func (x *StopTaskResponse) String() string {
 func (*StopTaskResponse) ProtoMessage() {}
 
 func (x *StopTaskResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[17]
+	mi := &file_node_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1241,7 +1384,7 @@ func (x *StopTaskResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopTaskResponse.ProtoReflect.Descriptor instead.
 func (*StopTaskResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{17}
+	return file_node_proto_rawDescGZIP(), []int{20}
 }
 
 type RemoveTaskRequest struct {
@@ -1254,7 +1397,7 @@ type RemoveTaskRequest struct {
 
 func (x *RemoveTaskRequest) Reset() {
 	*x = RemoveTaskRequest{}
-	mi := &file_node_proto_msgTypes[18]
+	mi := &file_node_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1266,7 +1409,7 @@ func (x *RemoveTaskRequest) String() string {
 func (*RemoveTaskRequest) ProtoMessage() {}
 
 func (x *RemoveTaskRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[18]
+	mi := &file_node_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1279,7 +1422,7 @@ func (x *RemoveTaskRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveTaskRequest.ProtoReflect.Descriptor instead.
 func (*RemoveTaskRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{18}
+	return file_node_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *RemoveTaskRequest) GetKey() *TaskKey {
@@ -1304,7 +1447,7 @@ type RemoveTaskResponse struct {
 
 func (x *RemoveTaskResponse) Reset() {
 	*x = RemoveTaskResponse{}
-	mi := &file_node_proto_msgTypes[19]
+	mi := &file_node_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1316,7 +1459,7 @@ func (x *RemoveTaskResponse) String() string {
 func (*RemoveTaskResponse) ProtoMessage() {}
 
 func (x *RemoveTaskResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[19]
+	mi := &file_node_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1329,7 +1472,7 @@ func (x *RemoveTaskResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveTaskResponse.ProtoReflect.Descriptor instead.
 func (*RemoveTaskResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{19}
+	return file_node_proto_rawDescGZIP(), []int{22}
 }
 
 type ListFilesRequest struct {
@@ -1343,7 +1486,7 @@ type ListFilesRequest struct {
 
 func (x *ListFilesRequest) Reset() {
 	*x = ListFilesRequest{}
-	mi := &file_node_proto_msgTypes[20]
+	mi := &file_node_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1355,7 +1498,7 @@ func (x *ListFilesRequest) String() string {
 func (*ListFilesRequest) ProtoMessage() {}
 
 func (x *ListFilesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[20]
+	mi := &file_node_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1368,7 +1511,7 @@ func (x *ListFilesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListFilesRequest.ProtoReflect.Descriptor instead.
 func (*ListFilesRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{20}
+	return file_node_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ListFilesRequest) GetDirectory() string {
@@ -1394,7 +1537,7 @@ type ListFilesResponse struct {
 
 func (x *ListFilesResponse) Reset() {
 	*x = ListFilesResponse{}
-	mi := &file_node_proto_msgTypes[21]
+	mi := &file_node_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1406,7 +1549,7 @@ func (x *ListFilesResponse) String() string {
 func (*ListFilesResponse) ProtoMessage() {}
 
 func (x *ListFilesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[21]
+	mi := &file_node_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1419,7 +1562,7 @@ func (x *ListFilesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListFilesResponse.ProtoReflect.Descriptor instead.
 func (*ListFilesResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{21}
+	return file_node_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ListFilesResponse) GetFiles() []*FileInfo {
@@ -1442,7 +1585,7 @@ type FileInfo struct {
 
 func (x *FileInfo) Reset() {
 	*x = FileInfo{}
-	mi := &file_node_proto_msgTypes[22]
+	mi := &file_node_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1454,7 +1597,7 @@ func (x *FileInfo) String() string {
 func (*FileInfo) ProtoMessage() {}
 
 func (x *FileInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[22]
+	mi := &file_node_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1467,7 +1610,7 @@ func (x *FileInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileInfo.ProtoReflect.Descriptor instead.
 func (*FileInfo) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{22}
+	return file_node_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *FileInfo) GetPath() string {
@@ -1514,7 +1657,7 @@ type StatFileRequest struct {
 
 func (x *StatFileRequest) Reset() {
 	*x = StatFileRequest{}
-	mi := &file_node_proto_msgTypes[23]
+	mi := &file_node_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1526,7 +1669,7 @@ func (x *StatFileRequest) String() string {
 func (*StatFileRequest) ProtoMessage() {}
 
 func (x *StatFileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[23]
+	mi := &file_node_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1539,7 +1682,7 @@ func (x *StatFileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatFileRequest.ProtoReflect.Descriptor instead.
 func (*StatFileRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{23}
+	return file_node_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *StatFileRequest) GetPath() string {
@@ -1560,7 +1703,7 @@ type ReadFileRequest struct {
 
 func (x *ReadFileRequest) Reset() {
 	*x = ReadFileRequest{}
-	mi := &file_node_proto_msgTypes[24]
+	mi := &file_node_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1572,7 +1715,7 @@ func (x *ReadFileRequest) String() string {
 func (*ReadFileRequest) ProtoMessage() {}
 
 func (x *ReadFileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[24]
+	mi := &file_node_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1585,7 +1728,7 @@ func (x *ReadFileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadFileRequest.ProtoReflect.Descriptor instead.
 func (*ReadFileRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{24}
+	return file_node_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ReadFileRequest) GetPath() string {
@@ -1618,7 +1761,7 @@ type FileChunk struct {
 
 func (x *FileChunk) Reset() {
 	*x = FileChunk{}
-	mi := &file_node_proto_msgTypes[25]
+	mi := &file_node_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1630,7 +1773,7 @@ func (x *FileChunk) String() string {
 func (*FileChunk) ProtoMessage() {}
 
 func (x *FileChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[25]
+	mi := &file_node_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1643,7 +1786,7 @@ func (x *FileChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileChunk.ProtoReflect.Descriptor instead.
 func (*FileChunk) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{25}
+	return file_node_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *FileChunk) GetData() []byte {
@@ -1663,7 +1806,7 @@ type DeleteFileRequest struct {
 
 func (x *DeleteFileRequest) Reset() {
 	*x = DeleteFileRequest{}
-	mi := &file_node_proto_msgTypes[26]
+	mi := &file_node_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1675,7 +1818,7 @@ func (x *DeleteFileRequest) String() string {
 func (*DeleteFileRequest) ProtoMessage() {}
 
 func (x *DeleteFileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[26]
+	mi := &file_node_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1688,7 +1831,7 @@ func (x *DeleteFileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteFileRequest.ProtoReflect.Descriptor instead.
 func (*DeleteFileRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{26}
+	return file_node_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *DeleteFileRequest) GetPath() string {
@@ -1713,7 +1856,7 @@ type DeleteFileResponse struct {
 
 func (x *DeleteFileResponse) Reset() {
 	*x = DeleteFileResponse{}
-	mi := &file_node_proto_msgTypes[27]
+	mi := &file_node_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1725,7 +1868,7 @@ func (x *DeleteFileResponse) String() string {
 func (*DeleteFileResponse) ProtoMessage() {}
 
 func (x *DeleteFileResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[27]
+	mi := &file_node_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1738,7 +1881,7 @@ func (x *DeleteFileResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteFileResponse.ProtoReflect.Descriptor instead.
 func (*DeleteFileResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{27}
+	return file_node_proto_rawDescGZIP(), []int{30}
 }
 
 type ShutdownRequest struct {
@@ -1750,7 +1893,7 @@ type ShutdownRequest struct {
 
 func (x *ShutdownRequest) Reset() {
 	*x = ShutdownRequest{}
-	mi := &file_node_proto_msgTypes[28]
+	mi := &file_node_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1762,7 +1905,7 @@ func (x *ShutdownRequest) String() string {
 func (*ShutdownRequest) ProtoMessage() {}
 
 func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[28]
+	mi := &file_node_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1775,7 +1918,7 @@ func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownRequest.ProtoReflect.Descriptor instead.
 func (*ShutdownRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{28}
+	return file_node_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ShutdownRequest) GetReboot() bool {
@@ -1793,7 +1936,7 @@ type ShutdownResponse struct {
 
 func (x *ShutdownResponse) Reset() {
 	*x = ShutdownResponse{}
-	mi := &file_node_proto_msgTypes[29]
+	mi := &file_node_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1805,7 +1948,7 @@ func (x *ShutdownResponse) String() string {
 func (*ShutdownResponse) ProtoMessage() {}
 
 func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[29]
+	mi := &file_node_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1818,7 +1961,7 @@ func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownResponse.ProtoReflect.Descriptor instead.
 func (*ShutdownResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{29}
+	return file_node_proto_rawDescGZIP(), []int{32}
 }
 
 var File_node_proto protoreflect.FileDescriptor
@@ -1920,7 +2063,14 @@ const file_node_proto_rawDesc = "" +
 	"\x03url\x18\x01 \x01(\tR\x03url\x12\x12\n" +
 	"\x04path\x18\x02 \x01(\tR\x04path\x12\x12\n" +
 	"\x04mode\x18\x03 \x01(\rR\x04mode\"\x11\n" +
-	"\x0fRunTaskResponse\"l\n" +
+	"\x0fRunTaskResponse\"I\n" +
+	"\x0fRunTasksRequest\x126\n" +
+	"\x05tasks\x18\x01 \x03(\v2 .millpond.node.v1.RunTaskRequestR\x05tasks\"M\n" +
+	"\x10RunTasksResponse\x129\n" +
+	"\aresults\x18\x01 \x03(\v2\x1f.millpond.node.v1.RunTaskResultR\aresults\"=\n" +
+	"\rRunTaskResult\x12\x12\n" +
+	"\x04code\x18\x01 \x01(\rR\x04code\x12\x18\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\"l\n" +
 	"\x0fStopTaskRequest\x12+\n" +
 	"\x03key\x18\x01 \x01(\v2\x19.millpond.node.v1.TaskKeyR\x03key\x12\x12\n" +
 	"\x04code\x18\x02 \x01(\tR\x04code\x12\x18\n" +
@@ -1955,12 +2105,13 @@ const file_node_proto_rawDesc = "" +
 	"\x12DeleteFileResponse\")\n" +
 	"\x0fShutdownRequest\x12\x16\n" +
 	"\x06reboot\x18\x01 \x01(\bR\x06reboot\"\x12\n" +
-	"\x10ShutdownResponse2\x88\a\n" +
+	"\x10ShutdownResponse2\xdb\a\n" +
 	"\x05Agent\x12H\n" +
 	"\x05Hello\x12\x1e.millpond.node.v1.HelloRequest\x1a\x1f.millpond.node.v1.HelloResponse\x12B\n" +
 	"\x05Watch\x12\x1e.millpond.node.v1.WatchRequest\x1a\x17.millpond.node.v1.Event0\x01\x12Z\n" +
 	"\vAcknowledge\x12$.millpond.node.v1.AcknowledgeRequest\x1a%.millpond.node.v1.AcknowledgeResponse\x12N\n" +
 	"\aRunTask\x12 .millpond.node.v1.RunTaskRequest\x1a!.millpond.node.v1.RunTaskResponse\x12Q\n" +
+	"\bRunTasks\x12!.millpond.node.v1.RunTasksRequest\x1a\".millpond.node.v1.RunTasksResponse\x12Q\n" +
 	"\bStopTask\x12!.millpond.node.v1.StopTaskRequest\x1a\".millpond.node.v1.StopTaskResponse\x12W\n" +
 	"\n" +
 	"RemoveTask\x12#.millpond.node.v1.RemoveTaskRequest\x1a$.millpond.node.v1.RemoveTaskResponse\x12T\n" +
@@ -1983,7 +2134,7 @@ func file_node_proto_rawDescGZIP() []byte {
 	return file_node_proto_rawDescData
 }
 
-var file_node_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
+var file_node_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
 var file_node_proto_goTypes = []any{
 	(*HelloRequest)(nil),          // 0: millpond.node.v1.HelloRequest
 	(*HelloResponse)(nil),         // 1: millpond.node.v1.HelloResponse
@@ -2001,78 +2152,85 @@ var file_node_proto_goTypes = []any{
 	(*User)(nil),                  // 13: millpond.node.v1.User
 	(*ResourceFile)(nil),          // 14: millpond.node.v1.ResourceFile
 	(*RunTaskResponse)(nil),       // 15: millpond.node.v1.RunTaskResponse
-	(*StopTaskRequest)(nil),       // 16: millpond.node.v1.StopTaskRequest
-	(*StopTaskResponse)(nil),      // 17: millpond.node.v1.StopTaskResponse
-	(*RemoveTaskRequest)(nil),     // 18: millpond.node.v1.RemoveTaskRequest
-	(*RemoveTaskResponse)(nil),    // 19: millpond.node.v1.RemoveTaskResponse
-	(*ListFilesRequest)(nil),      // 20: millpond.node.v1.ListFilesRequest
-	(*ListFilesResponse)(nil),     // 21: millpond.node.v1.ListFilesResponse
-	(*FileInfo)(nil),              // 22: millpond.node.v1.FileInfo
-	(*StatFileRequest)(nil),       // 23: millpond.node.v1.StatFileRequest
-	(*ReadFileRequest)(nil),       // 24: millpond.node.v1.ReadFileRequest
-	(*FileChunk)(nil),             // 25: millpond.node.v1.FileChunk
-	(*DeleteFileRequest)(nil),     // 26: millpond.node.v1.DeleteFileRequest
-	(*DeleteFileResponse)(nil),    // 27: millpond.node.v1.DeleteFileResponse
-	(*ShutdownRequest)(nil),       // 28: millpond.node.v1.ShutdownRequest
-	(*ShutdownResponse)(nil),      // 29: millpond.node.v1.ShutdownResponse
-	nil,                           // 30: millpond.node.v1.Failure.DetailsEntry
-	nil,                           // 31: millpond.node.v1.RunTaskRequest.EnvironmentEntry
-	(*timestamppb.Timestamp)(nil), // 32: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 33: google.protobuf.Duration
+	(*RunTasksRequest)(nil),       // 16: millpond.node.v1.RunTasksRequest
+	(*RunTasksResponse)(nil),      // 17: millpond.node.v1.RunTasksResponse
+	(*RunTaskResult)(nil),         // 18: millpond.node.v1.RunTaskResult
+	(*StopTaskRequest)(nil),       // 19: millpond.node.v1.StopTaskRequest
+	(*StopTaskResponse)(nil),      // 20: millpond.node.v1.StopTaskResponse
+	(*RemoveTaskRequest)(nil),     // 21: millpond.node.v1.RemoveTaskRequest
+	(*RemoveTaskResponse)(nil),    // 22: millpond.node.v1.RemoveTaskResponse
+	(*ListFilesRequest)(nil),      // 23: millpond.node.v1.ListFilesRequest
+	(*ListFilesResponse)(nil),     // 24: millpond.node.v1.ListFilesResponse
+	(*FileInfo)(nil),              // 25: millpond.node.v1.FileInfo
+	(*StatFileRequest)(nil),       // 26: millpond.node.v1.StatFileRequest
+	(*ReadFileRequest)(nil),       // 27: millpond.node.v1.ReadFileRequest
+	(*FileChunk)(nil),             // 28: millpond.node.v1.FileChunk
+	(*DeleteFileRequest)(nil),     // 29: millpond.node.v1.DeleteFileRequest
+	(*DeleteFileResponse)(nil),    // 30: millpond.node.v1.DeleteFileResponse
+	(*ShutdownRequest)(nil),       // 31: millpond.node.v1.ShutdownRequest
+	(*ShutdownResponse)(nil),      // 32: millpond.node.v1.ShutdownResponse
+	nil,                           // 33: millpond.node.v1.Failure.DetailsEntry
+	nil,                           // 34: millpond.node.v1.RunTaskRequest.EnvironmentEntry
+	(*timestamppb.Timestamp)(nil), // 35: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 36: google.protobuf.Duration
 }
 var file_node_proto_depIdxs = []int32{
-	32, // 0: millpond.node.v1.HelloRequest.now:type_name -> google.protobuf.Timestamp
-	32, // 1: millpond.node.v1.HelloResponse.booted:type_name -> google.protobuf.Timestamp
+	35, // 0: millpond.node.v1.HelloRequest.now:type_name -> google.protobuf.Timestamp
+	35, // 1: millpond.node.v1.HelloResponse.booted:type_name -> google.protobuf.Timestamp
 	3,  // 2: millpond.node.v1.HelloResponse.running:type_name -> millpond.node.v1.TaskKey
 	2,  // 3: millpond.node.v1.HelloResponse.stages:type_name -> millpond.node.v1.Stage
-	33, // 4: millpond.node.v1.Stage.duration:type_name -> google.protobuf.Duration
-	32, // 5: millpond.node.v1.Event.time:type_name -> google.protobuf.Timestamp
+	36, // 4: millpond.node.v1.Stage.duration:type_name -> google.protobuf.Duration
+	35, // 5: millpond.node.v1.Event.time:type_name -> google.protobuf.Timestamp
 	6,  // 6: millpond.node.v1.Event.task_started:type_name -> millpond.node.v1.TaskStarted
 	7,  // 7: millpond.node.v1.Event.task_completed:type_name -> millpond.node.v1.TaskCompleted
 	9,  // 8: millpond.node.v1.Event.heartbeat:type_name -> millpond.node.v1.Heartbeat
 	3,  // 9: millpond.node.v1.TaskStarted.key:type_name -> millpond.node.v1.TaskKey
-	32, // 10: millpond.node.v1.TaskStarted.start_time:type_name -> google.protobuf.Timestamp
+	35, // 10: millpond.node.v1.TaskStarted.start_time:type_name -> google.protobuf.Timestamp
 	3,  // 11: millpond.node.v1.TaskCompleted.key:type_name -> millpond.node.v1.TaskKey
-	32, // 12: millpond.node.v1.TaskCompleted.start_time:type_name -> google.protobuf.Timestamp
-	32, // 13: millpond.node.v1.TaskCompleted.end_time:type_name -> google.protobuf.Timestamp
+	35, // 12: millpond.node.v1.TaskCompleted.start_time:type_name -> google.protobuf.Timestamp
+	35, // 13: millpond.node.v1.TaskCompleted.end_time:type_name -> google.protobuf.Timestamp
 	8,  // 14: millpond.node.v1.TaskCompleted.failure:type_name -> millpond.node.v1.Failure
-	30, // 15: millpond.node.v1.Failure.details:type_name -> millpond.node.v1.Failure.DetailsEntry
+	33, // 15: millpond.node.v1.Failure.details:type_name -> millpond.node.v1.Failure.DetailsEntry
 	3,  // 16: millpond.node.v1.RunTaskRequest.key:type_name -> millpond.node.v1.TaskKey
-	31, // 17: millpond.node.v1.RunTaskRequest.environment:type_name -> millpond.node.v1.RunTaskRequest.EnvironmentEntry
+	34, // 17: millpond.node.v1.RunTaskRequest.environment:type_name -> millpond.node.v1.RunTaskRequest.EnvironmentEntry
 	13, // 18: millpond.node.v1.RunTaskRequest.user:type_name -> millpond.node.v1.User
 	14, // 19: millpond.node.v1.RunTaskRequest.resource_files:type_name -> millpond.node.v1.ResourceFile
-	33, // 20: millpond.node.v1.RunTaskRequest.max_wall_clock:type_name -> google.protobuf.Duration
-	3,  // 21: millpond.node.v1.StopTaskRequest.key:type_name -> millpond.node.v1.TaskKey
-	3,  // 22: millpond.node.v1.RemoveTaskRequest.key:type_name -> millpond.node.v1.TaskKey
-	22, // 23: millpond.node.v1.ListFilesResponse.files:type_name -> millpond.node.v1.FileInfo
-	32, // 24: millpond.node.v1.FileInfo.modified:type_name -> google.protobuf.Timestamp
-	0,  // 25: millpond.node.v1.Agent.Hello:input_type -> millpond.node.v1.HelloRequest
-	4,  // 26: millpond.node.v1.Agent.Watch:input_type -> millpond.node.v1.WatchRequest
-	10, // 27: millpond.node.v1.Agent.Acknowledge:input_type -> millpond.node.v1.AcknowledgeRequest
-	12, // 28: millpond.node.v1.Agent.RunTask:input_type -> millpond.node.v1.RunTaskRequest
-	16, // 29: millpond.node.v1.Agent.StopTask:input_type -> millpond.node.v1.StopTaskRequest
-	18, // 30: millpond.node.v1.Agent.RemoveTask:input_type -> millpond.node.v1.RemoveTaskRequest
-	20, // 31: millpond.node.v1.Agent.ListFiles:input_type -> millpond.node.v1.ListFilesRequest
-	23, // 32: millpond.node.v1.Agent.StatFile:input_type -> millpond.node.v1.StatFileRequest
-	24, // 33: millpond.node.v1.Agent.ReadFile:input_type -> millpond.node.v1.ReadFileRequest
-	26, // 34: millpond.node.v1.Agent.DeleteFile:input_type -> millpond.node.v1.DeleteFileRequest
-	28, // 35: millpond.node.v1.Agent.Shutdown:input_type -> millpond.node.v1.ShutdownRequest
-	1,  // 36: millpond.node.v1.Agent.Hello:output_type -> millpond.node.v1.HelloResponse
-	5,  // 37: millpond.node.v1.Agent.Watch:output_type -> millpond.node.v1.Event
-	11, // 38: millpond.node.v1.Agent.Acknowledge:output_type -> millpond.node.v1.AcknowledgeResponse
-	15, // 39: millpond.node.v1.Agent.RunTask:output_type -> millpond.node.v1.RunTaskResponse
-	17, // 40: millpond.node.v1.Agent.StopTask:output_type -> millpond.node.v1.StopTaskResponse
-	19, // 41: millpond.node.v1.Agent.RemoveTask:output_type -> millpond.node.v1.RemoveTaskResponse
-	21, // 42: millpond.node.v1.Agent.ListFiles:output_type -> millpond.node.v1.ListFilesResponse
-	22, // 43: millpond.node.v1.Agent.StatFile:output_type -> millpond.node.v1.FileInfo
-	25, // 44: millpond.node.v1.Agent.ReadFile:output_type -> millpond.node.v1.FileChunk
-	27, // 45: millpond.node.v1.Agent.DeleteFile:output_type -> millpond.node.v1.DeleteFileResponse
-	29, // 46: millpond.node.v1.Agent.Shutdown:output_type -> millpond.node.v1.ShutdownResponse
-	36, // [36:47] is the sub-list for method output_type
-	25, // [25:36] is the sub-list for method input_type
-	25, // [25:25] is the sub-list for extension type_name
-	25, // [25:25] is the sub-list for extension extendee
-	0,  // [0:25] is the sub-list for field type_name
+	36, // 20: millpond.node.v1.RunTaskRequest.max_wall_clock:type_name -> google.protobuf.Duration
+	12, // 21: millpond.node.v1.RunTasksRequest.tasks:type_name -> millpond.node.v1.RunTaskRequest
+	18, // 22: millpond.node.v1.RunTasksResponse.results:type_name -> millpond.node.v1.RunTaskResult
+	3,  // 23: millpond.node.v1.StopTaskRequest.key:type_name -> millpond.node.v1.TaskKey
+	3,  // 24: millpond.node.v1.RemoveTaskRequest.key:type_name -> millpond.node.v1.TaskKey
+	25, // 25: millpond.node.v1.ListFilesResponse.files:type_name -> millpond.node.v1.FileInfo
+	35, // 26: millpond.node.v1.FileInfo.modified:type_name -> google.protobuf.Timestamp
+	0,  // 27: millpond.node.v1.Agent.Hello:input_type -> millpond.node.v1.HelloRequest
+	4,  // 28: millpond.node.v1.Agent.Watch:input_type -> millpond.node.v1.WatchRequest
+	10, // 29: millpond.node.v1.Agent.Acknowledge:input_type -> millpond.node.v1.AcknowledgeRequest
+	12, // 30: millpond.node.v1.Agent.RunTask:input_type -> millpond.node.v1.RunTaskRequest
+	16, // 31: millpond.node.v1.Agent.RunTasks:input_type -> millpond.node.v1.RunTasksRequest
+	19, // 32: millpond.node.v1.Agent.StopTask:input_type -> millpond.node.v1.StopTaskRequest
+	21, // 33: millpond.node.v1.Agent.RemoveTask:input_type -> millpond.node.v1.RemoveTaskRequest
+	23, // 34: millpond.node.v1.Agent.ListFiles:input_type -> millpond.node.v1.ListFilesRequest
+	26, // 35: millpond.node.v1.Agent.StatFile:input_type -> millpond.node.v1.StatFileRequest
+	27, // 36: millpond.node.v1.Agent.ReadFile:input_type -> millpond.node.v1.ReadFileRequest
+	29, // 37: millpond.node.v1.Agent.DeleteFile:input_type -> millpond.node.v1.DeleteFileRequest
+	31, // 38: millpond.node.v1.Agent.Shutdown:input_type -> millpond.node.v1.ShutdownRequest
+	1,  // 39: millpond.node.v1.Agent.Hello:output_type -> millpond.node.v1.HelloResponse
+	5,  // 40: millpond.node.v1.Agent.Watch:output_type -> millpond.node.v1.Event
+	11, // 41: millpond.node.v1.Agent.Acknowledge:output_type -> millpond.node.v1.AcknowledgeResponse
+	15, // 42: millpond.node.v1.Agent.RunTask:output_type -> millpond.node.v1.RunTaskResponse
+	17, // 43: millpond.node.v1.Agent.RunTasks:output_type -> millpond.node.v1.RunTasksResponse
+	20, // 44: millpond.node.v1.Agent.StopTask:output_type -> millpond.node.v1.StopTaskResponse
+	22, // 45: millpond.node.v1.Agent.RemoveTask:output_type -> millpond.node.v1.RemoveTaskResponse
+	24, // 46: millpond.node.v1.Agent.ListFiles:output_type -> millpond.node.v1.ListFilesResponse
+	25, // 47: millpond.node.v1.Agent.StatFile:output_type -> millpond.node.v1.FileInfo
+	28, // 48: millpond.node.v1.Agent.ReadFile:output_type -> millpond.node.v1.FileChunk
+	30, // 49: millpond.node.v1.Agent.DeleteFile:output_type -> millpond.node.v1.DeleteFileResponse
+	32, // 50: millpond.node.v1.Agent.Shutdown:output_type -> millpond.node.v1.ShutdownResponse
+	39, // [39:51] is the sub-list for method output_type
+	27, // [27:39] is the sub-list for method input_type
+	27, // [27:27] is the sub-list for extension type_name
+	27, // [27:27] is the sub-list for extension extendee
+	0,  // [0:27] is the sub-list for field type_name
 }
 
 func init() { file_node_proto_init() }
@@ -2092,7 +2250,7 @@ func file_node_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_node_proto_rawDesc), len(file_node_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   32,
+			NumMessages:   35,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -1,0 +1,599 @@
+package sched
+
+import (
+	"strings"
+
+	millpond "millpond.dev/millpond"
+	"millpond.dev/millpond/internal/sqlite"
+)
+
+// State is what placing needs of all rows: every task that has not completed,
+// in queues, and every node by its free slots. It is made from the rows alone
+// and then follows them change by change, so that a round costs what changed
+// and not what there is. It is not safe for concurrent use.
+type State struct {
+	pools map[poolKey]*pool
+	jobs  map[jobKey]*job
+	nodes map[string]*node
+	// served numbers placements, so that jobs which share take turns; turn does
+	// the same for pools. Neither is in a row: a restart begins a new round.
+	served uint64
+	turn   int
+}
+
+type (
+	poolKey struct{ account, pool string }
+	jobKey  struct{ account, job string }
+)
+
+// pool is a pool, or the place of one that jobs wait for.
+type pool struct {
+	key    poolKey
+	id     millpond.PoolID // as spelled; empty without a row
+	fill   millpond.FillType
+	slots  int
+	oldest bool // the oldest job first
+	nodes  map[*node]struct{}
+	jobs   map[*job]struct{}
+	// free[n] are the nodes that take tasks and have n free slots; free[0] is unused.
+	free []heap[*node]
+	// ready are the jobs that have a task to place and room for it.
+	ready heap[*job]
+	// preemptible counts running tasks that may be evicted.
+	preemptible int
+	kept        kept
+}
+
+// kept is a node that is being emptied for a task which needs many slots.
+type kept struct {
+	task *task
+	node *node
+}
+
+type node struct {
+	id        millpond.NodeID
+	pool      *pool
+	dedicated bool
+	takes     bool // it is idle or running, scheduling is enabled, nothing is pending
+	used      int  // slots
+	tasks     map[*task]struct{}
+	at, in    int // place in pool.free[in]; at is -1 when in none
+}
+
+type job struct {
+	key     jobKey
+	pool    *pool
+	active  bool
+	preempt bool
+	// priority, created and most are the row's; most is -1 for no limit.
+	priority int
+	created  int64
+	most     int
+	tasks    map[string]*task
+	// queue are the tasks that wait for a place, by the slots that they need.
+	queue   []*class
+	waiting int
+	blocked int
+	placed  int
+	slots   int // of placed tasks
+	served  uint64
+	at      int // place in pool.ready, or -1
+	graph   *graph
+}
+
+// class is the queue of the tasks of one job that need the same slots.
+type class struct {
+	slots int
+	tasks heap[*task]
+}
+
+type task struct {
+	key      string
+	affinity string
+	order    int64
+	job      *job
+	node     *node // where it is placed
+	row      int32 // slots of its row
+	need     int32 // slots that it takes: all of a node for an exclusive manager
+	at       int32 // place in its class, or -1
+	flags    uint8
+	held     bool   // counted in job.blocked
+	depends  *waits // nil without dependsOn
+}
+
+const (
+	stopping uint8 = 1 << iota
+	exclusive
+	dedicatedOnly
+)
+
+// NewState is the state of a database without rows.
+func NewState() *State {
+	return &State{pools: map[poolKey]*pool{}, jobs: map[jobKey]*job{}, nodes: map[string]*node{}}
+}
+
+// Load makes the state of the rows.
+func Load(tx *sqlite.Tx) (*State, error) {
+	s := NewState()
+	pools, err := tx.AllPools()
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range pools {
+		s.setPool(p)
+	}
+	nodes, err := tx.NodeHeads()
+	if err != nil {
+		return nil, err
+	}
+	for _, h := range nodes {
+		s.setNode(h.Change())
+	}
+	jobs, err := tx.OpenJobs()
+	if err != nil {
+		return nil, err
+	}
+	for _, j := range jobs {
+		s.setJob(j)
+	}
+	return s, tx.EachQueueRow(s.setTask)
+}
+
+// Apply follows one transaction.
+func (s *State) Apply(c sqlite.Changes) {
+	for _, p := range c.Pools {
+		if !p.Gone {
+			s.setPool(p.Pool)
+		}
+	}
+	for _, n := range c.Nodes {
+		if !n.Gone {
+			s.setNode(n)
+		}
+	}
+	for _, j := range c.Jobs {
+		if !j.Gone {
+			s.setJob(j.Job)
+		}
+	}
+	for _, t := range c.Tasks {
+		q := sqlite.QueueRowOf(t.Task)
+		if t.Gone {
+			s.dropTask(jobKey{q.Account, q.Job}, q.Task)
+			continue
+		}
+		s.setTask(q)
+	}
+	// What is gone goes last: its tasks may have been moved in the same transaction.
+	for _, n := range c.Nodes {
+		if n.Gone {
+			s.dropNode(n.ID)
+		}
+	}
+	for _, j := range c.Jobs {
+		if j.Gone {
+			s.dropJob(jobKey{j.Job.Account.Key(), j.Job.Spec.ID.Key()})
+		}
+	}
+	for _, p := range c.Pools {
+		if p.Gone {
+			s.dropPool(poolKey{p.Pool.Account.Key(), p.Pool.Spec.ID.Key()})
+		}
+	}
+}
+
+func (s *State) pool(k poolKey) *pool {
+	p := s.pools[k]
+	if p == nil {
+		p = &pool{key: k, nodes: map[*node]struct{}{}, jobs: map[*job]struct{}{}}
+		p.ready = heap[*job]{less: p.before, at: func(j *job, i int) { j.at = i }}
+		s.pools[k] = p
+	}
+	return p
+}
+
+// before says which of two jobs is served first: the one of higher priority;
+// then the oldest, or where jobs share, the one that has the fewest slots, and
+// of those the one that was served longest ago.
+func (p *pool) before(a, b *job) bool {
+	if a.priority != b.priority {
+		return a.priority > b.priority
+	}
+	if !p.oldest {
+		if a.slots != b.slots {
+			return a.slots < b.slots
+		}
+		if a.served != b.served {
+			return a.served < b.served
+		}
+	}
+	if a.created != b.created {
+		return a.created < b.created
+	}
+	return a.key.job < b.key.job
+}
+
+func (s *State) setPool(v millpond.Pool) {
+	p := s.pool(poolKey{v.Account.Key(), v.Spec.ID.Key()})
+	slots := max(1, v.Spec.TaskSlotsPerNode)
+	same := p.id != "" && p.slots == slots && p.oldest == v.Spec.OldestJobFirst
+	p.id, p.fill, p.slots, p.oldest = v.Spec.ID, v.Spec.FillType, slots, v.Spec.OldestJobFirst
+	if same {
+		return
+	}
+	for n := range p.nodes {
+		n.take()
+	}
+	p.free = make([]heap[*node], slots+1)
+	for i := range p.free {
+		p.free[i] = heap[*node]{at: func(n *node, at int) { n.at = at }, less: func(a, b *node) bool {
+			if len(a.tasks) != len(b.tasks) {
+				return len(a.tasks) < len(b.tasks)
+			}
+			return a.id < b.id
+		}}
+	}
+	for n := range p.nodes {
+		n.used = 0
+		for t := range n.tasks {
+			t.measure()
+			n.used += int(t.need)
+		}
+		n.offer()
+	}
+	p.ready.items = nil
+	for j := range p.jobs {
+		j.at = -1
+		j.requeue()
+	}
+}
+
+func (s *State) dropPool(k poolKey) {
+	p := s.pools[k]
+	if p == nil {
+		return
+	}
+	for n := range p.nodes {
+		n.take()
+	}
+	p.id, p.free, p.kept = "", nil, kept{}
+	if len(p.jobs) == 0 && len(p.nodes) == 0 {
+		delete(s.pools, k)
+	}
+}
+
+func (s *State) setNode(c sqlite.NodeChange) {
+	n := s.nodes[c.ID.Key()]
+	if n == nil {
+		n = &node{id: c.ID, pool: s.pool(poolKey{c.Account.Key(), c.Pool}), at: -1, tasks: map[*task]struct{}{}}
+		n.pool.nodes[n] = struct{}{}
+		s.nodes[c.ID.Key()] = n
+	}
+	n.dedicated = c.Dedicated
+	n.takes = (c.State == millpond.NodeIdle || c.State == millpond.NodeRunning) && c.Scheduling == millpond.SchedulingEnabled && c.Pending == ""
+	n.take()
+	n.offer()
+}
+
+func (s *State) dropNode(id millpond.NodeID) {
+	n := s.nodes[id.Key()]
+	if n == nil {
+		return
+	}
+	n.take()
+	for t := range n.tasks {
+		t.leave()
+		t.job.settle()
+	}
+	delete(n.pool.nodes, n)
+	delete(s.nodes, id.Key())
+	if n.pool.kept.node == n {
+		n.pool.kept = kept{}
+	}
+}
+
+// take removes a node from those that are offered; offer puts it where its free
+// slots say, if it takes tasks at all.
+func (n *node) take() {
+	if n.at >= 0 {
+		n.pool.free[n.in].remove(n.at)
+	}
+}
+
+func (n *node) free() int { return n.pool.slots - n.used }
+
+func (n *node) offer() {
+	if n.at < 0 && n.takes && n.free() > 0 && n.pool.free != nil {
+		n.in = n.free()
+		n.pool.free[n.in].push(n)
+	}
+}
+
+func (s *State) setJob(v millpond.Job) {
+	k := jobKey{v.Account.Key(), v.Spec.ID.Key()}
+	if v.State == millpond.JobCompleted {
+		// It is final; what waited in it waits for ever.
+		s.dropJob(k)
+		return
+	}
+	j := s.jobs[k]
+	if j == nil {
+		j = &job{key: k, at: -1, tasks: map[string]*task{}}
+		s.jobs[k] = j
+	}
+	if p := s.pool(poolKey{v.Account.Key(), v.Spec.Pool.Key()}); j.pool != p {
+		if j.pool != nil {
+			j.unready()
+			delete(j.pool.jobs, j)
+			j.pool.preemptible -= j.evictable()
+		}
+		j.pool = p
+		p.jobs[j] = struct{}{}
+		p.preemptible += j.evictable()
+		j.requeue()
+	}
+	if preempt := v.Spec.AllowPreemption; preempt != j.preempt {
+		j.pool.preemptible -= j.evictable()
+		j.preempt = preempt
+		j.pool.preemptible += j.evictable()
+	}
+	j.unready()
+	j.active, j.priority, j.created, j.most = v.State == millpond.JobActive, v.Spec.Priority, v.Created.UnixMicro(), v.Spec.MaxParallelTasks
+	if v.Spec.UsesTaskDependencies && j.graph == nil {
+		j.graph = newGraph()
+	}
+	j.settle()
+}
+
+func (j *job) evictable() int {
+	if !j.preempt {
+		return 0
+	}
+	return j.placed
+}
+
+func (s *State) dropJob(k jobKey) {
+	j := s.jobs[k]
+	if j == nil {
+		return
+	}
+	for _, t := range j.tasks {
+		t.leave()
+	}
+	j.active = false
+	j.settle()
+	if k := j.pool.kept.task; k != nil && k.job == j {
+		j.pool.kept = kept{}
+	}
+	delete(j.pool.jobs, j)
+	delete(s.jobs, k)
+	if j.pool.id == "" && len(j.pool.jobs) == 0 && len(j.pool.nodes) == 0 {
+		delete(s.pools, j.pool.key)
+	}
+}
+
+func (j *job) unready() {
+	if j.at >= 0 {
+		j.pool.ready.remove(j.at)
+	}
+}
+
+// settle puts a job among those that are ready, moves it, or takes it out.
+func (j *job) settle() {
+	ready := j.active && j.waiting > 0 && (j.most <= 0 || j.placed < j.most)
+	switch {
+	case ready && j.at < 0:
+		j.pool.ready.push(j)
+	case ready:
+		j.pool.ready.fix(j.at)
+	case j.at >= 0:
+		j.pool.ready.remove(j.at)
+	}
+}
+
+// requeue builds a job's queues anew after its pool's slots changed.
+func (j *job) requeue() {
+	j.queue, j.waiting = nil, 0
+	for _, t := range j.tasks {
+		t.measure()
+		t.at = -1
+		if t.node == nil && !t.depends.open() {
+			j.enqueue(t)
+		}
+	}
+	j.settle()
+}
+
+// measure finds the slots that a task takes.
+func (t *task) measure() {
+	t.need = max(1, t.row)
+	if t.flags&exclusive != 0 {
+		t.need = int32(max(1, t.job.pool.slots))
+	}
+}
+
+func (j *job) enqueue(t *task) {
+	c := j.class(int(t.need))
+	c.tasks.push(t)
+	j.waiting++
+}
+
+func (j *job) dequeue(t *task) {
+	j.class(int(t.need)).tasks.remove(int(t.at))
+	j.waiting--
+}
+
+func (j *job) class(slots int) *class {
+	i := 0
+	for ; i < len(j.queue) && j.queue[i].slots <= slots; i++ {
+		if j.queue[i].slots == slots {
+			return j.queue[i]
+		}
+	}
+	c := &class{slots: slots, tasks: heap[*task]{at: func(t *task, i int) { t.at = int32(i) }, less: func(a, b *task) bool {
+		if a.order != b.order {
+			return a.order < b.order
+		}
+		return a.key < b.key
+	}}}
+	j.queue = append(j.queue[:i], append([]*class{c}, j.queue[i:]...)...)
+	return c
+}
+
+// head is the first task in line that needs at least low and at most high slots.
+func (j *job) head(low, high int) *task {
+	var first *task
+	for _, c := range j.queue {
+		if c.slots < low || c.slots > high || c.tasks.len() == 0 {
+			continue
+		}
+		if t := c.tasks.items[0]; first == nil || t.order < first.order {
+			first = t
+		}
+	}
+	return first
+}
+
+// setTask follows one row of a task.
+func (s *State) setTask(q sqlite.QueueRow) {
+	j := s.jobs[jobKey{q.Account, q.Job}]
+	if j == nil {
+		return
+	}
+	if j.graph != nil {
+		j.graph.set(q.Task, q.Satisfies)
+	}
+	t := j.tasks[q.Task]
+	if q.State == millpond.TaskCompleted {
+		if t != nil {
+			s.forget(t)
+		}
+		return
+	}
+	if t == nil {
+		t = &task{key: q.Task, job: j, at: -1}
+		j.tasks[q.Task] = t
+		if q.DependsOn != nil && j.graph != nil {
+			j.graph.wait(t, *q.DependsOn)
+		}
+	}
+	t.withdraw()
+	t.affinity, t.order, t.row = q.Affinity, q.Order, int32(q.Slots)
+	t.flags = 0
+	if q.Stopping {
+		t.flags |= stopping
+	}
+	if q.Manager != nil {
+		if q.Manager.Exclusive {
+			t.flags |= exclusive
+		}
+		if !q.Manager.AnyNode {
+			t.flags |= dedicatedOnly
+		}
+	}
+	t.measure()
+	if q.Node == "" {
+		if !t.depends.open() {
+			j.enqueue(t)
+		} else {
+			t.hold(true)
+		}
+		j.settle()
+		return
+	}
+	if n := s.nodes[q.Node]; n != nil {
+		s.served++
+		j.served = s.served
+		t.enter(n)
+	}
+	j.settle()
+}
+
+func (s *State) dropTask(k jobKey, key string) {
+	j := s.jobs[k]
+	if j == nil {
+		return
+	}
+	if j.graph != nil {
+		j.graph.set(key, false)
+	}
+	if t := j.tasks[key]; t != nil {
+		s.forget(t)
+	}
+}
+
+// forget drops a task that has completed or is gone.
+func (s *State) forget(t *task) {
+	j := t.job
+	t.withdraw()
+	if t.depends != nil {
+		j.graph.unwait(t)
+	}
+	delete(j.tasks, t.key)
+	if j.pool.kept.task == t {
+		j.pool.kept = kept{}
+	}
+	j.settle()
+}
+
+// withdraw takes a task from its queue or node.
+func (t *task) withdraw() {
+	switch {
+	case t.node != nil:
+		t.leave()
+	case t.at >= 0:
+		t.job.dequeue(t)
+	}
+	t.hold(false)
+}
+
+// hold counts a task among those that wait for others, or not any more.
+func (t *task) hold(held bool) {
+	if t.held == held {
+		return
+	}
+	if t.held = held; held {
+		t.job.blocked++
+	} else {
+		t.job.blocked--
+	}
+}
+
+// enter puts a task on a node, leave takes it away; both leave the job's place
+// among the ready ones to settle.
+func (t *task) enter(n *node) {
+	n.take()
+	t.node = n
+	n.tasks[t] = struct{}{}
+	n.used += int(t.need)
+	n.offer()
+	t.job.placed++
+	t.job.slots += int(t.need)
+	if t.job.preempt {
+		t.job.pool.preemptible++
+	}
+}
+
+func (t *task) leave() {
+	n := t.node
+	if n == nil {
+		return
+	}
+	n.take()
+	t.node = nil
+	delete(n.tasks, t)
+	n.used -= int(t.need)
+	n.offer()
+	t.job.placed--
+	t.job.slots -= int(t.need)
+	if t.job.preempt {
+		t.job.pool.preemptible--
+	}
+}
+
+// nodeOf is the key of the node that an affinity id means. Affinity ids are
+// TVM:{node id}; a bare node id does as well.
+func nodeOf(affinity string) string {
+	a := strings.ToLower(affinity)
+	return strings.TrimPrefix(a, "tvm:")
+}
