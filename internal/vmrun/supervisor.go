@@ -225,12 +225,13 @@ func (s *supervisor) watch(ctx context.Context) error {
 			running = false
 		case f := <-s.console.found:
 			s.log.Error("the boot failed", "code", f.Code)
-			found, patience = f, time.After(lastWords)
-		case f := <-s.broken:
-			s.log.Error("the image cannot be read", "err", f.Message)
 			if found == nil {
 				found, patience = f, time.After(lastWords)
 			}
+		case f := <-s.broken:
+			s.log.Error("the image cannot be read", "err", f.Message)
+			// It is the cause of whatever the console says.
+			found, patience = f, time.After(lastWords)
 		case <-patience:
 			s.kill()
 		case <-spoke:
