@@ -8,6 +8,10 @@ type ImageReference struct {
 	Offer      string `json:"offer,omitempty"`
 	SKU        string `json:"sku,omitempty"`
 	Version    string `json:"version,omitempty"`
+	// SharedID and CommunityID name an image of a gallery that is shared with the
+	// Batch account's subscription or tenant, or with everybody.
+	SharedID    string `json:"sharedId,omitempty"`
+	CommunityID string `json:"communityId,omitempty"`
 }
 
 // BootImage is an ImageReference resolved for one region at one moment: the
@@ -15,6 +19,9 @@ type ImageReference struct {
 type BootImage struct {
 	// VersionID is the exact version's resource id.
 	VersionID string `json:"versionId"`
+	// Reference is the same version as a shared or community gallery shows it,
+	// where that is how it was named.
+	Reference string `json:"reference,omitempty"`
 	OSType    string `json:"osType"`     // Linux or Windows
 	HyperV    string `json:"generation"` // V1 (BIOS) or V2 (UEFI)
 	OSDisk    BootDisk

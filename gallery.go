@@ -1,13 +1,54 @@
 package millpond
 
-import "time"
+import (
+	"strings"
+	"time"
+)
 
 // Gallery groups image definitions.
 type Gallery struct {
 	Resource    `json:"-"`
 	Description string `json:",omitempty"`
 	SoftDelete  bool   `json:",omitempty"`
-	Permissions string // Private
+	// Permissions says how it can be shared: one of the Gallery… constants.
+	Permissions string
+	// SharedSubscriptions and SharedTenants are those that it is shared with.
+	SharedSubscriptions []string       `json:",omitempty"`
+	SharedTenants       []string       `json:",omitempty"`
+	Community           *CommunityInfo `json:",omitempty"`
+}
+
+// How a gallery can be shared: by roles alone, directly with subscriptions and
+// tenants, or with everybody.
+const (
+	GalleryPrivate   = "Private"
+	GalleryGroups    = "Groups"
+	GalleryCommunity = "Community"
+)
+
+// CommunityInfo is what everybody sees of a community gallery.
+type CommunityInfo struct {
+	PublisherURI, PublisherContact, EULA, Prefix string
+	Enabled                                      bool   `json:",omitempty"`
+	PublicName                                   string `json:",omitempty"`
+}
+
+// Shared says whether anybody sees it without a role on it.
+func (g *Gallery) Shared() bool {
+	return len(g.SharedSubscriptions)+len(g.SharedTenants) > 0 || g.PublicName() != ""
+}
+
+// PublicName is its name among community galleries; empty if it is none.
+func (g *Gallery) PublicName() string {
+	if g.Community == nil || !g.Community.Enabled {
+		return ""
+	}
+	return g.Community.PublicName
+}
+
+// UniqueName is its name on the whole server, which does not change.
+func (g *Gallery) UniqueName() string {
+	return g.ID.Subscription + "-" + strings.ToUpper(g.ID.Name())
 }
 
 // MinMax is an optional minimum and maximum.

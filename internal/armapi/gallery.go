@@ -37,13 +37,27 @@ func (e *Edge) galleryBody(r *azwire.Request) (*armcompute.Gallery, error) {
 	if body.Properties == nil { // az sends none
 		body.Properties = &armcompute.GalleryProperties{}
 	}
-	if s := body.Properties.SharingProfile; s != nil && s.Permissions != nil && !strings.EqualFold(string(*s.Permissions), "Private") {
-		return nil, unsupported("sharingProfile.permissions", "Sharing permission %s is not supported yet. Leave it at Private and grant roles on the gallery.", *s.Permissions)
-	}
 	if s := body.Properties.SoftDeletePolicy; s != nil && val(s.IsSoftDeleteEnabled) {
 		return nil, unsupported("softDeletePolicy", "Soft delete of galleries is not supported yet.")
 	}
+	if body.Identity != nil && val(body.Identity.Type) != "" && !strings.EqualFold(string(*body.Identity.Type), string(armcompute.ResourceIdentityTypeNone)) {
+		return nil, unsupported("identity", "Managed identities are not supported. A gallery needs none here.")
+	}
 	return &body, nil
+}
+
+// sharingIn is what a body says of the sharing profile. Groups are changed by
+// the operation share alone, and what clients send back of them is let pass.
+func sharingIn(body *armcompute.Gallery) (permissions string, info *millpond.CommunityInfo, err error) {
+	s := body.Properties.SharingProfile
+	if s == nil {
+		return "", nil, nil
+	}
+	permissions, err = canonical(s.Permissions, armcompute.PossibleGallerySharingPermissionTypesValues(), "sharingProfile.permissions")
+	if c := s.CommunityGalleryInfo; c != nil {
+		info = &millpond.CommunityInfo{PublisherURI: val(c.PublisherURI), PublisherContact: val(c.PublisherContact), EULA: val(c.Eula), Prefix: val(c.PublicNamePrefix)}
+	}
+	return permissions, info, err
 }
 
 func (e *Edge) putGallery(w http.ResponseWriter, r *azwire.Request) error {
@@ -53,6 +67,9 @@ func (e *Edge) putGallery(w http.ResponseWriter, r *azwire.Request) error {
 	}
 	g := &millpond.Gallery{}
 	g.ID, g.Location, g.Tags = id(r, millpond.TypeGallery, "gallery"), val(body.Location), tagsIn(body.Tags)
+	if g.Permissions, g.Community, err = sharingIn(body); err != nil {
+		return err
+	}
 	out, created, err := e.Gallery.PutGallery(r.Context(), g, body.Properties.Description)
 	if err != nil {
 		return err
@@ -73,7 +90,11 @@ func (e *Edge) patchGallery(w http.ResponseWriter, r *azwire.Request) error {
 	if err != nil {
 		return err
 	}
-	g, err := e.Gallery.PatchGallery(r.Context(), id(r, millpond.TypeGallery, "gallery"), gallery.Patch{Tags: tagsIn(body.Tags), Description: body.Properties.Description})
+	p := gallery.Patch{Tags: tagsIn(body.Tags), Description: body.Properties.Description}
+	if p.Permissions, p.Community, err = sharingIn(body); err != nil {
+		return err
+	}
+	g, err := e.Gallery.PatchGallery(r.Context(), id(r, millpond.TypeGallery, "gallery"), p)
 	if err == nil {
 		azwire.WriteJSON(w, http.StatusOK, e.encodeGallery(g))
 	}
@@ -83,7 +104,12 @@ func (e *Edge) patchGallery(w http.ResponseWriter, r *azwire.Request) error {
 func (e *Edge) encodeGallery(g *millpond.Gallery) *armcompute.Gallery {
 	out := &armcompute.Gallery{ID: ptr(g.ID.String()), Name: ptr(g.ID.Name()), Type: ptr(millpond.TypeGallery), Location: ptr(g.Location), Tags: tagsOut(g.Tags),
 		Properties: &armcompute.GalleryProperties{Description: strOrNil(g.Description), ProvisioningState: ptr(armcompute.GalleryProvisioningState(g.State)),
-			Identifier: &armcompute.GalleryIdentifier{UniqueName: ptr(g.ID.Subscription + "-" + strings.ToUpper(g.ID.Name()))}}}
+			Identifier: &armcompute.GalleryIdentifier{UniqueName: ptr(g.UniqueName())}}}
+	// As in Azure, a gallery that only roles open has no profile unless it is
+	// asked for.
+	if g.Permissions != millpond.GalleryPrivate && g.Permissions != "" {
+		out.Properties.SharingProfile = sharingProfile(g, false)
+	}
 	return out
 }
 
@@ -105,8 +131,24 @@ func (e *Edge) getGallery(w http.ResponseWriter, r *azwire.Request) error {
 		return err
 	}
 	out := e.encodeGallery(g)
-	if r.QueryValue("$select") != "" || r.QueryValue("$expand") != "" {
-		out.Properties.SharingProfile = &armcompute.SharingProfile{Permissions: ptr(armcompute.GallerySharingPermissionTypes(g.Permissions))}
+	sel, expand := r.QueryValue("$select"), r.QueryValue("$expand")
+	if sel != "" && !strings.EqualFold(sel, "Permissions") {
+		return millpond.Errorf(millpond.Invalid, "InvalidParameter", "The value '%s' of $select is not valid. Use Permissions.", sel)
+	}
+	groups := false
+	for _, x := range strings.FieldsFunc(expand, func(c rune) bool { return c == ',' }) {
+		switch strings.ToLower(strings.TrimSpace(x)) {
+		case "sharingprofile/groups":
+			groups = true
+		default:
+			return millpond.Errorf(millpond.Invalid, "InvalidParameter", "The value '%s' of $expand is not valid. Use SharingProfile/Groups.", x)
+		}
+	}
+	if sel != "" || expand != "" {
+		out.Properties.SharingProfile = sharingProfile(g, groups)
+	}
+	if g.Shared() {
+		out.Properties.SharingStatus = e.sharingStatus(g)
 	}
 	azwire.WriteJSON(w, http.StatusOK, out)
 	return nil

@@ -27,8 +27,6 @@ func (e *Edge) refusedRoutes() []azwire.Route {
 	const apps = "Application packages are not supported yet. Put the program into the image, or fetch it with a resource file."
 	out := []azwire.Route{
 		no("VirtualMachineScaleSets_CreateOrUpdate", "PUT", mc+"/virtualMachineScaleSets/{name}", "Microsoft.Compute/virtualMachineScaleSets/write", "Virtual machine scale sets are not supported. Use a Batch pool."),
-		no("GalleryApplications_CreateOrUpdate", "PUT", mc+"/galleries/{gallery}/applications/{name}", "Microsoft.Compute/galleries/applications/write", "VM applications in galleries are not supported. Put the program into the image."),
-		no("GallerySharingProfile_Update", "POST", mc+"/galleries/{gallery}/share", "Microsoft.Compute/galleries/share/action", "Sharing a gallery by subscription, tenant or community is not supported yet. Grant a role on the gallery: az role assignment create --role \"Compute Gallery Image Reader\" --scope GALLERY_ID"),
 		no("Deployments_CreateOrUpdate", "PUT", "/subscriptions/{sub}/resourceGroups/{rg}/providers/Microsoft.Resources/deployments/{name}", "Microsoft.Resources/deployments/write", deployments),
 		no("Deployments_Validate", "POST", "/subscriptions/{sub}/resourceGroups/{rg}/providers/Microsoft.Resources/deployments/{name}/validate", "Microsoft.Resources/deployments/validate/action", deployments),
 		no("Deployments_ListByResourceGroup", "GET", "/subscriptions/{sub}/resourceGroups/{rg}/providers/Microsoft.Resources/deployments", "Microsoft.Resources/deployments/read", deployments),

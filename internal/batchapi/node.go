@@ -2,6 +2,7 @@ package batchapi
 
 import (
 	"net/http"
+	"strings"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/batch/azbatch"
 
@@ -112,6 +113,12 @@ func (r *request) nodeEntity(n millpond.Node) entity {
 		image := azbatch.ImageReference{VirtualMachineImageID: ptr(n.Boot.VersionID)}
 		if id, ok := millpond.ParseResourceID(n.Boot.VersionID); ok && id.Is(millpond.TypeVersion) {
 			image.ExactVersion = ptr(id.Name())
+		}
+		switch r := n.Boot.Reference; {
+		case strings.HasPrefix(r, "/CommunityGalleries/"):
+			image.VirtualMachineImageID, image.CommunityGalleryImageID = nil, ptr(r)
+		case r != "":
+			image.VirtualMachineImageID, image.SharedGalleryImageID = nil, ptr(r)
 		}
 		m.VirtualMachineInfo = &azbatch.VirtualMachineInfo{ImageReference: &image}
 	}

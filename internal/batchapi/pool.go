@@ -283,7 +283,7 @@ func poolSpec(in azbatch.CreatePoolContent) millpond.PoolSpec {
 
 func imageReference(in *azbatch.ImageReference) millpond.ImageReference {
 	return millpond.ImageReference{ResourceID: text0(in.VirtualMachineImageID), Publisher: text0(in.Publisher), Offer: text0(in.Offer),
-		SKU: text0(in.SKU), Version: text0(in.Version)}
+		SKU: text0(in.SKU), Version: text0(in.Version), SharedID: text0(in.SharedGalleryImageID), CommunityID: text0(in.CommunityGalleryImageID)}
 }
 
 func metadata(in []azbatch.MetadataItem) []millpond.NameValue {
@@ -439,6 +439,9 @@ func machine(s millpond.PoolSpec) *azbatch.VirtualMachineConfiguration {
 func imageModel(i millpond.ImageReference) *azbatch.ImageReference {
 	if i.ResourceID != "" {
 		return &azbatch.ImageReference{VirtualMachineImageID: ptr(i.ResourceID)}
+	}
+	if i.SharedID != "" || i.CommunityID != "" {
+		return &azbatch.ImageReference{SharedGalleryImageID: some(i.SharedID), CommunityGalleryImageID: some(i.CommunityID)}
 	}
 	version := i.Version
 	if version == "" {

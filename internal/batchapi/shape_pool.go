@@ -179,17 +179,18 @@ func machineRule() *rule {
 
 // imageRule holds the exclusions of batch-data-plane.md §2.2 and §4.6.
 func imageRule() *rule {
-	const shared = "Give the image's resource id in virtualMachineImageId."
 	return object(map[string]*rule{
 		"virtualMachineImageId": text(2048), "publisher": text(256), "offer": text(256), "sku": text(256), "version": text(64),
-		"sharedGalleryImageId":    refuse("Directly shared galleries are not supported. " + shared),
-		"communityGalleryImageId": refuse("Community galleries are not supported. " + shared),
+		"sharedGalleryImageId": text(2048), "communityGalleryImageId": text(2048),
 	}).check(func(_ *body, m map[string]any, path string) error {
 		has := func(name string) bool { s, _ := m[name].(string); return s != "" }
-		if has("virtualMachineImageId") {
-			for _, name := range []string{"publisher", "offer", "sku"} {
-				if has(name) {
-					return invalid(path+"."+name, m[name], "Specified property "+name+" cannot be given together with virtualMachineImageId.")
+		for _, id := range []string{"virtualMachineImageId", "sharedGalleryImageId", "communityGalleryImageId"} {
+			if !has(id) {
+				continue
+			}
+			for _, name := range []string{"publisher", "offer", "sku", "virtualMachineImageId", "sharedGalleryImageId", "communityGalleryImageId"} {
+				if has(name) && name != id {
+					return invalid(path+"."+name, m[name], "Specified property "+name+" cannot be given together with "+id+".")
 				}
 			}
 			if has("version") {

@@ -59,7 +59,7 @@ func TestWhatIsNotSupportedIsRefusedOnlyWhenItIsUsed(t *testing.T) {
 			vm(`"containerConfiguration":{"type":"dockerCompatible"}`), vm(`"extensions":[{"name":"x"}]`), vm(`"windowsConfiguration":{"x":1,"enableAutomaticUpdates":"maybe"}`),
 			vm(`"diskEncryptionConfiguration":{"targets":["osdisk"]}`), vm(`"nodePlacementConfiguration":{"policy":"zonal"}`), vm(`"osDisk":{"ephemeralOSDiskSettings":{"placement":"cachedisk"}}`),
 			vm(`"osDisk":{"diskSizeGB":100}`), vm(`"securityProfile":{"securityType":"trustedLaunch"}`), vm(`"securityProfile":{"uefiSettings":{"secureBootEnabled":true}}`),
-			vm(`"serviceArtifactReference":{"id":"x"}`), vm(`"licenseType":"Windows_Server"`), vm(`"imageReference":{"communityGalleryImageId":"/c"}`), vm(`"imageReference":{"sharedGalleryImageId":"/c"}`),
+			vm(`"serviceArtifactReference":{"id":"x"}`), vm(`"licenseType":"Windows_Server"`),
 		}, []string{
 			`{"enableAutoScale":false,"autoScaleFormula":null}`, `{"certificateReferences":[],"applicationPackageReferences":[],"mountConfiguration":[],"applicationLicenses":null}`,
 			`{"identity":{"type":"None"}}`, `{"networkConfiguration":{}}`, `{"networkConfiguration":{"dynamicVNetAssignmentScope":"none","publicIPAddressConfiguration":{"provision":"BatchManaged"}}}`,

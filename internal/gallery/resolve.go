@@ -34,6 +34,9 @@ func (s *Service) ResolveForPool(ctx context.Context, caller millpond.Caller, ac
 	if err != nil {
 		return millpond.BootImage{}, badImage("nodeAgentSKUId", nodeAgentSKU, "%s", millpond.AsError(err).Message)
 	}
+	if ref.SharedID != "" || ref.CommunityID != "" {
+		return s.resolveShared(ctx, caller, acct, ref, agent)
+	}
 	if ref.ResourceID == "" {
 		return s.resolveMarketplace(ctx, ref, agent)
 	}
@@ -52,14 +55,19 @@ func (s *Service) ResolveForPool(ctx context.Context, caller millpond.Caller, ac
 			"It is not the id of an Azure Compute Gallery image. The form is /subscriptions/{subscription}/resourceGroups/{group}/providers/Microsoft.Compute/galleries/{gallery}/images/{definition}/versions/{version}; without /versions/{version} the latest is used.")
 	}
 	if caller.Method == millpond.AuthSharedKey {
-		return millpond.BootImage{}, millpond.Errorf(millpond.Forbidden, "AuthenticationFailed",
-			"Server failed to authenticate the request. A pool from a gallery image needs Microsoft Entra authentication, because the caller's rights on the image are checked: az batch account login -g %s -n %s (without --shared-key-auth).", acct.ID.Group, acct.Name).
-			With("AuthenticationErrorDetail", sharedKeyDetail)
+		return millpond.BootImage{}, refusedKey(acct)
 	}
 	if err := s.mayUse(ctx, caller, acct, id); err != nil {
 		return millpond.BootImage{}, err
 	}
 	return s.bootImage(ctx, acct, id, ref.ResourceID, agent)
+}
+
+// refusedKey is the refusal of a shared key for a pool from a gallery image.
+func refusedKey(acct millpond.BatchAccount) error {
+	return millpond.Errorf(millpond.Forbidden, "AuthenticationFailed",
+		"Server failed to authenticate the request. A pool from a gallery image needs Microsoft Entra authentication, because the caller's rights on the image are checked: az batch account login -g %s -n %s (without --shared-key-auth).", acct.ID.Group, acct.Name).
+		With("AuthenticationErrorDetail", sharedKeyDetail)
 }
 
 // mayUse checks tenant, rights and the registration of the image's subscription.
@@ -148,6 +156,9 @@ func (s *Service) bootImage(ctx context.Context, acct millpond.BatchAccount, id 
 	}
 	if !strings.EqualFold(def.OSState, "Generalized") {
 		return millpond.BootImage{}, badImage("virtualMachineImageId", given, "The image definition %s is %s, and pools boot from generalized images only. Generalize the machine and publish it under a definition with --os-state Generalized.", def.ID, def.OSState)
+	}
+	if p := def.Plan; p != nil && p.Name != "" {
+		return millpond.BootImage{}, badImage("virtualMachineImageId", given, "The image definition %s has the purchase plan '%s' (publisher '%s', product '%s'). Third-party images with terms of their own cannot be the base of a pool's image: start from a first-party image and publish it under a definition without a plan.", def.ID, p.Name, p.Publisher, p.Product)
 	}
 	if err := s.checked(ctx, v, def); err != nil {
 		return millpond.BootImage{}, err

@@ -12,7 +12,6 @@ import (
 	"io"
 	"log/slog"
 	"regexp"
-	"strings"
 	"sync"
 	"time"
 
@@ -134,6 +133,8 @@ func load[T any, P interface {
 type Patch struct {
 	Tags        map[string]string
 	Description *string
+	Permissions string
+	Community   *millpond.CommunityInfo
 }
 
 // PutGallery creates a gallery or changes its description and tags.
@@ -161,16 +162,18 @@ func (s *Service) PutGallery(ctx context.Context, g *millpond.Gallery, descripti
 			if description != nil {
 				out.Description = *description
 			}
-			if out.Permissions == "" {
-				out.Permissions = "Private"
+			permissions, info := g.Permissions, g.Community
+			g.Permissions, g.Community = "", nil
+			if err := applySharing(out, permissions, info); err != nil {
+				return err
 			}
 		case err != nil:
 			return err
 		default:
-			if g.Permissions != "" && !strings.EqualFold(g.Permissions, old.Permissions) {
-				return fixed("sharingProfile.permissions", id.Name())
-			}
 			out = old
+			if err := applySharing(out, g.Permissions, g.Community); err != nil {
+				return err
+			}
 			out.Tags = g.Tags
 			if description != nil {
 				out.Description = *description
@@ -193,6 +196,9 @@ func (s *Service) PatchGallery(ctx context.Context, id millpond.ResourceID, p Pa
 		}
 		if p.Description != nil {
 			g.Description = *p.Description
+		}
+		if err := applySharing(g, p.Permissions, p.Community); err != nil {
+			return err
 		}
 		return tx.Put(g)
 	})
