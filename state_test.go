@@ -57,6 +57,9 @@ func TestStateTablesAreComplete(t *testing.T) {
 	t.Run("vm", func(t *testing.T) {
 		checkTable(t, millpond.VMStates(), millpond.VMEvents(), millpond.VMTransition)
 	})
+	t.Run("deployment", func(t *testing.T) {
+		checkTable(t, millpond.DeploymentStates(), millpond.DeploymentEvents(), millpond.DeploymentTransition)
+	})
 	t.Run("task", func(t *testing.T) {
 		checkTable(t, millpond.TaskStates(), millpond.TaskEvents(), millpond.TaskTransition)
 	})

@@ -393,6 +393,11 @@ func TestEveryRouteAsksWhoAndWhetherOne(t *testing.T) {
 				},
 				"Alias_Create": func(t *testing.T, a answer) { a.is(t, 409, "taken") },
 				"Alias_Get":    func(t *testing.T, a answer) { a.is(t, 404, "AliasNotFound") },
+				// Above subscriptions there is nothing of a tenant's, and these are refused.
+				"Deployments_CreateOrUpdateAtManagementGroupScope": func(t *testing.T, a answer) { a.is(t, 400, "NotImplemented") },
+				"Deployments_ValidateAtManagementGroupScope":       func(t *testing.T, a answer) { a.is(t, 400, "NotImplemented") },
+				"Deployments_CreateOrUpdateAtTenantScope":          func(t *testing.T, a answer) { a.is(t, 400, "NotImplemented") },
+				"Deployments_ValidateAtTenantScope":                func(t *testing.T, a answer) { a.is(t, 400, "NotImplemented") },
 			}},
 		{name: "authorization", routes: d.s.edges.authorization.Routes(), bases: []string{armName + d.scope(), direct + d.scope() + "/resourceGroups/g"}, audience: armName,
 			query: "?api-version=2022-04-01", path: with(armValues), denied: "AuthorizationFailed"},

@@ -22,6 +22,7 @@ import (
 	"millpond.dev/millpond/internal/compute"
 	"millpond.dev/millpond/internal/config"
 	"millpond.dev/millpond/internal/datadir"
+	"millpond.dev/millpond/internal/deployment"
 	"millpond.dev/millpond/internal/directory"
 	"millpond.dev/millpond/internal/gallery"
 	"millpond.dev/millpond/internal/httpd"
@@ -181,11 +182,12 @@ func newServer(ctx context.Context, cfg config.Config, data datadir.Dir, addr st
 		Config: machine.Config{EndpointFile: data.Endpoint(), CAFile: data.CA(), Version: version}})
 	networks.Notify(s.machines.Wake())
 	armapi.MachineMembers(resources, s.machines)
+	deployments := deployment.New(deployment.Options{DB: s.db, Clock: s.clock, Log: log, Resources: resources})
 	channels := channels{s.nodes, s.machines}
 	s.sessions = nodeapi.New(channels, channels, log)
-	s.copying = []func(){comp.Wait, galleries.Wait, s.machines.Wait}
+	s.copying = []func(){comp.Wait, galleries.Wait, s.machines.Wait, deployments.Wait}
 	placer := sched.New(s.db, log, s.nodes, schedule)
-	s.loops = []reconcile.Loop{resources.Loop(), comp.Loop(), galleries.Loop(), accounts.Loop(), pools.Allocator(), s.nodes.Machines(), s.nodes.Cleanup(), s.machines.Loop(), placer.Loop(), work.Loop()}
+	s.loops = []reconcile.Loop{resources.Loop(), comp.Loop(), galleries.Loop(), accounts.Loop(), pools.Allocator(), s.nodes.Machines(), s.nodes.Cleanup(), s.machines.Loop(), placer.Loop(), work.Loop(), deployments.Loop()}
 
 	// The edges and the door.
 	authority, err := httpd.LoadAuthority(data.CA(), data.CAKey(), s.clock)
@@ -193,7 +195,7 @@ func newServer(ctx context.Context, cfg config.Config, data datadir.Dir, addr st
 		return nil, err
 	}
 	assignments := armapi.NewAuthorization(rights, log)
-	rm := armapi.New(armapi.Options{Log: log, Auth: rights, Resources: resources, Compute: comp, Gallery: galleries, Accounts: accounts, Network: networks, Machines: s.machines,
+	rm := armapi.New(armapi.Options{Log: log, Auth: rights, Resources: resources, Compute: comp, Gallery: galleries, Accounts: accounts, Network: networks, Machines: s.machines, Deployments: deployments,
 		Authenticate: func(r *http.Request) (millpond.Caller, error) {
 			token, _ := identity.Bearer(r)
 			return dir.Verify(r.Context(), token, directory.AudienceARM)
@@ -210,6 +212,7 @@ func newServer(ctx context.Context, cfg config.Config, data datadir.Dir, addr st
 			}
 			return t.DisplayName
 		}})
+	deployments.Through(rm.Local())
 	batch := batchapi.New(batchapi.Options{Accounts: accounts, Authz: rights, Pools: pools, Nodes: s.nodes, Jobs: work, Clock: s.clock, Rand: rand.Reader, Log: log,
 		Verify: func(ctx context.Context, token string) (millpond.Caller, error) {
 			return dir.Verify(ctx, token, directory.AudienceBatch)

@@ -136,7 +136,7 @@ func nouns() map[string]string {
 		"account.go": "Batch account", "disk.go": "disk, snapshot", "gallery.go": "gallery", "gallerysharing.go": "Resource Graph query", "image.go": "managed image", "imageversion.go": "image version",
 		"subscription.go": "subscription alias", "virtualmachine.go": "virtual machine", "virtualmachinebody.go": "virtual machine",
 		"virtualmachineextension.go": "extension of a machine", "virtualmachinecommand.go": "run command",
-		"network.go": "network resources", "virtualnetwork.go": "virtual network, subnet", "publicaddress.go": "public address", "networkinterface.go": "network interface", "securitygroup.go": "security group, rule",
+		"deployment.go": "deployment", "network.go": "network resources", "virtualnetwork.go": "virtual network, subnet", "publicaddress.go": "public address", "networkinterface.go": "network interface", "securitygroup.go": "security group, rule",
 	}
 }
 

@@ -21,6 +21,7 @@ import (
 	"millpond.dev/millpond/internal/account"
 	"millpond.dev/millpond/internal/azwire"
 	"millpond.dev/millpond/internal/compute"
+	"millpond.dev/millpond/internal/deployment"
 	"millpond.dev/millpond/internal/gallery"
 	"millpond.dev/millpond/internal/machine"
 	"millpond.dev/millpond/internal/network"
@@ -49,6 +50,7 @@ type Options struct {
 	Accounts      *account.Service
 	Network       *network.Service
 	Machines      *machine.Service
+	Deployments   *deployment.Service
 	VMSizes       func() []millpond.VMSize
 	// TenantName is what a tenant is called; nil shows none.
 	TenantName func(ctx context.Context, tenant string) string
@@ -83,7 +85,7 @@ const SignedIn = "(any signed-in principal)"
 func (e *Edge) Routes() []azwire.Route {
 	var all []azwire.Route
 	for _, part := range [][]azwire.Route{e.subscriptionRoutes(), e.groupRoutes(), e.providerRoutes(), e.resourceRoutes(), e.operationRoutes(),
-		e.diskRoutes(), e.imageRoutes(), e.galleryRoutes(), e.versionRoutes(), e.checkRoutes(), e.sharingRoutes(), e.accountRoutes(), e.networkRoutes(),
+		e.diskRoutes(), e.imageRoutes(), e.galleryRoutes(), e.versionRoutes(), e.checkRoutes(), e.sharingRoutes(), e.accountRoutes(), e.networkRoutes(), e.deploymentRoutes(),
 		e.machineRoutes(), e.extensionRoutes(), e.commandRoutes(), e.catalogueRoutes(), e.refusedRoutes()} {
 		all = append(all, part...)
 	}
@@ -118,15 +120,31 @@ func (e *Edge) ServeHTTP(w http.ResponseWriter, hr *http.Request) {
 }
 
 func (e *Edge) serve(w http.ResponseWriter, r *azwire.Request) error {
-	// az resource show writes an empty parent as a double slash.
-	raw := slashes.ReplaceAllString(r.URL.EscapedPath(), "/")
-	r.URL.Path = slashes.ReplaceAllString(r.URL.Path, "/")
-	r.APIVersion = r.QueryValue("api-version")
 	caller, err := e.Authenticate(r.Request)
 	if err != nil {
 		return err
 	}
 	r.Caller = caller
+	if err := e.find(r); err != nil {
+		return err
+	}
+	if r.Route == nil {
+		return e.elsewhere(w, r)
+	}
+	if r.Route.Refused != "" {
+		return refusal(r)
+	}
+	return r.Route.Handle(w, r)
+}
+
+// find sets the route of an authenticated request, after the caller's right to
+// it has been checked. It leaves the route empty for what the authorization edge
+// or nobody serves.
+func (e *Edge) find(r *azwire.Request) error {
+	// az resource show writes an empty parent as a double slash.
+	raw := slashes.ReplaceAllString(r.URL.EscapedPath(), "/")
+	r.URL.Path = slashes.ReplaceAllString(r.URL.Path, "/")
+	r.APIVersion = r.QueryValue("api-version")
 	if r.APIVersion == "" {
 		return millpond.Errorf(millpond.Invalid, "MissingApiVersionParameter", "The api-version query parameter (?api-version=) is required for all requests.")
 	}
@@ -134,34 +152,37 @@ func (e *Edge) serve(w http.ResponseWriter, r *azwire.Request) error {
 		return millpond.Errorf(millpond.Invalid, "InvalidApiVersionParameter", "The api-version '%s' is invalid. It must have the form 2022-09-01.", r.APIVersion)
 	}
 	if lastProvider(raw) == "microsoft.authorization" && e.Authorization != nil {
-		return e.Authorization(w, r)
+		return nil
 	}
-	route, params, allowed := e.router.Match(r.Method, raw)
+	route, params, _ := e.router.Match(r.Method, raw)
 	if route == nil {
-		if len(allowed) > 0 {
-			w.Header().Set("Allow", strings.Join(allowed, ", "))
-			return millpond.Errorf(millpond.MethodNotAllowed, "MethodNotAllowed", "The method %s is not allowed for this path. Allowed: %s.", r.Method, strings.Join(allowed, ", "))
-		}
-		return millpond.Errorf(millpond.NotFound, "InvalidResourceType", "There is no operation at %s.", r.URL.Path)
+		return nil
 	}
 	r.Route = route
 	for k, v := range params {
 		r.SetParam(k, v)
 	}
 	if sub := params["sub"]; sub != "" {
-		s, err := e.Resources.SubscriptionFor(r.Context(), caller, sub)
+		s, err := e.Resources.SubscriptionFor(r.Context(), r.Caller, sub)
 		if err != nil {
 			return err
 		}
 		r.SetParam("sub", s.ID)
 	}
-	if err := e.authorize(r); err != nil {
-		return err
+	return e.authorize(r)
+}
+
+// elsewhere serves what is not in the table.
+func (e *Edge) elsewhere(w http.ResponseWriter, r *azwire.Request) error {
+	if lastProvider(r.URL.EscapedPath()) == "microsoft.authorization" && e.Authorization != nil {
+		return e.Authorization(w, r)
 	}
-	if route.Refused != "" {
-		return refusal(r)
+	_, _, allowed := e.router.Match(r.Method, r.URL.EscapedPath())
+	if len(allowed) > 0 {
+		w.Header().Set("Allow", strings.Join(allowed, ", "))
+		return millpond.Errorf(millpond.MethodNotAllowed, "MethodNotAllowed", "The method %s is not allowed for this path. Allowed: %s.", r.Method, strings.Join(allowed, ", "))
 	}
-	return route.Handle(w, r)
+	return millpond.Errorf(millpond.NotFound, "InvalidResourceType", "There is no operation at %s.", r.URL.Path)
 }
 
 // filtered marks a list that shows only what the caller may read item by item.

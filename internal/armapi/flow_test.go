@@ -21,6 +21,7 @@ import (
 	"millpond.dev/millpond/internal/clock"
 	"millpond.dev/millpond/internal/compute"
 	"millpond.dev/millpond/internal/custody"
+	"millpond.dev/millpond/internal/deployment"
 	"millpond.dev/millpond/internal/gallery"
 	"millpond.dev/millpond/internal/image"
 	"millpond.dev/millpond/internal/image/chunkstore"
@@ -56,15 +57,16 @@ func (r *rights) Sees(_ context.Context, c millpond.Caller, _ string) bool {
 }
 
 type world struct {
-	t       *testing.T
-	url     string
-	rights  *rights
-	res     *resource.Service
-	gal     *gallery.Service
-	acc     *account.Service
-	net     *network.Service
-	keeper  *custody.Keeper
-	release millpond.OSRelease
+	t           *testing.T
+	url         string
+	rights      *rights
+	res         *resource.Service
+	gal         *gallery.Service
+	acc         *account.Service
+	net         *network.Service
+	deployments *deployment.Service
+	keeper      *custody.Keeper
+	release     millpond.OSRelease
 }
 
 func newWorld(t *testing.T) *world {
@@ -105,8 +107,9 @@ func newWorld(t *testing.T) *world {
 	armapi.Members(w.res, comp, w.gal, w.acc)
 	w.net = network.New(db, w.res, w.rights)
 	armapi.NetworkMembers(w.res, w.net)
+	w.deployments = deployment.New(deployment.Options{DB: db, Clock: c, Log: log, Resources: w.res, Pause: 10 * time.Millisecond})
 	machines := machine.New(machine.Deps{DB: db, Clock: c, Log: log, Resources: w.res, Auth: w.rights, Sizes: millpond.FindVMSize})
-	arm := armapi.New(armapi.Options{Log: log, Machines: machines, Auth: w.rights, Resources: w.res, Compute: comp, Gallery: w.gal, Accounts: w.acc, Network: w.net, PageSize: 3,
+	arm := armapi.New(armapi.Options{Log: log, Machines: machines, Auth: w.rights, Resources: w.res, Compute: comp, Gallery: w.gal, Accounts: w.acc, Network: w.net, Deployments: w.deployments, PageSize: 3,
 		Authenticate: func(r *http.Request) (millpond.Caller, error) {
 			who := strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer ")
 			if who == "" {
@@ -114,6 +117,7 @@ func newWorld(t *testing.T) *world {
 			}
 			return millpond.Caller{Method: millpond.AuthToken, Tenant: tenant, Object: who}, nil
 		}})
+	w.deployments.Through(arm.Local())
 	mux := http.NewServeMux()
 	mux.Handle("/blob/", blobapi.New(comp, log))
 	mux.Handle("/", arm)
@@ -121,7 +125,7 @@ func newWorld(t *testing.T) *world {
 	w.url = srv.URL
 	client = srv.Client()
 	driver := reconcile.NewDriver(c, log)
-	for _, l := range []reconcile.Loop{w.res.Loop(), comp.Loop(), w.gal.Loop(), w.acc.Loop()} {
+	for _, l := range []reconcile.Loop{w.res.Loop(), comp.Loop(), w.gal.Loop(), w.acc.Loop(), w.deployments.Loop()} {
 		driver.Start(ctx, l)
 	}
 	t.Cleanup(func() {
@@ -130,6 +134,7 @@ func newWorld(t *testing.T) *world {
 		driver.Wait()
 		comp.Wait()
 		w.gal.Wait()
+		w.deployments.Wait()
 		check(t, db.Close())
 	})
 	w.do("PUT", rg, `{"location":"westus2"}`, 201)

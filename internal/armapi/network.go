@@ -122,6 +122,27 @@ func (e *Edge) patchNetworkTags(w http.ResponseWriter, r *azwire.Request, typ st
 	return get(w, r)
 }
 
+// nested is one item of a list that is not cut into pages, with what a caller
+// needs to see it.
+type nested struct {
+	scope, action string
+	body          any
+}
+
+// writeNested writes a short list. As in writeList, a caller without the right
+// to the whole sees what the rights to single items show.
+func (e *Edge) writeNested(w http.ResponseWriter, r *azwire.Request, items []nested) error {
+	value := []any{}
+	for _, it := range items {
+		if r.Param(filtered) != "" && e.Auth.Authorize(r.Context(), r.Caller, it.action, it.scope) != nil {
+			continue
+		}
+		value = append(value, it.body)
+	}
+	azwire.WriteJSON(w, http.StatusOK, map[string]any{"value": value})
+	return nil
+}
+
 // made writes a resource with the status of a PUT.
 func made(w http.ResponseWriter, created bool, body any) {
 	status := http.StatusOK

@@ -230,12 +230,11 @@ func (e *Edge) listIPConfigs(w http.ResponseWriter, r *azwire.Request) error {
 	if err != nil {
 		return err
 	}
-	value := []any{}
+	var items []nested
 	for i := range n.Configs {
-		value = append(value, e.encodeIPConfig(r, n, &n.Configs[i]))
+		items = append(items, nested{n.ID.Child("ipConfigurations", n.Configs[i].Name).String(), millpond.TypeInterface + "/ipConfigurations/read", e.encodeIPConfig(r, n, &n.Configs[i])})
 	}
-	azwire.WriteJSON(w, http.StatusOK, map[string]any{"value": value})
-	return nil
+	return e.writeNested(w, r, items)
 }
 
 func (e *Edge) getIPConfig(w http.ResponseWriter, r *azwire.Request) error {

@@ -22,14 +22,10 @@ func (e *Edge) refusedRoutes() []azwire.Route {
 	no := func(name, method, path, action, why string) azwire.Route {
 		return azwire.Route{Name: name, Method: method, Path: path, Action: action, Refused: why}
 	}
-	const deployments = "Template deployments are not supported yet. Create the resources one by one with az."
 	const pools = "Pools cannot be managed through the Resource Manager yet. Use the Batch service: az batch pool."
 	const apps = "Application packages are not supported yet. Put the program into the image, or fetch it with a resource file."
 	out := []azwire.Route{
 		no("VirtualMachineScaleSets_CreateOrUpdate", "PUT", mc+"/virtualMachineScaleSets/{name}", "Microsoft.Compute/virtualMachineScaleSets/write", "Virtual machine scale sets are not supported. Use a Batch pool."),
-		no("Deployments_CreateOrUpdate", "PUT", "/subscriptions/{sub}/resourceGroups/{rg}/providers/Microsoft.Resources/deployments/{name}", "Microsoft.Resources/deployments/write", deployments),
-		no("Deployments_Validate", "POST", "/subscriptions/{sub}/resourceGroups/{rg}/providers/Microsoft.Resources/deployments/{name}/validate", "Microsoft.Resources/deployments/validate/action", deployments),
-		no("Deployments_ListByResourceGroup", "GET", "/subscriptions/{sub}/resourceGroups/{rg}/providers/Microsoft.Resources/deployments", "Microsoft.Resources/deployments/read", deployments),
 		no("StorageAccounts_Create", "PUT", "/subscriptions/{sub}/resourceGroups/{rg}/providers/Microsoft.Storage/storageAccounts/{name}", "Microsoft.Storage/storageAccounts/write", "Storage accounts are not supported yet. Upload VHDs to a disk: az disk create --upload-type Upload."),
 		no("Pool_Create", "PUT", mb+"/pools/{pool}", "Microsoft.Batch/batchAccounts/pools/write", pools),
 		no("Pool_Update", "PATCH", mb+"/pools/{pool}", "Microsoft.Batch/batchAccounts/pools/write", pools),

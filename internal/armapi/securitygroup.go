@@ -184,20 +184,28 @@ func (e *Edge) getSecurityGroup(w http.ResponseWriter, r *azwire.Request) error 
 	return err
 }
 
+func (e *Edge) writeRules(w http.ResponseWriter, r *azwire.Request, g *millpond.SecurityGroup, rules []millpond.SecurityRule, typ string) error {
+	var items []nested
+	for i := range rules {
+		items = append(items, nested{g.ID.Child(typ, rules[i].Name).String(), millpond.TypeSecurityGroup + "/" + typ + "/read", encodeRule(g, &rules[i], typ)})
+	}
+	return e.writeNested(w, r, items)
+}
+
 func (e *Edge) listRules(w http.ResponseWriter, r *azwire.Request) error {
 	g, err := e.securityGroup(r)
-	if err == nil {
-		azwire.WriteJSON(w, http.StatusOK, map[string]any{"value": encodeRules(g, g.Rules, "securityRules")})
+	if err != nil {
+		return err
 	}
-	return err
+	return e.writeRules(w, r, g, g.Rules, "securityRules")
 }
 
 func (e *Edge) listDefaultRules(w http.ResponseWriter, r *azwire.Request) error {
 	g, err := e.securityGroup(r)
-	if err == nil {
-		azwire.WriteJSON(w, http.StatusOK, map[string]any{"value": encodeRules(g, network.DefaultRules(), "defaultSecurityRules")})
+	if err != nil {
+		return err
 	}
-	return err
+	return e.writeRules(w, r, g, network.DefaultRules(), "defaultSecurityRules")
 }
 
 func (e *Edge) getRule(w http.ResponseWriter, r *azwire.Request) error {

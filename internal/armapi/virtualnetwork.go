@@ -214,12 +214,11 @@ func (e *Edge) listSubnets(w http.ResponseWriter, r *azwire.Request) error {
 	if err != nil {
 		return err
 	}
-	value := []any{}
+	var items []nested
 	for i := range v.Subnets {
-		value = append(value, encodeSubnet(v, &v.Subnets[i], uses))
+		items = append(items, nested{v.ID.Child("subnets", v.Subnets[i].Name).String(), millpond.TypeSubnet + "/read", encodeSubnet(v, &v.Subnets[i], uses)})
 	}
-	azwire.WriteJSON(w, http.StatusOK, map[string]any{"value": value})
-	return nil
+	return e.writeNested(w, r, items)
 }
 
 func findSubnet(v *millpond.VirtualNetwork, name string) (*millpond.Subnet, error) {

@@ -112,7 +112,7 @@ func Open(ctx context.Context, path string, c clock.Clock) (*DB, error) {
 	if err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
-	p, err := goose.NewProvider(goose.DialectSQLite3, w, sub)
+	p, err := goose.NewProvider(goose.DialectSQLite3, w, sub, goose.WithAllowOutofOrder(true))
 	if err != nil {
 		return nil, errors.Join(err, db.Close())
 	}

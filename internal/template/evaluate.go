@@ -82,7 +82,7 @@ func located(path string, err error) error {
 	if errors.As(err, &me) {
 		return me
 	}
-	return fail(path, "Unable to process template language expressions: %s", err)
+	return fail(path, "Unable to process template language expressions: %s", err).Because(err)
 }
 
 // value evaluates all expressions below a JSON value.

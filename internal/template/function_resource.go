@@ -7,9 +7,9 @@ import (
 	"strings"
 )
 
-// errNotYet is a function that needs what a deployment makes, where nothing has
+// ErrNotYet is a function that needs what a deployment makes, where nothing has
 // been made: in a name, a condition, a loop's count, a variable.
-var errNotYet = errors.New("it is not expected at this location: it needs resources to be there. Use it in properties or outputs")
+var ErrNotYet = errors.New("it is not expected at this location: it needs resources to be there. Use it in properties or outputs")
 
 var guidText = regexp.MustCompile(`^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$`)
 
@@ -190,7 +190,7 @@ func (e *evaluator) target(name string) (id, apiVersion string) {
 
 func reference(e *evaluator, a []any) (any, error) {
 	if e.runtime == nil {
-		return nil, errNotYet
+		return nil, ErrNotYet
 	}
 	s, err := texts(a)
 	if err != nil {
@@ -223,7 +223,7 @@ func reference(e *evaluator, a []any) (any, error) {
 // listAction calls listKeys and its kin.
 func listAction(e *evaluator, name string, a []any) (any, error) {
 	if e.runtime == nil {
-		return nil, errNotYet
+		return nil, ErrNotYet
 	}
 	first, err := toText(a[0])
 	if err != nil {
