@@ -11,6 +11,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	millpond "millpond.dev/millpond"
 	"millpond.dev/millpond/internal/account"
 	"millpond.dev/millpond/internal/armapi"
@@ -218,7 +220,11 @@ func newServer(ctx context.Context, cfg config.Config, data datadir.Dir, addr st
 			return dir.Verify(ctx, token, directory.AudienceBatch)
 		},
 		SupportedImages: func(ctx context.Context) ([]batchapi.SupportedImage, error) { return supportedImages(ctx, galleries) }})
-	pages, err := portal.New(portal.Source{Version: version, Started: s.clock.Now(), Launcher: cfg.Launcher, Clock: s.clock, Loops: s.driver.LastRuns,
+	var collectors []prometheus.Collector
+	if s.images != nil {
+		collectors = append(collectors, imagehost.NewCollector(s.images.Client()))
+	}
+	pages, err := portal.New(portal.Source{Collectors: collectors, Version: version, Started: s.clock.Now(), Launcher: cfg.Launcher, Clock: s.clock, Loops: s.driver.LastRuns,
 		Counts: s.counts, Capacity: s.capacity, Images: func(ctx context.Context) ([]portal.Image, error) { return imageFindings(ctx, galleries) }})
 	if err != nil {
 		return nil, err

@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sys/unix"
 
 	millpond "millpond.dev/millpond"
@@ -265,6 +266,33 @@ func TestStopWaitsForMachines(t *testing.T) {
 	}
 	if _, err := r.Client().Health(ctx); err == nil {
 		t.Error("it lives after Stop")
+	}
+}
+
+func TestMetrics(t *testing.T) {
+	ctx := context.Background()
+	a, id := stored(t, "a", disk(3<<20))
+	r := newRunner(t, t.TempDir(), "1")
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(NewCollector(r.Client()))
+	if all, err := reg.Gather(); err != nil || len(all) != 1 || all[0].GetName() != "millpond_image_host_up" {
+		t.Errorf("without a process: %v, %v", all, err)
+	}
+	if err := r.Provide(ctx, []Export{{Name: string(id), Kind: Content, Stores: []Place{a}}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := qemu(t, r.Socket(), string(id)); err != nil {
+		t.Fatal(err)
+	}
+	all, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := fmt.Sprint(all)
+	for _, want := range []string{"millpond_image_cache_chunks_total", "millpond_image_store_read_bytes_total", `value:"a"`, "millpond_image_cache_limit_bytes"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("no %s in %s", want, text)
+		}
 	}
 }
 

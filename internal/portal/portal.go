@@ -49,6 +49,8 @@ type Source struct {
 	Capacity func(context.Context) (Capacity, error)
 	// Images are what preflight says of images; nil shows nothing.
 	Images func(context.Context) ([]Image, error)
+	// Collectors have metrics of their own, beside those of the pages.
+	Collectors []prometheus.Collector
 }
 
 // Image is an image version with what preflight says of it.
@@ -90,6 +92,11 @@ func New(src Source) (Pages, error) {
 	}
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), newCollector(src))
+	for _, c := range src.Collectors {
+		if err := reg.Register(c); err != nil {
+			return Pages{}, err
+		}
+	}
 	status := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		st, err := gather(r.Context(), src)
 		if err == nil && src.Images != nil {
