@@ -76,8 +76,9 @@ type ImageVersion struct {
 	ExcludeFromLatest bool      `json:",omitempty"`
 	EndOfLife         time.Time `json:",omitzero"`
 	Published         time.Time
-	AllowDeletion     bool `json:",omitempty"`
-	BlockDeletion     bool `json:",omitempty"`
+	// AllowDeletion says whether regions may be taken out; nil if nobody said.
+	AllowDeletion *bool `json:",omitempty"`
+	BlockDeletion bool  `json:",omitempty"`
 	// Release is what the OS on the OS disk says it is; Inspected tells whether
 	// anybody looked.
 	Inspected bool      `json:",omitempty"`

@@ -27,6 +27,8 @@ type AuthorizationHandler struct {
 	log    *slog.Logger
 	routes []azwire.Route
 	router *azwire.Router
+	// Locks is set once, before the first request.
+	Locks Locks
 }
 
 // NewAuthorization makes the handler.
@@ -46,12 +48,10 @@ func NewAuthorization(az *authz.Service, log *slog.Logger) *AuthorizationHandler
 		{Name: "Permissions_List", Method: "GET", Path: ns + "/permissions", Action: "Microsoft.Authorization/permissions/read", Handle: a.listPermissions},
 		{Name: "DenyAssignments_List", Method: "GET", Path: ns + "/denyAssignments", Action: "Microsoft.Authorization/denyAssignments/read", Handle: a.emptyList},
 		{Name: "ClassicAdministrators_List", Method: "GET", Path: ns + "/classicAdministrators", Action: "Microsoft.Authorization/classicAdministrators/read", Handle: a.emptyList},
-		{Name: "ManagementLocks_List", Method: "GET", Path: ns + "/locks", Action: "Microsoft.Authorization/locks/read", Handle: a.emptyList},
-		{Name: "ManagementLocks_CreateOrUpdate", Method: "PUT", Path: ns + "/locks/{id}", Action: "Microsoft.Authorization/locks/write",
-			Refused: "Locks on resources are not supported. Take away the right to delete instead."},
 		{Name: "RoleAssignmentScheduleRequests_Create", Method: "PUT", Path: ns + "/roleAssignmentScheduleRequests/{id}", Action: "Microsoft.Authorization/roleAssignments/write", Refused: pim},
 		{Name: "RoleEligibilityScheduleRequests_Create", Method: "PUT", Path: ns + "/roleEligibilityScheduleRequests/{id}", Action: "Microsoft.Authorization/roleAssignments/write", Refused: pim},
 	}
+	a.routes = append(a.routes, a.lockRoutes(ns)...)
 	a.router = azwire.NewRouter(a.routes)
 	return a
 }

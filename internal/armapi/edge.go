@@ -138,7 +138,7 @@ func (e *Edge) serve(w http.ResponseWriter, r *azwire.Request) error {
 }
 
 // find sets the route of an authenticated request, after the caller's right to
-// it has been checked. It leaves the route empty for what the authorization edge
+// it and the locks in its way have been checked. It leaves the route empty for what the authorization edge
 // or nobody serves.
 func (e *Edge) find(r *azwire.Request) error {
 	// az resource show writes an empty parent as a double slash.
@@ -169,7 +169,10 @@ func (e *Edge) find(r *azwire.Request) error {
 		}
 		r.SetParam("sub", s.ID)
 	}
-	return e.authorize(r)
+	if err := e.authorize(r); err != nil || route.Refused != "" {
+		return err
+	}
+	return e.unlocked(r)
 }
 
 // elsewhere serves what is not in the table.

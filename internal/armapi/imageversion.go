@@ -163,7 +163,7 @@ func (e *Edge) encodeVersion(v gallery.Published, status bool) versionDoc {
 	}
 	out := &armcompute.GalleryImageVersion{ID: ptr(v.ID.String()), Name: ptr(v.ID.Name()), Type: ptr(millpond.TypeVersion), Location: ptr(v.Location), Tags: tagsOut(v.Tags),
 		Properties: &armcompute.GalleryImageVersionProperties{ProvisioningState: ptr(armcompute.GalleryProvisioningState(v.State)), StorageProfile: storage, PublishingProfile: pub,
-			SafetyProfile: &armcompute.GalleryImageVersionSafetyProfile{AllowDeletionOfReplicatedLocations: ptr(v.AllowDeletion), BlockDeletionBeforeEndOfLife: ptr(v.BlockDeletion), ReportedForPolicyViolation: ptr(false)}}}
+			SafetyProfile: &armcompute.GalleryImageVersionSafetyProfile{AllowDeletionOfReplicatedLocations: v.AllowDeletion, BlockDeletionBeforeEndOfLife: ptr(v.BlockDeletion), ReportedForPolicyViolation: ptr(false)}}}
 	doc := versionDoc{out, v.Preflight.Findings}
 	if !status {
 		return doc

@@ -2,6 +2,7 @@ package gallery
 
 import (
 	"fmt"
+	"slices"
 	"sort"
 	"time"
 
@@ -188,6 +189,20 @@ func LatestOf(vs []*millpond.ImageVersion, region string, ready func(*millpond.I
 func deletable(v *millpond.ImageVersion, now time.Time) error {
 	if v.BlockDeletion && now.Before(v.EndOfLife) {
 		return millpond.Errorf(millpond.Conflict, "OperationNotAllowed", "The version %s is protected until its end of life on %s (safetyProfile.blockDeletionBeforeEndOfLife). Set that to false first.", v.ID.Name(), v.EndOfLife.Format(time.DateOnly))
+	}
+	return nil
+}
+
+// mayLeave refuses to take regions out of a version whose safety profile says
+// that they stay.
+func mayLeave(v *millpond.ImageVersion, targets []millpond.TargetRegion) error {
+	if v.AllowDeletion == nil || *v.AllowDeletion {
+		return nil
+	}
+	for _, t := range v.Targets {
+		if !slices.ContainsFunc(targets, func(n millpond.TargetRegion) bool { return n.Name == t.Name }) {
+			return millpond.Errorf(millpond.Conflict, "OperationNotAllowed", "The version %s may not be taken out of %s (safetyProfile.allowDeletionOfReplicatedLocations is false). Allow it first: az sig image-version update --allow-replicated-location-deletion true", v.ID.Name(), t.Name)
+		}
 	}
 	return nil
 }

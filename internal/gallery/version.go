@@ -252,7 +252,7 @@ func (s *Service) settings(v *millpond.ImageVersion, sp *VersionSpec) error {
 		v.EndOfLife = *sp.EndOfLife
 	}
 	if sp.AllowDeletion != nil {
-		v.AllowDeletion = *sp.AllowDeletion
+		v.AllowDeletion = sp.AllowDeletion
 	}
 	if sp.BlockDeletion != nil {
 		v.BlockDeletion = *sp.BlockDeletion
@@ -265,8 +265,14 @@ func (s *Service) settings(v *millpond.ImageVersion, sp *VersionSpec) error {
 		_, err := s.Resources.Region(name)
 		return err
 	})
+	if err == nil {
+		err = mayLeave(v, t)
+	}
+	if err != nil {
+		return err
+	}
 	v.Targets = t
-	return err
+	return nil
 }
 
 func (s *Service) changeVersion(v *millpond.ImageVersion, sp *VersionSpec) (*millpond.ImageVersion, error) {

@@ -63,8 +63,8 @@ func TestEverySigCommand(t *testing.T) {
 	says(az("image-version list", def...), "1.0.0")
 	says(az("image-version show", to(ver, "--expand", "ReplicationStatus")...), `"aggregatedState": "Completed"`, `"progress": 100`)
 	says(az("image-version update", to(ver, "--target-regions", "westus2=1", "northeurope=1=standard_lrs")...), `"North Europe"`)
-	says(az("image-version update", to(ver, "--add", "publishingProfile.targetRegions", "name=eastasia", "regionalReplicaCount=1")...), "East Asia", `"snap`)
-	az("image-version list-soft-deleted", gal[0], gal[1], gal[2], gal[3], "--artifact-name", "def", "--artifact-type", "Images")
+	says(az("image-version update", to(ver, "--add", "publishingProfile.targetRegions", "name=eastasia", "regionalReplicaCount=1")...), "East Asia", `/snap"`)
+	az("image-version list-soft-deleted", to(def, "--artifact-name", "def", "--artifact-type", "Images")...)
 	refused("not supported", "image-version undelete", to(ver, "--allow-replicated-location-deletion", "true")...)
 
 	// Direct sharing.
@@ -115,6 +115,16 @@ func TestEverySigCommand(t *testing.T) {
 	refused("not supported", "identity assign", to(gal, "--system-assigned")...)
 	az("identity show", gal...)
 	says(az("in-vm-access-control-profile list", g, "lab", "--gallery-name", "labgallery"), "[]")
+
+	// Locks.
+	lock := []string{"-n", "keep", "--resource", "labgallery", "--resource-type", "Microsoft.Compute/galleries", "-g", "lab"}
+	says(s.Az(append([]string{"lock", "create", "--lock-type", "CanNotDelete", "--notes", "why"}, lock...)...), "CanNotDelete", "why")
+	refused("ScopeLocked", "delete", gal...)
+	says(s.Az("lock", "list", "-g", "lab"), "keep")
+	says(s.Az(append([]string{"lock", "update", "--lock-type", "ReadOnly"}, lock...)...), "ReadOnly")
+	refused("ScopeLocked", "share reset", gal...)
+	says(s.Az(append([]string{"lock", "show"}, lock...)...), "ReadOnly")
+	s.Az(append([]string{"lock", "delete"}, lock...)...)
 
 	refused("nested resources", "delete", gal...)
 	az("image-version delete", ver...)
