@@ -18,6 +18,11 @@ const maxBody = 4 << 20
 // decode reads a JSON body into an SDK model. Nulls count as absent and unknown
 // members are let pass, as Azure does.
 func decode(r *azwire.Request, into any) error {
+	return decodeBy(r, into, func(b []byte) []byte { return b })
+}
+
+// decodeBy is decode for a body that is made strict JSON first.
+func decodeBy(r *azwire.Request, into any, strict func([]byte) []byte) error {
 	b, err := io.ReadAll(http.MaxBytesReader(nil, r.Body, maxBody))
 	if err != nil {
 		var big *http.MaxBytesError
@@ -29,7 +34,7 @@ func decode(r *azwire.Request, into any) error {
 	if len(strings.TrimSpace(string(b))) == 0 {
 		return nil
 	}
-	if err := json.Unmarshal(b, into); err != nil {
+	if err := json.Unmarshal(strict(b), into); err != nil {
 		return millpond.Errorf(millpond.Invalid, "InvalidRequestContent", "The request content was invalid and could not be deserialized: %v.", err)
 	}
 	return nil

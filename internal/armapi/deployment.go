@@ -91,7 +91,7 @@ func deploymentKey(r *azwire.Request) string {
 func (e *Edge) decodeDeployment(r *azwire.Request) (deployment.Request, error) {
 	var body deploymentBody
 	out := deployment.Request{Caller: r.Caller, Subscription: r.Param("sub"), Group: deploymentScope(r), Name: r.Param("name")}
-	if err := decode(r, &body); err != nil {
+	if err := decodeBy(r, &body, template.Lenient); err != nil {
 		return out, err
 	}
 	p := body.Properties

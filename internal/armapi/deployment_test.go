@@ -126,7 +126,10 @@ func TestDeploymentFailures(t *testing.T) {
 		})
 	}
 	w.t = t
-	w.code("NotImplemented", w.do("POST", md+"/d/whatIf", template(), 400))
+	w.code("NotImplemented", w.do("POST", md+"/d/whatIf", template(), 200))
+	// az sends a member without quotes and the template's file as it is.
+	w.do("POST", md+"/d/validate", `{"properties": {"parameters": {}, "mode": "Incremental", template:{ // mine
+		'$schema': "https://schema.management.azure.com/schemas/2019-04-01/deploymentTemplate.json#", "contentVersion": "1.0.0.0", "resources": [],}}}`, 200)
 	w.code("DeploymentNotFound", w.do("GET", md+"/none", "", 404))
 	w.code("ResourceGroupNotFound", w.do("PUT", strings.Replace(md, "/rg/", "/none/", 1)+"/d", template(), 404))
 	w.code("InvalidDeploymentName", w.do("PUT", md+"/a%20b", template(), 400))

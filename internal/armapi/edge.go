@@ -132,7 +132,7 @@ func (e *Edge) serve(w http.ResponseWriter, r *azwire.Request) error {
 		return e.elsewhere(w, r)
 	}
 	if r.Route.Refused != "" {
-		return refusal(r)
+		return refuse(w, r)
 	}
 	return r.Route.Handle(w, r)
 }

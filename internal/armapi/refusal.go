@@ -14,6 +14,18 @@ func refusal(r *azwire.Request) error {
 	return millpond.Errorf(millpond.Unsupported, "NotImplemented", "%s: %s", r.Route.Name, why)
 }
 
+// refuse answers a refused operation. A prediction of changes is refused in the
+// body of a success, as Azure tells its failures there: az ends with a traceback
+// on anything else.
+func refuse(w http.ResponseWriter, r *azwire.Request) error {
+	err := refusal(r)
+	if !strings.HasPrefix(r.Route.Name, "Deployments_WhatIf") {
+		return err
+	}
+	azwire.WriteJSON(w, http.StatusOK, map[string]any{"status": "Failed", "error": millpond.BodyOf(millpond.AsError(err))})
+	return nil
+}
+
 // refusedRoutes are operations of Azure that clients of batch work might call
 // and that are not served. The last ones catch every other provider.
 func (e *Edge) refusedRoutes() []azwire.Route {

@@ -267,10 +267,9 @@ func isNested(properties map[string]any) bool {
 	return ok && get(inner, "$schema") != nil
 }
 
-// DecodeJSON reads one JSON value with whole numbers as int64. Comments, which
-// Azure allows in templates, are cut out first.
+// DecodeJSON reads one value of lenient JSON with whole numbers as int64.
 func DecodeJSON(text []byte) (any, error) {
-	dec := json.NewDecoder(bytes.NewReader(uncomment(text)))
+	dec := json.NewDecoder(bytes.NewReader(Lenient(text)))
 	dec.UseNumber()
 	var v any
 	if err := dec.Decode(&v); err != nil {
@@ -280,37 +279,6 @@ func DecodeJSON(text []byte) (any, error) {
 		return nil, errors.New("there is something after its end")
 	}
 	return numbers(v), nil
-}
-
-// uncomment replaces // and /* */ outside of strings by blanks, so that offsets
-// in errors stay right.
-func uncomment(text []byte) []byte {
-	out := append([]byte(nil), text...)
-	inString := false
-	for i := 0; i < len(out); i++ {
-		switch {
-		case inString && out[i] == '\\':
-			i++
-		case out[i] == '"':
-			inString = !inString
-		case !inString && out[i] == '/' && i+1 < len(out) && out[i+1] == '/':
-			for ; i < len(out) && out[i] != '\n'; i++ {
-				out[i] = ' '
-			}
-		case !inString && out[i] == '/' && i+1 < len(out) && out[i+1] == '*':
-			end := bytes.Index(out[i+2:], []byte("*/"))
-			if end < 0 {
-				return out
-			}
-			for stop := i + 2 + end + 2; i < stop; i++ {
-				if out[i] != '\n' {
-					out[i] = ' '
-				}
-			}
-			i--
-		}
-	}
-	return out
 }
 
 func numbers(v any) any {
