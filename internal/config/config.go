@@ -49,9 +49,9 @@ type Config struct {
 type Region struct {
 	Name        string `yaml:"name"`
 	DisplayName string `yaml:"displayName"`
-	// Stores are the folders that hold the region's replicas; replica k of a
-	// version lies in store k modulo their number. Empty means two folders in
-	// the data folder.
+	// Stores are the folders or URLs (s3://…, azblob://…) that hold the region's
+	// replicas; replica k of a version lies in store k modulo their number. Empty
+	// means two folders in the data folder.
 	Stores []string `yaml:"stores"`
 }
 

@@ -11,7 +11,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/url"
+	"io"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -52,32 +52,39 @@ type Options struct {
 	Workers int
 }
 
-// Open opens the store at a URL, file:///FOLDER, or a folder's path. What is not
-// there yet is made. Close ends it.
+// Open opens the store at a place that bucket.ParsePlace understands: a folder or
+// a URL. A folder that is not there yet is made. Close ends it.
 func Open(ctx context.Context, name, at string) (*Store, error) {
-	dir := at
-	if u, err := url.Parse(at); err == nil && u.Scheme != "" {
-		if u.Scheme != "file" || u.Host != "" || u.RawQuery != "" || u.Fragment != "" {
-			return nil, fmt.Errorf("store %s: %q is not a place for images; it can be a folder or file:///FOLDER", name, at)
-		}
-		dir = u.Path
-	}
-	if dir == "" {
-		return nil, fmt.Errorf("store %s has no folder", name)
-	}
-	f, err := bucket.OpenFolder(dir)
+	place, err := bucket.ParsePlace(at)
 	if err != nil {
-		return nil, fmt.Errorf("open store %s: %w", name, err)
+		return nil, fmt.Errorf("store %s: %w", name, err)
 	}
-	s, err := New(name, (&url.URL{Scheme: "file", Path: f.Dir()}).String(), f, Options{})
-	if err == nil {
+	b, err := place.Open(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("open store %s (%s): %w", name, place, err)
+	}
+	o := Options{}
+	if place.Dir == "" {
+		o.Workers = remoteWorkers
+	}
+	s, err := New(name, place.URL(), b, o)
+	if f, ok := b.(*bucket.Folder); ok && err == nil {
+		s.place = place.String()
 		err = s.recover(ctx, f)
 	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("open store %s: %w", name, err), f.Close())
+		err = fmt.Errorf("open store %s (%s): %w", name, place, err)
+		if c, ok := b.(io.Closer); ok {
+			err = errors.Join(err, c.Close())
+		}
+		return nil, err
 	}
 	return s, nil
 }
+
+// remoteWorkers is how many chunks are on their way to or from a service at a
+// time: each waits for an answer most of its time.
+const remoteWorkers = 16
 
 // New makes a store over a bucket that at names.
 func New(name, at string, b bucket.Bucket, o Options) (*Store, error) {
@@ -87,9 +94,6 @@ func New(name, at string, b bucket.Bucket, o Options) (*Store, error) {
 	}
 	s := &Store{name: name, url: at, place: at, bucket: b, codec: c, workerCount: o.Workers, known: map[image.ContentID]image.Content{}}
 	s.session = newSession(s, o.Timing)
-	if f, ok := b.(*bucket.Folder); ok {
-		s.place = "the folder " + f.Dir()
-	}
 	return s, nil
 }
 
