@@ -16,6 +16,7 @@ import (
 	"millpond.dev/millpond/internal/authz"
 	"millpond.dev/millpond/internal/baseimage"
 	"millpond.dev/millpond/internal/batchapi"
+	"millpond.dev/millpond/internal/compute"
 	"millpond.dev/millpond/internal/config"
 	"millpond.dev/millpond/internal/custody"
 	"millpond.dev/millpond/internal/datadir"
@@ -24,6 +25,7 @@ import (
 	"millpond.dev/millpond/internal/image"
 	"millpond.dev/millpond/internal/image/chunkstore"
 	"millpond.dev/millpond/internal/image/filestore"
+	"millpond.dev/millpond/internal/image/layer"
 	"millpond.dev/millpond/internal/inspect"
 	"millpond.dev/millpond/internal/job"
 	"millpond.dev/millpond/internal/pool"
@@ -33,11 +35,7 @@ import (
 )
 
 // openStores opens the writable disks and each region's replica stores.
-func (s *server) openStores(ctx context.Context) (*custody.Keeper, *filestore.Disks, error) {
-	disks, err := filestore.OpenDisks(s.data.Disks())
-	if err != nil {
-		return nil, nil, err
-	}
+func (s *server) openStores(ctx context.Context) (*custody.Keeper, *layer.Disks, error) {
 	var regions []custody.Region
 	for _, r := range s.cfg.Regions {
 		folders := r.Stores
@@ -63,6 +61,10 @@ func (s *server) openStores(ctx context.Context) (*custody.Keeper, *filestore.Di
 		})
 		return used, err
 	})
+	if err != nil {
+		return nil, nil, err
+	}
+	disks, err := layer.OpenDisks(s.data.Disks(), compute.Bases(keeper))
 	return keeper, disks, err
 }
 

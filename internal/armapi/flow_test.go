@@ -25,7 +25,7 @@ import (
 	"millpond.dev/millpond/internal/gallery"
 	"millpond.dev/millpond/internal/image"
 	"millpond.dev/millpond/internal/image/chunkstore"
-	"millpond.dev/millpond/internal/image/filestore"
+	"millpond.dev/millpond/internal/image/layer"
 	"millpond.dev/millpond/internal/inspect"
 	"millpond.dev/millpond/internal/machine"
 	"millpond.dev/millpond/internal/network"
@@ -94,7 +94,7 @@ func newWorld(t *testing.T) *world {
 	}
 	w.keeper, err = custody.New(db, places, nil)
 	check(t, err)
-	disks, err := filestore.OpenDisks(filepath.Join(dir, "disks"))
+	disks, err := layer.OpenDisks(filepath.Join(dir, "disks"), compute.Bases(w.keeper))
 	check(t, err)
 	comp, err := compute.New(ctx, compute.Options{DB: db, Clock: c, Log: log, Keeper: w.keeper, Disks: disks, Resources: w.res, Auth: w.rights})
 	check(t, err)

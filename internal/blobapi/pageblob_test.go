@@ -25,7 +25,7 @@ import (
 	"millpond.dev/millpond/internal/custody"
 	"millpond.dev/millpond/internal/image"
 	"millpond.dev/millpond/internal/image/chunkstore"
-	"millpond.dev/millpond/internal/image/filestore"
+	"millpond.dev/millpond/internal/image/layer"
 	"millpond.dev/millpond/internal/reconcile"
 	"millpond.dev/millpond/internal/resource"
 	"millpond.dev/millpond/internal/sqlite"
@@ -55,7 +55,7 @@ func serve(t *testing.T) (*compute.Service, *httptest.Server) {
 	ok(err)
 	keeper, err := custody.New(db, []custody.Region{{Name: "westus2", Stores: []image.Store{store}}}, nil)
 	ok(err)
-	disks, err := filestore.OpenDisks(filepath.Join(dir, "disks"))
+	disks, err := layer.OpenDisks(filepath.Join(dir, "disks"), compute.Bases(keeper))
 	ok(err)
 	res := resource.New(resource.Options{DB: db, Clock: clock.System{}, Regions: []millpond.Region{{Name: "westus2"}}})
 	ok(res.EnsureSubscription(ctx, millpond.Subscription{ID: sub, Tenant: "t", Name: "s"}, true))

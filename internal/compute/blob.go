@@ -7,7 +7,7 @@ import (
 
 	millpond "millpond.dev/millpond"
 	"millpond.dev/millpond/internal/image"
-	"millpond.dev/millpond/internal/image/filestore"
+	"millpond.dev/millpond/internal/image/layer"
 	"millpond.dev/millpond/internal/sqlite"
 	"millpond.dev/millpond/internal/vhd"
 )
@@ -16,8 +16,8 @@ import (
 // made up behind the disk's bytes; when it is uploaded, the client writes it.
 type Blob struct {
 	r        image.ReadCloser
-	w        *filestore.Disk // nil when read-only
-	tail     []byte          // the footer
+	w        *layer.Disk // nil when read-only
+	tail     []byte      // the footer
 	save     func(footer []byte) error
 	ETag     string
 	Modified time.Time

@@ -322,7 +322,7 @@ func (s *Service) resize(ctx context.Context, d *millpond.Disk) error {
 	if d.State != millpond.DiskUnattached {
 		return nil
 	}
-	return s.Disks.Resize(ctx, d.File, d.SizeBytes)
+	return s.Disks.Resize(d.File, d.SizeBytes)
 }
 
 // Disk returns one disk or snapshot.

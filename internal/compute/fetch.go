@@ -51,7 +51,7 @@ func (s *Service) importVHD(ctx context.Context, file string, atLeast, total int
 	if err := s.Disks.Delete(file); err != nil {
 		return 0, err
 	}
-	if err := s.Disks.Create(ctx, file, max(atLeast, size)); err != nil {
+	if err := s.Disks.Create(file, max(atLeast, size)); err != nil {
 		return 0, err
 	}
 	f, err := s.Disks.Open(file)

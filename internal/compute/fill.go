@@ -4,12 +4,13 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"strings"
+	"os"
 
 	millpond "millpond.dev/millpond"
 	"millpond.dev/millpond/internal/custody"
 	"millpond.dev/millpond/internal/image"
 	"millpond.dev/millpond/internal/image/filestore"
+	"millpond.dev/millpond/internal/image/layer"
 	"millpond.dev/millpond/internal/sqlite"
 )
 
@@ -20,24 +21,33 @@ type content struct {
 	size  int64
 }
 
+// ref names the content as the base of a disk.
+func (c content) ref() layer.Ref {
+	return layer.Ref{Store: c.store, Content: image.ContentID(c.id), Size: c.size}
+}
+
 // scratchPrefix begins the names of disk files that hold a fetched VHD until it
 // is a content. No row names them, so the next start removes what a crash left.
 const scratchPrefix = "scratch-"
 
 // fillDisk gives a new disk or snapshot its bytes and ends its creation. It
-// begins from nothing each time, so it may be run again after a crash.
+// begins from nothing each time, so it may be run again after a crash. A disk
+// with a source is laid over the source's content and copies nothing.
 func (s *Service) fillDisk(ctx context.Context, d *millpond.Disk) error {
 	if d.Snapshot {
 		return s.fillSnapshot(ctx, d)
 	}
+	hold := s.Keeper.Hold()
+	defer func() { s.leftover(hold.End(ctx)) }()
 	size := d.SizeBytes
 	// A crash may have left the file of an attempt before.
 	if err := s.Disks.Delete(d.File); err != nil {
 		return err
 	}
+	var base *content
 	switch c := d.Creation; c.Option {
 	case millpond.CreateEmpty, millpond.CreateUpload:
-		if err := s.Disks.Create(ctx, d.File, size); err != nil {
+		if err := s.Disks.Create(d.File, size); err != nil {
 			return err
 		}
 	case millpond.CreateImport:
@@ -47,18 +57,18 @@ func (s *Service) fillDisk(ctx context.Context, d *millpond.Disk) error {
 		}
 		d.SizeBytes = max(size, n)
 	case millpond.CreateCopy, millpond.CreateFromImage:
-		src, err := s.source(ctx, d)
+		c, err := s.origin(ctx, hold, d)
 		if err != nil {
 			return err
 		}
-		defer src.Close()
-		if err := s.Disks.CreateFrom(ctx, d.File, src, size, nil); err != nil {
+		if err := s.Disks.CreateOn(d.File, c.ref(), size); err != nil {
 			return err
 		}
+		base = &c
 	default:
 		return fmt.Errorf("disk %s: create option %q", d.ID, c.Option)
 	}
-	return s.finishDisk(ctx, d, nil)
+	return s.finishDisk(ctx, d, base)
 }
 
 func (s *Service) fillSnapshot(ctx context.Context, d *millpond.Disk) error {
@@ -70,7 +80,7 @@ func (s *Service) fillSnapshot(ctx context.Context, d *millpond.Disk) error {
 		c, err = s.ingestURL(ctx, hold, d.Creation.SourceURI, scratchPrefix+d.UniqueID, d.Location)
 	} else {
 		p, _ := millpond.ParseResourceID(d.Creation.SourceID)
-		c, err = s.freeze(ctx, hold, p, d.Location)
+		c, err = s.capture(ctx, hold, p, d.Location, s.progress.of(d.ID))
 	}
 	if err != nil {
 		return err
@@ -80,7 +90,7 @@ func (s *Service) fillSnapshot(ctx context.Context, d *millpond.Disk) error {
 }
 
 // finishDisk writes the outcome over the row as it is now: tags may have
-// changed since.
+// changed since. c is a snapshot's content, or the one that a disk lies on.
 func (s *Service) finishDisk(ctx context.Context, d *millpond.Disk, c *content) error {
 	return s.DB.Update(ctx, func(tx *sqlite.Tx) error {
 		now, err := sqlite.Load[millpond.Disk](tx, d.ID.Key())
@@ -101,86 +111,92 @@ func (s *Service) finishDisk(ctx context.Context, d *millpond.Disk, c *content) 
 	})
 }
 
-// source opens what a Copy or FromImage disk begins with.
-func (s *Service) source(ctx context.Context, d *millpond.Disk) (image.ReadCloser, error) {
-	var store, id string
-	var file string
-	err := s.DB.View(ctx, func(tx *sqlite.Tx) error {
-		if d.Creation.Option == millpond.CreateFromImage && isOther(d.Creation.ImageID) {
-			var err error
-			store, id, file, err = s.otherSource(tx, d)
-			return err
-		}
-		if d.Creation.Option == millpond.CreateFromImage {
-			p, _ := millpond.ParseResourceID(d.Creation.ImageID)
-			v, err := load[millpond.ImageVersion](s, tx, p)
-			if err != nil {
-				return err
-			}
-			vd, err := versionDisk(v, d.Creation.ImageLUN)
-			if err != nil {
-				return err
-			}
-			id = vd.Content
-			store, err = regionContent(tx, v, d.Location, id)
-			return err
-		}
+// origin is the content that a Copy or FromImage disk lies on.
+func (s *Service) origin(ctx context.Context, hold *custody.Hold, d *millpond.Disk) (content, error) {
+	if d.Creation.Option == millpond.CreateCopy {
 		p, _ := millpond.ParseResourceID(d.Creation.SourceID)
-		src, err := load[millpond.Disk](s, tx, p)
+		return s.capture(ctx, hold, p, d.Location, nil)
+	}
+	var c content
+	var file string
+	err := s.DB.View(ctx, func(tx *sqlite.Tx) (err error) {
+		if isOther(d.Creation.ImageID) {
+			c.store, c.id, file, err = s.otherSource(tx, d)
+			return err
+		}
+		p, _ := millpond.ParseResourceID(d.Creation.ImageID)
+		v, err := load[millpond.ImageVersion](s, tx, p)
 		if err != nil {
 			return err
 		}
-		store, id, file = src.Store, src.Content, src.File
-		return nil
+		vd, err := versionDisk(v, d.Creation.ImageLUN)
+		if err != nil {
+			return err
+		}
+		c.id = vd.Content
+		c.store, err = regionContent(tx, v, d.Location, vd.Content)
+		return err
 	})
 	if err != nil {
-		return nil, err
-	}
-	if strings.HasPrefix(file, "/") {
-		return filestore.OpenFile(file)
+		return c, err
 	}
 	if file != "" {
-		return s.Disks.Open(file)
+		return s.ingestFile(ctx, hold, file, d.Location)
 	}
-	st, err := s.Keeper.Store(store)
-	if err != nil {
-		return nil, err
-	}
-	return st.Open(ctx, image.ContentID(id))
+	return s.keep(ctx, hold, c)
 }
 
-// freeze makes the bytes of a disk or snapshot an immutable content in the home
-// store of a region. The caller ends the hold when a row uses it.
-func (s *Service) freeze(ctx context.Context, hold *custody.Hold, id millpond.ResourceID, region string) (content, error) {
-	src, err := s.Disk(ctx, id)
+// keep holds a content that rows name, and learns its size.
+func (s *Service) keep(ctx context.Context, hold *custody.Hold, c content) (content, error) {
+	st, err := s.Keeper.Store(c.store)
 	if err != nil {
-		return content{}, err
+		return c, err
 	}
+	kept, err := hold.Keep(ctx, st, image.ContentID(c.id))
+	c.size = kept.Size
+	return c, err
+}
+
+// ingestFile makes a built base image of this host a content. What a file has
+// become is remembered while the server runs, so that only the first disk of it
+// is read; a file that was built anew is another.
+func (s *Service) ingestFile(ctx context.Context, hold *custody.Hold, file, region string) (content, error) {
 	home, err := s.Keeper.Home(region)
 	if err != nil {
 		return content{}, err
 	}
-	if src.Snapshot {
-		from, err := s.Keeper.Store(src.Store)
-		if err != nil {
-			return content{}, err
-		}
-		c, err := hold.Fetch(ctx, home, image.ContentID(src.Content), nil, from)
-		return content{home.Name(), string(c.ID), c.Size}, err
+	fi, err := os.Stat(file)
+	if err != nil {
+		return content{}, err
 	}
-	f, err := s.Disks.Open(src.File)
+	key := fmt.Sprint(home.Name(), " ", file, " ", fi.Size(), " ", fi.ModTime().UnixNano())
+	s.mu.Lock()
+	id := s.ingested[key]
+	s.mu.Unlock()
+	if id != "" {
+		if c, err := hold.Keep(ctx, home, id); err == nil {
+			return content{home.Name(), string(c.ID), c.Size}, nil
+		}
+	}
+	f, err := filestore.OpenFile(file)
 	if err != nil {
 		return content{}, err
 	}
 	defer f.Close()
 	c, err := hold.Ingest(ctx, home, f, nil)
-	return content{home.Name(), string(c.ID), c.Size}, err
+	if err != nil {
+		return content{}, err
+	}
+	s.mu.Lock()
+	s.ingested[key] = c.ID
+	s.mu.Unlock()
+	return content{home.Name(), string(c.ID), c.Size}, nil
 }
 
-// Freeze is freeze for the gallery, which publishes from disks and snapshots.
+// Freeze is capture for the gallery, which publishes from disks and snapshots.
 // The caller ends the hold when a row uses the content.
 func (s *Service) Freeze(ctx context.Context, hold *custody.Hold, id millpond.ResourceID, region string) (store, contentID string, size int64, err error) {
-	c, err := s.freeze(ctx, hold, id, region)
+	c, err := s.capture(ctx, hold, id, region, nil)
 	return c.store, c.id, c.size, err
 }
 

@@ -169,7 +169,7 @@ func (s *Service) admitImageDisk(tx *sqlite.Tx, m *millpond.ManagedImage, d *mil
 	return nil
 }
 
-// fillImage freezes the sources of an image's disks and ends its creation.
+// fillImage captures the sources of an image's disks and ends its creation.
 func (s *Service) fillImage(ctx context.Context, m *millpond.ManagedImage) error {
 	hold := s.Keeper.Hold()
 	defer func() { s.leftover(hold.End(ctx)) }()
@@ -180,7 +180,7 @@ func (s *Service) fillImage(ctx context.Context, m *millpond.ManagedImage) error
 			c, err = s.ingestURL(ctx, hold, d.BlobURI, fmt.Sprintf("%simage-%s-%d", scratchPrefix, uuid.NewString(), i), m.Location)
 		} else {
 			p, _ := millpond.ParseResourceID(d.SnapshotID + d.DiskID)
-			c, err = s.freeze(ctx, hold, p, m.Location)
+			c, err = s.capture(ctx, hold, p, m.Location, nil)
 		}
 		if err != nil {
 			return err

@@ -23,7 +23,8 @@ import (
 	millpond "millpond.dev/millpond"
 	"millpond.dev/millpond/internal/clock"
 	"millpond.dev/millpond/internal/custody"
-	"millpond.dev/millpond/internal/image/filestore"
+	"millpond.dev/millpond/internal/image"
+	"millpond.dev/millpond/internal/image/layer"
 	"millpond.dev/millpond/internal/reconcile"
 	"millpond.dev/millpond/internal/sqlite"
 	"millpond.dev/millpond/internal/wake"
@@ -47,9 +48,11 @@ type Options struct {
 	Clock     clock.Clock
 	Log       *slog.Logger
 	Keeper    *custody.Keeper
-	Disks     *filestore.Disks
+	Disks     *layer.Disks
 	Resources Resources
 	Auth      Authorizer
+	// Live freezes the disks of running VMs; nil where there are none.
+	Live Live
 	// HTTP fetches imported VHDs.
 	HTTP *http.Client
 	// Base finds a built base image by its name.
@@ -68,13 +71,18 @@ type Service struct {
 	working map[string]bool // keys of rows that a goroutine works on
 	changed chan struct{}   // closed and replaced when a row's work ends
 	wg      sync.WaitGroup
+
+	// ingested are the contents that base images have become, by file; with mu.
+	ingested map[string]image.ContentID
+	adopting sync.Mutex
+	progress progress
 }
 
 // New makes a Service and removes what a crash left in its disks' folder, which
 // nobody else may use. The key that signs access URLs is made on first use and
 // kept in the database.
 func New(ctx context.Context, o Options) (*Service, error) {
-	s := &Service{Options: o, wake: wake.New(), working: map[string]bool{}, changed: make(chan struct{})}
+	s := &Service{Options: o, wake: wake.New(), working: map[string]bool{}, ingested: map[string]image.ContentID{}, changed: make(chan struct{})}
 	if s.HTTP == nil {
 		s.HTTP = http.DefaultClient
 	}
@@ -196,6 +204,7 @@ func (s *Service) start(ctx context.Context, id millpond.ResourceID) {
 		}
 		s.mu.Lock()
 		delete(s.working, id.Key())
+		s.progress.forget(id)
 		close(s.changed)
 		s.changed = make(chan struct{})
 		s.mu.Unlock()
@@ -262,9 +271,13 @@ func (s *Service) fail(ctx context.Context, id millpond.ResourceID, e *millpond.
 	return err
 }
 
-// tidy brings the disk files to what the rows say after a crash: files that no
-// row names go, and a disk whose growth was cut short grows.
+// tidy brings the disks to what the rows say after a crash: files that no row
+// names go, a disk whose growth was cut short grows, and a disk uses the content
+// that it lies on and no other.
 func (s *Service) tidy(ctx context.Context) error {
+	if err := s.Disks.Tidy(); err != nil {
+		return err
+	}
 	rows := map[string]*millpond.Disk{}
 	err := s.DB.View(ctx, func(tx *sqlite.Tx) error {
 		all, err := sqlite.List[millpond.Disk](tx, sqlite.Query{Type: millpond.TypeDisk})
@@ -281,24 +294,33 @@ func (s *Service) tidy(ctx context.Context) error {
 		return err
 	}
 	for _, f := range files {
-		d := rows[f]
-		if d == nil {
-			if err := s.Disks.Delete(f); err != nil {
+		if err := s.tidyFile(ctx, f, rows[f]); err != nil {
+			if millpond.KindOf(err) != millpond.Conflict {
 				return err
 			}
-			continue
-		}
-		size, _, err := s.Disks.Size(f)
-		if err != nil {
-			return err
-		}
-		if d.Base().State == millpond.StateSucceeded && size < d.SizeBytes {
-			if err := s.Disks.Resize(ctx, f, d.SizeBytes); err != nil {
-				return err
-			}
+			s.Log.Warn("a disk that a VM has open was left as it is", "disk", f, "err", err)
 		}
 	}
 	return nil
+}
+
+func (s *Service) tidyFile(ctx context.Context, file string, d *millpond.Disk) error {
+	if d == nil {
+		return s.Disks.Delete(file)
+	}
+	if d.Base().State != millpond.StateSucceeded {
+		return nil
+	}
+	info, err := s.Disks.Stat(file)
+	if err != nil {
+		return err
+	}
+	if info.Size < d.SizeBytes {
+		if err := s.Disks.Resize(file, d.SizeBytes); err != nil {
+			return err
+		}
+	}
+	return s.settleUses(ctx, d)
 }
 
 // load reads a noun or says that it is not there.

@@ -14,7 +14,7 @@ import (
 	"millpond.dev/millpond/internal/custody"
 	"millpond.dev/millpond/internal/image"
 	"millpond.dev/millpond/internal/image/chunkstore"
-	"millpond.dev/millpond/internal/image/filestore"
+	"millpond.dev/millpond/internal/image/layer"
 	"millpond.dev/millpond/internal/resource"
 	"millpond.dev/millpond/internal/sqlite"
 )
@@ -37,7 +37,7 @@ func testService(t *testing.T) *Service {
 	ok(err)
 	keeper, err := custody.New(db, []custody.Region{{Name: "westus2", Stores: []image.Store{store}}}, nil)
 	ok(err)
-	disks, err := filestore.OpenDisks(filepath.Join(dir, "disks"))
+	disks, err := layer.OpenDisks(filepath.Join(dir, "disks"), Bases(keeper))
 	ok(err)
 	res := resource.New(resource.Options{DB: db, Clock: clock.System{}, Regions: []millpond.Region{{Name: "westus2"}}})
 	ok(res.EnsureSubscription(ctx, millpond.Subscription{ID: testSub, Tenant: "t", Name: "s"}, true))

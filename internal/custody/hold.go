@@ -31,6 +31,12 @@ func (h *Hold) keep(store, content string) {
 	h.mine = append(h.mine, u)
 }
 
+// Keep holds a content that is in a store already; NotFound kind if it is not.
+func (h *Hold) Keep(ctx context.Context, from image.Store, id image.ContentID) (image.Content, error) {
+	h.keep(from.Name(), string(id))
+	return from.Stat(ctx, id)
+}
+
 // Ingest puts src into a store and holds the content.
 func (h *Hold) Ingest(ctx context.Context, dst image.Store, src image.Source, p image.Progress) (image.Content, error) {
 	for range 10 {

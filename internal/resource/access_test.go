@@ -268,8 +268,8 @@ func TestChangesOfADisk(t *testing.T) {
 	if d.ID.Name() != "Data" || d.SizeBytes != 2<<30 {
 		t.Errorf("after a PUT in other letters: %s, %d bytes", d.ID, d.SizeBytes)
 	}
-	if size, _, _ := w.disks.Size(d.File); size != 2<<30 {
-		t.Errorf("the file has %d bytes", size)
+	if info, _ := w.disks.Stat(d.File); info.Size != 2<<30 {
+		t.Errorf("the file has %d bytes", info.Size)
 	}
 	for what, c := range map[string]struct {
 		creation millpond.CreationData
@@ -303,5 +303,9 @@ func TestChangesOfADisk(t *testing.T) {
 	if err := image(millpond.ManagedImage{OSDisk: millpond.ImageDisk{DiskID: mc + "/disks/os"}, DataDisks: []millpond.ImageDisk{{LUN: 0, DiskID: mc + "/disks/data"}}}); err == nil {
 		t.Error("an image of a lost disk was made")
 	}
-	w.until("nothing is left of it", func() bool { return w.holds("westus2-0") == 0 })
+	// The disk that was captured lies on its content, and goes with it.
+	w.until("only the disk's own base is left", func() bool { return w.holds("westus2-0") == 1 })
+	_, err = w.comp.DeleteDisk(w.ctx, id(mc+"/disks/os"))
+	w.ok(err)
+	w.until("nothing is left", func() bool { return w.holds("westus2-0") == 0 })
 }

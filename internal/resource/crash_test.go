@@ -101,7 +101,7 @@ func TestCrashWhileADiskIsCopied(t *testing.T) {
 		copied.ID, copied.UniqueID, copied.File = id(mc+"/disks/Copy"), "copy", "copy"
 		copied.Creation = millpond.CreationData{Option: millpond.CreateCopy, SourceID: src.ID.String()}
 		copied.Base().State = millpond.StateCreating
-		w.ok(os.WriteFile(w.disks.Path("copy"), make([]byte, 4096), 0o600))
+		w.ok(w.disks.Create("copy", 4096))
 		return tx.Put(&copied)
 	}))
 	w.restart()
@@ -119,8 +119,8 @@ func TestCrashWhileADiskIsCopied(t *testing.T) {
 		return tx.Put(d)
 	}))
 	w.restart()
-	if size, _, err := w.disks.Size("copy"); err != nil || size != 1<<30 {
-		t.Errorf("the file has %d bytes, %v", size, err)
+	if info, err := w.disks.Stat("copy"); err != nil || info.Size != 1<<30 {
+		t.Errorf("the file has %d bytes, %v", info.Size, err)
 	}
 }
 
@@ -166,7 +166,12 @@ func TestCrashWhileAVersionIsReplicated(t *testing.T) {
 		_, err := w.gal.Version(w.ctx, id(def+"/versions/1.0.0"))
 		return millpond.KindOf(err) == millpond.NotFound && err != nil
 	})
-	w.until("empty stores", func() bool { return w.holds("westus2-0")+w.holds("westus2-1")+w.holds("eastus-0") == 0 })
+	w.until("only what the disk lies on", func() bool {
+		return w.holds("westus2-0") == 1 && w.holds("westus2-1")+w.holds("eastus-0") == 0
+	})
+	_, err = w.comp.DeleteDisk(w.ctx, id(mc+"/disks/os"))
+	w.ok(err)
+	w.until("empty stores", func() bool { return w.holds("westus2-0") == 0 })
 }
 
 func TestAFailedReplicaIsTriedAgainByAnUpdate(t *testing.T) {
@@ -257,6 +262,11 @@ func TestContentsLiveAsLongAsSomethingNeedsThem(t *testing.T) {
 	there("a node uses it, after a start", true)
 	w.ok(w.db.Update(w.ctx, func(tx *sqlite.Tx) error { return tx.DeleteNode("n1") }))
 	w.ok(w.keeper.Collect(w.ctx))
+	there("the disk that was captured lies on it", true)
+	w.restart()
+	there("the disk lies on it, after a start", true)
+	_, err = w.comp.DeleteDisk(w.ctx, id(mc+"/disks/os"))
+	w.ok(err)
 	there("nothing uses it", false)
 	// What no row names is swept at the start.
 	_, err = w.stores["eastus-0"].Ingest(w.ctx, source(random(9)), nil)
@@ -293,7 +303,8 @@ func TestADeletionDoesNotWaitForACopy(t *testing.T) {
 		t.Error("the deletion waits for the copy")
 	}
 	resume()
-	if o := w.ended(op); o.Status != millpond.OperationSucceeded || w.holds("westus2-0") != 1 {
+	// One that the disk of the deleted snapshot lies on, and the new one.
+	if o := w.ended(op); o.Status != millpond.OperationSucceeded || w.holds("westus2-0") != 2 {
 		t.Errorf("operation %+v, %d contents", o, w.holds("westus2-0"))
 	}
 }

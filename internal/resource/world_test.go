@@ -23,7 +23,7 @@ import (
 	"millpond.dev/millpond/internal/gallery"
 	"millpond.dev/millpond/internal/image"
 	"millpond.dev/millpond/internal/image/chunkstore"
-	"millpond.dev/millpond/internal/image/filestore"
+	"millpond.dev/millpond/internal/image/layer"
 	"millpond.dev/millpond/internal/inspect"
 	"millpond.dev/millpond/internal/reconcile"
 	"millpond.dev/millpond/internal/resource"
@@ -189,7 +189,7 @@ type world struct {
 	driver *reconcile.Driver
 	db     *sqlite.DB
 	stores map[string]*store
-	disks  *filestore.Disks
+	disks  *layer.Disks
 	keeper *custody.Keeper
 	res    *resource.Service
 	comp   *compute.Service
@@ -243,7 +243,7 @@ func (w *world) open() {
 	})
 	w.ok(err)
 	w.ok(w.keeper.Sweep(w.ctx))
-	w.disks, err = filestore.OpenDisks(filepath.Join(w.dir, "disks"))
+	w.disks, err = layer.OpenDisks(filepath.Join(w.dir, "disks"), compute.Bases(w.keeper))
 	w.ok(err)
 	w.res = resource.New(resource.Options{DB: w.db, Clock: w.clock, Regions: regions})
 	w.comp, err = compute.New(w.ctx, compute.Options{DB: w.db, Clock: w.clock, Log: log, Keeper: w.keeper, Disks: w.disks, Resources: w.res, Auth: w.rights})

@@ -1,3 +1,6 @@
+// Package filestore reads raw disk files of this host as sources that know their
+// holes: built base images, and files that a user names. Managed disks are in
+// internal/image/layer. cmd/millpond uses it.
 package filestore
 
 import (
@@ -37,9 +40,6 @@ func newFile(f *os.File) (*File, error) {
 func (f *File) Size() int64                             { return f.size }
 func (f *File) ReadAt(p []byte, off int64) (int, error) { return f.f.ReadAt(p, off) }
 func (f *File) Close() error                            { return f.f.Close() }
-
-// raw is how copyInto recognises what it can clone: a File or a Disk.
-func (f *File) raw() *os.File { return f.f }
 
 // NextData implements image.Sparse with the kernel's SEEK_DATA and SEEK_HOLE. A
 // file system without them is one range of data.

@@ -31,8 +31,8 @@ import (
 	"millpond.dev/millpond/internal/image"
 )
 
-// MaxSize is the largest disk, 32 TiB, Azure's own limit for a managed disk.
-const MaxSize = 32 << 40
+// MaxSize is the largest disk.
+const MaxSize = image.MaxSize
 
 const lockFile = "lock"
 
