@@ -12,10 +12,12 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	millpond "millpond.dev/millpond"
 	"millpond.dev/millpond/internal/clock"
 	"millpond.dev/millpond/internal/image"
 	"millpond.dev/millpond/internal/image/cache"
 	"millpond.dev/millpond/internal/image/chunkstore"
+	"millpond.dev/millpond/internal/image/layer"
 	"millpond.dev/millpond/internal/imagehost"
 )
 
@@ -78,4 +80,38 @@ func defaultImageCache(dir string) (mib int64, err error) {
 	}
 	tenth := int64(st.Blocks) / 10 * int64(st.Bsize) >> 20
 	return max(min(tenth, 20<<10), 1<<10), nil
+}
+
+// liveDisks reaches the disks of running VMs, which the image host has open.
+type liveDisks struct{ s *server }
+
+func (l liveDisks) client() (*imagehost.Client, error) {
+	if l.s.images == nil {
+		return nil, millpond.Errorf(millpond.Conflict, "DiskInUse", "Another process has the disk open, and this launcher has no image host. End that process and try again.")
+	}
+	return l.s.images.Client(), nil
+}
+
+func (l liveDisks) Freeze(ctx context.Context, disk string) (layer.Point, error) {
+	c, err := l.client()
+	if err != nil {
+		return layer.Point{}, err
+	}
+	return c.Freeze(ctx, disk)
+}
+
+func (l liveDisks) Rebase(ctx context.Context, disk string, p layer.Point, ref layer.Ref) error {
+	c, err := l.client()
+	if err != nil {
+		return err
+	}
+	return c.Rebase(ctx, disk, p, ref)
+}
+
+func (l liveDisks) Release(ctx context.Context, disk string) error {
+	c, err := l.client()
+	if err != nil {
+		return err
+	}
+	return c.Release(ctx, disk)
 }

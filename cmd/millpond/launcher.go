@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"path/filepath"
 	"time"
 
 	millpond "millpond.dev/millpond"
@@ -70,8 +69,7 @@ func (s *server) openLauncher() (machines, error) {
 		}
 		return local.Open(local.Config{Images: s.images, Dir: s.data.VMs(), CacheDir: s.data.Cache(), Supervisor: []string{self, "vm-run"}, Tools: tools(), AgentBinary: agent,
 			Accel: mode, VCPUCap: s.cfg.Local.VCPUCap, MemoryCapMiB: s.cfg.Local.MemoryCapMiB, MaxVMs: s.cfg.Local.MaxVMs, MemoryMiB: s.cfg.Local.MemoryMiB,
-			ManagedFile: func(name string) string { return filepath.Join(s.data.Disks(), name+".raw") },
-			Clock:       s.clock, Log: s.log})
+			Managed: s.data.Disks(), ManagedStores: s.stores, Clock: s.clock, Log: s.log})
 	}
 	return nil, fmt.Errorf("there is no launcher %q", s.cfg.Launcher)
 }

@@ -28,6 +28,7 @@ import (
 	"millpond.dev/millpond/internal/image/layer"
 	"millpond.dev/millpond/internal/inspect"
 	"millpond.dev/millpond/internal/job"
+	"millpond.dev/millpond/internal/launch"
 	"millpond.dev/millpond/internal/pool"
 	"millpond.dev/millpond/internal/portal"
 	"millpond.dev/millpond/internal/resource"
@@ -49,6 +50,7 @@ func (s *server) openStores(ctx context.Context) (*custody.Keeper, *layer.Disks,
 				return nil, nil, fmt.Errorf("open the store %s of region %s: %w", folder, r.Name, err)
 			}
 			stores = append(stores, store)
+			s.stores = append(s.stores, launch.Store{Name: store.Name(), URL: store.URL()})
 		}
 		regions = append(regions, custody.Region{Name: r.Name, Stores: stores})
 	}

@@ -57,7 +57,9 @@ type server struct {
 	launcher machines
 	// images sees that the host has its image host; nil with a launcher without
 	// machines.
-	images   *imagehost.Runner
+	images *imagehost.Runner
+	// stores are all image stores as other processes open them.
+	stores   []launch.Store
 	sessions *nodeapi.Handler
 	front    *httpd.Server
 	edges    edges
@@ -140,7 +142,7 @@ func newServer(ctx context.Context, cfg config.Config, data datadir.Dir, addr st
 		return nil, err
 	}
 	var galleries *gallery.Service
-	comp, err := compute.New(ctx, compute.Options{DB: s.db, Clock: s.clock, Log: log, Keeper: keeper, Disks: disks, Resources: resources, Auth: rights,
+	comp, err := compute.New(ctx, compute.Options{DB: s.db, Clock: s.clock, Log: log, Keeper: keeper, Disks: disks, Live: liveDisks{s}, Resources: resources, Auth: rights,
 		HTTP: &http.Client{Timeout: time.Hour},
 		Base: s.baseFile,
 		Latest: func(ctx context.Context, definition millpond.ResourceID, region string) (millpond.ResourceID, error) {

@@ -15,11 +15,12 @@ import (
 // Live freezes disks that another process has open: those of running VMs, which
 // the image host serves. Names are those of layer.Disks.
 type Live interface {
-	// Freeze makes everything up to now readable by Disks.OpenFrozen. If the
-	// guest's agent can, the guest's file systems are quiet meanwhile.
+	// Freeze makes everything up to now readable by Disks.OpenFrozen.
 	Freeze(ctx context.Context, disk string) (layer.Point, error)
 	// Rebase is layer.Disk.Rebase in that process.
 	Rebase(ctx context.Context, disk string, p layer.Point, ref layer.Ref) error
+	// Release closes a disk that no machine has open; kind Conflict otherwise.
+	Release(ctx context.Context, disk string) error
 }
 
 // capture makes the bytes of a disk or snapshot, as they are now, an immutable
@@ -47,7 +48,7 @@ func (s *Service) capture(ctx context.Context, hold *custody.Hold, id millpond.R
 	if err != nil {
 		return content{}, err
 	}
-	defer z.close()
+	defer z.frozen.Close()
 	var c image.Content
 	base, same := z.frozen.Base()
 	if base != nil {
@@ -83,30 +84,26 @@ func (s *Service) capture(ctx context.Context, hold *custody.Hold, id millpond.R
 	return out, nil
 }
 
-// moment is a disk at a point, and the way to the process that has it open.
+// moment is a disk at a point.
 type moment struct {
 	file   string
 	at     layer.Point
 	frozen *layer.Frozen
-	disk   *layer.Disk // nil when another process has it
 }
 
-func (m *moment) close() {
-	_ = m.frozen.Close()
-	if m.disk != nil {
-		_ = m.disk.Close()
-	}
-}
-
-// freeze freezes a disk here, or where it is open.
+// freeze freezes a disk here, or where it is open. The disk itself is not kept
+// open: a machine that starts meanwhile can have it.
 func (s *Service) freeze(ctx context.Context, file string) (*moment, error) {
+	// A capture that ends would drop the layer between its freeze and its opening.
+	s.adopting.Lock()
+	defer s.adopting.Unlock()
 	k, err := s.Disks.Open(file)
 	if err == nil {
 		at, f, err := k.Freeze()
-		if err != nil {
-			return nil, errors.Join(err, k.Close())
+		if err = errors.Join(err, k.Close()); err != nil {
+			return nil, err
 		}
-		return &moment{file, at, f, k}, nil
+		return &moment{file, at, f}, nil
 	}
 	if s.Live == nil || millpond.KindOf(err) != millpond.Conflict {
 		return nil, err
@@ -119,7 +116,32 @@ func (s *Service) freeze(ctx context.Context, file string) (*moment, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &moment{file, at, f, nil}, nil
+	return &moment{file, at, f}, nil
+}
+
+// rebase puts a disk on a content, here or where it is open.
+func (s *Service) rebase(ctx context.Context, z *moment, ref layer.Ref) error {
+	k, err := s.Disks.Open(z.file)
+	if err == nil {
+		return errors.Join(k.Rebase(z.at, ref), k.Close())
+	}
+	if s.Live == nil || millpond.KindOf(err) != millpond.Conflict {
+		return err
+	}
+	return s.Live.Rebase(ctx, z.file, z.at, ref)
+}
+
+// removeFile deletes a disk's bytes. An image host may still have a disk that no
+// machine has any more.
+func (s *Service) removeFile(ctx context.Context, file string) error {
+	err := s.Disks.Delete(file)
+	if millpond.KindOf(err) != millpond.Conflict || s.Live == nil {
+		return err
+	}
+	if err := s.Live.Release(ctx, file); err != nil {
+		return err
+	}
+	return s.Disks.Delete(file)
 }
 
 // adopt puts a disk on the content that was captured of it. The content's use is
@@ -145,12 +167,7 @@ func (s *Service) adopt(ctx context.Context, d *millpond.Disk, z *moment, c cont
 	if err != nil || gone {
 		return err
 	}
-	if z.disk != nil {
-		err = z.disk.Rebase(z.at, c.ref())
-	} else {
-		err = s.Live.Rebase(ctx, z.file, z.at, c.ref())
-	}
-	return errors.Join(err, s.settleUses(ctx, d))
+	return errors.Join(s.rebase(ctx, z, c.ref()), s.settleUses(ctx, d))
 }
 
 // settleUses leaves a disk the use of its base only.

@@ -322,7 +322,14 @@ func (s *Service) resize(ctx context.Context, d *millpond.Disk) error {
 	if d.State != millpond.DiskUnattached {
 		return nil
 	}
-	return s.Disks.Resize(d.File, d.SizeBytes)
+	err := s.Disks.Resize(d.File, d.SizeBytes)
+	if millpond.KindOf(err) == millpond.Conflict && s.Live != nil {
+		if err := s.Live.Release(ctx, d.File); err != nil {
+			return err
+		}
+		return s.Disks.Resize(d.File, d.SizeBytes)
+	}
+	return err
 }
 
 // Disk returns one disk or snapshot.
@@ -377,7 +384,7 @@ func (s *Service) DeleteDisk(ctx context.Context, id millpond.ResourceID) (bool,
 		return false, err
 	}
 	if d.File != "" {
-		if err := s.Disks.Delete(d.File); err != nil {
+		if err := s.removeFile(ctx, d.File); err != nil {
 			s.Log.Error("disk file not deleted", "disk", d.ID.String(), "err", err)
 		}
 	}

@@ -1,5 +1,10 @@
 package image
 
+import (
+	"maps"
+	"slices"
+)
+
 // Manifest is the immutable description of a content: its size and the digest of
 // each chunk that is not all zeros, by the chunk's number. Its name is ID, so a
 // manifest that was read from anywhere is checked by computing it again.
@@ -28,4 +33,23 @@ type Chunked interface {
 	// KnownChunk is the digest of chunk n where it is known. A known chunk of
 	// zeros has the zero Digest.
 	KnownChunk(n int64) (Digest, bool)
+}
+
+// Numbers are the chunks that are not zeros, in order.
+func (m *Manifest) Numbers() []int64 {
+	return slices.Sorted(maps.Keys(m.Chunks))
+}
+
+// NextChunks is Sparse over the ordered numbers of the chunks that hold data, for
+// a content of size bytes.
+func NextChunks(chunks []int64, size, off int64) (start, end int64) {
+	i, _ := slices.BinarySearch(chunks, off/ChunkSize)
+	if off >= size || i == len(chunks) {
+		return size, size
+	}
+	first := chunks[i]
+	for i++; i < len(chunks) && chunks[i] == chunks[i-1]+1; {
+		i++
+	}
+	return max(off, first*ChunkSize), min((chunks[i-1]+1)*ChunkSize, size)
 }

@@ -13,6 +13,7 @@ import (
 	"os"
 
 	millpond "millpond.dev/millpond"
+	"millpond.dev/millpond/internal/image/layer"
 )
 
 // Client talks to the image host of a folder. Its zero value is not usable; it
@@ -74,6 +75,22 @@ func (c *Client) Exports(ctx context.Context) (list []ExportStatus, err error) {
 // Touched are the numbers of the chunks that were read of a content.
 func (c *Client) Touched(ctx context.Context, name string) (list []int64, err error) {
 	return list, c.call(ctx, http.MethodGet, "/v1/exports/"+url.PathEscape(name)+"/touched", nil, &list)
+}
+
+// Freeze makes a managed disk, as it is now, readable by layer.Disks.OpenFrozen.
+func (c *Client) Freeze(ctx context.Context, disk string) (p layer.Point, err error) {
+	return p, c.call(ctx, http.MethodPost, "/v1/exports/"+url.PathEscape(disk)+"/freeze", nil, &p)
+}
+
+// Rebase puts a managed disk on a content that has its bytes at p.
+func (c *Client) Rebase(ctx context.Context, disk string, p layer.Point, ref layer.Ref) error {
+	return c.call(ctx, http.MethodPost, "/v1/exports/"+url.PathEscape(disk)+"/rebase", Rebasing{p, ref}, nil)
+}
+
+// Release ends the serving of a managed disk; kind Conflict while a machine has
+// it open.
+func (c *Client) Release(ctx context.Context, disk string) error {
+	return c.call(ctx, http.MethodPost, "/v1/exports/"+url.PathEscape(disk)+"/release", nil, nil)
 }
 
 // Stop ends the image host. Without force it refuses, with kind Conflict, while

@@ -81,6 +81,7 @@ func (h *host) routes() http.Handler {
 		h.unregister(r.PathValue("name"))
 		answer(w, struct{}{}, nil)
 	})
+	h.diskRoutes(mux)
 	mux.HandleFunc("POST /v1/stop", func(w http.ResponseWriter, r *http.Request) {
 		if n := h.stats().Clients; n > 0 && r.URL.Query().Get("force") != "true" {
 			answer(w, nil, millpond.Errorf(millpond.Conflict, "ExportsInUse", "%d machines read their disks through this image host. End them first.", n))
@@ -124,13 +125,16 @@ func (h *host) register(r *http.Request, e Export) (ExportStatus, error) {
 	if err := e.check(); err != nil {
 		return ExportStatus{}, millpond.Errorf(millpond.Invalid, "InvalidExport", "%s.", err)
 	}
-	stores, err := h.openStores(r.Context(), image.ContentID(e.Name), e.Stores)
-	if err == nil {
-		err = h.cache.Prepare(r.Context(), image.ContentID(e.Name), stores)
+	if e.Kind == Content {
+		stores, err := h.openStores(r.Context(), image.ContentID(e.Name), e.Stores)
+		if err == nil {
+			err = h.cache.Prepare(r.Context(), image.ContentID(e.Name), stores)
+		}
+		if err != nil {
+			return ExportStatus{}, err
+		}
 	}
-	if err != nil {
-		return ExportStatus{}, err
-	}
+	var err error
 	h.mu.Lock()
 	old := h.exports[e.Name]
 	if old == nil {
@@ -143,6 +147,15 @@ func (h *host) register(r *http.Request, e Export) (ExportStatus, error) {
 		err = h.save()
 	}
 	h.mu.Unlock()
+	if err == nil && e.Kind == Disk {
+		if err = h.openDisk(r.Context(), old); err != nil {
+			h.mu.Lock()
+			if old.clients == 0 {
+				h.remove(old)
+			}
+			h.mu.Unlock()
+		}
+	}
 	if err != nil {
 		return ExportStatus{}, err
 	}

@@ -27,6 +27,9 @@ type Export struct {
 	Kind Kind   `json:"kind"`
 	// Stores have the content, the one to be asked first in front.
 	Stores []Place `json:"stores,omitempty"`
+	// Folder is where a managed disk lies. Its Stores are those that can have what
+	// it lies on.
+	Folder string `json:"folder,omitempty"`
 }
 
 // Place is an image store as any process can open it.
@@ -52,6 +55,8 @@ func (e Export) check() error {
 		return fmt.Errorf("the name %q cannot be an export's", e.Name)
 	}
 	switch e.Kind {
+	case Disk:
+		return e.checkDisk()
 	case Content:
 		if !image.ContentID(e.Name).Valid() {
 			return fmt.Errorf("%q is not the id of a content", e.Name)
@@ -65,7 +70,7 @@ func (e Export) check() error {
 			}
 		}
 	default:
-		return fmt.Errorf("exports of kind %q are not known; this image host serves %q", e.Kind, Content)
+		return fmt.Errorf("exports of kind %q are not known; this image host serves %q and %q", e.Kind, Content, Disk)
 	}
 	return nil
 }

@@ -24,6 +24,7 @@ import (
 	"millpond.dev/millpond/internal/clock"
 	"millpond.dev/millpond/internal/image"
 	"millpond.dev/millpond/internal/image/cache"
+	"millpond.dev/millpond/internal/image/layer"
 	"millpond.dev/millpond/internal/nbd"
 	"millpond.dev/millpond/internal/process"
 )
@@ -69,6 +70,7 @@ type host struct {
 	mu      sync.Mutex
 	exports map[string]*export
 	stores  map[Place]cache.Store
+	folders map[string]*layer.Disks
 	// spoken is when somebody last used a socket.
 	spoken time.Time
 }
@@ -79,6 +81,9 @@ type export struct {
 	clients int
 	// leaving: it goes with its last client.
 	leaving bool
+	// disk is a managed disk's, while it is open; opening is held to open it.
+	disk    *layer.Disk
+	opening sync.Mutex
 }
 
 // Run is the image host of a folder until the context ends or it is told to stop.
@@ -99,7 +104,7 @@ func Run(ctx context.Context, cfg Config) error {
 	}
 	defer lock.Close()
 
-	h := &host{cfg: cfg, begun: cfg.Clock.Now(), exports: map[string]*export{}, stores: map[Place]cache.Store{}, spoken: time.Now()}
+	h := &host{cfg: cfg, begun: cfg.Clock.Now(), exports: map[string]*export{}, stores: map[Place]cache.Store{}, folders: map[string]*layer.Disks{}, spoken: time.Now()}
 	if h.self, err = process.Of(os.Getpid()); err != nil {
 		return err
 	}
@@ -114,9 +119,23 @@ func Run(ctx context.Context, cfg Config) error {
 	for _, e := range saved {
 		h.exports[e.Name] = &export{Export: e}
 	}
+	defer h.closeDisks()
 	ctx, h.stop = context.WithCancel(ctx)
 	defer h.stop()
 	return h.serve(ctx, lock)
+}
+
+// closeDisks makes what machines wrote durable at the end.
+func (h *host) closeDisks() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, e := range h.exports {
+		if e.disk != nil {
+			if err := errors.Join(e.disk.Sync(), e.disk.Close()); err != nil {
+				h.cfg.Log.Error("a managed disk was not closed", "disk", e.Name, "err", err)
+			}
+		}
+	}
 }
 
 // serve listens, says that it is ready, and serves until the end.
@@ -270,6 +289,14 @@ func (h *host) Open(ctx context.Context, name string) (nbd.Device, func(), error
 	h.spoken = time.Now()
 	places := e.Stores
 	h.mu.Unlock()
+	if e.Kind == Disk {
+		if err := h.openDisk(ctx, e); err != nil {
+			h.leave(e)
+			h.cfg.Log.Error("a managed disk cannot be opened", "disk", name, "err", err)
+			return nil, nil, nbd.Refuse(err.Error())
+		}
+		return diskDevice{e.disk}, func() { h.leave(e) }, nil
+	}
 	var o *cache.Content
 	stores, err := h.openStores(ctx, image.ContentID(name), places)
 	if err == nil {
@@ -299,7 +326,17 @@ func (h *host) remove(e *export) {
 	if h.exports[e.Name] == e {
 		delete(h.exports, e.Name)
 	}
-	h.cache.Forget(image.ContentID(e.Name))
+	if e.Kind == Content {
+		h.cache.Forget(image.ContentID(e.Name))
+	}
+	if e.disk != nil {
+		// Also without it the disk would be durable at the end of a machine that
+		// shut down; one that was killed gets here what it wrote.
+		if err := errors.Join(e.disk.Sync(), e.disk.Close()); err != nil {
+			h.cfg.Log.Error("a managed disk was not closed", "disk", e.Name, "err", err)
+		}
+		e.disk = nil
+	}
 	if err := h.save(); err != nil {
 		h.cfg.Log.Error("the exports were not saved", "err", err)
 	}

@@ -52,7 +52,7 @@ func (m Machine) checkDrives() error {
 			return fmt.Errorf("qemu: drive id %q is not plain or not unique", d.ID)
 		}
 		ids[d.ID] = true
-		if d.File == "" || (d.Format != Raw && d.Format != QCOW2) {
+		if (d.File == "") == (d.NBD == nil) || (d.Format != Raw && d.Format != QCOW2) {
 			return fmt.Errorf("qemu: drive %s needs a file and a format", d.ID)
 		}
 		if len(d.Serial) > 20 || (d.Serial != "" && !safeName.MatchString(d.Serial)) {

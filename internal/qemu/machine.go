@@ -87,8 +87,19 @@ type Drive struct {
 	LUN      int
 	// Boot makes it the first drive that the firmware tries; only one has it.
 	Boot bool
+	// NBD, if not nil, is where the disk is in the place of File; Format is Raw.
+	NBD *NBD
 	// Serial is what /dev/disk/by-id shows, at most 20 bytes.
 	Serial string
+}
+
+// NBD is an export of a server on a unix socket. Writes to it outlive the VM, so
+// flushes reach it; what the guest trims or fills with zeros is given back.
+type NBD struct {
+	Socket, Export string
+	// ReconnectDelay is how many seconds requests wait for a server that has gone,
+	// and OpenTimeout how many the first connection may take.
+	ReconnectDelay, OpenTimeout int
 }
 
 // Network is a user-mode network that the VM has for itself.
@@ -185,7 +196,7 @@ func (m Machine) driveArgs() []string {
 	var args []string
 	scsi := false
 	for _, d := range m.Drives {
-		args = append(args, "-blockdev", blockdev(d.ID, d.File, d.Format, d.ReadOnly))
+		args = append(args, "-blockdev", d.blockdev())
 		var dev string
 		if d.Bus == SCSI {
 			if !scsi {
@@ -206,6 +217,25 @@ func (m Machine) driveArgs() []string {
 		args = append(args, "-device", dev)
 	}
 	return args
+}
+
+// blockdev is the drive's -blockdev.
+func (d Drive) blockdev() string {
+	if d.NBD == nil {
+		return blockdev(d.ID, d.File, d.Format, d.ReadOnly)
+	}
+	b, err := json.Marshal(d.NBD.node(d.ID))
+	if err != nil {
+		panic(err) // plain data
+	}
+	return string(b)
+}
+
+// node is the block node id over the export, for the command line and blockdev-add.
+func (n *NBD) node(id string) map[string]any {
+	return map[string]any{"driver": "raw", "node-name": id, "discard": "unmap", "detect-zeroes": "unmap",
+		"file": map[string]any{"driver": "nbd", "server": map[string]any{"type": "unix", "path": n.Socket}, "export": n.Export,
+			"reconnect-delay": n.ReconnectDelay, "open-timeout": n.OpenTimeout, "discard": "unmap"}}
 }
 
 // blockdev is JSON, so that no character of a file's name has a meaning.

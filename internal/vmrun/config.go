@@ -35,9 +35,8 @@ type Config struct {
 	CacheDir string `json:"cacheDir"`
 	// AgentDisk is an ISO that brings the agent to images without one, or empty.
 	AgentDisk string `json:"agentDisk,omitempty"`
-	// Files are the raw files of the spec's managed disks, by name.
-	Files map[string]string `json:"files,omitempty"`
-	// ImageSocket is where the image host serves contents; empty without one.
+	// ImageSocket is where the image host serves contents and managed disks; empty
+	// without one.
 	ImageSocket string `json:"imageSocket,omitempty"`
 	// StopGrace is how long the guest may take to power off on SIGTERM.
 	StopGrace time.Duration `json:"stopGrace"`

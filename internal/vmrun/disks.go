@@ -103,24 +103,26 @@ func (d *disks) dataDisks(context.Context) error {
 	return nil
 }
 
-// managed looks whether the file of a managed disk is there. The disk is nobody's
-// but the VM's as long as that has it, and stays when the VM goes.
-func (d *disks) managed(disk launch.Disk) error {
-	file := d.cfg.Files[disk.Managed]
-	if file == "" {
-		return fmt.Errorf("the managed disk %s has no file on this host", disk.Managed)
-	}
-	_, err := os.Stat(file)
-	return err
-}
-
-// drive is a disk as QEMU gets it.
+// drive is a disk as QEMU gets it: a file, or for a managed disk the image host's
+// export of it, which only this VM has, and which stays when the VM goes.
 func (d *disks) drive(q qemu.Drive, disk launch.Disk, file string) qemu.Drive {
 	q.File, q.Format = file, qemu.QCOW2
 	if disk.Managed != "" {
-		q.File, q.Format = d.cfg.Files[disk.Managed], qemu.Raw
+		// The step of the disks has looked at the name.
+		socket, _ := socketName(d.dir, d.cfg.ImageSocket)
+		q.File, q.Format = "", qemu.Raw
+		q.NBD = &qemu.NBD{Socket: socket, Export: disk.Managed, ReconnectDelay: reconnectDelay, OpenTimeout: openTimeout}
 	}
 	return q
+}
+
+// managed checks that a managed disk can be reached.
+func (d *disks) managed(disk launch.Disk) error {
+	if d.cfg.ImageSocket == "" {
+		return fmt.Errorf("the managed disk %s has to be reached through an image host, and this host has none", disk.Managed)
+	}
+	_, err := socketName(d.dir, d.cfg.ImageSocket)
+	return err
 }
 
 // tempDisk puts an overlay over an empty file system that all VMs of the host

@@ -32,12 +32,9 @@ func contentBase(dir, socket, content string) (string, error) {
 	if socket == "" {
 		return "", fmt.Errorf("the content %s has to be read through an image host, and this host has none", content)
 	}
-	name, err := filepath.Rel(dir, socket)
-	if err != nil || len(name) > len(socket) {
-		name = socket
-	}
-	if len(name) > maxSocketName {
-		return "", fmt.Errorf("the socket %s has a name of %d bytes; a socket's may have %d. Choose a shorter data folder", name, len(name), maxSocketName)
+	name, err := socketName(dir, socket)
+	if err != nil {
+		return "", err
 	}
 	type server struct {
 		Type string `json:"type"`
@@ -55,6 +52,18 @@ func contentBase(dir, socket, content string) (string, error) {
 		File   file   `json:"file"`
 	}{"raw", file{"nbd", server{"unix", name}, content, reconnectDelay, openTimeout}})
 	return "json:" + string(b), err
+}
+
+// socketName is the image host's socket as QEMU in dir names it.
+func socketName(dir, socket string) (string, error) {
+	name, err := filepath.Rel(dir, socket)
+	if err != nil || len(name) > len(socket) {
+		name = socket
+	}
+	if len(name) > maxSocketName {
+		return "", fmt.Errorf("the socket %s has a name of %d bytes; a socket's may have %d. Choose a shorter data folder", name, len(name), maxSocketName)
+	}
+	return name, nil
 }
 
 // ImageUnreadable is the failure of a VM whose image no store gives; what says

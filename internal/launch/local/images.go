@@ -33,15 +33,18 @@ type contents struct {
 // keepLimit bounds the ending of exports; what was missed is ended the next time.
 const keepLimit = 10 * time.Second
 
-// exports are the contents that a VM reads on demand.
-func exports(spec launch.Spec) []imagehost.Export {
+// exports are the contents that a VM reads on demand, and its managed disks.
+func (l *Launcher) exports(spec launch.Spec) []imagehost.Export {
 	var out []imagehost.Export
 	for _, d := range append([]launch.Disk{spec.OSDisk}, spec.DataDisks...) {
-		if d.Content == "" {
+		e, stores := imagehost.Export{Name: d.Content, Kind: imagehost.Content}, d.Stores
+		if d.Managed != "" {
+			e, stores = imagehost.Export{Name: d.Managed, Kind: imagehost.Disk, Folder: l.cfg.Managed}, l.cfg.ManagedStores
+		}
+		if e.Name == "" {
 			continue
 		}
-		e := imagehost.Export{Name: d.Content, Kind: imagehost.Content}
-		for _, s := range d.Stores {
+		for _, s := range stores {
 			e.Stores = append(e.Stores, imagehost.Place{Name: s.Name, URL: s.URL})
 		}
 		out = append(out, e)
@@ -51,7 +54,7 @@ func exports(spec launch.Spec) []imagehost.Export {
 
 // provide has what a VM reads served.
 func (l *Launcher) provide(ctx context.Context, spec launch.Spec) error {
-	list := exports(spec)
+	list := l.exports(spec)
 	if len(list) == 0 {
 		return nil
 	}
@@ -94,7 +97,7 @@ func (l *Launcher) keepImages(ctx context.Context) {
 	used := map[string]bool{}
 	l.mu.Lock()
 	for _, v := range l.vms {
-		for _, e := range exports(v.cfg.Spec) {
+		for _, e := range l.exports(v.cfg.Spec) {
 			used[e.Name] = true
 		}
 	}

@@ -61,10 +61,12 @@ type Config struct {
 	Subnets netip.Prefix
 	// Images serves contents of image stores; nil if no VM has a disk from one.
 	Images Images
-	// ManagedFile is where a managed disk lies as a raw file.
-	ManagedFile func(name string) string
-	Clock       clock.Clock
-	Log         *slog.Logger
+	// Managed is the folder of managed disks, and ManagedStores are the stores that
+	// have what these lie on.
+	Managed       string
+	ManagedStores []launch.Store
+	Clock         clock.Clock
+	Log           *slog.Logger
 }
 
 // startLimit is how long a start may hold one of the places; it then goes on
@@ -230,14 +232,6 @@ func (l *Launcher) create(key string, spec launch.Spec) error {
 		VCPUs: min(spec.VCPUs, l.cfg.VCPUCap), MemoryMiB: spec.MemoryMiB}
 	if l.cfg.MemoryCapMiB > 0 {
 		cfg.MemoryMiB = min(cfg.MemoryMiB, l.cfg.MemoryCapMiB)
-	}
-	for _, d := range append([]launch.Disk{spec.OSDisk}, spec.DataDisks...) {
-		if d.Managed != "" && l.cfg.ManagedFile != nil {
-			if cfg.Files == nil {
-				cfg.Files = map[string]string{}
-			}
-			cfg.Files[d.Managed] = l.cfg.ManagedFile(d.Managed)
-		}
 	}
 	v := newVM(l.ctx, filepath.Join(l.cfg.Dir, key), cfg)
 	attempt := v.enqueue()
@@ -444,7 +438,7 @@ func (l *Launcher) destroy(ctx context.Context, v *vm) error {
 	}
 	l.forget(v.key)
 	v.cancel()
-	if len(exports(v.cfg.Spec)) > 0 {
+	if len(l.exports(v.cfg.Spec)) > 0 {
 		l.loops.Go(func() { l.keepImages(l.ctx) })
 	}
 	l.changed.Wake()
