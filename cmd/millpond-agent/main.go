@@ -10,8 +10,11 @@ import (
 	"flag"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
+	"os/exec"
 	"os/signal"
+	"path/filepath"
 	"runtime/debug"
 	"syscall"
 	"time"
@@ -19,6 +22,7 @@ import (
 	"millpond.dev/millpond/internal/agent"
 	"millpond.dev/millpond/internal/agent/guest"
 	"millpond.dev/millpond/internal/agent/proc"
+	"millpond.dev/millpond/internal/agent/waagent"
 	"millpond.dev/millpond/internal/clock"
 	"millpond.dev/millpond/internal/nodeproto"
 )
@@ -27,6 +31,9 @@ import (
 var version = "dev"
 
 func main() {
+	if filepath.Base(os.Args[0]) == "waagent" {
+		os.Exit(asWaagent(os.Args[1:]...))
+	}
 	if err := run(); err != nil {
 		fmt.Fprintln(os.Stderr, "millpond-agent:", err)
 		os.Exit(1)
@@ -38,7 +45,11 @@ func run() error {
 	root := flag.String("root", "", "node root directory; /mnt/batch on the temporary disk or /opt/batch/data when empty")
 	trial := flag.Bool("unprivileged", false, "leave clock, name, disks, accounts and power of this machine alone")
 	show := flag.Bool("version", false, "print the version and exit")
+	provision := flag.Bool("provision", false, "make the machine's user as the environment says, and exit")
 	flag.Parse()
+	if *provision {
+		os.Exit(asWaagent("-provision"))
+	}
 	if *show {
 		fmt.Println(version)
 		return nil
@@ -77,4 +88,27 @@ func run() error {
 		return nil
 	}
 	return err
+}
+
+// asWaagent is what this program does under the name of Azure's agent.
+func asWaagent(args ...string) int {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	return waagent.Main(ctx, waagent.System{Root: "/", Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Getenv: os.Getenv, Version: version,
+		Listens: func(port int) bool {
+			c, err := net.DialTimeout("tcp", fmt.Sprintf("127.0.0.1:%d", port), time.Second)
+			if err == nil {
+				c.Close()
+			}
+			return err == nil
+		},
+		Run: func(ctx context.Context, name string, args ...string) error {
+			program, err := exec.LookPath(name)
+			if err != nil {
+				return nil // the machine has none, and needs none
+			}
+			cmd := exec.CommandContext(ctx, program, args...)
+			cmd.Stderr = os.Stderr
+			return cmd.Run()
+		}}, args)
 }

@@ -59,6 +59,10 @@ func (e *Edge) names(w http.ResponseWriter, r *azwire.Request, name func(machine
 	if err != nil {
 		return err
 	}
+	if r.Param("publisher") == "" {
+		// Publishers of extensions stand in the same list.
+		list = append(list, machine.Offer{Publisher: customScriptPublisher})
+	}
 	out := []any{}
 	seen := map[string]bool{}
 	for _, o := range list {

@@ -138,6 +138,9 @@ func (b *build) debianConfigure(context.Context) error {
 		if err := t.file("usr/sbin/millpond-agent", 0o755, agent); err != nil {
 			return err
 		}
+		if err := t.link("usr/sbin/waagent", "millpond-agent"); err != nil {
+			return err
+		}
 		units["millpond-agent.service"] = "sysinit.target"
 	} else if err := os.Remove(t.at("usr/lib/systemd/system/millpond-agent.service")); err != nil {
 		return err

@@ -205,6 +205,9 @@ func (b *build) tinyRoot(ctx context.Context) error {
 		if err := t.file("usr/sbin/millpond-agent", 0o755, agent); err != nil {
 			return err
 		}
+		if err := t.link("usr/sbin/waagent", "millpond-agent"); err != nil {
+			return err
+		}
 	}
 	if err := t.file("etc/shadow", 0o640, []byte("root:*:20000:0:99999:7:::\nnobody:*:20000:0:99999:7:::\n")); err != nil {
 		return err

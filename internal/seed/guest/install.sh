@@ -12,6 +12,10 @@ fi
 cp "$from/millpond-agent" "$agent.new"
 chmod 0755 "$agent.new"
 mv "$agent.new" "$agent"
+# The usual command of generalization, unless the image has Azure's own agent.
+if ! command -v waagent >/dev/null 2>&1; then
+	ln -s millpond-agent /usr/sbin/waagent
+fi
 if command -v restorecon >/dev/null 2>&1; then
 	restorecon "$agent" || true
 fi
