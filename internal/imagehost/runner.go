@@ -312,7 +312,7 @@ func (r *Runner) Provide(ctx context.Context, exports []Export) error {
 	return nil
 }
 
-// Keep ends the exports that used does not name.
+// Keep ends the exports of contents that used does not name.
 func (r *Runner) Keep(ctx context.Context, used map[string]bool) error {
 	list, err := r.client.Exports(ctx)
 	if gone(err) {
@@ -323,7 +323,7 @@ func (r *Runner) Keep(ctx context.Context, used map[string]bool) error {
 	}
 	var errs []error
 	for _, e := range list {
-		if !used[e.Name] {
+		if e.Kind == Content && !used[e.Name] {
 			errs = append(errs, r.client.Unregister(ctx, e.Name))
 		}
 	}
