@@ -37,7 +37,7 @@ type Config struct {
 	// fails; 0 means one minute. A guest stands still meanwhile, which it
 	// survives better than an I/O error.
 	Patience time.Duration
-	// NoReadAhead leaves out reading in a learned order; benchmarks compare.
+	// NoReadAhead leaves out all fetching before somebody asks; benchmarks compare.
 	NoReadAhead bool
 	// Learn is how long the first boot of a content is watched for its order; 0
 	// means three minutes.
@@ -52,6 +52,10 @@ const (
 	// many while a guest waits for a fetch.
 	aheadWidth = 4
 	aheadBusy  = 2
+	// runWidth is how far ahead of a run of chunks is fetched while no order is
+	// known, and runLimit how many of such fetches are under way.
+	runWidth = 2
+	runLimit = 4
 )
 
 // Cache is safe for concurrent use.
@@ -66,6 +70,7 @@ type Cache struct {
 	// fetches are goroutines that Close waits for.
 	fetches sync.WaitGroup
 	demand  *semaphore.Weighted
+	runs    *semaphore.Weighted
 	// waiting is the number of demand fetches that guests wait for.
 	waiting atomic.Int64
 
@@ -120,7 +125,7 @@ func Open(cfg Config) (*Cache, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Cache{cfg: cfg, clock: cfg.Clock, log: cfg.Log, slab: s, demand: semaphore.NewWeighted(maxFetches),
+	c := &Cache{cfg: cfg, clock: cfg.Clock, log: cfg.Log, slab: s, demand: semaphore.NewWeighted(maxFetches), runs: semaphore.NewWeighted(runLimit),
 		flights: map[image.Digest]*flight{}, contents: map[image.ContentID]*core{}, replicas: map[string]*replica{}, mendings: map[mending]bool{}}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	return c, nil

@@ -565,6 +565,29 @@ func TestReadAheadDelaysNobody(t *testing.T) {
 	}
 }
 
+// Without a learned order, a run of chunks is fetched ahead of its reader, and
+// scattered reads are not.
+func TestReadsRunsAhead(t *testing.T) {
+	a := newStore("a")
+	data := content(16, 40)
+	id, m := ingest(data, a)
+	c := openCache(t, t.TempDir(), 64)
+	o := openContent(t, c, id, a)
+	for _, n := range []int{30, 5, 20, 10, 35} {
+		mustRead(t, o, data, n*image.ChunkSize, 10)
+	}
+	if s := c.Stats(); s.Ahead != 0 || a.count() != 5 {
+		t.Errorf("scattered reads fetched %d chunks", a.count())
+	}
+	for n := 11; n < 13; n++ {
+		mustRead(t, o, data, n*image.ChunkSize, 10)
+	}
+	eventually(t, "the next chunks come by themselves", func() bool { return c.slab.has(m.Chunks[13]) && c.slab.has(m.Chunks[14]) })
+	if a.count() != 5+2+runWidth {
+		t.Errorf("%d chunks were fetched", a.count())
+	}
+}
+
 func TestForget(t *testing.T) {
 	a := newStore("a")
 	id, _ := ingest(content(15, 3), a)

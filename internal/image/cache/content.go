@@ -229,20 +229,26 @@ func (o *Content) chunk(p []byte, n int64, within int) error {
 		return nil
 	}
 	length := o.core.m.ChunkLen(n)
-	o.core.touch(n, length)
+	if o.core.touch(n, length) && !o.cache.cfg.NoReadAhead {
+		o.cache.runAhead(o, n)
+	}
 	return o.cache.read(o.ctx, o.core, d, length, p, within)
 }
 
-func (k *core) touch(n int64, length int) {
+// touch notes a read. It is true if a run of chunks has just become longer: the
+// chunk is read for the first time and the two before it have been.
+func (k *core) touch(n int64, length int) (run bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if !k.touched[n] {
 		k.touched[n] = true
 		k.touchedBytes += int64(length)
+		run = k.touched[n-1] && k.touched[n-2]
 	}
 	if k.learn != nil {
 		k.learn.touch(n)
 	}
+	return run
 }
 
 func (k *core) stores() []*replica {

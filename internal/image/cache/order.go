@@ -167,6 +167,40 @@ func (c *Cache) ahead(ctx context.Context, k *core, o order) {
 	}
 }
 
+// runAhead fetches the next chunks of a run, such as a boot loader reads a kernel
+// in. What finds no free place is left out.
+func (c *Cache) runAhead(o *Content, n int64) {
+	for next := n + 1; next <= n+runWidth; next++ {
+		d, ok := o.core.m.Chunks[next]
+		if !ok {
+			return
+		}
+		if c.slab.has(d) || c.underWay(d) {
+			continue
+		}
+		if !c.runs.TryAcquire(1) {
+			return
+		}
+		began := c.spawn(func() {
+			defer c.runs.Release(1)
+			if _, err := c.fetch(o.ctx, o.core, d, o.core.m.ChunkLen(next), false); err == nil {
+				c.counters.ahead.Add(1)
+			}
+		})
+		if !began {
+			c.runs.Release(1)
+			return
+		}
+	}
+}
+
+// underWay says that somebody fetches the chunk.
+func (c *Cache) underWay(d image.Digest) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.flights[d] != nil
+}
+
 func (c *Cache) orderFile(id image.ContentID) string {
 	return filepath.Join(c.cfg.Dir, ordersFolder, string(id))
 }
