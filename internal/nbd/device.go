@@ -36,6 +36,13 @@ type Device interface {
 	Flush() error
 }
 
+// Prompt is an optional ability of a Device: it knows that a read will not wait
+// for anything but this host's memory or disk. Such a read is answered without
+// handing it to another goroutine, which on a busy host costs more than the read.
+type Prompt interface {
+	Prompt(off, n int64) bool
+}
+
 // Exports are the devices of a server by name.
 type Exports interface {
 	// Open lends a device to one client, until release is called, once. An error

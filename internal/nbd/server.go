@@ -108,6 +108,7 @@ func (s *Server) ServeConn(ctx context.Context, c net.Conn) error {
 
 	t := &transmission{server: s, conn: c, r: r, dev: dev, size: dev.Size(), readOnly: dev.ReadOnly(),
 		memory: semaphore.NewWeighted(s.cfg.ConnMemory), slots: make(chan struct{}, s.cfg.InFlight)}
+	t.prompt, _ = dev.(Prompt)
 	return quiet(ctx, t.run(ctx))
 }
 

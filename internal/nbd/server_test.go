@@ -474,6 +474,43 @@ func TestConcurrencyAndMemory(t *testing.T) {
 	}
 }
 
+// prompt is a memory device that answers at once where it says so.
+type prompt struct{ *memory }
+
+func (p prompt) Prompt(off, n int64) bool { return off >= 1<<20 }
+
+// A prompt read is answered while others wait.
+func TestPromptReads(t *testing.T) {
+	dev := prompt{&memory{data: make([]byte, 4<<20), gate: make(chan struct{}, 1)}}
+	c := dial(t, serve(t, newTestServer(&shelf{devices: map[string]Device{"disk": dev}})))
+	c.goTo(optGo, "disk")
+	dev.data[2<<20] = 9
+	c.request(0, cmdRead, 1, 0, 512, nil) // waits at the gate
+	for range 2000 {
+		dev.mu.Lock()
+		busy := dev.busy
+		dev.mu.Unlock()
+		if busy == 1 {
+			break
+		}
+		time.Sleep(time.Millisecond)
+	}
+	c.request(0, cmdRead, 2, 2<<20, 512, nil)
+	dev.gate <- struct{}{}
+	dev.gate <- struct{}{}
+	got := map[uint64]byte{}
+	for range 2 {
+		errno, cookie := c.answer()
+		if errno != 0 {
+			t.Fatal(errno)
+		}
+		got[cookie] = c.read(512)[0]
+	}
+	if got[1] != 0 || got[2] != 9 {
+		t.Errorf("%v", got)
+	}
+}
+
 // A request that is larger than the bound is served alone, and small ones are
 // bounded by number.
 func TestLargeRequestPasses(t *testing.T) {

@@ -22,6 +22,7 @@ type transmission struct {
 	conn     net.Conn
 	r        *bufio.Reader
 	dev      Device
+	prompt   Prompt // nil if the device does not know
 	size     int64
 	readOnly bool
 	memory   *semaphore.Weighted
@@ -115,14 +116,20 @@ func (t *transmission) take(ctx context.Context, req request) error {
 			return err
 		}
 	}
-	t.running.Go(func() {
+	carryOut := func() error {
 		defer done()
 		errno := t.do(req, (*buf)[replyLen:])
 		answer := (*buf)[:replyLen]
 		if req.cmd == cmdRead && errno == 0 {
 			answer = *buf
 		}
-		if err := t.answer(answer, errno, req.cookie); err != nil {
+		return t.answer(answer, errno, req.cookie)
+	}
+	if req.cmd == cmdRead && t.prompt != nil && t.prompt.Prompt(int64(req.off), int64(req.length)) {
+		return carryOut()
+	}
+	t.running.Go(func() {
+		if err := carryOut(); err != nil {
 			// The reader notices the closed connection and ends the rest.
 			t.conn.Close()
 		}

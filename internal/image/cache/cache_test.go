@@ -203,12 +203,18 @@ func TestReadsAndKeeps(t *testing.T) {
 	dir := t.TempDir()
 	c := openCache(t, dir, 64)
 	o := openContent(t, c, id, a)
+	if o.Prompt(0, 10) {
+		t.Error("a chunk that nobody has fetched is prompt")
+	}
 	mustRead(t, o, data, 0, len(data))
 	if a.count() != len(m.Chunks) {
 		t.Errorf("%d reads of %d chunks", a.count(), len(m.Chunks))
 	}
 	// The bytes are handed out before they are kept.
 	eventually(t, "everything is kept", func() bool { return c.Stats().Chunks == len(m.Chunks) })
+	if !o.Prompt(image.ChunkSize-10, 20) || !o.Prompt(2*image.ChunkSize, 4096) || o.Prompt(int64(len(data))-10, 20) {
+		t.Error("what is kept is not prompt")
+	}
 	mustRead(t, o, data, image.ChunkSize-10, 20)
 	mustRead(t, o, data, len(data)-512, 512)
 	if n, err := o.ReadAt(make([]byte, 100), int64(len(data))-50); n != 50 || err == nil {

@@ -221,6 +221,19 @@ func (o *Content) ReadAt(p []byte, off int64) (int, error) {
 	return len(p), end
 }
 
+// Prompt says that a read of n bytes at off needs no store.
+func (o *Content) Prompt(off, n int64) bool {
+	if off < 0 || n <= 0 || n > 2*image.ChunkSize || off+n > o.core.m.Size {
+		return false
+	}
+	for c := off / image.ChunkSize; c <= (off+n-1)/image.ChunkSize; c++ {
+		if d, data := o.core.m.Chunks[c]; data && !o.cache.slab.verifiedHas(d) {
+			return false
+		}
+	}
+	return true
+}
+
 // chunk fills p from one chunk.
 func (o *Content) chunk(p []byte, n int64, within int) error {
 	d, data := o.core.m.Chunks[n]

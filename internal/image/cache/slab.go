@@ -166,6 +166,14 @@ func (s *slab) has(d image.Digest) bool {
 	return ok
 }
 
+// verifiedHas says whether there is a chunk that hold would find.
+func (s *slab) verifiedHas(d image.Digest) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	i, ok := s.at[d]
+	return ok && s.slots[i].verified
+}
+
 // read fills p from the held slot i.
 func (s *slab) read(i int, p []byte, within int64) error {
 	_, err := s.chunks.ReadAt(p, int64(i)*image.ChunkSize+within)
