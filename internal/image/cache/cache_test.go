@@ -325,7 +325,12 @@ func TestOneFetchPerChunkUnderConcurrency(t *testing.T) {
 		})
 	}
 	g.Wait()
-	if n := a.count() + b.count(); n > len(m.Chunks) {
+	// On a busy machine a store may look slow, and the other is asked too.
+	slow := 0
+	for _, st := range c.Stats().Stores {
+		slow += int(st.Slow)
+	}
+	if n := a.count() + b.count(); n > len(m.Chunks)+slow {
 		t.Errorf("%d reads for %d chunks", n, len(m.Chunks))
 	}
 	if a.count() < 4 || b.count() < 4 {
