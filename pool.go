@@ -178,11 +178,37 @@ type Pool struct {
 	Warnings              []Warning
 	CurrentDedicated      int // counted from nodes when read
 	CurrentLowPriority    int
-	Boot                  BootImage // resolved at add; resolved anew at each allocation when the reference has no version
-	Creator               Caller    // rights were checked for this caller
+	Boot                  BootImage  // resolved at add; resolved anew at each allocation when the reference has no version
+	Creator               Caller     // rights were checked for this caller
+	AutoScale             *AutoScale // nil: the size is fixed
 	Created, LastModified time.Time
 	Version               int64 // grows with each change by a user; the ETag
 }
+
+// AutoScale is how a pool sizes itself.
+type AutoScale struct {
+	Formula  string
+	Interval time.Duration
+	// Set is when it was enabled or last changed; evaluations are due from then on.
+	Set time.Time
+	// Run is the last evaluation.
+	Run *AutoScaleRun
+}
+
+// AutoScaleRun is one evaluation of a formula.
+type AutoScaleRun struct {
+	Time    time.Time
+	Results string
+	// Error is nil when the formula had a value.
+	Error *ResizeError
+}
+
+// Limits of Azure Batch for formulas (batch-data-plane.md §7.1).
+const (
+	DefaultAutoScaleInterval = 15 * time.Minute
+	MinAutoScaleInterval     = 5 * time.Minute
+	MaxAutoScaleInterval     = 168 * time.Hour
+)
 
 // ETag is a text that differs for each change by a user.
 func (p Pool) ETag() string { return etag(p.Version, p.LastModified) }

@@ -162,6 +162,7 @@ func newServer(ctx context.Context, cfg config.Config, data datadir.Dir, addr st
 
 	// Batch. The loops wake each other by these four signals.
 	allocate, nodes, schedule, jobs := wake.New(), wake.New(), wake.New(), wake.New()
+	var placer *sched.Scheduler
 	if s.launcher, err = s.openLauncher(); err != nil {
 		return nil, err
 	}
@@ -174,8 +175,9 @@ func newServer(ctx context.Context, cfg config.Config, data datadir.Dir, addr st
 			LogRetention: time.Duration(cfg.Nodes.LogRetention), Version: version, EndpointFile: data.Endpoint(), CAFile: data.CA()}})
 	pools = pool.New(pool.Deps{DB: s.db, Clock: s.clock, Log: log, Images: galleries, Machines: s.launcher, Accounts: accountsByName{accounts},
 		Sizes: s.size, NewID: randomID, WakeSession: s.nodes.Wake,
-		Wakes:  pool.Wakes{Allocator: allocate, Nodes: nodes, Scheduler: schedule, Jobs: jobs},
-		Config: pool.Config{NodesPerReplica: cfg.Pools.NodesPerReplica, TimeoutPer1000: time.Duration(cfg.Pools.MinutesPer1000Nodes) * time.Minute}})
+		Blocked: func(acct millpond.AccountName, id millpond.PoolID) int { return placer.Blocked(acct, id) },
+		Wakes:   pool.Wakes{Allocator: allocate, Nodes: nodes, Scheduler: schedule, Jobs: jobs},
+		Config:  pool.Config{NodesPerReplica: cfg.Pools.NodesPerReplica, TimeoutPer1000: time.Duration(cfg.Pools.MinutesPer1000Nodes) * time.Minute}})
 	work = job.New(job.Deps{DB: s.db, Clock: s.clock, Log: log, WakeSession: s.nodes.Wake,
 		Wakes: job.Wakes{Jobs: jobs, Scheduler: schedule, Nodes: nodes}, Config: job.Config{ActiveJobs: cfg.Quotas.ActiveJobs}})
 	armapi.Members(resources, comp, galleries, accounts)
@@ -190,8 +192,8 @@ func newServer(ctx context.Context, cfg config.Config, data datadir.Dir, addr st
 	channels := channels{s.nodes, s.machines}
 	s.sessions = nodeapi.New(channels, channels, log)
 	s.copying = []func(){comp.Wait, galleries.Wait, s.machines.Wait, deployments.Wait}
-	placer := sched.New(s.db, log, s.nodes, schedule)
-	s.loops = []reconcile.Loop{resources.Loop(), comp.Loop(), galleries.Loop(), accounts.Loop(), pools.Allocator(), s.nodes.Machines(), s.nodes.Cleanup(), s.machines.Loop(), placer.Loop(), work.Loop(), deployments.Loop()}
+	placer = sched.New(s.db, log, s.nodes, schedule)
+	s.loops = []reconcile.Loop{resources.Loop(), comp.Loop(), galleries.Loop(), accounts.Loop(), pools.Allocator(), pools.AutoScaler(), s.nodes.Machines(), s.nodes.Cleanup(), s.machines.Loop(), placer.Loop(), work.Loop(), deployments.Loop()}
 
 	// The edges and the door.
 	authority, err := httpd.LoadAuthority(data.CA(), data.CAKey(), s.clock)

@@ -38,6 +38,9 @@ type Pools interface {
 	Delete(ctx context.Context, acct millpond.AccountName, id millpond.PoolID, cond millpond.Condition) error
 	Resize(ctx context.Context, acct millpond.AccountName, id millpond.PoolID, cond millpond.Condition, t pool.Targets, o millpond.DeallocationOption) error
 	StopResize(ctx context.Context, acct millpond.AccountName, id millpond.PoolID, cond millpond.Condition) error
+	EnableAutoScale(ctx context.Context, acct millpond.AccountName, id millpond.PoolID, cond millpond.Condition, a pool.AutoScale) error
+	DisableAutoScale(ctx context.Context, acct millpond.AccountName, id millpond.PoolID) error
+	EvaluateAutoScale(ctx context.Context, acct millpond.AccountName, id millpond.PoolID, formula string) (millpond.AutoScaleRun, error)
 	RemoveNodes(ctx context.Context, acct millpond.AccountName, id millpond.PoolID, cond millpond.Condition, nodes []millpond.NodeID, timeout *time.Duration, o millpond.DeallocationOption) error
 	NodeCounts(ctx context.Context, acct millpond.AccountName, q millpond.ListQuery[millpond.PoolNodeCounts]) ([]millpond.PoolNodeCounts, string, error)
 }

@@ -124,7 +124,7 @@ func poolProperty(p millpond.Pool, property string) azwire.Value {
 	case "vmSize":
 		return azwire.TextValue(p.Spec.VMSize)
 	case "enableAutoScale":
-		return azwire.TruthValue(false)
+		return azwire.TruthValue(p.AutoScale != nil)
 	case "enableInterNodeCommunication":
 		return azwire.TruthValue(false)
 	case "creationTime":

@@ -157,6 +157,20 @@ func (s memPools) Resize(_ context.Context, _ millpond.AccountName, id millpond.
 	})
 }
 
+func (s memPools) EnableAutoScale(_ context.Context, _ millpond.AccountName, id millpond.PoolID, cond millpond.Condition, a pool.AutoScale) error {
+	return s.change(id, cond, func(p *millpond.Pool) {
+		p.AutoScale = &millpond.AutoScale{Formula: text0(a.Formula), Interval: millpond.DefaultAutoScaleInterval}
+	})
+}
+
+func (s memPools) DisableAutoScale(_ context.Context, _ millpond.AccountName, id millpond.PoolID) error {
+	return s.change(id, millpond.Condition{}, func(p *millpond.Pool) { p.AutoScale = nil })
+}
+
+func (s memPools) EvaluateAutoScale(context.Context, millpond.AccountName, millpond.PoolID, string) (millpond.AutoScaleRun, error) {
+	return millpond.AutoScaleRun{}, nil
+}
+
 func (s memPools) StopResize(_ context.Context, _ millpond.AccountName, id millpond.PoolID, cond millpond.Condition) error {
 	return s.change(id, cond, func(p *millpond.Pool) { p.Allocation = millpond.AllocationStopping })
 }

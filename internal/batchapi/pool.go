@@ -35,6 +35,13 @@ func (e *Edge) addPool(w http.ResponseWriter, r *request) error {
 	if err != nil {
 		return err
 	}
+	if truth0(in.EnableAutoScale) {
+		a, err := autoScale(in.AutoScaleFormula, in.AutoScaleEvaluationInterval)
+		if err != nil {
+			return err
+		}
+		t.AutoScale = &a
+	}
 	p, err := e.Pools.Add(r.Context(), r.Caller, r.acct, spec, t)
 	if err != nil {
 		return err
@@ -365,10 +372,13 @@ func (r *request) poolEntity(p millpond.Pool) entity {
 		VMSize: ptr(s.VMSize), VirtualMachineConfiguration: machine(s), ResizeTimeout: ptr(azwire.FormatDuration(p.ResizeTimeout)),
 		CurrentDedicatedNodes: count(p.CurrentDedicated), CurrentLowPriorityNodes: count(p.CurrentLowPriority),
 		TargetDedicatedNodes: count(p.TargetDedicated), TargetLowPriorityNodes: count(p.TargetLowPriority),
-		EnableAutoScale: ptr(false), EnableInterNodeCommunication: ptr(false), TaskSlotsPerNode: count(s.TaskSlotsPerNode),
+		EnableAutoScale: ptr(p.AutoScale != nil), EnableInterNodeCommunication: ptr(false), TaskSlotsPerNode: count(s.TaskSlotsPerNode),
 		TaskSchedulingPolicy: &azbatch.TaskSchedulingPolicy{NodeFillType: ptr(azbatch.NodeFillType(s.FillType))},
 		StartTask:            startTaskModel(s.StartTask), Metadata: metadataModel(s.Metadata, p.Warnings),
 		CurrentNodeCommunicationMode: ptr(azbatch.NodeCommunicationModeSimplified),
+	}
+	if a := p.AutoScale; a != nil {
+		m.AutoScaleFormula, m.AutoScaleEvaluationInterval, m.AutoScaleRun = ptr(a.Formula), intervalText(a.Interval), runModel(a.Run)
 	}
 	if s.NodeCommunication != "" {
 		m.TargetNodeCommunicationMode = ptr(azbatch.NodeCommunicationMode(s.NodeCommunication))

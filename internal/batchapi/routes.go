@@ -38,7 +38,6 @@ const (
 
 // Why operations are refused.
 const (
-	noAutoscale    = "Pools that size themselves by a formula are not supported yet. Use resize."
 	noUsers        = "User accounts of a single node are not supported yet. Give the pool userAccounts, which every node gets."
 	noRemoteLogin  = "Remote login to nodes is not supported yet. Run a task, or read a node's files at /pools/{poolId}/nodes/{nodeId}/files."
 	noDeallocate   = "Stopping a node without removing it is not supported yet. Use reboot, reimage or removenodes."
@@ -61,9 +60,9 @@ func (e *Edge) table() []azwire.Route {
 		{Name: "Pool_Patch", Method: "PATCH", Path: pathPool, Action: actPoolsWrite, Handle: e.with(e.patchPool)},
 		{Name: "Pool_UpdateProperties", Method: "POST", Path: pathPool + "/updateproperties", Action: actPoolsWrite, Handle: e.with(e.replacePool)},
 		{Name: "Pool_Delete", Method: "DELETE", Path: pathPool, Action: actPoolsDelete, Handle: e.with(e.deletePool)},
-		{Name: "Pool_EnableAutoScale", Method: "POST", Path: pathPool + "/enableautoscale", Action: actPoolsWrite, Refused: noAutoscale},
-		{Name: "Pool_DisableAutoScale", Method: "POST", Path: pathPool + "/disableautoscale", Action: actPoolsWrite, Refused: noAutoscale},
-		{Name: "Pool_EvaluateAutoScale", Method: "POST", Path: pathPool + "/evaluateautoscale", Action: actPoolsWrite, Refused: noAutoscale},
+		{Name: "Pool_EnableAutoScale", Method: "POST", Path: pathPool + "/enableautoscale", Action: actPoolsWrite, Handle: e.with(e.enableAutoScale)},
+		{Name: "Pool_DisableAutoScale", Method: "POST", Path: pathPool + "/disableautoscale", Action: actPoolsWrite, Handle: e.with(e.disableAutoScale)},
+		{Name: "Pool_EvaluateAutoScale", Method: "POST", Path: pathPool + "/evaluateautoscale", Action: actPoolsWrite, Handle: e.with(e.evaluateAutoScale)},
 		{Name: "Pool_Resize", Method: "POST", Path: pathPool + "/resize", Action: actPoolsWrite, Handle: e.with(e.resizePool)},
 		{Name: "Pool_StopResize", Method: "POST", Path: pathPool + "/stopresize", Action: actPoolsWrite, Handle: e.with(e.stopResize)},
 		{Name: "Pool_RemoveNodes", Method: "POST", Path: pathPool + "/removenodes", Action: actPoolsWrite, Handle: e.with(e.removeNodes)},

@@ -9,6 +9,7 @@ import (
 // shapes are the rules of every body, by operation.
 type shapes struct {
 	poolAdd, poolPatch, poolReplace, poolResize, removeNodes *rule
+	enableAutoScale, evaluate                                *rule
 	nodeReboot, nodeReimage, nodeDisable                     *rule
 	jobAdd, jobPatch, jobUpdate, jobDisable, jobTerminate    *rule
 	taskAdd, taskCollection, taskUpdate                      *rule
@@ -17,6 +18,7 @@ type shapes struct {
 func makeShapes() shapes {
 	return shapes{
 		poolAdd: poolAddShape(), poolPatch: poolPatchShape(), poolReplace: poolReplaceShape(), poolResize: resizeShape(), removeNodes: removeNodesShape(),
+		enableAutoScale: enableAutoScaleShape(), evaluate: evaluateShape(),
 		nodeReboot: object(map[string]*rule{"nodeRebootOption": deallocation()}), nodeReimage: object(map[string]*rule{"nodeReimageOption": deallocation()}),
 		nodeDisable: object(map[string]*rule{"nodeDisableSchedulingOption": word("requeue", "terminate", "taskcompletion")}),
 		jobAdd:      jobAddShape(), jobPatch: jobPatchShape(), jobUpdate: jobUpdateShape(),
@@ -55,9 +57,9 @@ func poolAddShape() *rule {
 		"resizeTimeout":                span(),
 		"targetDedicatedNodes":         number(0, anyInt),
 		"targetLowPriorityNodes":       number(0, anyInt),
-		"enableAutoScale":              refuse(noAutoscale, false),
-		"autoScaleFormula":             refuse(noAutoscale),
-		"autoScaleEvaluationInterval":  refuse(noAutoscale),
+		"enableAutoScale":              truth(),
+		"autoScaleFormula":             text(maxFormula),
+		"autoScaleEvaluationInterval":  span(),
 		"enableInterNodeCommunication": refuse("Each node has a network of its own; nodes cannot reach each other yet.", false),
 		"networkConfiguration":         networkRule(),
 		"startTask":                    startTaskRule(),
@@ -82,6 +84,22 @@ func poolAddShape() *rule {
 		if v, ok := m["maxTasksPerNode"]; ok {
 			if _, both := m["taskSlotsPerNode"]; !both {
 				m["taskSlotsPerNode"] = v
+			}
+		}
+		if on, _ := m["enableAutoScale"].(bool); on {
+			if f, _ := m["autoScaleFormula"].(string); f == "" {
+				return missing("autoScaleFormula")
+			}
+			for _, name := range []string{"targetDedicatedNodes", "targetLowPriorityNodes"} {
+				if v, given := m[name]; given {
+					return invalid(name, v, "A pool that sizes itself by a formula has no targets of its own.")
+				}
+			}
+			return nil
+		}
+		for _, name := range []string{"autoScaleFormula", "autoScaleEvaluationInterval"} {
+			if v, given := m[name]; given && v != "" {
+				return invalid(name, v, "It can be given only with enableAutoScale true.")
 			}
 		}
 		return needTarget(m)

@@ -49,7 +49,7 @@ func TestWhatIsNotSupportedIsRefusedOnlyWhenItIsUsed(t *testing.T) {
 		used, unused []string
 	}{
 		{"pool", s.poolAdd, galleryPool, []string{
-			`{"enableAutoScale":true,"autoScaleFormula":"$x=1"}`, `{"autoScaleFormula":"x"}`, `{"cloudServiceConfiguration":{"osFamily":"6"}}`,
+			`{"cloudServiceConfiguration":{"osFamily":"6"}}`,
 			`{"certificateReferences":[{"thumbprint":"a"}]}`, `{"applicationPackageReferences":[{"applicationId":"a"}]}`, `{"applicationLicenses":["maya"]}`,
 			`{"mountConfiguration":[{}]}`, `{"upgradePolicy":{"mode":"rolling"}}`, `{"resourceTags":{"a":"b"}}`, `{"identity":{"type":"UserAssigned"}}`,
 			`{"networkConfiguration":{"subnetId":"/s"}}`, `{"networkConfiguration":{"endpointConfiguration":{"inboundNATPools":[{}]}}}`,

@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"math/rand/v2"
 	"time"
 
 	millpond "millpond.dev/millpond"
@@ -37,7 +38,7 @@ type Accounts interface {
 }
 
 // Wakes are the loops that verbs and the allocator wake.
-type Wakes struct{ Allocator, Nodes, Scheduler, Jobs *wake.Signal }
+type Wakes struct{ Allocator, Nodes, Scheduler, Jobs, AutoScale *wake.Signal }
 
 // Config are the limits that an operator may change; zero values get defaults.
 type Config struct {
@@ -47,6 +48,8 @@ type Config struct {
 	TimeoutPer1000 time.Duration
 	// Every is the allocator's timer, a safety net behind the wakes; 30 s.
 	Every time.Duration
+	// SamplePeriod is the time between samples for formulas; 30 s.
+	SamplePeriod time.Duration
 }
 
 // Deps are the parts that a Service is made of. Accounts, Machines, Images and
@@ -64,12 +67,19 @@ type Deps struct {
 	NewID func() string
 	// WakeSession makes a node's session look at its rows; may be nil.
 	WakeSession func(millpond.NodeID)
-	Wakes       Wakes
-	Config      Config
+	// Blocked counts the tasks for a pool that wait for other tasks; nil is none.
+	Blocked func(acct millpond.AccountName, pool millpond.PoolID) int
+	// Rand is a random number from 0 to 1, for formulas.
+	Rand   func() float64
+	Wakes  Wakes
+	Config Config
 }
 
 // Service is the verbs of pools. It is safe for concurrent use.
-type Service struct{ Deps }
+type Service struct {
+	Deps
+	scaler scaler
+}
 
 // New makes a Service.
 func New(d Deps) *Service {
@@ -88,13 +98,36 @@ func New(d Deps) *Service {
 	if d.Config.Every == 0 {
 		d.Config.Every = 30 * time.Second
 	}
-	return &Service{d}
+	if d.Config.SamplePeriod == 0 {
+		d.Config.SamplePeriod = 30 * time.Second
+	}
+	if d.Blocked == nil {
+		d.Blocked = func(millpond.AccountName, millpond.PoolID) int { return 0 }
+	}
+	if d.Rand == nil {
+		d.Rand = rand.Float64
+	}
+	if d.Wakes.AutoScale == nil {
+		d.Wakes.AutoScale = wake.New()
+	}
+	s := &Service{Deps: d, scaler: scaler{pools: map[poolKey]*scaled{}}}
+	// Reading nothing, it cannot fail.
+	_ = d.DB.Follow(context.Background(), nil, s.follow)
+	return s
 }
 
 // Targets is the size that a pool is to get; nil leaves a part as it is.
 type Targets struct {
 	Dedicated, LowPriority *int
 	ResizeTimeout          *time.Duration
+	// AutoScale, for a new pool, sizes it by a formula instead.
+	AutoScale *AutoScale
+}
+
+// AutoScale is what a request says of a formula; nil leaves a part as it is.
+type AutoScale struct {
+	Formula  *string
+	Interval *time.Duration
 }
 
 // Patch is what a PATCH or updateproperties changes; nil leaves a member as it
@@ -118,6 +151,10 @@ func (s *Service) Add(ctx context.Context, caller millpond.Caller, acct millpond
 	if err := checkTargets(t); err != nil {
 		return none, err
 	}
+	scale, err := newAutoScale(t)
+	if err != nil {
+		return none, err
+	}
 	// A pool that is there is told before anything slow or secret is looked at.
 	err = s.DB.View(ctx, func(tx *sqlite.Tx) error { return s.admit(tx, acct, spec.ID) })
 	if err != nil {
@@ -136,7 +173,10 @@ func (s *Service) Add(ctx context.Context, caller millpond.Caller, acct millpond
 		State: millpond.PoolActive, StateTransition: now,
 		Allocation: millpond.AllocationSteady, AllocationTransition: now,
 		ResizeTimeout: millpond.DefaultResizeTimeout, Deallocation: millpond.DeallocateRequeue,
-		Boot: boot, Creator: caller, Created: now, LastModified: now, Version: 1,
+		Boot: boot, Creator: caller, Created: now, LastModified: now, Version: 1, AutoScale: scale,
+	}
+	if scale != nil {
+		scale.Set = now
 	}
 	t.apply(&p)
 	if p.TargetDedicated+p.TargetLowPriority > 0 {
@@ -154,6 +194,9 @@ func (s *Service) Add(ctx context.Context, caller millpond.Caller, acct millpond
 	}
 	s.Log.Info("pool added", "account", acct.Name, "pool", spec.ID, "dedicated", p.TargetDedicated, "lowPriority", p.TargetLowPriority, "image", boot.VersionID)
 	s.Wakes.Allocator.Wake()
+	if scale != nil {
+		s.Wakes.AutoScale.Wake()
+	}
 	return p, nil
 }
 
@@ -317,6 +360,9 @@ func (s *Service) Resize(ctx context.Context, acct millpond.AccountName, id mill
 		return err
 	}
 	err = s.change(ctx, acct, id, cond, func(tx *sqlite.Tx, p *millpond.Pool) error {
+		if p.AutoScale != nil && p.State != millpond.PoolDeleting {
+			return millpond.Errorf(millpond.Conflict, "OperationInvalidForCurrentState", "The pool sizes itself by a formula. Disable automatic scaling before you resize it, or change the formula.")
+		}
 		if err := shift(p, millpond.PoolResize, tx.Now); err != nil {
 			return err
 		}

@@ -156,3 +156,22 @@ func (s *Scheduler) task(tx *sqlite.Tx, r Ref) (millpond.Task, error) {
 	}
 	return t, err
 }
+
+// Blocked counts the tasks for a pool that wait for other tasks.
+func (s *Scheduler) Blocked(acct millpond.AccountName, id millpond.PoolID) (n int) {
+	s.db.Still(func() {
+		if s.state == nil {
+			return
+		}
+		p := s.state.pools[poolKey{acct.Key(), id.Key()}]
+		if p == nil {
+			return
+		}
+		for j := range p.jobs {
+			if j.active {
+				n += j.blocked
+			}
+		}
+	})
+	return n
+}

@@ -35,6 +35,9 @@ func (t *Tx) PutPool(p millpond.Pool) error {
 // DeletePool removes the row of a pool without nodes.
 func (t *Tx) DeletePool(account millpond.AccountName, id millpond.PoolID) error {
 	t.changes.Pools = append(t.changes.Pools, PoolChange{Pool: millpond.Pool{Account: account, Spec: millpond.PoolSpec{ID: id}}, Gone: true})
+	if _, err := t.exec(`DELETE FROM autoscale_sample WHERE account = ? AND pool_key = ?`, account.Key(), id.Key()); err != nil {
+		return err
+	}
 	_, err := t.exec(`DELETE FROM pool WHERE account = ? AND key = ?`, account.Key(), id.Key())
 	return err
 }
