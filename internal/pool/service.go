@@ -111,8 +111,10 @@ func New(d Deps) *Service {
 		d.Wakes.AutoScale = wake.New()
 	}
 	s := &Service{Deps: d, scaler: scaler{pools: map[poolKey]*scaled{}}}
-	// Reading nothing, it cannot fail.
-	_ = d.DB.Follow(context.Background(), nil, s.follow)
+	if d.DB != nil {
+		// Reading nothing, it cannot fail.
+		_ = d.DB.Follow(context.Background(), nil, s.follow)
+	}
 	return s
 }
 
