@@ -175,7 +175,7 @@ func newServer(ctx context.Context, cfg config.Config, data datadir.Dir, addr st
 			LogRetention: time.Duration(cfg.Nodes.LogRetention), Version: version, EndpointFile: data.Endpoint(), CAFile: data.CA()}})
 	pools = pool.New(pool.Deps{DB: s.db, Clock: s.clock, Log: log, Images: galleries, Machines: s.launcher, Accounts: accountsByName{accounts},
 		Sizes: s.size, NewID: randomID, WakeSession: s.nodes.Wake,
-		Blocked: func(acct millpond.AccountName, id millpond.PoolID) int { return placer.Blocked(acct, id) },
+		Blocked: func(ctx context.Context, acct millpond.AccountName, id millpond.PoolID) (int, error) { return placer.Blocked(ctx, acct, id) },
 		Wakes:   pool.Wakes{Allocator: allocate, Nodes: nodes, Scheduler: schedule, Jobs: jobs},
 		Config:  pool.Config{NodesPerReplica: cfg.Pools.NodesPerReplica, TimeoutPer1000: time.Duration(cfg.Pools.MinutesPer1000Nodes) * time.Minute}})
 	work = job.New(job.Deps{DB: s.db, Clock: s.clock, Log: log, WakeSession: s.nodes.Wake,
@@ -193,7 +193,7 @@ func newServer(ctx context.Context, cfg config.Config, data datadir.Dir, addr st
 	s.sessions = nodeapi.New(channels, channels, log)
 	s.copying = []func(){comp.Wait, galleries.Wait, s.machines.Wait, deployments.Wait}
 	placer = sched.New(s.db, log, s.nodes, schedule)
-	s.loops = []reconcile.Loop{resources.Loop(), comp.Loop(), galleries.Loop(), accounts.Loop(), pools.Allocator(), pools.AutoScaler(), s.nodes.Machines(), s.nodes.Cleanup(), s.machines.Loop(), placer.Loop(), work.Loop(), deployments.Loop()}
+	s.loops = []reconcile.Loop{resources.Loop(), comp.Loop(), galleries.Loop(), accounts.Loop(), pools.Allocator(), pools.AutoScaler(), s.nodes.Machines(), s.nodes.Cleanup(), s.machines.Loop(), placer.Loop(), work.Loop(), work.Schedules(), deployments.Loop()}
 
 	// The edges and the door.
 	authority, err := httpd.LoadAuthority(data.CA(), data.CAKey(), s.clock)
@@ -220,7 +220,7 @@ func newServer(ctx context.Context, cfg config.Config, data datadir.Dir, addr st
 			return t.DisplayName
 		}})
 	deployments.Through(rm.Local())
-	batch := batchapi.New(batchapi.Options{Accounts: accounts, Authz: rights, Pools: pools, Nodes: s.nodes, Jobs: work, Clock: s.clock, Rand: rand.Reader, Log: log,
+	batch := batchapi.New(batchapi.Options{Accounts: accounts, Authz: rights, Pools: pools, Nodes: s.nodes, Jobs: work, Schedules: work, Clock: s.clock, Rand: rand.Reader, Log: log,
 		Verify: func(ctx context.Context, token string) (millpond.Caller, error) {
 			return dir.Verify(ctx, token, directory.AudienceBatch)
 		},

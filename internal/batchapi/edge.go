@@ -78,6 +78,19 @@ type Jobs interface {
 	TaskCounts(ctx context.Context, acct millpond.AccountName, job millpond.JobID) (tasks, slots millpond.TaskCounts, err error)
 }
 
+// Schedules are the verbs of job schedules, as package job has them.
+type Schedules interface {
+	AddSchedule(ctx context.Context, acct millpond.AccountName, spec millpond.JobScheduleSpec) (millpond.JobSchedule, error)
+	GetSchedule(ctx context.Context, acct millpond.AccountName, id millpond.JobScheduleID) (millpond.JobSchedule, error)
+	ListSchedules(ctx context.Context, acct millpond.AccountName, q millpond.ListQuery[millpond.JobSchedule]) ([]millpond.JobSchedule, string, error)
+	ListScheduleJobs(ctx context.Context, acct millpond.AccountName, id millpond.JobScheduleID, q millpond.ListQuery[millpond.Job]) ([]millpond.Job, string, error)
+	ChangeSchedule(ctx context.Context, acct millpond.AccountName, id millpond.JobScheduleID, cond millpond.Condition, p job.SchedulePatch) error
+	DisableSchedule(ctx context.Context, acct millpond.AccountName, id millpond.JobScheduleID, cond millpond.Condition) error
+	EnableSchedule(ctx context.Context, acct millpond.AccountName, id millpond.JobScheduleID, cond millpond.Condition) error
+	TerminateSchedule(ctx context.Context, acct millpond.AccountName, id millpond.JobScheduleID, cond millpond.Condition, force bool) error
+	DeleteSchedule(ctx context.Context, acct millpond.AccountName, id millpond.JobScheduleID, cond millpond.Condition, force bool) error
+}
+
 // SupportedImage is an image of the catalogue that pools can be made from.
 type SupportedImage struct {
 	Publisher, Offer, SKU, Version string
@@ -90,11 +103,12 @@ type SupportedImage struct {
 
 // Options are what the edge needs. All but Authority must be set.
 type Options struct {
-	Accounts Accounts
-	Authz    Authorizer
-	Pools    Pools
-	Nodes    Nodes
-	Jobs     Jobs
+	Accounts  Accounts
+	Authz     Authorizer
+	Pools     Pools
+	Nodes     Nodes
+	Jobs      Jobs
+	Schedules Schedules
 	// Verify checks a bearer token for the Batch audience. Its errors are
 	// Unauthenticated.
 	Verify func(ctx context.Context, token string) (millpond.Caller, error)

@@ -22,8 +22,21 @@ func (e *Edge) addJob(w http.ResponseWriter, r *request) error {
 	if _, err := readBody(w, r, e.shapes.jobAdd, false, &in); err != nil {
 		return err
 	}
+	spec := jobSpec(azbatch.JobSpecification{DisplayName: in.DisplayName, PoolInfo: in.PoolInfo, Priority: in.Priority, MaxParallelTasks: in.MaxParallelTasks,
+		AllowTaskPreemption: in.AllowTaskPreemption, CommonEnvironmentSettings: in.CommonEnvironmentSettings, Constraints: in.Constraints, JobManagerTask: in.JobManagerTask,
+		Metadata: in.Metadata, OnAllTasksComplete: in.OnAllTasksComplete, OnTaskFailure: in.OnTaskFailure, UsesTaskDependencies: in.UsesTaskDependencies})
+	spec.ID = millpond.JobID(text0(in.ID))
+	j, err := e.Jobs.AddJob(r.Context(), r.acct.Name, spec)
+	if err != nil {
+		return err
+	}
+	return created(w, r, j, "jobs", string(j.Spec.ID))
+}
+
+// jobSpec is what a job and the jobs of a schedule have in common.
+func jobSpec(in azbatch.JobSpecification) millpond.JobSpec {
 	spec := millpond.JobSpec{
-		ID: millpond.JobID(text0(in.ID)), DisplayName: text0(in.DisplayName), Pool: millpond.PoolID(text0(in.PoolInfo.PoolID)),
+		DisplayName: text0(in.DisplayName), Pool: millpond.PoolID(text0(in.PoolInfo.PoolID)),
 		Priority: number0(in.Priority), MaxParallelTasks: -1, Environment: environment(in.CommonEnvironmentSettings), Metadata: metadata(in.Metadata),
 		OnAllTasksComplete: "noaction", UsesTaskDependencies: truth0(in.UsesTaskDependencies), AllowPreemption: truth0(in.AllowTaskPreemption),
 		OnTaskFailure: millpond.OnTaskFailureNothing, Manager: manager(in.JobManagerTask),
@@ -40,11 +53,7 @@ func (e *Edge) addJob(w http.ResponseWriter, r *request) error {
 	if c := in.Constraints; c != nil {
 		spec.MaxWallClock, spec.MaxTaskRetries = limit(c.MaxWallClockTime), number0(c.MaxTaskRetryCount)
 	}
-	j, err := e.Jobs.AddJob(r.Context(), r.acct.Name, spec)
-	if err != nil {
-		return err
-	}
-	return created(w, r, j, "jobs", string(j.Spec.ID))
+	return spec
 }
 
 func (e *Edge) listJobs(w http.ResponseWriter, r *request) error {

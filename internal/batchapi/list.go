@@ -1,6 +1,7 @@
 package batchapi
 
 import (
+	"maps"
 	"time"
 
 	millpond "millpond.dev/millpond"
@@ -55,8 +56,11 @@ type lists struct {
 	nodes  list[millpond.Node]
 	jobs   list[millpond.Job]
 	tasks  list[millpond.Task]
-	images list[SupportedImage]
-	files  list[file]
+	// scheduled are the jobs of one schedule.
+	scheduled list[millpond.Job]
+	schedules list[millpond.JobSchedule]
+	images    list[SupportedImage]
+	files     list[file]
 }
 
 func makeLists() lists {
@@ -75,7 +79,7 @@ func makeLists() lists {
 	exit := azwire.FilterProperty{Kind: number, Ops: azwire.OpComparison}
 	yes := azwire.FilterProperty{Kind: truth, Ops: azwire.OpEquality}
 
-	return lists{
+	l := lists{
 		pools: list[millpond.Pool]{set: "pools", get: poolProperty,
 			table: azwire.FilterTable{"id": id, "state": state, "allocationState": is, "vmSize": word, "enableAutoScale": yes, "enableInterNodeCommunication": yes,
 				"creationTime": when, "lastModified": when, "stateTransitionTime": when, "allocationStateTransitionTime": when},
@@ -110,7 +114,16 @@ func makeLists() lists {
 		images: list[SupportedImage]{set: "supportedimages", table: azwire.FilterTable{"osType": word, "verificationType": word, "nodeAgentSKUId": word}, get: imageProperty},
 		files: list[file]{set: "files", table: azwire.FilterTable{"name": {Kind: text, Ops: azwire.OpStartsWith}},
 			get: func(f file, _ string) azwire.Value { return azwire.TextValue(f.name) }},
+		schedules: list[millpond.JobSchedule]{set: "jobschedules", get: scheduleProperty,
+			table: azwire.FilterTable{"id": id, "state": state, "stateTransitionTime": when, "creationTime": when, "lastModified": when, "executionInfo/endTime": when,
+				"schedule/doNotRunUntil": when, "schedule/doNotRunAfter": when},
+			members: []string{"id", "displayName", "url", "eTag", "lastModified", "creationTime", "state", "stateTransitionTime", "previousState",
+				"previousStateTransitionTime", "schedule", "jobSpecification", "executionInfo", "metadata", "stats"}},
 	}
+	l.scheduled = l.jobs
+	l.scheduled.table = maps.Clone(l.jobs.table)
+	delete(l.scheduled.table, "id")
+	return l
 }
 
 func poolProperty(p millpond.Pool, property string) azwire.Value {

@@ -542,7 +542,7 @@ func newEdge(t testing.TB) (*Edge, *service) {
 	other.Name, other.PrimaryKey, other.SecondaryKey = "other", "YW4gZW50aXJlbHkgZGlmZmVyZW50IGtleSBvZiBvdGhlcg==", ""
 	other.ID.Names = []string{"other"}
 	return New(Options{
-		Accounts: memAccounts{testAccount(), disabled, other}, Authz: memRights{}, Pools: memPools{s}, Nodes: memNodes{s}, Jobs: memJobs{s},
+		Accounts: memAccounts{testAccount(), disabled, other}, Authz: memRights{}, Pools: memPools{s}, Nodes: memNodes{s}, Jobs: memJobs{s}, Schedules: memSchedules{s},
 		Verify: func(_ context.Context, token string) (millpond.Caller, error) {
 			switch token {
 			case "admin", "reader", "nobody":
@@ -560,4 +560,47 @@ func newEdge(t testing.TB) (*Edge, *service) {
 		},
 		Clock: clk, Rand: rand.Reader, Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 	}), s
+}
+
+// memSchedules has none.
+type memSchedules struct{ *service }
+
+func errNoSchedule() error {
+	return millpond.Errorf(millpond.NotFound, "JobScheduleNotFound", "The specified job schedule does not exist.")
+}
+
+func (s memSchedules) AddSchedule(_ context.Context, _ millpond.AccountName, spec millpond.JobScheduleSpec) (millpond.JobSchedule, error) {
+	return millpond.JobSchedule{Spec: spec}, nil
+}
+
+func (s memSchedules) GetSchedule(context.Context, millpond.AccountName, millpond.JobScheduleID) (millpond.JobSchedule, error) {
+	return millpond.JobSchedule{}, errNoSchedule()
+}
+
+func (s memSchedules) ListSchedules(context.Context, millpond.AccountName, millpond.ListQuery[millpond.JobSchedule]) ([]millpond.JobSchedule, string, error) {
+	return nil, "", nil
+}
+
+func (s memSchedules) ListScheduleJobs(context.Context, millpond.AccountName, millpond.JobScheduleID, millpond.ListQuery[millpond.Job]) ([]millpond.Job, string, error) {
+	return nil, "", errNoSchedule()
+}
+
+func (s memSchedules) ChangeSchedule(context.Context, millpond.AccountName, millpond.JobScheduleID, millpond.Condition, job.SchedulePatch) error {
+	return errNoSchedule()
+}
+
+func (s memSchedules) DisableSchedule(context.Context, millpond.AccountName, millpond.JobScheduleID, millpond.Condition) error {
+	return errNoSchedule()
+}
+
+func (s memSchedules) EnableSchedule(context.Context, millpond.AccountName, millpond.JobScheduleID, millpond.Condition) error {
+	return errNoSchedule()
+}
+
+func (s memSchedules) TerminateSchedule(context.Context, millpond.AccountName, millpond.JobScheduleID, millpond.Condition, bool) error {
+	return errNoSchedule()
+}
+
+func (s memSchedules) DeleteSchedule(context.Context, millpond.AccountName, millpond.JobScheduleID, millpond.Condition, bool) error {
+	return errNoSchedule()
 }

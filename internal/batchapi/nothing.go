@@ -19,10 +19,6 @@ func (e *Edge) listNothing(w http.ResponseWriter, r *request) error {
 	return e.writePage(w, r, segs[len(segs)-1], nil, "")
 }
 
-func (e *Edge) noSchedule(http.ResponseWriter, *request) error {
-	return millpond.Errorf(millpond.NotFound, "JobScheduleNotFound", "The specified job schedule does not exist. %s", noSchedules)
-}
-
 func (e *Edge) noApplication(http.ResponseWriter, *request) error {
 	return millpond.Errorf(millpond.NotFound, "ApplicationNotFound", "The specified application does not exist. Application packages are not supported yet.")
 }

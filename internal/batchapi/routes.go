@@ -45,7 +45,6 @@ const (
 	noLogUpload    = "Uploading node logs to blob storage is not supported yet. The files of a node can be read at /pools/{poolId}/nodes/{nodeId}/files."
 	noUsage        = "The usage of pools is not metered yet. Nodes and their states are listed at /pools/{poolId}/nodes and /nodecounts."
 	noStatistics   = "Lifetime statistics were removed from the service in 2023 and are not kept."
-	noSchedules    = "Job schedules are not supported yet. Add jobs from a timer of your own."
 	noCertificates = "Certificates left the service in 2025 and are not supported. Put secrets on a node with a resource file or in the image."
 )
 
@@ -100,7 +99,7 @@ func (e *Edge) table() []azwire.Route {
 
 		{Name: "Job_Add", Method: "POST", Path: "/jobs", Action: actJobsWrite, Handle: e.with(e.addJob)},
 		{Name: "Job_List", Method: "GET", Path: "/jobs", Action: actJobsRead, Handle: e.with(e.listJobs)},
-		{Name: "Job_ListFromJobSchedule", Method: "GET", Path: pathSchedule + "/jobs", Action: actJobsRead, Handle: e.with(e.noSchedule)},
+		{Name: "Job_ListFromJobSchedule", Method: "GET", Path: pathSchedule + "/jobs", Action: actJobsRead, Handle: e.with(e.listScheduleJobs)},
 		{Name: "Job_Get", Method: "GET", Path: pathJob, Action: actJobsRead, Handle: e.with(e.getJob)},
 		{Name: "Job_Patch", Method: "PATCH", Path: pathJob, Action: actJobsWrite, Handle: e.with(e.patchJob)},
 		{Name: "Job_Update", Method: "PUT", Path: pathJob, Action: actJobsWrite, Handle: e.with(e.updateJob)},
@@ -112,16 +111,16 @@ func (e *Edge) table() []azwire.Route {
 		{Name: "Job_ListPreparationAndReleaseTaskStatus", Method: "GET", Path: pathJob + "/jobpreparationandreleasetaskstatus", Action: actJobsRead, Handle: e.with(e.listPreparation)},
 		{Name: "Job_GetAllLifetimeStatistics", Method: "GET", Path: "/lifetimejobstats", Action: actJobsRead, Refused: noStatistics},
 
-		{Name: "JobSchedule_Add", Method: "POST", Path: "/jobschedules", Action: actSchedWrite, Refused: noSchedules},
-		{Name: "JobSchedule_List", Method: "GET", Path: "/jobschedules", Action: actSchedRead, Handle: e.with(e.listNothing)},
-		{Name: "JobSchedule_Get", Method: "GET", Path: pathSchedule, Action: actSchedRead, Handle: e.with(e.noSchedule)},
-		{Name: "JobSchedule_Exists", Method: "HEAD", Path: pathSchedule, Action: actSchedRead, Handle: e.with(e.noSchedule)},
-		{Name: "JobSchedule_Patch", Method: "PATCH", Path: pathSchedule, Action: actSchedWrite, Refused: noSchedules},
-		{Name: "JobSchedule_Update", Method: "PUT", Path: pathSchedule, Action: actSchedWrite, Refused: noSchedules},
-		{Name: "JobSchedule_Delete", Method: "DELETE", Path: pathSchedule, Action: actSchedDelete, Refused: noSchedules},
-		{Name: "JobSchedule_Disable", Method: "POST", Path: pathSchedule + "/disable", Action: actSchedWrite, Refused: noSchedules},
-		{Name: "JobSchedule_Enable", Method: "POST", Path: pathSchedule + "/enable", Action: actSchedWrite, Refused: noSchedules},
-		{Name: "JobSchedule_Terminate", Method: "POST", Path: pathSchedule + "/terminate", Action: actSchedWrite, Refused: noSchedules},
+		{Name: "JobSchedule_Add", Method: "POST", Path: "/jobschedules", Action: actSchedWrite, Handle: e.with(e.addSchedule)},
+		{Name: "JobSchedule_List", Method: "GET", Path: "/jobschedules", Action: actSchedRead, Handle: e.with(e.listSchedules)},
+		{Name: "JobSchedule_Get", Method: "GET", Path: pathSchedule, Action: actSchedRead, Handle: e.with(e.getSchedule)},
+		{Name: "JobSchedule_Exists", Method: "HEAD", Path: pathSchedule, Action: actSchedRead, Handle: e.with(e.getSchedule)},
+		{Name: "JobSchedule_Patch", Method: "PATCH", Path: pathSchedule, Action: actSchedWrite, Handle: e.with(e.patchSchedule)},
+		{Name: "JobSchedule_Update", Method: "PUT", Path: pathSchedule, Action: actSchedWrite, Handle: e.with(e.updateSchedule)},
+		{Name: "JobSchedule_Delete", Method: "DELETE", Path: pathSchedule, Action: actSchedDelete, Handle: e.with(e.deleteSchedule)},
+		{Name: "JobSchedule_Disable", Method: "POST", Path: pathSchedule + "/disable", Action: actSchedWrite, Handle: e.with(e.disableSchedule)},
+		{Name: "JobSchedule_Enable", Method: "POST", Path: pathSchedule + "/enable", Action: actSchedWrite, Handle: e.with(e.enableSchedule)},
+		{Name: "JobSchedule_Terminate", Method: "POST", Path: pathSchedule + "/terminate", Action: actSchedWrite, Handle: e.with(e.terminateSchedule)},
 
 		{Name: "Task_Add", Method: "POST", Path: pathJob + "/tasks", Action: actJobsWrite, Handle: e.with(e.addTask)},
 		{Name: "Task_AddCollection", Method: "POST", Path: pathJob + "/addtaskcollection", Action: actJobsWrite, Handle: e.with(e.addTasks)},

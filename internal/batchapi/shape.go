@@ -41,6 +41,8 @@ type rule struct {
 	required bool
 	// id is the name of a new pool, job or task.
 	id bool
+	// moment is a date and time, kept as RFC 3339 writes it.
+	moment bool
 	// words are the only texts allowed, in the spelling that is kept.
 	words []string
 	// low and high bound a number, or the length of a text or list.
@@ -168,6 +170,14 @@ func (b *body) walk(r *rule, v any, path string) (any, error) {
 				}
 			}
 			return nil, invalid(path, v, "It must be one of "+strings.Join(r.words, ", ")+".")
+		}
+		if r.moment {
+			for _, form := range []string{time.RFC3339Nano, "2006-01-02T15:04Z07:00", "2006-01-02"} {
+				if t, err := time.Parse(form, s); err == nil {
+					return t.UTC().Format(time.RFC3339Nano), nil
+				}
+			}
+			return nil, invalid(path, v, "A date and time such as 2026-01-31T08:00:00Z is expected.")
 		}
 		if r.id && s != "" && !millpond.ValidBatchID(s) {
 			return nil, invalid(path, v, "An id has 1 to 64 letters, digits, hyphens and underscores.")

@@ -41,8 +41,14 @@ func checkJob(_ *body, m map[string]any, _ string) error {
 }
 
 func jobAddShape() *rule {
+	shape := jobSpecificationShape()
+	shape.members["id"] = idRule().needed()
+	return shape
+}
+
+// jobSpecificationShape is a job without its id, as schedules have it.
+func jobSpecificationShape() *rule {
 	m := changeable()
-	m["id"] = idRule().needed()
 	m["displayName"] = text(1024)
 	m["usesTaskDependencies"] = truth()
 	m["onTaskFailure"] = word(millpond.OnTaskFailureNothing, millpond.OnTaskFailurePerform)
@@ -106,4 +112,30 @@ func taskCollectionShape() *rule {
 	l.low = 1
 	l.raw = true
 	return object(map[string]*rule{"value": l})
+}
+
+func recurrenceShape() *rule {
+	return object(map[string]*rule{"doNotRunUntil": moment(), "doNotRunAfter": moment(), "startWindow": span(), "recurrenceInterval": span()})
+}
+
+// moment is a date and time.
+func moment() *rule {
+	r := text(64)
+	r.moment = true
+	return r
+}
+
+func scheduleAddShape() *rule {
+	return object(map[string]*rule{"id": idRule().needed(), "displayName": text(1024), "schedule": recurrenceShape().needed(),
+		"jobSpecification": jobSpecificationShape().needed(), "metadata": metadataRule()})
+}
+
+func schedulePatchShape() *rule {
+	return object(map[string]*rule{"schedule": recurrenceShape(), "jobSpecification": jobSpecificationShape(), "metadata": metadataRule()})
+}
+
+func scheduleUpdateShape() *rule {
+	s := schedulePatchShape()
+	s.members["jobSpecification"].needed()
+	return s
 }

@@ -13,6 +13,7 @@ type shapes struct {
 	nodeReboot, nodeReimage, nodeDisable                     *rule
 	jobAdd, jobPatch, jobUpdate, jobDisable, jobTerminate    *rule
 	taskAdd, taskCollection, taskUpdate                      *rule
+	scheduleAdd, schedulePatch, scheduleUpdate               *rule
 }
 
 func makeShapes() shapes {
@@ -24,7 +25,8 @@ func makeShapes() shapes {
 		jobAdd:      jobAddShape(), jobPatch: jobPatchShape(), jobUpdate: jobUpdateShape(),
 		jobDisable:   object(map[string]*rule{"disableTasks": word("requeue", "terminate", "wait").needed()}),
 		jobTerminate: object(map[string]*rule{"terminateReason": text(1024)}),
-		taskAdd:      taskAddShape(), taskCollection: taskCollectionShape(), taskUpdate: object(map[string]*rule{"constraints": taskConstraints()}),
+		scheduleAdd:  scheduleAddShape(), schedulePatch: schedulePatchShape(), scheduleUpdate: scheduleUpdateShape(),
+		taskAdd: taskAddShape(), taskCollection: taskCollectionShape(), taskUpdate: object(map[string]*rule{"constraints": taskConstraints()}),
 	}
 }
 

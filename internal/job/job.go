@@ -105,8 +105,7 @@ func (s *Service) AddJob(ctx context.Context, acct millpond.AccountName, spec mi
 	if err := check(&spec); err != nil {
 		return millpond.Job{}, err
 	}
-	now := s.Clock.Now()
-	j := millpond.Job{Account: acct, Spec: spec, State: millpond.JobActive, StateTransition: now, Started: now, Created: now, LastModified: now, Version: 1}
+	j := newJob(s.Clock.Now(), acct, spec)
 	err := s.DB.Update(ctx, func(tx *sqlite.Tx) error {
 		if old, err := tx.Job(acct, spec.ID); err == nil {
 			if old.State == millpond.JobDeleting {
@@ -114,19 +113,13 @@ func (s *Service) AddJob(ctx context.Context, acct millpond.AccountName, spec mi
 			}
 			return millpond.Errorf(millpond.Conflict, "JobExists", "The specified job already exists.")
 		}
-		n, err := tx.CountOpenJobs(acct)
-		if err != nil {
+		if _, err := tx.Schedule(acct, millpond.JobScheduleID(spec.ID)); err == nil {
+			return millpond.Errorf(millpond.Conflict, "JobScheduleWithSameIdExists", "A job schedule with the id of the job already exists. Choose another id.")
+		}
+		if err := s.admit(tx, acct); err != nil {
 			return err
 		}
-		if n >= s.Config.ActiveJobs {
-			return millpond.Errorf(millpond.Conflict, "ActiveJobAndScheduleQuotaReached", "The account has %d active jobs, which is its quota. Terminate or delete jobs, or raise the quota in the server's configuration.", n)
-		}
-		if err := tx.InsertJob(j); err != nil || spec.Manager == nil {
-			return err
-		}
-		// Order 0 is ahead of every other task of the job.
-		t := newTask(tx, j, *spec.Manager, 0)
-		return tx.InsertTask(t)
+		return insertJob(tx, j)
 	})
 	if err != nil {
 		return millpond.Job{}, err
@@ -137,6 +130,35 @@ func (s *Service) AddJob(ctx context.Context, acct millpond.AccountName, spec mi
 	s.Log.Info("job added", "account", acct, "job", spec.ID, "pool", spec.Pool)
 	s.Wakes.Jobs.Wake()
 	return j, nil
+}
+
+func newJob(now time.Time, acct millpond.AccountName, spec millpond.JobSpec) millpond.Job {
+	return millpond.Job{Account: acct, Spec: spec, State: millpond.JobActive, StateTransition: now, Started: now, Created: now, LastModified: now, Version: 1}
+}
+
+// admit holds the quota of jobs and schedules that have not completed.
+func (s *Service) admit(tx *sqlite.Tx, acct millpond.AccountName) error {
+	n, err := tx.CountOpenJobs(acct)
+	if err != nil {
+		return err
+	}
+	schedules, err := tx.CountOpenSchedules(acct)
+	if err != nil {
+		return err
+	}
+	if n += schedules; n >= s.Config.ActiveJobs {
+		return millpond.Errorf(millpond.Conflict, "ActiveJobAndScheduleQuotaReached", "The account has %d active jobs and job schedules, which is its quota. Terminate or delete some, or raise the quota in the server's configuration.", n)
+	}
+	return nil
+}
+
+// insertJob adds a job with its manager task.
+func insertJob(tx *sqlite.Tx, j millpond.Job) error {
+	if err := tx.InsertJob(j); err != nil || j.Spec.Manager == nil {
+		return err
+	}
+	// Order 0 is ahead of every other task of the job.
+	return tx.InsertTask(newTask(tx, j, *j.Spec.Manager, 0))
 }
 
 // GetJob reads a job.

@@ -82,9 +82,9 @@ const deleteBatch = 500
 // settle takes one job a step further, on its row as it is now.
 func (s *Service) settle(ctx context.Context, acct millpond.AccountName, id millpond.JobID) error {
 	for {
-		more := false
+		more, quieted := false, false
 		err := s.update(ctx, func(tx *sqlite.Tx, book *ledger.Book) error {
-			more = false
+			more, quieted = false, false
 			j, err := tx.Job(acct, id)
 			if err != nil {
 				return ignoreNoRow(err)
@@ -114,6 +114,7 @@ func (s *Service) settle(ctx context.Context, acct millpond.AccountName, id mill
 				err = terminate(tx, book, &j, reasonAllTasks, false)
 				more = true
 			case quiet:
+				quieted = true
 				if j.State == millpond.JobDeleting {
 					more, err = remove(tx, book, j)
 					return err
@@ -129,6 +130,9 @@ func (s *Service) settle(ctx context.Context, acct millpond.AccountName, id mill
 			}
 			return tx.PutJob(j)
 		})
+		if quieted {
+			s.schedules.Wake()
+		}
 		if err != nil || !more {
 			return err
 		}

@@ -39,7 +39,11 @@ type Deps struct {
 }
 
 // Service is the verbs of jobs and tasks. It is safe for concurrent use.
-type Service struct{ Deps }
+type Service struct {
+	Deps
+	// schedules wakes the loop of job schedules.
+	schedules *wake.Signal
+}
 
 // New makes a Service.
 func New(d Deps) *Service {
@@ -52,7 +56,7 @@ func New(d Deps) *Service {
 	if d.Config.Every == 0 {
 		d.Config.Every = 30 * time.Second
 	}
-	return &Service{d}
+	return &Service{Deps: d, schedules: wake.New()}
 }
 
 // apply wakes whoever has something to do after a transaction.

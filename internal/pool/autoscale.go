@@ -347,11 +347,15 @@ const sampleHistory = 24 * time.Hour
 func (s *Service) series(ctx context.Context, p millpond.Pool) (map[string]*autoscale.Series, sqlite.Sample, error) {
 	var kept []sqlite.Sample
 	now := sqlite.Sample{Time: s.Clock.Now()}
-	err := s.DB.View(ctx, func(tx *sqlite.Tx) (err error) {
+	blocked, err := s.Blocked(ctx, p.Account, p.Spec.ID)
+	if err != nil {
+		return nil, now, err
+	}
+	err = s.DB.View(ctx, func(tx *sqlite.Tx) (err error) {
 		if kept, err = tx.Samples(p.Account, p.Spec.ID); err != nil {
 			return err
 		}
-		now.Values, err = s.measure(tx, p)
+		now.Values, err = measure(tx, p, blocked)
 		return err
 	})
 	if err != nil {
@@ -371,7 +375,7 @@ func (s *Service) series(ctx context.Context, p millpond.Pool) (map[string]*auto
 
 // measure is what can be known of a pool now. What goes on inside of machines
 // is not sampled yet; formulas that read it fail with InsufficientSampleData.
-func (s *Service) measure(tx *sqlite.Tx, p millpond.Pool) (map[string]float64, error) {
+func measure(tx *sqlite.Tx, p millpond.Pool, blocked int) (map[string]float64, error) {
 	heads, err := tx.PoolHeads(p.Account, p.Spec.ID.Key())
 	if err != nil {
 		return nil, err
@@ -398,7 +402,7 @@ func (s *Service) measure(tx *sqlite.Tx, p millpond.Pool) (map[string]float64, e
 			v["$PreemptedNodeCount"]++
 		}
 	}
-	v["$ActiveTasks"] = float64(max(0, tasks.Active-s.Blocked(p.Account, p.Spec.ID)))
+	v["$ActiveTasks"] = float64(max(0, tasks.Active-blocked))
 	v["$RunningTasks"] = float64(tasks.Running)
 	v["$PendingTasks"] = v["$ActiveTasks"] + v["$RunningTasks"]
 	v["$SucceededTasks"], v["$FailedTasks"] = float64(tasks.Succeeded), float64(tasks.Failed)

@@ -68,7 +68,7 @@ type Deps struct {
 	// WakeSession makes a node's session look at its rows; may be nil.
 	WakeSession func(millpond.NodeID)
 	// Blocked counts the tasks for a pool that wait for other tasks; nil is none.
-	Blocked func(acct millpond.AccountName, pool millpond.PoolID) int
+	Blocked func(ctx context.Context, acct millpond.AccountName, pool millpond.PoolID) (int, error)
 	// Rand is a random number from 0 to 1, for formulas.
 	Rand   func() float64
 	Wakes  Wakes
@@ -102,7 +102,7 @@ func New(d Deps) *Service {
 		d.Config.SamplePeriod = 30 * time.Second
 	}
 	if d.Blocked == nil {
-		d.Blocked = func(millpond.AccountName, millpond.PoolID) int { return 0 }
+		d.Blocked = func(context.Context, millpond.AccountName, millpond.PoolID) (int, error) { return 0, nil }
 	}
 	if d.Rand == nil {
 		d.Rand = rand.Float64

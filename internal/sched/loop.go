@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
 	millpond "millpond.dev/millpond"
@@ -34,7 +35,9 @@ type Scheduler struct {
 	sessions Sessions
 	wake     *wake.Signal
 	// state belongs to whoever holds the database's writer; nil until it is loaded.
-	state     *State
+	state *State
+	// loading guards following.
+	loading   sync.Mutex
 	following bool
 }
 
@@ -69,6 +72,8 @@ func (s *Scheduler) run(ctx context.Context) (string, time.Time, error) {
 
 // load makes the state of the rows, once; every later commit is followed.
 func (s *Scheduler) load(ctx context.Context) error {
+	s.loading.Lock()
+	defer s.loading.Unlock()
 	if s.following {
 		return nil
 	}
@@ -158,7 +163,10 @@ func (s *Scheduler) task(tx *sqlite.Tx, r Ref) (millpond.Task, error) {
 }
 
 // Blocked counts the tasks for a pool that wait for other tasks.
-func (s *Scheduler) Blocked(acct millpond.AccountName, id millpond.PoolID) (n int) {
+func (s *Scheduler) Blocked(ctx context.Context, acct millpond.AccountName, id millpond.PoolID) (n int, err error) {
+	if err := s.load(ctx); err != nil {
+		return 0, err
+	}
 	s.db.Still(func() {
 		if s.state == nil {
 			return
@@ -173,5 +181,5 @@ func (s *Scheduler) Blocked(acct millpond.AccountName, id millpond.PoolID) (n in
 			}
 		}
 	})
-	return n
+	return n, nil
 }

@@ -82,14 +82,14 @@ func start(t *testing.T, path string, h *hall, c *shifted, cfg node.Config) *cor
 		Wakes: node.Wakes{Allocator: allocator, Nodes: nodes, Scheduler: scheduler, Jobs: jobs}, Config: cfg})
 	var placer *sched.Scheduler
 	p := pool.New(pool.Deps{DB: db, Clock: c, Log: log, Images: images{}, Machines: h, Accounts: accounts{}, WakeSession: n.Wake,
-		Blocked: func(acct millpond.AccountName, id millpond.PoolID) int { return placer.Blocked(acct, id) }, Config: pool.Config{SamplePeriod: 50 * time.Millisecond},
+		Blocked: func(ctx context.Context, acct millpond.AccountName, id millpond.PoolID) (int, error) { return placer.Blocked(ctx, acct, id) }, Config: pool.Config{SamplePeriod: 50 * time.Millisecond},
 		NewID: func() string { b := make([]byte, 8); _, _ = rand.Read(b); return hex.EncodeToString(b) },
 		Wakes: pool.Wakes{Allocator: allocator, Nodes: nodes, Scheduler: scheduler, Jobs: jobs}})
 	j := job.New(job.Deps{DB: db, Clock: c, Log: log, WakeSession: n.Wake, Wakes: job.Wakes{Jobs: jobs, Scheduler: scheduler, Nodes: nodes}})
 	placer = sched.New(db, log, n, scheduler)
 	d := reconcile.NewDriver(c, log)
-	for _, l := range []reconcile.Loop{p.Allocator(), p.AutoScaler(), n.Machines(), n.Cleanup(), j.Loop(), placer.Loop()} {
-		if l.Name == "machines" || l.Name == "allocator" {
+	for _, l := range []reconcile.Loop{p.Allocator(), p.AutoScaler(), n.Machines(), n.Cleanup(), j.Loop(), j.Schedules(), placer.Loop()} {
+		if l.Name == "machines" || l.Name == "allocator" || l.Name == "job schedules" {
 			l.Every = 200 * time.Millisecond // the test moves the clock, which wakes nobody
 		}
 		d.Start(ctx, l)
