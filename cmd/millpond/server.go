@@ -175,9 +175,11 @@ func newServer(ctx context.Context, cfg config.Config, data datadir.Dir, addr st
 			LogRetention: time.Duration(cfg.Nodes.LogRetention), Version: version, EndpointFile: data.Endpoint(), CAFile: data.CA()}})
 	pools = pool.New(pool.Deps{DB: s.db, Clock: s.clock, Log: log, Images: galleries, Machines: s.launcher, Accounts: accountsByName{accounts},
 		Sizes: s.size, NewID: randomID, WakeSession: s.nodes.Wake,
-		Blocked: func(ctx context.Context, acct millpond.AccountName, id millpond.PoolID) (int, error) { return placer.Blocked(ctx, acct, id) },
-		Wakes:   pool.Wakes{Allocator: allocate, Nodes: nodes, Scheduler: schedule, Jobs: jobs},
-		Config:  pool.Config{NodesPerReplica: cfg.Pools.NodesPerReplica, TimeoutPer1000: time.Duration(cfg.Pools.MinutesPer1000Nodes) * time.Minute}})
+		Blocked: func(ctx context.Context, acct millpond.AccountName, id millpond.PoolID) (int, error) {
+			return placer.Blocked(ctx, acct, id)
+		},
+		Wakes:  pool.Wakes{Allocator: allocate, Nodes: nodes, Scheduler: schedule, Jobs: jobs},
+		Config: pool.Config{NodesPerReplica: cfg.Pools.NodesPerReplica, TimeoutPer1000: time.Duration(cfg.Pools.MinutesPer1000Nodes) * time.Minute}})
 	work = job.New(job.Deps{DB: s.db, Clock: s.clock, Log: log, WakeSession: s.nodes.Wake,
 		Wakes: job.Wakes{Jobs: jobs, Scheduler: schedule, Nodes: nodes}, Config: job.Config{ActiveJobs: cfg.Quotas.ActiveJobs}})
 	armapi.Members(resources, comp, galleries, accounts)

@@ -82,7 +82,9 @@ func start(t *testing.T, path string, h *hall, c *shifted, cfg node.Config) *cor
 		Wakes: node.Wakes{Allocator: allocator, Nodes: nodes, Scheduler: scheduler, Jobs: jobs}, Config: cfg})
 	var placer *sched.Scheduler
 	p := pool.New(pool.Deps{DB: db, Clock: c, Log: log, Images: images{}, Machines: h, Accounts: accounts{}, WakeSession: n.Wake,
-		Blocked: func(ctx context.Context, acct millpond.AccountName, id millpond.PoolID) (int, error) { return placer.Blocked(ctx, acct, id) }, Config: pool.Config{SamplePeriod: 50 * time.Millisecond},
+		Blocked: func(ctx context.Context, acct millpond.AccountName, id millpond.PoolID) (int, error) {
+			return placer.Blocked(ctx, acct, id)
+		}, Config: pool.Config{SamplePeriod: 50 * time.Millisecond},
 		NewID: func() string { b := make([]byte, 8); _, _ = rand.Read(b); return hex.EncodeToString(b) },
 		Wakes: pool.Wakes{Allocator: allocator, Nodes: nodes, Scheduler: scheduler, Jobs: jobs}})
 	j := job.New(job.Deps{DB: db, Clock: c, Log: log, WakeSession: n.Wake, Wakes: job.Wakes{Jobs: jobs, Scheduler: scheduler, Nodes: nodes}})
