@@ -12,6 +12,9 @@ type ImageReference struct {
 	// Batch account's subscription or tenant, or with everybody.
 	SharedID    string `json:"sharedId,omitempty"`
 	CommunityID string `json:"communityId,omitempty"`
+	// AllowManaged is set by an api-version in which a pool may boot from a managed
+	// image.
+	AllowManaged bool `json:"allowManaged,omitempty"`
 }
 
 // BootImage is an ImageReference resolved for one region at one moment: the
@@ -42,6 +45,9 @@ type BootDisk struct {
 	// Stores are the replicas that one node reads from, the one to be asked first
 	// in front; empty until chosen.
 	Stores []StorePlace `json:"stores,omitempty"`
+	// FullCopy gives each node a copy of the whole disk, as pools from managed
+	// images have.
+	FullCopy bool `json:"fullCopy,omitempty"`
 	// Backing is the file of a built base image, which is in no store; empty until
 	// chosen.
 	Backing string `json:"backing,omitempty"`

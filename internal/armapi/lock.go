@@ -95,7 +95,7 @@ func (a *AuthorizationHandler) deleteLock(w http.ResponseWriter, r *azwire.Reque
 	return deleted(w, found, err)
 }
 
-// unlocked refuses what a lock forbids: deletion, and under ReadOnly everything
+// unlocked refuses what a lock or a shallow image version forbids: deletion, and under ReadOnly everything
 // but reading. Locks hold for the Resource Manager, not for the Batch service
 // and not for what a disk's URL can do.
 func (e *Edge) unlocked(r *azwire.Request) error {
@@ -103,5 +103,11 @@ func (e *Edge) unlocked(r *azwire.Request) error {
 	case r.Method == http.MethodGet || r.Method == http.MethodHead || r.Route.Action == SignedIn || strings.HasSuffix(r.Route.Action, "/read"):
 		return nil
 	}
-	return e.Resources.Unlocked(r.Context(), Scope(r.URL.Path), r.Method == http.MethodDelete)
+	scope := Scope(r.URL.Path)
+	if id, ok := millpond.ParseResourceID(scope); ok && r.Method == http.MethodDelete && (id.Is(millpond.TypeDisk) || id.Is(millpond.TypeSnapshot) || id.Is(millpond.TypeImage)) {
+		if err := e.Gallery.NotASource(r.Context(), id); err != nil {
+			return err
+		}
+	}
+	return e.Resources.Unlocked(r.Context(), scope, r.Method == http.MethodDelete)
 }

@@ -28,6 +28,7 @@ func (e *Edge) addPool(w http.ResponseWriter, r *request) error {
 		return err
 	}
 	spec := poolSpec(in)
+	spec.Image.AllowManaged = spec.Image.ResourceID != "" && r.before("2020-03-01")
 	// The model is of a version before jobDefaultOrder.
 	policy, _ := m["taskSchedulingPolicy"].(map[string]any)
 	spec.OldestJobFirst = policy["jobDefaultOrder"] == "creationtime"

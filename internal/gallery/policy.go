@@ -1,10 +1,13 @@
 package gallery
 
 import (
+	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	millpond "millpond.dev/millpond"
+	"millpond.dev/millpond/internal/sqlite"
 )
 
 // endOfLife is the day from which a version should not be used any more: its
@@ -32,4 +35,46 @@ func (s *Service) expired(v *millpond.ImageVersion, def *millpond.ImageDefinitio
 		f.Why += " This server refuses such images (galleries.endOfLife)."
 	}
 	return f
+}
+
+// shallow is the replication mode of versions that stay with their source: one
+// replica, in the version's own region.
+const shallow = "Shallow"
+
+// checkShallow refuses more than that of a shallow version.
+func checkShallow(v *millpond.ImageVersion) error {
+	if v.ReplicationMode != shallow {
+		return nil
+	}
+	for i, t := range v.Targets {
+		if t.Name != v.Location || t.Replicas != 1 {
+			return invalid(fmt.Sprintf("publishingProfile.targetRegions[%d]", i), "A version with replicationMode Shallow has one replica in its own region, %s, and no other. Publish it with replicationMode Full to replicate it.", v.Location)
+		}
+	}
+	return nil
+}
+
+// NotASource refuses to delete what a shallow version was made from.
+func (s *Service) NotASource(ctx context.Context, id millpond.ResourceID) error {
+	var on []string
+	err := s.DB.View(ctx, func(tx *sqlite.Tx) error {
+		all, err := sqlite.List[millpond.ImageVersion](tx, sqlite.Query{Type: millpond.TypeVersion})
+		for _, v := range all {
+			if v.ReplicationMode != shallow || v.State == millpond.StateDeleting {
+				continue
+			}
+			from := strings.EqualFold(v.SourceID, id.String())
+			for _, d := range v.Disks() {
+				from = from || strings.EqualFold(d.SourceID, id.String())
+			}
+			if from {
+				on = append(on, v.ID.String())
+			}
+		}
+		return err
+	})
+	if err != nil || len(on) == 0 {
+		return err
+	}
+	return millpond.Errorf(millpond.Conflict, "OperationNotAllowed", "'%s' cannot be deleted: the image version %s has the replicationMode Shallow and depends on it. Delete the version first: az sig image-version delete --ids %s", id.Name(), on[0], on[0])
 }

@@ -48,6 +48,8 @@ func (s *Service) ResolveForPool(ctx context.Context, caller millpond.Caller, ac
 	}
 	id, ok := millpond.ParseResourceID(ref.ResourceID)
 	switch {
+	case ok && id.Is(millpond.TypeImage) && ref.AllowManaged:
+		return s.resolveManaged(ctx, caller, acct, id, ref.ResourceID, agent)
 	case ok && id.Is(millpond.TypeImage):
 		return millpond.BootImage{}, badImage("virtualMachineImageId", ref.ResourceID, "Managed images cannot be used for pools since API version 2020-03-01.11.0. Publish the image as a gallery version: az sig image-version create --managed-image %s", id)
 	case !ok || !id.Is(millpond.TypeVersion) && !id.Is(millpond.TypeDefinition):
@@ -92,7 +94,12 @@ func (s *Service) mayUse(ctx context.Context, caller millpond.Caller, acct millp
 			"The image is in tenant '%s' and the Batch account in tenant '%s'. Both subscriptions must be in the same tenant: publish the image in a gallery of tenant '%s'.", sub.Tenant, acct.Tenant, acct.Tenant).
 			With("Reason", "The image and the Batch account are in different tenants.")
 	}
-	const right = "Microsoft.Compute/galleries/images/versions/read"
+	right, role, scope := id.Type()+"/read", "Compute Gallery Image Reader", galleryOf(id)
+	if id.Is(millpond.TypeImage) {
+		role, scope = "Reader", id.String()
+	} else {
+		right = "Microsoft.Compute/galleries/images/versions/read"
+	}
 	if s.Auth != nil {
 		if err := s.Auth.Authorize(ctx, caller, right, id.String()); err != nil {
 			if k := millpond.KindOf(err); k != millpond.Forbidden && k != millpond.Unauthenticated {
@@ -102,7 +109,7 @@ func (s *Service) mayUse(ctx context.Context, caller millpond.Caller, acct millp
 			if who == "" {
 				who = caller.Object
 			}
-			grant := fmt.Sprintf("az role assignment create --assignee-object-id %s --assignee-principal-type ServicePrincipal --role \"Compute Gallery Image Reader\" --scope %s", caller.Object, galleryOf(id))
+			grant := fmt.Sprintf("az role assignment create --assignee-object-id %s --assignee-principal-type ServicePrincipal --role \"%s\" --scope %s", caller.Object, role, scope)
 			return millpond.Errorf(millpond.Forbidden, "InsufficientAccountPermissions",
 				"The client '%s' with object id '%s' does not have the right %s on the image %s. Somebody who may assign roles grants it with: %s", who, caller.Object, right, id, grant).
 				With("Action", right).With("Scope", id.String()).With("Grant", grant)
@@ -236,6 +243,9 @@ func (s *Service) ChooseReplicas(ctx context.Context, acct millpond.BatchAccount
 			With("Reason", "The specified image is not found")
 	}
 	id, _ := millpond.ParseResourceID(boot.VersionID)
+	if id.Is(millpond.TypeImage) {
+		return s.chooseManaged(ctx, id, boot)
+	}
 	var rs []millpond.Replica
 	err := s.DB.View(ctx, func(tx *sqlite.Tx) error {
 		if _, err := tx.Resource(id.Key()); err != nil {

@@ -272,7 +272,7 @@ func (s *Service) settings(v *millpond.ImageVersion, sp *VersionSpec) error {
 		return err
 	}
 	v.Targets = t
-	return nil
+	return checkShallow(v)
 }
 
 func (s *Service) changeVersion(v *millpond.ImageVersion, sp *VersionSpec) (*millpond.ImageVersion, error) {

@@ -139,6 +139,9 @@ type Disk struct {
 	// and Stores are where it can be had, the one to be asked first in front.
 	Content string  `json:"content,omitempty"`
 	Stores  []Store `json:"stores,omitempty"`
+	// FullCopy has all of Content copied into the VM's own folder before it boots,
+	// and nothing read on demand: how pools from managed images work in Azure.
+	FullCopy bool `json:"fullCopy,omitempty"`
 	// Managed names a managed disk of this server, which the VM writes to itself:
 	// it outlives the VM.
 	Managed   string `json:"managed,omitempty"`

@@ -262,7 +262,7 @@ func bootDisk(d millpond.BootDisk) launch.Disk {
 	if d.Backing != "" {
 		return disk
 	}
-	disk.Content = d.Content
+	disk.Content, disk.FullCopy = d.Content, d.FullCopy
 	for _, s := range d.Stores {
 		disk.Stores = append(disk.Stores, launch.Store{Name: s.Name, URL: s.URL})
 	}

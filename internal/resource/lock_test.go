@@ -56,3 +56,26 @@ func TestTheSafetyProfileKeepsRegions(t *testing.T) {
 	w.refused("taking a region out", put(nil, both[:1]), millpond.Conflict, "OperationNotAllowed", "--allow-replicated-location-deletion true")
 	w.ok(put(&yes, both[:1]))
 }
+
+func TestAShallowVersionDependsOnItsSource(t *testing.T) {
+	w := newWorld(t)
+	w.upload("os", 1)
+	w.define("def", "Linux", "Generalized")
+	put := func(targets ...millpond.TargetRegion) (*millpond.Operation, error) {
+		_, op, err := w.putVersion(gallery.VersionSpec{ID: id(def + "/versions/1.0.0"), ReplicationMode: "Shallow", OSDisk: &gallery.DiskSource{ID: mc + "/disks/os"}, Targets: targets})
+		return op, err
+	}
+	for _, targets := range [][]millpond.TargetRegion{{{Name: "westus2", Replicas: 2}}, {{Name: "westus2"}, {Name: "eastus"}}} {
+		_, err := put(targets...)
+		w.refused("more than one replica", err, millpond.Invalid, "InvalidParameter", "replicationMode Full")
+	}
+	op, err := put()
+	w.ok(err)
+	w.ended(op)
+	w.refused("its source", w.gal.NotASource(w.ctx, id(mc+"/disks/OS")), millpond.Conflict, "OperationNotAllowed", "az sig image-version delete")
+	w.ok(w.gal.NotASource(w.ctx, id(mc+"/disks/other")))
+	if _, err := w.gal.DeleteVersion(w.ctx, id(def+"/versions/1.0.0")); err != nil {
+		t.Fatal(err)
+	}
+	w.ok(w.gal.NotASource(w.ctx, id(mc+"/disks/os")))
+}

@@ -125,6 +125,72 @@ func TestAPurchasePlanIsNoBase(t *testing.T) {
 	w.refused("a plan", err, millpond.Invalid, "InvalidPropertyValue", "purchase plan 'gold' (publisher 'acme', product 'anvil')")
 }
 
+// A pool from a managed image is for api-versions that had it, and gets copies.
+func TestPoolsFromManagedImages(t *testing.T) {
+	w := newWorld(t)
+	acct := w.account("acct")
+	w.upload("os", 1)
+	put := func(name, state string) string {
+		t.Helper()
+		_, _, op, err := w.comp.PutImage(w.ctx, admin, &millpond.ManagedImage{Resource: millpond.Resource{ID: id(mc + "/images/" + name), Location: "westus2"}, OSType: "Linux", OSState: state, HyperV: "V1",
+			OSDisk: millpond.ImageDisk{DiskID: mc + "/disks/os"}})
+		w.ok(err)
+		if op != nil {
+			w.ended(op)
+		}
+		return mc + "/images/" + name
+	}
+	img, special := put("img", "Generalized"), put("special", "Specialized")
+	resolve := func(c millpond.Caller, a millpond.BatchAccount, ref, sku string) (millpond.BootImage, error) {
+		return w.gal.ResolveForPool(w.ctx, c, a, millpond.ImageReference{ResourceID: ref, AllowManaged: true}, sku)
+	}
+	_, err := w.resolve(admin, acct, img, ubuntu)
+	w.refused("a new api-version", err, millpond.Invalid, "InvalidPropertyValue", "2020-03-01.11.0")
+	boot, err := resolve(admin, acct, img, ubuntu)
+	if err != nil || !boot.OSDisk.FullCopy || boot.OSDisk.Content == "" {
+		t.Fatalf("%+v, %v", boot, err)
+	}
+	chosen, err := w.gal.ChooseReplicas(w.ctx, acct, boot, "n1")
+	if err != nil || len(chosen.OSDisk.Stores) != 1 || chosen.OSDisk.Stores[0].Name != "westus2-0" || !chosen.OSDisk.FullCopy {
+		t.Errorf("%+v, %v", chosen, err)
+	}
+	far := acct
+	far.Region = "eastus"
+	elsewhere := acct
+	elsewhere.Subscription = "55555555-5555-5555-5555-555555555555"
+	key := admin
+	key.Method = millpond.AuthSharedKey
+	w.rights["reader Microsoft.Compute/images/read"] = true
+	reader := admin
+	reader.Object = "reader"
+	for _, c := range []struct {
+		what   string
+		caller millpond.Caller
+		acct   millpond.BatchAccount
+		ref    string
+		sku    string
+		kind   millpond.Kind
+		code   string
+		says   string
+	}{
+		{"other region", admin, far, img, ubuntu, millpond.Invalid, "InvalidPropertyValue", "az sig image-version create --managed-image"},
+		{"other subscription", admin, elsewhere, img, ubuntu, millpond.Invalid, "InvalidPropertyValue", "gallery version"},
+		{"shared key", key, acct, img, ubuntu, millpond.Forbidden, "AuthenticationFailed", "Entra"},
+		{"no right", reader, acct, img, ubuntu, millpond.Forbidden, "InsufficientAccountPermissions", "--role \"Reader\" --scope " + img},
+		{"specialized", admin, acct, special, ubuntu, millpond.Invalid, "InvalidPropertyValue", "generalized"},
+		{"not there", admin, acct, mc + "/images/none", ubuntu, millpond.Invalid, "InvalidPropertyValue", "az image list"},
+		{"other agent", admin, acct, img, "batch.node.el 9", millpond.Invalid, "InvalidPropertyValue", "ubuntu 16.04"},
+	} {
+		_, err := resolve(c.caller, c.acct, c.ref, c.sku)
+		w.refused(c.what, err, c.kind, c.code, c.says)
+	}
+	if _, err := w.comp.DeleteImage(w.ctx, id(img)); err != nil {
+		t.Fatal(err)
+	}
+	_, err = w.gal.ChooseReplicas(w.ctx, acct, boot, "n1")
+	w.refused("deleted", err, millpond.NotFound, "AllocationFailed", "was deleted")
+}
+
 func FuzzParseReference(f *testing.F) {
 	f.Add("/SharedGalleries/a/Images/b/Versions/latest")
 	f.Add("communitygalleries/x/images/y")

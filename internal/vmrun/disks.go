@@ -81,17 +81,26 @@ func (d *disks) overlay(step, name string, disk launch.Disk) error {
 	})
 }
 
-func (d *disks) osDisk(context.Context) error {
+func (d *disks) osDisk(ctx context.Context) error {
 	if d.cfg.Spec.OSDisk.Managed != "" {
 		return d.managed(d.cfg.Spec.OSDisk)
+	}
+	if d.cfg.Spec.OSDisk.FullCopy {
+		return d.fullCopy(ctx, stepOSDisk, osDisk, d.cfg.Spec.OSDisk)
 	}
 	return d.overlay(stepOSDisk, osDisk, d.cfg.Spec.OSDisk)
 }
 
-func (d *disks) dataDisks(context.Context) error {
+func (d *disks) dataDisks(ctx context.Context) error {
 	for _, disk := range d.cfg.Spec.DataDisks {
 		if disk.Managed != "" {
 			if err := d.managed(disk); err != nil {
+				return fmt.Errorf("LUN %d: %w", disk.LUN, err)
+			}
+			continue
+		}
+		if disk.FullCopy {
+			if err := d.fullCopy(ctx, stepDataDisks, dataDisk(disk.LUN), disk); err != nil {
 				return fmt.Errorf("LUN %d: %w", disk.LUN, err)
 			}
 			continue
@@ -107,11 +116,14 @@ func (d *disks) dataDisks(context.Context) error {
 // export of it, which only this VM has, and which stays when the VM goes.
 func (d *disks) drive(q qemu.Drive, disk launch.Disk, file string) qemu.Drive {
 	q.File, q.Format = file, qemu.QCOW2
-	if disk.Managed != "" {
+	switch {
+	case disk.Managed != "":
 		// The step of the disks has looked at the name.
 		socket, _ := socketName(d.dir, d.cfg.ImageSocket)
 		q.File, q.Format = "", qemu.Raw
 		q.NBD = &qemu.NBD{Socket: socket, Export: disk.Managed, ReconnectDelay: reconnectDelay, OpenTimeout: openTimeout}
+	case disk.FullCopy:
+		q.File, q.Format = rawName(file), qemu.Raw
 	}
 	return q
 }

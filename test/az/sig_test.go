@@ -64,7 +64,7 @@ func TestEverySigCommand(t *testing.T) {
 	says(az("image-version show", to(ver, "--expand", "ReplicationStatus")...), `"aggregatedState": "Completed"`, `"progress": 100`)
 	says(az("image-version update", to(ver, "--target-regions", "westus2=1", "northeurope=1=standard_lrs")...), `"North Europe"`)
 	says(az("image-version update", to(ver, "--add", "publishingProfile.targetRegions", "name=eastasia", "regionalReplicaCount=1")...), "East Asia", `/snap"`)
-	az("image-version list-soft-deleted", to(def, "--artifact-name", "def", "--artifact-type", "Images")...)
+	az("image-version list-soft-deleted", to(def, "--artifact-type", "Images")...)
 	refused("not supported", "image-version undelete", to(ver, "--allow-replicated-location-deletion", "true")...)
 
 	// Direct sharing.

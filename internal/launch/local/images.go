@@ -41,7 +41,7 @@ func (l *Launcher) exports(spec launch.Spec) []imagehost.Export {
 		if d.Managed != "" {
 			e, stores = imagehost.Export{Name: d.Managed, Kind: imagehost.Disk, Folder: l.cfg.Managed}, l.cfg.ManagedStores
 		}
-		if e.Name == "" {
+		if e.Name == "" || d.FullCopy {
 			continue
 		}
 		for _, s := range stores {
