@@ -65,7 +65,7 @@ func TestEverySigCommand(t *testing.T) {
 	says(az("image-version update", to(ver, "--target-regions", "westus2=1", "northeurope=1=standard_lrs")...), `"North Europe"`)
 	says(az("image-version update", to(ver, "--add", "publishingProfile.targetRegions", "name=eastasia", "regionalReplicaCount=1")...), "East Asia", `/snap"`)
 	az("image-version list-soft-deleted", to(def, "--artifact-type", "Images")...)
-	refused("not supported", "image-version undelete", to(ver, "--allow-replicated-location-deletion", "true")...)
+	refused("soft-deletion is not enabled", "image-version undelete", to(ver, "--allow-replicated-location-deletion", "true")...)
 
 	// Direct sharing.
 	unique := s.Creds.SubscriptionID + "-LABGALLERY"
@@ -113,7 +113,7 @@ func TestEverySigCommand(t *testing.T) {
 	refused("not supported", "gallery-application create", g, "lab", r, "labgallery", "-n", "app", "--os-type", "Linux")
 	says(az("gallery-application list", gal...), "[]")
 	refused("not supported", "identity assign", to(gal, "--system-assigned")...)
-	az("identity show", gal...)
+	refused("ResourceNotFound", "identity show", gal...)
 	says(az("in-vm-access-control-profile list", g, "lab", "--gallery-name", "labgallery"), "[]")
 
 	// Locks.

@@ -104,7 +104,7 @@ func TestFstabOfTheImage(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(folder, "mark"), []byte("put in by hand\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	run("mke2fs", "-q", "-t", "ext4", "-U", uuid, "-d", folder, data, "16M")
+	run("mke2fs", "-q", "-t", "ext4", "-U", uuid, "-d", folder, data, "32M")
 	run(s.Bin, "image", "export", data, "--vhd", filepath.Join(s.Data, "data.vhd"))
 
 	if out, err := exec.Command(s.Bin, "image", "check", osVHD).CombinedOutput(); err == nil || !strings.Contains(string(out), "MountBlocksBoot") {
