@@ -130,17 +130,17 @@ func (c *check) system() {
 			c.refuse("EncryptedDisk", "An encrypted volume (LUKS) lies on "+where("luks")+", and no operating system beside it.", "A node would ask for a passphrase at its console and wait.", "Install the system on an unencrypted OS disk.")
 			return
 		case len(kinds["lvm"]) > 0:
-			c.warn("LVMNotRead", "A physical volume of LVM lies on "+where("lvm")+".", "Preflight does not look into LVM, so the release, the agent and the leftovers of the machine are not known.", "Boot it once to be sure: millpond image check --boot.")
+			c.warn("LVMNotRead", "A physical volume of LVM lies on "+where("lvm")+".", "Preflight does not look into LVM, so the release, the agent and the leftovers of the machine are not known.", "Boot it once to be sure: a pool of one node tells the stage that it reached.")
 			return
 		case len(kinds["btrfs"]) > 0:
-			c.warn("BtrfsNotRead", "A btrfs lies on "+where("btrfs")+".", "Preflight does not look into btrfs, so the release, the agent and the leftovers of the machine are not known.", "Boot it once to be sure: millpond image check --boot.")
+			c.warn("BtrfsNotRead", "A btrfs lies on "+where("btrfs")+".", "Preflight does not look into btrfs, so the release, the agent and the leftovers of the machine are not known.", "Boot it once to be sure: a pool of one node tells the stage that it reached.")
 			return
 		}
 		seen := "No operating system was recognised on the OS disk."
 		if len(c.r.Notes) > 0 {
 			seen += " " + sentence(strings.Join(c.r.Notes, "; "))
 		}
-		c.warn("NoOSFound", seen, "Its release, agent and leftovers are not known; it may not become a node.", "Boot it once to be sure: millpond image check --boot.")
+		c.warn("NoOSFound", seen, "Its release, agent and leftovers are not known; it may not become a node.", "Boot it once to be sure: a pool of one node tells the stage that it reached.")
 		return
 	}
 	if c.w.OSType != "" && !strings.EqualFold(c.w.OSType, c.r.OS.Family) {
