@@ -108,6 +108,7 @@ func TestDeploymentFailures(t *testing.T) {
 		{"an unknown region", template(strings.Replace(resource("Microsoft.Network/publicIPAddresses", "p", ""), "westus2", "mars", 1)), "InvalidTemplateDeployment", "mars"},
 		{"a bad body", template(resource("Microsoft.Network/virtualNetworks", "v", `,"properties":{"addressSpace":{"addressPrefixes":["10.0.0.0"]}}`)), "InvalidTemplateDeployment", "InvalidAddressPrefixFormat"},
 		{"a feature that is not supported", template(resource("Microsoft.Network/networkInterfaces", "n", `,"properties":{"enableIPForwarding":true}`)), "InvalidTemplateDeployment", "enableIPForwarding"},
+		{"a machine of a size that is not there", template(resource("Microsoft.Compute/virtualMachines", "m", `,"properties":{"hardwareProfile":{"vmSize":"Nosuch"}}`)), "InvalidTemplateDeployment", "Nosuch"},
 		{"no template", `{"properties":{"mode":"Incremental"}}`, "InvalidDeployment", ""},
 		{"a link", `{"properties":{"mode":"Incremental","templateLink":{"uri":"https://x/t.json"}}}`, "NotSupported", "--template-file"},
 		{"complete", strings.Replace(template(), "incremental", "Complete", 1), "NotSupported", "Incremental"},

@@ -16,7 +16,7 @@ const vmAt = "/subscriptions/{sub}/resourceGroups/{rg}/providers/Microsoft.Compu
 func (e *Edge) machineRoutes() []azwire.Route {
 	const action = millpond.TypeVM
 	out := []azwire.Route{
-		{Name: "VirtualMachines_CreateOrUpdate", Method: "PUT", Path: vmAt + "/{vm}", Action: action + "/write", Handle: e.putMachine},
+		{Name: "VirtualMachines_CreateOrUpdate", Method: "PUT", Path: vmAt + "/{vm}", Action: action + "/write", Handle: e.putMachine, Check: e.checkMachine},
 		{Name: "VirtualMachines_Update", Method: "PATCH", Path: vmAt + "/{vm}", Action: action + "/write", Handle: e.patchMachine},
 		{Name: "VirtualMachines_Get", Method: "GET", Path: vmAt + "/{vm}", Action: action + "/read", Handle: e.getMachine},
 		{Name: "VirtualMachines_InstanceView", Method: "GET", Path: vmAt + "/{vm}/instanceView", Action: action + "/instanceView/read", Handle: e.getInstanceView},
@@ -52,26 +52,46 @@ func (e *Edge) machineRoutes() []azwire.Route {
 }
 
 func (e *Edge) putMachine(w http.ResponseWriter, r *azwire.Request) error {
-	var body armcompute.VirtualMachine
-	if err := decode(r, &body); err != nil {
+	c, err := decodeMachine(r)
+	if err != nil {
 		return err
 	}
+	return e.changeMachine(w, r, c)
+}
+
+// checkMachine is the dry run of a template: what is refused by the body alone,
+// and the size, which is wrong most often.
+func (e *Edge) checkMachine(r *azwire.Request) error {
+	c, err := decodeMachine(r)
+	if err != nil || c.VM.Size == "" {
+		return err
+	}
+	for _, s := range e.VMSizes() {
+		if strings.EqualFold(s.Name, c.VM.Size) {
+			return nil
+		}
+	}
+	return millpond.Errorf(millpond.Invalid, "InvalidParameter", "The value %s provided for the VM size is not valid. The valid sizes in the current region are: az vm list-sizes -l %s -o table", c.VM.Size, c.VM.Location)
+}
+
+func decodeMachine(r *azwire.Request) (machine.Change, error) {
+	c := machine.Change{}
+	var body armcompute.VirtualMachine
+	if err := decode(r, &body); err != nil {
+		return c, err
+	}
 	if body.Identity != nil && body.Identity.Type != nil && *body.Identity.Type != armcompute.ResourceIdentityTypeNone {
-		return unsupported("identity", "Managed identities of machines are not supported yet. Leave out --assign-identity.")
+		return c, unsupported("identity", "Managed identities of machines are not supported yet. Leave out --assign-identity.")
 	}
 	if body.Plan != nil {
-		return purchasePlan(body.Plan)
+		return c, purchasePlan(body.Plan)
 	}
-	c := machine.Change{}
 	v := &c.VM
 	v.ID, v.Location, v.Tags = id(r, millpond.TypeVM, "vm"), millpond.NormalizeRegion(val(body.Location)), tagsIn(body.Tags)
 	for _, z := range body.Zones {
 		v.Zones = append(v.Zones, val(z))
 	}
-	if err := machineIn(r, body.Properties, &c); err != nil {
-		return err
-	}
-	return e.changeMachine(w, r, c)
+	return c, machineIn(r, body.Properties, &c)
 }
 
 // purchasePlan refuses a third party's image by the name of its plan.
