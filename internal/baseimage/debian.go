@@ -35,8 +35,19 @@ var maskedUnits = [...]string{
 	"systemd-firstboot.service", "systemd-networkd-wait-online.service", "systemd-pstore.service",
 }
 
+// maskedGenerators are programs that systemd would run before its first unit, the
+// agent's too. They look for what these images do not have (partitions to guess a
+// use for, a hibernated system, dm-integrity, dm-verity, offline updates, commands
+// on the kernel's command line); cloud-init's work is done by a unit, see
+// cloud-init-wanted. Who needs one removes its link in /etc/systemd/system-generators.
+var maskedGenerators = [...]string{
+	"cloud-init-generator", "systemd-gpt-auto-generator", "systemd-hibernate-resume-generator", "systemd-integritysetup-generator",
+	"systemd-run-generator", "systemd-system-update-generator", "systemd-veritysetup-generator",
+}
+
 // enabledUnits: unit -> the target that wants it.
 var enabledUnits = map[string]string{
+	"cloud-init.target":         "multi-user.target",
 	"systemd-networkd.service":  "multi-user.target",
 	"systemd-networkd.socket":   "sockets.target",
 	"systemd-resolved.service":  "sysinit.target",
@@ -155,6 +166,14 @@ func (b *build) debianConfigure(context.Context) error {
 	}
 	for _, u := range maskedUnits {
 		if err := t.link("etc/systemd/system/"+u, "/dev/null"); err != nil {
+			return err
+		}
+	}
+	for _, g := range maskedGenerators {
+		if !t.has("usr/lib/systemd/system-generators/"+g) && !t.has("lib/systemd/system-generators/"+g) {
+			return fmt.Errorf("the system has no generator %s", g)
+		}
+		if err := t.link("etc/systemd/system-generators/"+g, "/dev/null"); err != nil {
 			return err
 		}
 	}

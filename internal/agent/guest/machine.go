@@ -122,6 +122,11 @@ func (m *Machine) Adopt(_ context.Context, q *nodev1.HelloRequest) (agent.Place,
 			{Name: "agentToHello", Duration: durationpb.New(uptime() - m.started)},
 			{Name: "directories", Duration: durationpb.New(time.Since(begin))},
 		}
+		if m.cfg.Privileged {
+			// A service manager may have let it go first until now. Of all threads,
+			// and before any task can be their child.
+			m.attempt("priority", unix.Setpriority(unix.PRIO_PGRP, 0, 0))
+		}
 	}
 	return *m.place, m.describe(), nil
 }
