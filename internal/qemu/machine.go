@@ -41,7 +41,9 @@ type Machine struct {
 	VCPUs     int
 	MemoryMiB int
 	// UEFI is nil for a BIOS machine.
-	UEFI   *UEFI
+	UEFI *UEFI
+	// SCSI puts the data disks' controller in even if there are none yet.
+	SCSI   bool
 	Drives []Drive
 	// Network is nil for a machine without one.
 	Network *Network
@@ -194,7 +196,10 @@ func (m Machine) Args() ([]string, error) {
 
 func (m Machine) driveArgs() []string {
 	var args []string
-	scsi := false
+	scsi := m.SCSI
+	if scsi {
+		args = append(args, "-device", "virtio-scsi-pci,id=scsi0")
+	}
 	for _, d := range m.Drives {
 		args = append(args, "-blockdev", d.blockdev())
 		var dev string
@@ -217,6 +222,14 @@ func (m Machine) driveArgs() []string {
 		args = append(args, "-device", dev)
 	}
 	return args
+}
+
+// Node and Device are the arguments of blockdev-add and device_add for a data disk
+// over NBD that a running VM gets.
+func (d Drive) Node() map[string]any { return d.NBD.node(d.ID) }
+
+func (d Drive) Device() map[string]any {
+	return map[string]any{"driver": "scsi-hd", "bus": "scsi0.0", "scsi-id": 0, "lun": d.LUN, "drive": d.ID, "id": "dev-" + d.ID, "serial": d.Serial}
 }
 
 // blockdev is the drive's -blockdev.

@@ -18,12 +18,14 @@ import (
 
 // Request is one line to a supervisor's control socket; one a connection.
 type Request struct {
-	// Op is status, stop, kill, reset or ports.
+	// Op is one of the constants below.
 	Op string `json:"op"`
 	// Grace bounds stop.
 	Grace time.Duration `json:"grace,omitempty"`
 	// Ports replace those that are open.
 	Ports []launch.Port `json:"ports,omitempty"`
+	// Disk is attached; only its LUN counts for detach.
+	Disk launch.Disk `json:"disk"`
 }
 
 const (
@@ -32,6 +34,8 @@ const (
 	OpKill   = "kill"
 	OpReset  = "reset"
 	OpPorts  = "ports"
+	OpAttach = "attach"
+	OpDetach = "detach"
 )
 
 // Reply is the one line back. Stop and kill are answered when the VM has ended.

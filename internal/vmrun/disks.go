@@ -241,14 +241,19 @@ func (d *disks) drives() []qemu.Drive {
 		list = append(list, qemu.Drive{ID: "temp", File: tempDisk, Format: qemu.QCOW2, Bus: qemu.VirtioBlk, Serial: launch.TempDiskLabel})
 	}
 	for _, disk := range d.cfg.Spec.DataDisks {
-		id := fmt.Sprintf("data-%d", disk.LUN)
-		list = append(list, d.drive(qemu.Drive{ID: id, Bus: qemu.SCSI, LUN: disk.LUN, Serial: "millpond-" + id}, disk, dataDisk(disk.LUN)))
+		list = append(list, d.dataDrive(disk))
 	}
 	list = append(list, qemu.Drive{ID: "seed", File: seedDisk, Format: qemu.Raw, ReadOnly: true, Bus: qemu.VirtioBlk, Serial: "millpond-seed"})
 	if d.cfg.AgentDisk != "" {
 		list = append(list, qemu.Drive{ID: "agent", File: d.cfg.AgentDisk, Format: qemu.Raw, ReadOnly: true, Bus: qemu.VirtioBlk, Serial: "millpond-agent"})
 	}
 	return list
+}
+
+// dataDrive is a data disk as QEMU gets it.
+func (d *disks) dataDrive(disk launch.Disk) qemu.Drive {
+	id := fmt.Sprintf("data-%d", disk.LUN)
+	return d.drive(qemu.Drive{ID: id, Bus: qemu.SCSI, LUN: disk.LUN, Serial: "millpond-" + id}, disk, dataDisk(disk.LUN))
 }
 
 // machine is the VM as QEMU is told of it.
@@ -262,5 +267,7 @@ func (d *disks) machine(consoleFD, qmpFD, agentFD int) qemu.Machine {
 		m.UEFI = &qemu.UEFI{Code: c.Tools.OVMFCode, Vars: firmwareVars}
 	}
 	m.Network = c.network()
+	// Only a VM with a disk of its own gets disks later.
+	m.SCSI = c.Spec.OSDisk.Managed != ""
 	return m
 }

@@ -343,6 +343,10 @@ func (s *supervisor) answer(ctx context.Context, req Request) Reply {
 		err = s.reset(ctx)
 	case OpPorts:
 		err = s.replacePorts(ctx, req.Ports)
+	case OpAttach:
+		err = s.attach(ctx, req.Disk)
+	case OpDetach:
+		err = s.detach(ctx, req.Disk.LUN)
 	case OpStop, OpKill:
 		if req.Op == OpKill {
 			req.Grace = 0
