@@ -70,6 +70,7 @@ const (
 	CreateUpload    CreateOption = "Upload"
 	CreateFromImage CreateOption = "FromImage"
 	CreateImport    CreateOption = "Import"
+	CreateCopyStart CreateOption = "CopyStart" // a snapshot from another region
 )
 
 // CreationData is where a disk's or snapshot's bytes come from, as asked for.
@@ -96,9 +97,11 @@ type Disk struct {
 	State       DiskState
 	UniqueID    string
 	Creation    CreationData
-	Incremental bool   `json:",omitempty"`
-	Network     string // networkAccessPolicy
-	Public      string // publicNetworkAccess
+	Incremental bool `json:",omitempty"`
+	// Family is the same for all incremental snapshots of one disk.
+	Family  string `json:",omitempty"`
+	Network string // networkAccessPolicy
+	Public  string // publicNetworkAccess
 	// File names the writable file of a disk; Content the bytes of a snapshot,
 	// which lie in the store Store.
 	File    string `json:",omitempty"`

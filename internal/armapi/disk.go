@@ -218,7 +218,7 @@ func (e *Edge) changeDisk(w http.ResponseWriter, r *azwire.Request, c compute.Ch
 		e.polling(w, r, *op, "Microsoft.Compute", d.Location)
 	}
 	if d.Snapshot {
-		azwire.WriteJSON(w, status, encodeSnapshot(d))
+		azwire.WriteJSON(w, status, e.encodeSnapshot(d))
 	} else {
 		azwire.WriteJSON(w, status, encodeDisk(d))
 	}
@@ -244,7 +244,8 @@ func encodeDisk(d *millpond.Disk) *armcompute.Disk {
 	}
 	tier, _, _ := strings.Cut(d.SKU, "_")
 	return &armcompute.Disk{
-		ID: ptr(d.ID.String()), Name: ptr(d.ID.Name()), Type: ptr(millpond.TypeDisk), Location: ptr(d.Location), Tags: tagsOut(d.Tags), Zones: zones,
+		ManagedBy: strOrNil(d.ManagedBy),
+		ID:        ptr(d.ID.String()), Name: ptr(d.ID.Name()), Type: ptr(millpond.TypeDisk), Location: ptr(d.Location), Tags: tagsOut(d.Tags), Zones: zones,
 		SKU: &armcompute.DiskSKU{Name: ptr(armcompute.DiskStorageAccountTypes(d.SKU)), Tier: ptr(tier)},
 		Properties: &armcompute.DiskProperties{
 			CreationData: encodeCreation(d.Creation), OSType: enumOrNil[armcompute.OperatingSystemTypes](d.OSType), HyperVGeneration: enumOrNil[armcompute.HyperVGeneration](d.HyperV),
@@ -255,23 +256,27 @@ func encodeDisk(d *millpond.Disk) *armcompute.Disk {
 	}
 }
 
-func encodeSnapshot(d *millpond.Disk) *armcompute.Snapshot {
+func (e *Edge) encodeSnapshot(d *millpond.Disk) *armcompute.Snapshot {
 	tier, _, _ := strings.Cut(d.SKU, "_")
+	var completion *float32
+	if d.Incremental {
+		completion = ptr(float32(e.Compute.Completion(d)))
+	}
 	return &armcompute.Snapshot{
 		ID: ptr(d.ID.String()), Name: ptr(d.ID.Name()), Type: ptr(millpond.TypeSnapshot), Location: ptr(d.Location), Tags: tagsOut(d.Tags),
 		SKU: &armcompute.SnapshotSKU{Name: ptr(armcompute.SnapshotStorageAccountTypes(d.SKU)), Tier: ptr(tier)},
 		Properties: &armcompute.SnapshotProperties{
 			CreationData: encodeCreation(d.Creation), OSType: enumOrNil[armcompute.OperatingSystemTypes](d.OSType), HyperVGeneration: enumOrNil[armcompute.HyperVGeneration](d.HyperV),
 			DiskSizeGB: ptr(d.SizeGB()), DiskSizeBytes: ptr(d.SizeBytes), DiskState: ptr(armcompute.DiskState(d.State)), ProvisioningState: ptr(string(d.Base().State)),
-			TimeCreated: ptr(d.Created), UniqueID: ptr(d.UniqueID), Incremental: ptr(d.Incremental), NetworkAccessPolicy: ptr(armcompute.NetworkAccessPolicy(d.Network)), PublicNetworkAccess: ptr(armcompute.PublicNetworkAccess(d.Public)),
+			TimeCreated: ptr(d.Created), UniqueID: ptr(d.UniqueID), Incremental: ptr(d.Incremental), IncrementalSnapshotFamilyID: strOrNil(d.Family), CompletionPercent: completion, NetworkAccessPolicy: ptr(armcompute.NetworkAccessPolicy(d.Network)), PublicNetworkAccess: ptr(armcompute.PublicNetworkAccess(d.Public)),
 			Encryption: &armcompute.Encryption{Type: ptr(armcompute.EncryptionTypeEncryptionAtRestWithPlatformKey)},
 		},
 	}
 }
 
-func encodeEither(d *millpond.Disk) any {
+func (e *Edge) encodeEither(d *millpond.Disk) any {
 	if d.Snapshot {
-		return encodeSnapshot(d)
+		return e.encodeSnapshot(d)
 	}
 	return encodeDisk(d)
 }
@@ -295,13 +300,13 @@ func (e *Edge) listDisks(w http.ResponseWriter, r *azwire.Request, full string) 
 	if err != nil {
 		return err
 	}
-	return writeList(e, w, r, ds, resourceKey[*millpond.Disk], encodeEither)
+	return writeList(e, w, r, ds, resourceKey[*millpond.Disk], e.encodeEither)
 }
 
 func (e *Edge) getDisk(w http.ResponseWriter, r *azwire.Request, full string) error {
 	d, err := e.Compute.Disk(r.Context(), id(r, full, "name"))
 	if err == nil {
-		azwire.WriteJSON(w, http.StatusOK, encodeEither(d))
+		azwire.WriteJSON(w, http.StatusOK, e.encodeEither(d))
 	}
 	return err
 }

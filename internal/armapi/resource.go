@@ -183,7 +183,7 @@ func (e *Edge) encodeByID(r *azwire.Request, key string) (any, bool, error) {
 		if err != nil {
 			return nil, false, err
 		}
-		return encodeSnapshot(d), true, nil
+		return e.encodeSnapshot(d), true, nil
 	case id.Is(millpond.TypeImage):
 		m, err := e.Compute.Image(ctx, id)
 		if err != nil {

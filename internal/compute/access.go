@@ -1,11 +1,13 @@
 package compute
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"net/url"
 	"strconv"
 	"strings"
@@ -15,6 +17,7 @@ import (
 
 	millpond "millpond.dev/millpond"
 	"millpond.dev/millpond/internal/sqlite"
+	"millpond.dev/millpond/internal/vhd"
 )
 
 // Access is what a signed URL says: path /{container}/{blob} and the query
@@ -96,11 +99,12 @@ func (s *Service) Grant(ctx context.Context, id millpond.ResourceID, write bool,
 // wrong, the access ends all the same, the disk waits for another upload (or its
 // deletion) and keeps the pages that it has, and the error says what was wrong.
 func (s *Service) Revoke(ctx context.Context, id millpond.ResourceID) error {
-	if err := s.sync(ctx, id); err != nil {
+	head, err := s.sync(ctx, id)
+	if err != nil {
 		return err
 	}
 	var unusable error
-	err := s.DB.Update(ctx, func(tx *sqlite.Tx) error {
+	err = s.DB.Update(ctx, func(tx *sqlite.Tx) error {
 		d, err := load[millpond.Disk](s, tx, id)
 		if err != nil {
 			return err
@@ -110,7 +114,7 @@ func (s *Service) Revoke(ctx context.Context, id millpond.ResourceID) error {
 			return refuse(d, millpond.DiskRevoke)
 		}
 		if d.State == millpond.DiskActiveUpload {
-			if unusable = footerOf(d.Footer, d.SizeBytes); unusable != nil {
+			if unusable = uploaded(head, d.Footer, d.SizeBytes); unusable != nil {
 				next, _ = d.State.Next(millpond.DiskExpire)
 			}
 		}
@@ -128,18 +132,36 @@ func (s *Service) Revoke(ctx context.Context, id millpond.ResourceID) error {
 	return err
 }
 
-// sync makes an upload durable before its end is answered.
-func (s *Service) sync(ctx context.Context, id millpond.ResourceID) error {
+// sync makes an upload durable before its end is answered, and reads its first
+// bytes, by which other formats show themselves.
+func (s *Service) sync(ctx context.Context, id millpond.ResourceID) (head []byte, err error) {
 	d, err := s.Disk(ctx, id)
 	if err != nil || d.State != millpond.DiskActiveUpload {
-		return err
+		return nil, err
 	}
 	f, err := s.Disks.Open(d.File)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer f.Close()
-	return f.Sync()
+	head = make([]byte, footer)
+	if _, err := f.ReadAt(head, 0); err != nil {
+		return nil, err
+	}
+	return head, f.Sync()
+}
+
+// uploaded checks that what was uploaded is a fixed VHD, by its first bytes and
+// its footer. Azure takes no other format, and so there is none here: a script
+// that works here shall work there.
+func uploaded(head, tail []byte, size int64) error {
+	if len(head) > 0 {
+		format, err := vhd.Detect(bytes.NewReader(head), int64(len(head)))
+		if err == nil && format != vhd.Raw && format != vhd.Fixed {
+			return notVHD(fmt.Errorf("they are a %s", format))
+		}
+	}
+	return footerOf(tail, size)
 }
 
 // expire ends access whose time is over and says when the next one is.

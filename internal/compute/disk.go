@@ -25,7 +25,7 @@ type Change struct {
 // on after the answer.
 func (s *Service) PutDisk(ctx context.Context, caller millpond.Caller, c Change) (out *millpond.Disk, op *millpond.Operation, err error) {
 	d := &c.Disk
-	if d.Creation.Option == millpond.CreateCopy && !c.Patch {
+	if (d.Creation.Option == millpond.CreateCopy || d.Creation.Option == millpond.CreateCopyStart) && !c.Patch {
 		if err := s.mayRead(ctx, caller, d.Creation.SourceID, "creationData.sourceResourceId", millpond.TypeDisk, millpond.TypeSnapshot); err != nil {
 			return nil, nil, err
 		}
@@ -189,14 +189,24 @@ func (s *Service) admitDisk(tx *sqlite.Tx, d *millpond.Disk, sizeGB int32) (mill
 	case millpond.CreateUpload:
 		d.State = millpond.DiskReadyToUpload
 		d.SizeBytes = d.Creation.UploadBytes - footer
-	case millpond.CreateCopy:
+	case millpond.CreateCopy, millpond.CreateCopyStart:
 		p, _ := millpond.ParseResourceID(d.Creation.SourceID)
 		src, err := load[millpond.Disk](s, tx, p)
 		if err != nil {
 			return millpond.Operation{}, err
 		}
-		if err := copyable(src, d.Location); err != nil {
+		where := d.Location
+		if d.Creation.Option == millpond.CreateCopyStart {
+			where = ""
+			if !src.Incremental {
+				return millpond.Operation{}, invalid("creationData.sourceResourceId", "The source '%s' of CopyStart is not an incremental snapshot. Make one: az snapshot create --incremental true", src.ID.Name())
+			}
+		}
+		if err := copyable(src, where); err != nil {
 			return millpond.Operation{}, err
+		}
+		if d.Snapshot && d.Incremental {
+			d.Family = family(src)
 		}
 		d.Creation.SourceID = src.ID.String()
 		if err := inherit(src.SizeBytes, src.OSType, src.HyperV, src.UniqueID); err != nil {
@@ -241,6 +251,14 @@ func (s *Service) admitDisk(tx *sqlite.Tx, d *millpond.Disk, sizeGB int32) (mill
 		return millpond.Operation{}, err
 	}
 	return s.Resources.Begin(tx, d.ID, "create")
+}
+
+// family names the line of incremental snapshots that one of src belongs to.
+func family(src *millpond.Disk) string {
+	if src.Family != "" {
+		return src.Family
+	}
+	return uuid.NewSHA1(uuid.NameSpaceOID, []byte(src.UniqueID)).String()
 }
 
 func copyable(src *millpond.Disk, location string) error {
@@ -308,6 +326,9 @@ func (s *Service) change(tx *sqlite.Tx, old *millpond.Disk, c Change) (*millpond
 			*to = v
 		}
 	}
+	if c.Disk.SKU != "" && c.Disk.SKU != old.SKU && old.State == millpond.DiskAttached {
+		return nil, millpond.Errorf(millpond.Conflict, "OperationNotAllowed", "Cannot change the SKU of disk %s while it is attached to running VM %s. Deallocate the VM first: az vm deallocate --ids %s", old.ID.Name(), old.ManagedBy, old.ManagedBy)
+	}
 	set(&old.SKU, c.Disk.SKU)
 	set(&old.OSType, c.Disk.OSType)
 	set(&old.Network, c.Disk.Network)
@@ -319,7 +340,7 @@ func (s *Service) change(tx *sqlite.Tx, old *millpond.Disk, c Change) (*millpond
 }
 
 func (s *Service) resize(ctx context.Context, d *millpond.Disk) error {
-	if d.State != millpond.DiskUnattached {
+	if d.State != millpond.DiskUnattached && d.State != millpond.DiskReserved {
 		return nil
 	}
 	err := s.Disks.Resize(d.File, d.SizeBytes)

@@ -80,7 +80,7 @@ func checkFooter(r io.ReaderAt, total int64) (int64, error) {
 
 func notVHD(cause error) error {
 	return millpond.Errorf(millpond.Invalid, "InvalidVhd",
-		"The bytes are not a fixed VHD: %v. Convert with: qemu-img convert -O vpc -o subformat=fixed,force_size in.img out.vhd (or upload with: millpond image upload FILE URL).", cause)
+		"The bytes are not a fixed VHD: %v. Upload the file with 'millpond image upload FILE URL', which converts raw, dynamic VHD, VHDX and qcow2 files on the way, or convert it with 'millpond image export FILE --vhd OUT'.", cause)
 }
 
 // footerOf checks the footer of a fixed VHD that holds a disk of size bytes.

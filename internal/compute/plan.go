@@ -55,6 +55,13 @@ func CheckNew(d *millpond.Disk, sizeGB int32) error {
 		if c.SourceID == "" {
 			return invalid("creationData.sourceResourceId", "Required parameter 'creationData.sourceResourceId' is missing (null): Copy needs the id of a disk or snapshot.")
 		}
+	case millpond.CreateCopyStart:
+		if !d.Snapshot || !d.Incremental {
+			return invalid("creationData.createOption", "CopyStart makes an incremental snapshot of an incremental snapshot in another region. Add --incremental true; in one region use Copy.")
+		}
+		if c.SourceID == "" {
+			return invalid("creationData.sourceResourceId", "Required parameter 'creationData.sourceResourceId' is missing (null): CopyStart needs the id of a snapshot.")
+		}
 	case millpond.CreateImport:
 		if c.SourceURI == "" {
 			return invalid("creationData.sourceUri", "Required parameter 'creationData.sourceUri' is missing (null): Import needs the URL of a fixed VHD.")
@@ -106,8 +113,11 @@ func CheckChange(old *millpond.Disk, creation *millpond.CreationData, sizeGB int
 	if sizeGB > old.SizeGB() && old.Base().State == millpond.StateCreating {
 		return millpond.Errorf(millpond.Conflict, "OperationNotAllowed", "'%s' is being created. Wait until that has ended and resize it then.", old.ID.Name())
 	}
-	if sizeGB > old.SizeGB() && (old.Snapshot || old.State != millpond.DiskUnattached) {
-		return millpond.Errorf(millpond.Conflict, "OperationNotAllowed", "'%s' cannot be resized in state %s; only an unattached disk can.", old.ID.Name(), old.State)
+	if sizeGB > old.SizeGB() && old.State == millpond.DiskAttached {
+		return millpond.Errorf(millpond.Conflict, "OperationNotAllowed", "Cannot resize disk %s while it is attached to running VM %s. Deallocate the VM first: az vm deallocate --ids %s", old.ID.Name(), old.ManagedBy, old.ManagedBy)
+	}
+	if sizeGB > old.SizeGB() && (old.Snapshot || old.State != millpond.DiskUnattached && old.State != millpond.DiskReserved) {
+		return millpond.Errorf(millpond.Conflict, "OperationNotAllowed", "'%s' cannot be resized in state %s; a disk can that is Unattached or Reserved.", old.ID.Name(), old.State)
 	}
 	return nil
 }
@@ -121,6 +131,9 @@ func sameImage(asked, version string) bool {
 
 // refuse words a change of state that the table does not allow.
 func refuse(d *millpond.Disk, e millpond.DiskEvent) error {
+	if e == millpond.DiskDelete && d.ManagedBy != "" {
+		return millpond.Errorf(millpond.Conflict, "OperationNotAllowed", "Disk %s is attached to VM %s. Detach it first: az vm disk detach -n %s --ids %s; an OS disk goes with its VM.", d.ID.Name(), d.ManagedBy, d.ID.Name(), d.ManagedBy)
+	}
 	hint := "Wait until it is Unattached."
 	switch d.State {
 	case millpond.DiskActiveSAS:

@@ -225,7 +225,7 @@ func TestImport(t *testing.T) {
 		t.Errorf("%d contents of the same bytes", got)
 	}
 	for _, c := range []struct{ name, code, says string }{
-		{"short.vhd", "InvalidVhd", "its footer says"}, {"raw.img", "InvalidVhd", "qemu-img convert"}, {"tiny.vhd", "BlobReadFailed", ""},
+		{"short.vhd", "InvalidVhd", "its footer says"}, {"raw.img", "InvalidVhd", "millpond image upload"}, {"tiny.vhd", "BlobReadFailed", ""},
 		{"cut.vhd", "BlobReadFailed", "broke off"}, {"cutlater.vhd", "BlobReadFailed", "broke off"}, {"none.vhd", "BlobReadFailed", "404"},
 	} {
 		for _, snapshot := range []bool{false, true} {
