@@ -20,6 +20,7 @@ import (
 	"millpond.dev/millpond/internal/baseimage"
 	"millpond.dev/millpond/internal/clock"
 	"millpond.dev/millpond/internal/datadir"
+	"millpond.dev/millpond/internal/diskformat"
 	"millpond.dev/millpond/internal/image"
 	"millpond.dev/millpond/internal/image/filestore"
 	"millpond.dev/millpond/internal/inspect"
@@ -29,8 +30,8 @@ import (
 // ImageCmd works on image files. It needs no server, only a data folder.
 type ImageCmd struct {
 	Build       ImageBuildCmd       `cmd:"" help:"Build a base image: tiny or debian-12."`
-	Export      ImageExportCmd      `cmd:"" help:"Write a raw image as the fixed VHD that Azure takes."`
-	Upload      ImageUploadCmd      `cmd:"" help:"Upload a raw image or fixed VHD to a disk's SAS URL, without its zeros."`
+	Export      ImageExportCmd      `cmd:"" help:"Write an image of any format (raw, VHD, VHDX, qcow2) as the fixed VHD that Azure takes."`
+	Upload      ImageUploadCmd      `cmd:"" help:"Upload an image of any format (raw, VHD, VHDX, qcow2) to a disk's SAS URL as a fixed VHD, without its zeros."`
 	List        ImageListCmd        `cmd:"" help:"List the base images that were built in the data folder."`
 	Replication ImageReplicationCmd `cmd:"" help:"Show in which regions a gallery image version is, and how far; --watch goes on until it is everywhere."`
 	Check       ImageCheckCmd       `cmd:"" help:"Say whether an image would become a node, and how to mend it."`
@@ -171,26 +172,23 @@ func (c *ImageListCmd) Run(g *Globals) error {
 	return w.Flush()
 }
 
-// openDisk opens a raw file or the disk inside a fixed VHD.
+// openDisk opens the disk in a file of any format that is read here.
 func openDisk(path string) (image.Source, func() error, error) {
 	f, err := filestore.OpenFile(path)
 	if err != nil {
 		return nil, nil, err
 	}
-	fixed, foot, err := vhd.IsFixed(f, f.Size())
+	d, err := diskformat.Open(f)
 	if err != nil {
 		f.Close()
 		return nil, nil, err
 	}
-	if fixed {
-		return vhd.Payload(f, foot), f.Close, nil
-	}
-	return f, f.Close, nil
+	return d.Source, f.Close, nil
 }
 
 // ImageInspectCmd prints a report.
 type ImageInspectCmd struct {
-	File string `arg:"" help:"A raw image or a fixed VHD." type:"existingfile"`
+	File string `arg:"" help:"An image: raw, VHD, VHDX or qcow2." type:"existingfile"`
 	SKU  string `name:"node-agent-sku" help:"Also say whether this node agent is for the image." placeholder:"SKU"`
 }
 
@@ -225,7 +223,7 @@ func (c *ImageInspectCmd) Run(*Globals) error {
 
 // ImageExportCmd writes a fixed VHD.
 type ImageExportCmd struct {
-	File string `arg:"" help:"The raw image." type:"existingfile"`
+	File string `arg:"" help:"The image: raw, VHD, VHDX or qcow2." type:"existingfile"`
 	VHD  string `name:"vhd" required:"" help:"The file to write." type:"path" placeholder:"OUT"`
 }
 

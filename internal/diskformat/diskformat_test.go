@@ -174,13 +174,21 @@ func TestRefusals(t *testing.T) {
 	run("create", "-f", "qcow2", "base", "8M")
 	for name, path := range map[string]string{
 		"a backing file": run("create", "-f", "qcow2", "-b", "base", "-F", "qcow2", "over", "8M"),
-		"encryption":     run("create", "-f", "qcow2", "--object", "secret,id=s,data=abc", "-o", "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10", "secret", "8M"),
 		"another file":   run("create", "-f", "qcow2", "-o", "data_file=data,data_file_raw=on", "outside", "8M"),
 		"vmdk":           run("create", "-f", "vmdk", "vm", "8M"),
 	} {
 		if _, err := open(t, path); millpond.KindOf(err) != millpond.Invalid {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+	// Encryption: qemu-img would measure the processor for it, which fails on a busy one.
+	q, err := os.ReadFile(run("create", "-f", "qcow2", "plain", "8M"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	q[35] = 2
+	if _, err := Open(memory{bytes.NewReader(q)}); err == nil || !strings.Contains(err.Error(), "encrypted") {
+		t.Errorf("encryption: %v", err)
 	}
 	// A VHDX whose log is in use.
 	b, err := os.ReadFile(run("create", "-f", "vhdx", "x", "8M"))
