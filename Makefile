@@ -6,7 +6,7 @@ GO ?= go
 export CGO_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help build quickstart test check bench run fuzz clean
+.PHONY: help build quickstart test check bench bench-tasks run fuzz clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -36,6 +36,11 @@ bench: ## measure the bars of docs/benchmarks on this machine
 	@scripts/install run
 	@$(MAKE) --no-print-directory build
 	@scripts/bench
+
+bench-tasks: ## tasks per second and latencies, beside Slurm where it is installed
+	@scripts/install run
+	@$(MAKE) --no-print-directory build
+	@scripts/bench-tasks
 
 fuzz: ## each fuzz target for FUZZTIME (default 20s)
 	@scripts/fuzz

@@ -113,7 +113,7 @@ func later(a, b time.Time) time.Time {
 
 func (p *planner) one(h sqlite.NodeHead, m *launch.Status) What {
 	if h.Pending != "" {
-		return p.pending(h)
+		return p.pending(h, m)
 	}
 	// A machine of an older generation is being replaced; it counts for nothing.
 	if m != nil && m.Generation != h.Generation {
@@ -130,16 +130,27 @@ func (p *planner) one(h sqlite.NodeHead, m *launch.Status) What {
 	return p.present(h, m)
 }
 
-// pending carries out a reboot, reimage or leave once the tasks allow it.
-func (p *planner) pending(h sqlite.NodeHead) What {
+// ended says that what ran on a node can never report any more: its machine has
+// died, or nothing was heard for longer than a node may be silent.
+func (p *planner) ended(h sqlite.NodeHead, m *launch.Status) bool {
+	if m == nil || m.Generation != h.Generation || m.Phase == launch.Failed || m.Phase == launch.Stopped {
+		return true
+	}
+	c := p.Contact(h.ID)
+	return !c.Live && p.passed(later(later(c.Last, h.Changed), p.Started).Add(p.Config.Silence))
+}
+
+// pending carries out a reboot, reimage or leave once the tasks allow it. To
+// wait for tasks that cannot end any more would be to wait for ever.
+func (p *planner) pending(h sqlite.NodeHead, m *launch.Status) What {
 	what := map[millpond.NodeEvent]What{millpond.NodeReboot: Reboot, millpond.NodeReimage: Reimage, millpond.NodeLeave: Remove}[h.Pending]
 	switch h.Option {
 	case millpond.DeallocateTaskCompletion:
-		if h.RunningTasks > 0 {
+		if h.RunningTasks > 0 && !p.ended(h, m) {
 			return ""
 		}
 	case millpond.DeallocateRetainedData:
-		if h.RunningTasks > 0 || p.Retained(h.ID) {
+		if (h.RunningTasks > 0 || p.Retained(h.ID)) && !p.ended(h, m) {
 			return ""
 		}
 	default:

@@ -60,6 +60,9 @@ func TestMake(t *testing.T) {
 		{"unusable is left alone", head(millpond.NodeUnusable, nil), vm(launch.Failed, false), silent, ""},
 		{"leaves at once", head(millpond.NodeLeavingPool, pending(millpond.NodeLeave, millpond.DeallocateRequeue, 3)), vm(launch.Running, false), live, Remove},
 		{"leaves when empty", head(millpond.NodeLeavingPool, pending(millpond.NodeLeave, millpond.DeallocateTaskCompletion, 3)), vm(launch.Running, false), live, ""},
+		{"does not wait for tasks of a dead machine", head(millpond.NodeRebooting, pending(millpond.NodeReboot, millpond.DeallocateTaskCompletion, 1)), vm(launch.Failed, true), silent, Reboot},
+		{"nor of one that is gone", head(millpond.NodeLeavingPool, pending(millpond.NodeLeave, millpond.DeallocateRetainedData, 1)), nil, silent, Remove},
+		{"nor of one that is silent for long", head(millpond.NodeLeavingPool, pending(millpond.NodeLeave, millpond.DeallocateTaskCompletion, 1)), vm(launch.Running, false), silent, Remove},
 		{"reboots when stopped", head(millpond.NodeRebooting, pending(millpond.NodeReboot, millpond.DeallocateTerminate, 0)), vm(launch.Running, false), live, Reboot},
 		{"reboots after grace", head(millpond.NodeRebooting, pending(millpond.NodeReboot, millpond.DeallocateTerminate, 1)), vm(launch.Running, false), live, Reboot},
 		{"waits for its tasks", head(millpond.NodeRebooting, func(h *sqlite.NodeHead) {

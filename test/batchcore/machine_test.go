@@ -26,9 +26,10 @@ type hall struct {
 	machines map[string]*machine
 	// fails says that machines of a node cannot be launched; holds that they
 	// never leave preparing; mute that their agents never speak.
-	fails, holds, mute bool
-	limit              int
-	launches           int
+	// stutter says that agents report everything twice, older reports too.
+	fails, holds, mute, stutter bool
+	limit                       int
+	launches                    int
 	// attach is the core that sessions go to now; nil while the server is down.
 	attach func(ctx context.Context, id millpond.NodeID, generation int, token string, client nodev1.AgentClient) error
 	// overlap notes tasks that ran twice at once; runs counts every run by task.
@@ -272,11 +273,16 @@ func (a *agent) Watch(ctx context.Context, q *connect.Request[nodev1.WatchReques
 		}
 		changed := a.changed
 		a.mu.Unlock()
+		a.hall.mu.Lock()
+		if a.hall.stutter && len(send) > 0 {
+			send = append(send, send...)
+		}
+		a.hall.mu.Unlock()
 		for _, e := range send {
 			if err := s.Send(e); err != nil {
 				return err
 			}
-			after = e.Sequence
+			after = max(after, e.Sequence)
 		}
 		select {
 		case <-ctx.Done():

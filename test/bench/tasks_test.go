@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -15,19 +16,21 @@ import (
 	"testing"
 	"time"
 
+	millpond "millpond.dev/millpond"
+	"millpond.dev/millpond/internal/sqlite"
 	"millpond.dev/millpond/test/lab"
 )
 
 // client sends Batch requests over kept connections with one token.
 type client struct {
 	b     testing.TB
-	l     *lab.Lab
+	base  string
 	http  *http.Client
 	token string
 }
 
 func newClient(b testing.TB, l *lab.Lab) *client {
-	return &client{b: b, l: l, http: l.HTTPClient(), token: l.Token(l.Admin(), lab.Batch)}
+	return &client{b: b, base: l.BatchURL(), http: l.HTTPClient(), token: l.Token(l.Admin(), lab.Batch)}
 }
 
 func (c *client) do(method, path string, body any) (int, []byte) {
@@ -44,7 +47,7 @@ func (c *client) do(method, path string, body any) (int, []byte) {
 		if strings.Contains(path, "?") {
 			sep = "&"
 		}
-		path = c.l.BatchURL() + path + sep + "api-version=2024-07-01.20.0"
+		path = c.base + path + sep + "api-version=2024-07-01.20.0"
 	}
 	q, err := http.NewRequest(method, path, r)
 	if err != nil {
@@ -225,6 +228,121 @@ func BenchmarkTaskLatency(b *testing.B) {
 	}
 	report(b, all, "start")
 }
+
+// BenchmarkTasksPlain: 2,000 trivial tasks through HTTP on 2 nodes of 4 slots,
+// whose agents run them as processes. Bar: 1,000 tasks/s.
+func BenchmarkTasksPlain(b *testing.B) {
+	const n = 2_000
+	c := startPlain(b).client(b)
+	c.addPool("p", 2, 4)
+	var rate []float64
+	i := 0
+	for b.Loop() {
+		i++
+		job := fmt.Sprint("j", i)
+		c.addJob(job, "p")
+		began := time.Now()
+		c.add(job, n, 2, trivial)
+		c.untilCompleted(job, n, 5*time.Minute)
+		rate = append(rate, n/time.Since(began).Seconds())
+	}
+	b.ReportMetric(median(rate), "tasks/s")
+}
+
+// BenchmarkLatencyPlain: one task at a time on an idle node, from before the
+// request until its command starts, and in a chain from the parent's end until
+// the dependent's start. Bars: p99 50 ms each.
+func BenchmarkLatencyPlain(b *testing.B) {
+	c := startPlain(b).client(b)
+	c.addPool("p", 1, 4)
+	c.addJob("j", "p", func(m map[string]any) { m["usesTaskDependencies"] = true })
+	sent := map[string]time.Time{}
+	i := 0
+	for b.Loop() {
+		t := trivial(i)
+		sent[t["id"].(string)] = time.Now()
+		c.must(201, http.MethodPost, "/jobs/j/tasks", t)
+		i++
+		c.untilCompleted("j", i, time.Minute)
+	}
+	var start, chain []time.Duration
+	for _, t := range c.times("j") {
+		start = append(start, t.Exec.Start.Sub(sent[t.ID]))
+	}
+	report(b, start, "start")
+	c.addJob("chain", "p", func(m map[string]any) { m["usesTaskDependencies"] = true })
+	c.add("chain", i, 1, func(i int) map[string]any {
+		t := trivial(i)
+		if i > 0 {
+			t["dependsOn"] = map[string]any{"taskIds": []string{fmt.Sprint("t", i-1)}}
+		}
+		return t
+	})
+	c.untilCompleted("chain", i, 5*time.Minute)
+	byID := map[string]times{}
+	for _, t := range c.times("chain") {
+		byID[t.ID] = t
+	}
+	for k := 1; k < i; k++ {
+		chain = append(chain, byID[fmt.Sprint("t", k)].Exec.Start.Sub(byID[fmt.Sprint("t", k-1)].Exec.End))
+	}
+	report(b, chain, "dependent")
+}
+
+// BenchmarkMillion: an account with 1,000,000 tasks in one job, of which one in
+// ten has completed. A page of 1,000 of them by a filter, the counts, and adding
+// 100 more. Bar: 100 ms for the page.
+func BenchmarkMillion(b *testing.B) {
+	const n = 1_000_000
+	p := startPlain(b)
+	c := p.client(b)
+	c.addJob("j", "nowhere")
+	began := time.Now()
+	for from := 0; from < n; from += 10_000 {
+		err := p.db.Update(b.Context(), func(tx *sqlite.Tx) error {
+			for i := from; i < from+10_000; i++ {
+				t := millpond.Task{Account: plainAccount.Name, Job: "j", State: millpond.TaskActive, Order: int64(i), Created: tx.Now, LastModified: tx.Now, StateTransition: tx.Now, Version: 1,
+					Spec: millpond.TaskSpec{ID: millpond.TaskID(fmt.Sprintf("t%07d", i)), CommandLine: "/bin/true", RequiredSlots: 1, Retention: millpond.DefaultRetention}}
+				if i%10 == 0 {
+					t.State, t.Result, t.Ended = millpond.TaskCompleted, "success", tx.Now
+				}
+				if err := tx.InsertTask(t); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(n/time.Since(began).Seconds(), "rows/s-filled")
+	var page, counts, add []time.Duration
+	i := n
+	for b.Loop() {
+		at := time.Now()
+		data := c.must(200, http.MethodGet, "/jobs/j/tasks?$filter=state+eq+'completed'", nil)
+		page = append(page, time.Since(at))
+		if got := bytes.Count(data, []byte(`"commandLine"`)); got != 1000 {
+			b.Fatalf("a page of %d", got)
+		}
+		at = time.Now()
+		c.counts("j")
+		counts = append(counts, time.Since(at))
+		at = time.Now()
+		c.add("j", 100, 1, func(int) map[string]any { i++; return trivial(i) })
+		add = append(add, time.Since(at))
+	}
+	report(b, page, "page")
+	report(b, counts, "counts")
+	report(b, add, "add-100")
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&m)
+	b.ReportMetric(float64(m.HeapAlloc)/(n/100_000)/(1<<20), "MiB-heap/100,000")
+}
+
+func bytesContain(data []byte, part string) bool { return bytes.Contains(data, []byte(part)) }
 
 func median(all []float64) float64 {
 	slices.Sort(all)

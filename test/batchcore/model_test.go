@@ -1,0 +1,194 @@
+package batchcore
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	millpond "millpond.dev/millpond"
+	"millpond.dev/millpond/internal/node"
+	"millpond.dev/millpond/internal/pool"
+)
+
+// TestWhateverHappens lets tasks run while machines die and reboot, the server
+// restarts, pools are resized, nodes disabled, tasks ended and run again, and
+// agents repeat what they reported, in random orders. Afterwards no task is
+// lost, none has run twice at once (setup checks that), what completed stays
+// completed, and every resize has ended.
+func TestWhateverHappens(t *testing.T) {
+	seeds := 4
+	if testing.Short() {
+		seeds = 1
+	}
+	for seed := range seeds {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			c, h, restart := setup(t, node.Config{StopGrace: 200 * time.Millisecond})
+			h.mu.Lock()
+			h.stutter = true
+			h.mu.Unlock()
+			(&chaos{t: t, c: c, h: h, restart: restart, rng: rand.New(rand.NewPCG(uint64(seed), 7)), done: map[string]millpond.Task{}, again: map[string]bool{}}).run()
+		})
+	}
+}
+
+type chaos struct {
+	t       *testing.T
+	c       *core
+	h       *hall
+	restart func() *core
+	rng     *rand.Rand
+	added   int
+	// done are tasks as they were when they were first seen completed; again are
+	// those that were asked to run once more.
+	done  map[string]millpond.Task
+	again map[string]bool
+}
+
+func (x *chaos) run() {
+	x.c.addPool("p", 3, func(s *millpond.PoolSpec) { s.TaskSlotsPerNode = 2 })
+	x.c.idle("p", 3)
+	x.c.addJob("chain", "p", depends)
+	x.c.addJob("loose", "p", func(s *millpond.JobSpec) { s.MaxTaskRetries = 1 })
+	steps := []func(){x.add, x.add, x.add, x.crash, x.reboot, x.restarted, x.resize, x.toggle, x.end, x.runAgain}
+	for range 40 {
+		steps[x.rng.IntN(len(steps))]()
+		x.look()
+		time.Sleep(time.Duration(x.rng.IntN(30)) * time.Millisecond)
+	}
+	x.heal()
+}
+
+func (x *chaos) add() {
+	for range 3 {
+		id := fmt.Sprint(x.added)
+		x.c.addTask("loose", id, fmt.Sprintf("sleep %dms", x.rng.IntN(40)), nil)
+		before := x.added - 1 - x.rng.IntN(3)
+		x.c.addTask("chain", id, fmt.Sprintf("sleep %dms", x.rng.IntN(20)), func(s *millpond.TaskSpec) {
+			if before >= 0 {
+				s.DependsOn = &millpond.Dependencies{Tasks: []millpond.TaskID{millpond.TaskID(fmt.Sprint(before))}}
+			}
+		})
+		x.added++
+	}
+}
+
+func (x *chaos) someNode() (millpond.Node, bool) {
+	all := x.c.list("p")
+	if len(all) == 0 {
+		return millpond.Node{}, false
+	}
+	return all[x.rng.IntN(len(all))], true
+}
+
+func (x *chaos) crash() {
+	if n, ok := x.someNode(); ok {
+		x.h.mu.Lock()
+		there := x.h.machines[n.ID.Key()] != nil
+		x.h.mu.Unlock()
+		if there {
+			x.h.crash(n.ID)
+		}
+	}
+}
+
+// reboot, resize, toggle and the rest may be refused for what goes on at the
+// same time; that is as it should be.
+func (x *chaos) reboot() {
+	if n, ok := x.someNode(); ok {
+		options := []millpond.DeallocationOption{millpond.DeallocateRequeue, millpond.DeallocateTaskCompletion}
+		_ = x.c.nodes.Reboot(ctx, acct.Name, "p", n.ID, options[x.rng.IntN(2)])
+	}
+}
+
+func (x *chaos) restarted() { x.c = x.restart() }
+
+func (x *chaos) resize() {
+	n := 1 + x.rng.IntN(4)
+	_ = x.c.pools.Resize(ctx, acct.Name, "p", millpond.Condition{}, pool.Targets{Dedicated: &n}, millpond.DeallocateRequeue)
+}
+
+func (x *chaos) toggle() {
+	if n, ok := x.someNode(); ok {
+		if n.Scheduling == millpond.SchedulingDisabled {
+			_ = x.c.nodes.EnableScheduling(ctx, acct.Name, "p", n.ID)
+		} else {
+			_ = x.c.nodes.DisableScheduling(ctx, acct.Name, "p", n.ID, millpond.DeallocateRequeue)
+		}
+	}
+}
+
+func (x *chaos) end() {
+	if x.added > 0 {
+		_ = x.c.jobs.TerminateTask(ctx, acct.Name, "loose", millpond.TaskID(fmt.Sprint(x.rng.IntN(x.added))), millpond.Condition{})
+	}
+}
+
+func (x *chaos) runAgain() {
+	if x.added > 0 {
+		id := fmt.Sprint(x.rng.IntN(x.added))
+		if x.c.jobs.ReactivateTask(ctx, acct.Name, "loose", millpond.TaskID(id), millpond.Condition{}) == nil {
+			x.again["loose/"+id] = true
+			delete(x.done, "loose/"+id)
+		}
+	}
+}
+
+// look holds what has completed against what was seen before, and the counts
+// against the rows.
+func (x *chaos) look() {
+	x.t.Helper()
+	for _, job := range []millpond.JobID{"chain", "loose"} {
+		tasks, _, err := x.c.jobs.ListTasks(ctx, acct.Name, job, millpond.ListQuery[millpond.Task]{})
+		x.c.must(err)
+		for _, v := range tasks {
+			key := string(job) + "/" + string(v.Spec.ID)
+			was, seen := x.done[key]
+			switch {
+			case seen && (v.State != millpond.TaskCompleted || v.Attempt != was.Attempt || v.Result != was.Result || !v.Ended.Equal(was.Ended)):
+				x.t.Fatalf("%s had completed as %+v and is now %+v", key, was, v)
+			case v.State == millpond.TaskCompleted:
+				x.done[key] = v
+			}
+		}
+	}
+}
+
+func (x *chaos) heal() {
+	x.c.wait("the last resize has ended", func() bool {
+		p, err := x.c.pools.Get(ctx, acct.Name, "p")
+		return err == nil && p.Allocation == millpond.AllocationSteady
+	})
+	x.c.wait("all tasks have completed", func() bool {
+		usable := 0
+		for _, n := range x.c.list("p") {
+			if n.Scheduling == millpond.SchedulingDisabled {
+				_ = x.c.nodes.EnableScheduling(ctx, acct.Name, "p", n.ID)
+			}
+			if n.State == millpond.NodeIdle || n.State == millpond.NodeRunning {
+				usable++
+			}
+		}
+		if usable == 0 {
+			// Every machine died once too often: a user would ask for others.
+			n := len(x.c.list("p")) + 1
+			_ = x.c.pools.Resize(ctx, acct.Name, "p", millpond.Condition{}, pool.Targets{Dedicated: &n}, millpond.DeallocateRequeue)
+		}
+		for _, job := range []millpond.JobID{"chain", "loose"} {
+			k, _, err := x.c.jobs.TaskCounts(ctx, acct.Name, job)
+			if err != nil || k.Completed != x.added || k.Active+k.Running != 0 {
+				return false
+			}
+		}
+		return true
+	})
+	x.look()
+	if len(x.done) != 2*x.added {
+		x.t.Errorf("%d of %d tasks are there", len(x.done), 2*x.added)
+	}
+	for key, v := range x.done {
+		if v.Job == "chain" && v.Result != "success" {
+			x.t.Errorf("%s: %+v", key, v)
+		}
+	}
+}
