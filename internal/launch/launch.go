@@ -54,6 +54,23 @@ type Porter interface {
 	SetPorts(ctx context.Context, node millpond.NodeID, ports []Port) error
 }
 
+// Attacher is an optional ability: to change the managed disks of a VM, at once
+// if it runs, else from its next start on. Both are idempotent.
+type Attacher interface {
+	AttachDisk(ctx context.Context, node millpond.NodeID, d Disk) error
+	DetachDisk(ctx context.Context, node millpond.NodeID, lun int) error
+}
+
+// AttacherOf is that ability of a launcher or of the one that it is a part of;
+// nil without it.
+func AttacherOf(l Launcher) Attacher {
+	if p, ok := l.(*Part); ok {
+		l = p.Launcher
+	}
+	a, _ := l.(Attacher)
+	return a
+}
+
 // Spec is everything needed to run one VM. It contains no secret but Channel.Token.
 type Spec struct {
 	Node       millpond.NodeID `json:"node"`

@@ -2,7 +2,9 @@ package machine
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/google/uuid"
@@ -11,12 +13,6 @@ import (
 	"millpond.dev/millpond/internal/launch"
 	"millpond.dev/millpond/internal/sqlite"
 )
-
-// Attacher is a launcher's ability to change the disks of a running machine.
-type Attacher interface {
-	AttachDisk(ctx context.Context, node millpond.NodeID, d launch.Disk) error
-	DetachDisk(ctx context.Context, node millpond.NodeID, lun int) error
-}
 
 // change applies a PUT or PATCH to a machine that is there: tags, size, data
 // disks, cards and delete options. A change of the size of a running machine
@@ -28,9 +24,13 @@ func (s *Service) change(ctx context.Context, c Change) (out *millpond.VirtualMa
 	if err != nil {
 		return nil, nil, err
 	}
-	var added, gone []millpond.VMDisk
+	if err := s.unplug(ctx, c); err != nil {
+		s.unmake(ctx, made)
+		return nil, nil, err
+	}
+	var added []millpond.VMDisk
 	err = s.DB.Update(ctx, func(tx *sqlite.Tx) error {
-		added, gone = nil, nil
+		added = nil
 		v, err := load[millpond.VirtualMachine](s, tx, want.ID)
 		if err != nil {
 			return err
@@ -56,6 +56,7 @@ func (s *Service) change(ctx context.Context, c Change) (out *millpond.VirtualMa
 			changed, restart = true, v.Power == millpond.VMRunning
 		}
 		if c.HasDisks {
+			var gone []millpond.VMDisk
 			if added, gone, err = s.changeDisks(tx, v, want.DataDisks); err != nil {
 				return err
 			}
@@ -104,7 +105,7 @@ func (s *Service) change(ctx context.Context, c Change) (out *millpond.VirtualMa
 	}
 	s.wake.Wake()
 	if out.Power == millpond.VMRunning {
-		err = s.plug(ctx, out, added, gone)
+		err = s.plug(ctx, out, added)
 	}
 	return out, op, err
 }
@@ -250,7 +251,7 @@ func (s *Service) changeDisks(tx *sqlite.Tx, v *millpond.VirtualMachine, want []
 	if len(added)+len(gone) == 0 {
 		return nil, nil, nil
 	}
-	if _, can := s.Launcher.(Attacher); !can && v.Power == millpond.VMRunning {
+	if launch.AttacherOf(s.Launcher) == nil && v.Power == millpond.VMRunning {
 		return nil, nil, millpond.Errorf(millpond.Conflict, "OperationNotAllowed", "This launcher cannot change the disks of a running machine. Deallocate it first: az vm deallocate --ids %s", v.ID)
 	}
 	for _, d := range gone {
@@ -277,20 +278,34 @@ func (s *Service) changeDisks(tx *sqlite.Tx, v *millpond.VirtualMachine, want []
 	return added, gone, nil
 }
 
-// plug changes the disks of a running machine. A machine that ends meanwhile has
-// them when it starts again.
-func (s *Service) plug(ctx context.Context, v *millpond.VirtualMachine, added, gone []millpond.VMDisk) error {
-	if len(added)+len(gone) == 0 {
+// unplug takes away the disks of a running machine that a change leaves out,
+// before the rows say so: as long as the guest has a disk, nobody else may.
+func (s *Service) unplug(ctx context.Context, c Change) error {
+	a := launch.AttacherOf(s.Launcher)
+	if !c.HasDisks || a == nil {
 		return nil
 	}
-	a, ok := s.Launcher.(Attacher)
-	if !ok {
-		return nil
+	v, err := s.Get(ctx, c.VM.ID)
+	if err != nil || v.Power != millpond.VMRunning {
+		return err
 	}
-	for _, d := range gone {
-		if err := a.DetachDisk(ctx, v.Node(), int(d.LUN)); err != nil {
-			return fmt.Errorf("detach LUN %d of %s: %w", d.LUN, v.ID.Name(), err)
+	for _, have := range v.DataDisks {
+		if w := atLUN(c.VM.DataDisks, have.LUN); w != nil && (w.ID == "" || same(w.ID, have.ID)) {
+			continue
 		}
+		if err := a.DetachDisk(ctx, v.Node(), int(have.LUN)); err != nil {
+			return fmt.Errorf("detach LUN %d of %s: %w", have.LUN, v.ID.Name(), err)
+		}
+	}
+	return nil
+}
+
+// plug gives a running machine its new disks. One that cannot be given is taken
+// out of the row again.
+func (s *Service) plug(ctx context.Context, v *millpond.VirtualMachine, added []millpond.VMDisk) error {
+	a := launch.AttacherOf(s.Launcher)
+	if a == nil {
+		return nil
 	}
 	for _, d := range added {
 		id, _ := millpond.ParseResourceID(d.ID)
@@ -299,12 +314,20 @@ func (s *Service) plug(ctx context.Context, v *millpond.VirtualMachine, added, g
 			disk, err = load[millpond.Disk](s, tx, id)
 			return err
 		})
-		if err != nil {
-			return err
+		if err == nil {
+			err = a.AttachDisk(ctx, v.Node(), launch.Disk{LUN: int(d.LUN), Managed: disk.File, SizeBytes: disk.SizeBytes})
 		}
-		if err := a.AttachDisk(ctx, v.Node(), launch.Disk{LUN: int(d.LUN), Managed: disk.File, SizeBytes: disk.SizeBytes}); err != nil {
-			return fmt.Errorf("attach LUN %d of %s: %w", d.LUN, v.ID.Name(), err)
+		if err == nil {
+			continue
 		}
+		undo := s.edit(ctx, v.ID, millpond.VMRunning, func(tx *sqlite.Tx, now *millpond.VirtualMachine) error {
+			now.DataDisks = slices.DeleteFunc(now.DataDisks, func(o millpond.VMDisk) bool { return same(o.ID, d.ID) })
+			if err := s.Disks.Event(tx, id, millpond.DiskDetach, now.ID); err != nil {
+				return err
+			}
+			return tx.Put(now)
+		})
+		return errors.Join(fmt.Errorf("attach LUN %d of %s: %w", d.LUN, v.ID.Name(), err), undo)
 	}
 	return nil
 }

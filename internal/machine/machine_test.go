@@ -235,6 +235,31 @@ func TestALifeOfAMachine(t *testing.T) {
 	if len(list) != 0 {
 		t.Errorf("the launcher still has %v", list)
 	}
+	// Disks come and go while it is deallocated, and while it runs.
+	for _, e := range []millpond.VMEvent{"", millpond.VMStart} {
+		if e != "" {
+			b.power("vm1", e, millpond.VMRunning)
+		}
+		more := machine.Change{Patch: true, HasDisks: true}
+		more.VM.ID = vmID("vm1")
+		more.VM.DataDisks = append(b.get("vm1").DataDisks, millpond.VMDisk{LUN: 1, Option: millpond.CreateEmpty, SizeGB: 2})
+		after, _, _, err := b.svc.Put(b.ctx, millpond.Caller{}, more)
+		b.ok(err)
+		if len(after.DataDisks) != 2 {
+			t.Fatalf("after attach: %+v", after.DataDisks)
+		}
+		extra := after.DataDisks[1].ID
+		if s := b.diskState(extra); s != millpond.DiskAttached && s != millpond.DiskReserved {
+			t.Errorf("the new disk is %s", s)
+		}
+		more.VM.DataDisks = after.DataDisks[:1]
+		after, _, _, err = b.svc.Put(b.ctx, millpond.Caller{}, more)
+		b.ok(err)
+		if s := b.diskState(extra); len(after.DataDisks) != 1 || s != millpond.DiskUnattached {
+			t.Errorf("after detach: %+v, %s", after.DataDisks, s)
+		}
+	}
+	b.power("vm1", millpond.VMDeallocate, millpond.VMDeallocated)
 	size := machine.Change{Patch: true}
 	size.VM.ID, size.VM.Size = vmID("vm1"), "standard_ds2_v2"
 	_, _, _, err = b.svc.Put(b.ctx, millpond.Caller{}, size)

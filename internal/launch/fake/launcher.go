@@ -121,6 +121,11 @@ func (l *Launcher) SetBehaviour(b Behaviour) {
 	l.behaviour = b
 }
 
+// AttachDisk and DetachDisk have nothing to do: a fake machine has no disks.
+func (l *Launcher) AttachDisk(context.Context, millpond.NodeID, launch.Disk) error { return nil }
+
+func (l *Launcher) DetachDisk(context.Context, millpond.NodeID, int) error { return nil }
+
 // SetPorts notes the ports as open; nothing listens.
 func (l *Launcher) SetPorts(_ context.Context, node millpond.NodeID, ports []launch.Port) error {
 	l.mu.Lock()
