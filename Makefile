@@ -6,7 +6,7 @@ GO ?= go
 export CGO_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help build quickstart test check bench bench-tasks run fuzz clean
+.PHONY: help build quickstart test check bench bench-tasks bench-images run fuzz clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -41,6 +41,11 @@ bench-tasks: ## tasks per second and latencies, beside Slurm where it is install
 	@scripts/install run
 	@$(MAKE) --no-print-directory build
 	@scripts/bench-tasks
+
+bench-images: ## measure the image store beside qemu-img, cp and rsync
+	@scripts/install run
+	@$(MAKE) --no-print-directory build
+	@scripts/bench-images
 
 fuzz: ## each fuzz target for FUZZTIME (default 20s)
 	@scripts/fuzz

@@ -35,6 +35,9 @@ type ImageCmd struct {
 	List        ImageListCmd        `cmd:"" help:"List the base images that were built in the data folder."`
 	Replication ImageReplicationCmd `cmd:"" help:"Show in which regions a gallery image version is, and how far; --watch goes on until it is everywhere."`
 	Check       ImageCheckCmd       `cmd:"" help:"Say whether an image would become a node, and how to mend it."`
+	GC          ImageGCCmd          `cmd:"" name:"gc" help:"Give back the space of chunks that no image uses; also while the server runs."`
+	Verify      ImageVerifyCmd      `cmd:"" help:"Read every chunk of the stores and compare it with its digest; exit code 2 if damage is left."`
+	DU          ImageDUCmd          `cmd:"" name:"du" help:"Say what each store keeps, shares, compresses, and could give back."`
 	Inspect     ImageInspectCmd     `cmd:"" help:"Say what a machine would find on an image: partitions, firmware, operating system."`
 }
 

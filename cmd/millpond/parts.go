@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
-	"fmt"
 	"io"
 	"net/http"
 	"os"
@@ -22,8 +21,6 @@ import (
 	"millpond.dev/millpond/internal/datadir"
 	"millpond.dev/millpond/internal/directory"
 	"millpond.dev/millpond/internal/gallery"
-	"millpond.dev/millpond/internal/image"
-	"millpond.dev/millpond/internal/image/chunkstore"
 	"millpond.dev/millpond/internal/image/filestore"
 	"millpond.dev/millpond/internal/image/layer"
 	"millpond.dev/millpond/internal/inspect"
@@ -36,23 +33,18 @@ import (
 )
 
 // openStores opens the writable disks and each region's replica stores.
-func (s *server) openStores(ctx context.Context) (*custody.Keeper, *layer.Disks, error) {
+func (s *server) openStores(ctx context.Context) (_ *custody.Keeper, _ *layer.Disks, err error) {
+	if s.chunks, err = openRegionStores(ctx, s.cfg, s.data); err != nil {
+		return nil, nil, err
+	}
 	var regions []custody.Region
-	for _, r := range s.cfg.Regions {
-		folders := r.Stores
-		if len(folders) == 0 {
-			folders = []string{s.data.Store(r.Name, 0), s.data.Store(r.Name, 1)}
+	for _, r := range s.chunks {
+		region := custody.Region{Name: r.region}
+		for _, st := range r.stores {
+			region.Stores = append(region.Stores, st)
+			s.stores = append(s.stores, launch.Store{Name: st.Name(), URL: st.URL()})
 		}
-		var stores []image.Store
-		for i, folder := range folders {
-			store, err := chunkstore.Open(ctx, fmt.Sprintf("%s-%d", r.Name, i), folder)
-			if err != nil {
-				return nil, nil, fmt.Errorf("open the store %s of region %s: %w", folder, r.Name, err)
-			}
-			stores = append(stores, store)
-			s.stores = append(s.stores, launch.Store{Name: store.Name(), URL: store.URL()})
-		}
-		regions = append(regions, custody.Region{Name: r.Name, Stores: stores})
+		regions = append(regions, region)
 	}
 	// A running node reads its image as long as it lives, also after the
 	// version has been deleted.

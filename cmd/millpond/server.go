@@ -54,6 +54,7 @@ type server struct {
 	clock clock.Clock
 
 	db       *sqlite.DB
+	chunks   []regionStores
 	launcher machines
 	// images sees that the host has its image host; nil with a launcher without
 	// machines.
@@ -195,7 +196,7 @@ func newServer(ctx context.Context, cfg config.Config, data datadir.Dir, addr st
 	s.sessions = nodeapi.New(channels, channels, log)
 	s.copying = []func(){comp.Wait, galleries.Wait, s.machines.Wait, deployments.Wait}
 	placer = sched.New(s.db, log, s.nodes, schedule)
-	s.loops = []reconcile.Loop{resources.Loop(), comp.Loop(), galleries.Loop(), accounts.Loop(), pools.Allocator(), pools.AutoScaler(), s.nodes.Machines(), s.nodes.Cleanup(), s.machines.Loop(), placer.Loop(), work.Loop(), work.Schedules(), deployments.Loop()}
+	s.loops = []reconcile.Loop{resources.Loop(), comp.Loop(), galleries.Loop(), accounts.Loop(), pools.Allocator(), pools.AutoScaler(), s.nodes.Machines(), s.nodes.Cleanup(), s.machines.Loop(), placer.Loop(), work.Loop(), work.Schedules(), deployments.Loop(), s.chunkLoop()}
 
 	// The edges and the door.
 	authority, err := httpd.LoadAuthority(data.CA(), data.CAKey(), s.clock)
@@ -323,5 +324,5 @@ func (s *server) close() error {
 	if s.db != nil {
 		err = errors.Join(err, s.db.Close())
 	}
-	return err
+	return errors.Join(err, closeStores(s.chunks))
 }

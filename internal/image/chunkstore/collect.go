@@ -84,6 +84,9 @@ func (s *Store) Collect(ctx context.Context, o CollectOptions) (Collected, error
 		}
 		return done, nil
 	}
+	if len(found) == 0 && len(tombs) == 0 {
+		return done, nil
+	}
 	c, err := s.session.begin(ctx)
 	if err != nil {
 		return done, s.failed("begin a collection", err)
@@ -138,6 +141,10 @@ func (s *Store) sweep(ctx context.Context, c *claims, found map[image.Digest]int
 			continue
 		}
 		m, err := s.readManifest(ctx, t.key, t.content)
+		if millpond.KindOf(err) == millpond.NotFound {
+			// Another collection took it, so no reader began before it was made.
+			continue
+		}
 		if err != nil {
 			return err
 		}
@@ -203,7 +210,7 @@ func (s *Store) deleteChunks(ctx context.Context, c *claims, found map[image.Dig
 // referenced are the digests that manifests name. A manifest that cannot be read
 // is an error: what it names must not be deleted.
 func (s *Store) referenced(ctx context.Context) (map[image.Digest]bool, error) {
-	ids, err := s.ids(ctx)
+	ids, err := s.IDs(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -208,9 +208,10 @@ func (s *Store) Stat(ctx context.Context, id image.ContentID) (image.Content, er
 	return c, nil
 }
 
-// List walks all contents. A damaged manifest is an error that names it.
+// List walks all contents. One whose manifest is damaged has size 0: it is there,
+// and whoever tidies up has to know of it.
 func (s *Store) List(ctx context.Context) ([]image.Content, error) {
-	ids, err := s.ids(ctx)
+	ids, err := s.IDs(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -221,15 +222,19 @@ func (s *Store) List(ctx context.Context) ([]image.Content, error) {
 			continue // deleted meanwhile
 		}
 		if err != nil {
-			return nil, err
+			if !isDamage(err) {
+				return nil, err
+			}
+			c = image.Content{ID: id}
 		}
 		all = append(all, c)
 	}
 	return all, nil
 }
 
-// ids are the names of all contents, in order.
-func (s *Store) ids(ctx context.Context) ([]image.ContentID, error) {
+// IDs are the names of all contents, in order, also of those whose manifest is
+// damaged.
+func (s *Store) IDs(ctx context.Context) ([]image.ContentID, error) {
 	var ids []image.ContentID
 	for i, err := range s.bucket.List(ctx, manifestPrefix) {
 		if err != nil {

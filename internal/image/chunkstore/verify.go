@@ -154,7 +154,7 @@ type Usage struct {
 // Usage counts. Contents that come and go meanwhile are counted or not.
 func (s *Store) Usage(ctx context.Context) (Usage, error) {
 	var u Usage
-	ids, err := s.ids(ctx)
+	ids, err := s.IDs(ctx)
 	if err != nil {
 		return u, err
 	}
