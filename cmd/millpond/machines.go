@@ -75,6 +75,11 @@ type machineImages struct {
 	server *server
 }
 
+// Usable applies the galleries' rules to a machine.
+func (m machineImages) Usable(ctx context.Context, version millpond.ResourceID, skus []string) ([]millpond.Finding, error) {
+	return m.Service.Usable(ctx, version, gallery.Use{SKUs: skus, Boots: true})
+}
+
 // Bases lists the built base images with the time of each.
 func (m machineImages) Bases(ctx context.Context) ([]machine.BaseImage, error) {
 	all, err := m.server.baseImages(ctx)

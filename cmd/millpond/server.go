@@ -148,6 +148,10 @@ func newServer(ctx context.Context, cfg config.Config, data datadir.Dir, addr st
 		Base: s.baseFile,
 		Latest: func(ctx context.Context, definition millpond.ResourceID, region string) (millpond.ResourceID, error) {
 			return galleries.Latest(ctx, definition, region)
+		},
+		Usable: func(ctx context.Context, version millpond.ResourceID, sku string) error {
+			_, err := galleries.Usable(ctx, version, gallery.Use{SKUs: []string{sku}})
+			return err
 		}})
 	if err != nil {
 		return nil, err

@@ -149,6 +149,9 @@ func (e *Edge) encodeVersion(v gallery.Published, status bool) versionDoc {
 	storage := &armcompute.GalleryImageVersionStorageProfile{OSDiskImage: &armcompute.GalleryOSDiskImage{HostCaching: caching(v.OSDisk.Caching), SizeInGB: sizeGB(v.OSDisk.SizeBytes), Source: source(v.OSDisk)}}
 	if v.SourceID != "" {
 		storage.Source = &armcompute.GalleryArtifactVersionFullSource{ID: ptr(v.SourceID)}
+		if p, ok := millpond.ParseResourceID(v.SourceID); ok && p.Is(millpond.TypeVM) {
+			storage.Source.ID, storage.Source.VirtualMachineID = nil, ptr(v.SourceID)
+		}
 	}
 	for _, d := range v.DataDisks {
 		storage.DataDiskImages = append(storage.DataDiskImages, &armcompute.GalleryDataDiskImage{Lun: ptr(d.LUN), HostCaching: caching(d.Caching), SizeInGB: sizeGB(d.SizeBytes), Source: source(d)})

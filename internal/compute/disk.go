@@ -72,6 +72,11 @@ func (s *Service) put(ctx context.Context, c Change) (out *millpond.Disk, op *mi
 			if d.Creation.ImageID, err = s.exactVersion(ctx, d.Creation.ImageID, d.Location); err != nil {
 				return err
 			}
+			if version, ok := millpond.ParseResourceID(d.Creation.ImageID); ok && s.Usable != nil {
+				if err := s.Usable(ctx, version, d.SKU); err != nil {
+					return err
+				}
+			}
 		}
 		created = true
 		o, err := s.admitDisk(tx, d, c.SizeGB)

@@ -59,6 +59,9 @@ type Options struct {
 	Base func(ctx context.Context, name string) (Base, error)
 	// Latest resolves an image definition to a version for a region.
 	Latest func(ctx context.Context, definition millpond.ResourceID, region string) (millpond.ResourceID, error)
+	// Usable refuses an image version that no disk of a SKU may be made of; nil
+	// allows all.
+	Usable func(ctx context.Context, version millpond.ResourceID, sku string) error
 }
 
 // Service is safe for concurrent use.

@@ -25,7 +25,7 @@ type VersionSpec struct {
 	ID       millpond.ResourceID
 	Location string
 	Tags     map[string]string
-	// SourceID is a managed image or another version.
+	// SourceID is a managed image, another version or a virtual machine.
 	SourceID          string
 	OSDisk            *DiskSource
 	DataDisks         []DiskSource
@@ -154,9 +154,6 @@ func (s *Service) storeName(region string, ordinal int32) (string, error) {
 func (s *Service) maySource(ctx context.Context, caller millpond.Caller, sp *VersionSpec) error {
 	check := func(id, target string, right string, types ...string) error {
 		p, ok := millpond.ParseResourceID(id)
-		if ok && p.Is("Microsoft.Compute/virtualMachines") {
-			return millpond.Errorf(millpond.Unsupported, "OperationNotAllowed", "Virtual machines as the source of an image version are not supported yet. Make a snapshot or a managed image and use that.")
-		}
 		if ok {
 			ok = false
 			for _, t := range types {
@@ -178,7 +175,7 @@ func (s *Service) maySource(ctx context.Context, caller millpond.Caller, sp *Ver
 		return err
 	}
 	if sp.SourceID != "" {
-		if err := check(sp.SourceID, "storageProfile.source.id", "/read", millpond.TypeImage, millpond.TypeVersion); err != nil {
+		if err := check(sp.SourceID, "storageProfile.source.id", "/read", millpond.TypeImage, millpond.TypeVersion, millpond.TypeVM); err != nil {
 			return err
 		}
 	}
@@ -227,7 +224,7 @@ func (s *Service) newVersion(tx *sqlite.Tx, sp *VersionSpec) (*millpond.ImageVer
 	case len(sp.DataDisks) > 0:
 		err = invalid("storageProfile.osDiskImage", "Data disks need an OS disk beside them: add --os-snapshot.")
 	default:
-		err = invalid("storageProfile.source", "The version has no source. Give one: --managed-image, --os-snapshot or --os-vhd-uri.")
+		err = invalid("storageProfile.source", "The version has no source. Give one: --managed-image, --virtual-machine, --os-snapshot or --os-vhd-uri.")
 	}
 	if err != nil {
 		return nil, err
@@ -342,6 +339,9 @@ func ready(what millpond.ResourceID, state millpond.ProvisioningState, location,
 
 func (s *Service) fromImage(tx *sqlite.Tx, v *millpond.ImageVersion, def *millpond.ImageDefinition, source string) error {
 	p, _ := millpond.ParseResourceID(source)
+	if p.Is(millpond.TypeVM) {
+		return s.fromMachine(tx, v, def, p)
+	}
 	if p.Is(millpond.TypeVersion) {
 		src, err := load[millpond.ImageVersion](s, tx, p)
 		if err != nil {

@@ -118,6 +118,9 @@ func (s *Service) create(ctx context.Context, caller millpond.Caller, c Change) 
 	if err != nil {
 		return nil, nil, err
 	}
+	if err := s.usable(ctx, v); err != nil {
+		return nil, nil, err
+	}
 	if err := checkDisks(v.DataDisks, size); err != nil {
 		return nil, nil, err
 	}
@@ -306,6 +309,33 @@ func contains(list []int32, n int32) bool {
 	return false
 }
 
+// usable applies the rules of the gallery to a machine from a version.
+func (s *Service) usable(ctx context.Context, v *millpond.VirtualMachine) error {
+	id, ok := millpond.ParseResourceID(v.ExactVersion)
+	if !ok || !id.Is(millpond.TypeVersion) {
+		return nil
+	}
+	var skus []string
+	for _, d := range disksOf(v) {
+		if d.Option == millpond.CreateFromImage {
+			skus = append(skus, skuOf(d))
+		}
+	}
+	found, err := s.Images.Usable(ctx, id, skus)
+	for _, f := range found {
+		s.Log.Warn("image finding", "vm", v.ID.String(), "version", v.ExactVersion, "code", f.Code, "severity", string(f.Severity), "message", f.Seen+" "+f.Why+" "+f.Fix)
+	}
+	return err
+}
+
+// skuOf is the SKU of a disk that is to be made, with the default of machines.
+func skuOf(d *millpond.VMDisk) string {
+	if d.SKU == "" {
+		return "Premium_LRS"
+	}
+	return d.SKU
+}
+
 // makeDisks creates the disks that are not there yet.
 func (s *Service) makeDisks(ctx context.Context, v *millpond.VirtualMachine) error {
 	for i, d := range disksOf(v) {
@@ -332,11 +362,8 @@ func (s *Service) makeDisks(ctx context.Context, v *millpond.VirtualMachine) err
 
 func (s *Service) makeDisk(ctx context.Context, v *millpond.VirtualMachine, d *millpond.VMDisk, os bool) error {
 	id, _ := millpond.ParseResourceID(d.ID)
-	disk := millpond.Disk{SKU: d.SKU, Zones: v.Zones, Network: "AllowAll", Public: "Enabled"}
+	disk := millpond.Disk{SKU: skuOf(d), Zones: v.Zones, Network: "AllowAll", Public: "Enabled"}
 	disk.ID, disk.Location = id, v.Location
-	if disk.SKU == "" {
-		disk.SKU = "Premium_LRS"
-	}
 	if os {
 		disk.OSType, disk.HyperV = v.OSType, v.HyperV
 	}

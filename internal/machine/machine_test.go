@@ -77,6 +77,10 @@ func (images) Latest(context.Context, millpond.ResourceID, string) (millpond.Res
 	return millpond.ResourceID{}, nil
 }
 
+func (images) Usable(_ context.Context, _ millpond.ResourceID, skus []string) ([]millpond.Finding, error) {
+	return nil, nil
+}
+
 func (images) Bases(context.Context) ([]machine.BaseImage, error) {
 	return []machine.BaseImage{{Name: "debian-12", Size: 1 << 30, HyperV: "V1", Release: millpond.OSRelease{OSType: "Linux", ID: "debian", Version: "12"}}}, nil
 }

@@ -246,7 +246,11 @@ func (w *world) open() {
 	w.disks, err = layer.OpenDisks(filepath.Join(w.dir, "disks"), compute.Bases(w.keeper))
 	w.ok(err)
 	w.res = resource.New(resource.Options{DB: w.db, Clock: w.clock, Regions: regions})
-	w.comp, err = compute.New(w.ctx, compute.Options{DB: w.db, Clock: w.clock, Log: log, Keeper: w.keeper, Disks: w.disks, Resources: w.res, Auth: w.rights})
+	w.comp, err = compute.New(w.ctx, compute.Options{DB: w.db, Clock: w.clock, Log: log, Keeper: w.keeper, Disks: w.disks, Resources: w.res, Auth: w.rights,
+		Usable: func(ctx context.Context, version millpond.ResourceID, sku string) error {
+			_, err := w.gal.Usable(ctx, version, gallery.Use{SKUs: []string{sku}})
+			return err
+		}})
 	w.ok(err)
 	w.gal = gallery.New(gallery.Options{DB: w.db, Clock: w.clock, Log: log, Keeper: w.keeper, Resources: w.res, Auth: w.rights, Freezer: w.comp,
 		Preflight: w.preflight, EndOfLife: w.endOfLife, Retries: w.retries,
