@@ -22,7 +22,7 @@ func made(t *testing.T, s *Service, kind, name string, d millpond.Disk, sizeGB i
 	t.Helper()
 	ctx := context.Background()
 	d.ID, d.Location, d.Snapshot = diskID(kind, name), "westus2", kind == "snapshots"
-	out, op, err := s.PutDisk(ctx, millpond.Caller{}, Change{Disk: d, SizeGB: sizeGB})
+	_, op, err := s.PutDisk(ctx, millpond.Caller{}, Change{Disk: d, SizeGB: sizeGB})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -30,7 +30,8 @@ func made(t *testing.T, s *Service, kind, name string, d millpond.Disk, sizeGB i
 		s.start(ctx, d.ID)
 		s.Wait()
 	}
-	if out, err = s.Disk(ctx, d.ID); err != nil || out.Base().State != millpond.StateSucceeded {
+	out, err := s.Disk(ctx, d.ID)
+	if err != nil || out.Base().State != millpond.StateSucceeded {
 		t.Fatalf("%s: %s %q, %v", name, out.Base().State, out.Failure, err)
 	}
 	return out

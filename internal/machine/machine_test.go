@@ -36,7 +36,6 @@ type bench struct {
 	db       *sqlite.DB
 	launcher *fake.Launcher
 	svc      *machine.Service
-	stop     func()
 	sessions *nodeapi.Handler
 }
 

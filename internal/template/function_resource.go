@@ -110,7 +110,7 @@ func resourceFunctions() []function {
 		{name: "reference", min: 1, max: 3, eager: reference},
 		{name: "managementGroup", max: 1, eager: func(*evaluator, []any) (any, error) { return nil, errors.New("there are no management groups here") }},
 		{name: "providers", min: 1, max: 2, eager: func(*evaluator, []any) (any, error) {
-			return nil, errors.New("Azure has deprecated it; write api-versions down")
+			return nil, errors.New("it is deprecated in Azure; write api-versions down")
 		}},
 		{name: "pickZones", min: 3, max: 5, eager: func(*evaluator, []any) (any, error) {
 			return nil, errors.New("there are no availability zones here; leave zones out")

@@ -224,12 +224,8 @@ func (t *Template) Resolve(given map[string]any, env Env) (Values, error) {
 
 // ParameterNames lists the declared parameters.
 func (t *Template) ParameterNames() []string {
-	var out []string
 	m, _ := get(t.Document, "parameters").(map[string]any)
-	for _, name := range keys(m) {
-		out = append(out, name)
-	}
-	return out
+	return keys(m)
 }
 
 // Shown are the parameters as a deployment shows them: secure ones by their
