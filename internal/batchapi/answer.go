@@ -138,6 +138,11 @@ func listOf[T any](e *Edge, w http.ResponseWriter, r *request, l list[T], most i
 	value := make([]any, 0, len(rows))
 	for _, row := range rows {
 		v := encode(row)
+		if sel == nil && v.extra == nil {
+			// Nothing to add or leave out: the model is what is written.
+			value = append(value, v.model)
+			continue
+		}
 		m, err := azwire.Entity(v.model, v.extra, sel)
 		if err != nil {
 			return err
