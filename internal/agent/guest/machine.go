@@ -167,7 +167,7 @@ func (m *Machine) settle() error {
 	m.root = root
 	runner := m.cfg.Runner(root)
 	if m.cfg.Privileged {
-		runner = &online{Runner: runner, up: networkUp, until: time.Now().Add(networkLimit), log: m.cfg.Log}
+		runner = &online{Runner: runner, up: func() bool { return networkUp() && mountsUp() }, until: time.Now().Add(networkLimit), log: m.cfg.Log}
 	}
 	m.place = &agent.Place{
 		Runner:  runner,

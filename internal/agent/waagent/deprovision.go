@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 )
 
 // gone are what a new machine makes anew or must not inherit, as patterns below
@@ -25,6 +26,9 @@ var gone = [...]string{
 	"etc/passwd-", "etc/shadow-", "etc/group-", "etc/gshadow-", "etc/subuid-", "etc/subgid-",
 }
 
+// cloudInitLimit bounds the wait for a cloud-init that still runs.
+const cloudInitLimit = 5 * time.Minute
+
 // deprovision does one thing after another and goes on over what fails: a machine
 // that is half generalized is worse than one with a complaint.
 func (s System) deprovision(ctx context.Context, user bool) error {
@@ -33,6 +37,16 @@ func (s System) deprovision(ctx context.Context, user bool) error {
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, err)
 		}
+	}
+	// What cloud-init has under way would write its state anew behind us.
+	limit, cancel := context.WithTimeout(ctx, cloudInitLimit)
+	if err := s.await(limit, s.cloudInitEnded); err != nil {
+		fmt.Fprintln(s.Stderr, "waagent: cloud-init has not ended:", err)
+	}
+	cancel()
+	// Its stop saves a seed; stopped now it saves none at the shutdown.
+	if err := s.Run(ctx, "systemctl", "stop", "systemd-random-seed.service"); err != nil {
+		fmt.Fprintln(s.Stderr, "waagent: systemd-random-seed:", err)
 	}
 	if name := s.provisionedUser(); user && name != "" {
 		note(s.removeUser(name))

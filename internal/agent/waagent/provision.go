@@ -81,6 +81,12 @@ func (s System) usersMade() bool {
 	return there("run/cloud-init/.instance-id") && there("var/lib/cloud/instance/sem/config_ssh")
 }
 
+// cloudInitEnded says that cloud-init has ended, or will not run.
+func (s System) cloudInitEnded() bool {
+	there := func(name string) bool { _, err := os.Stat(s.path(name)); return err == nil }
+	return !there("usr/bin/cloud-init") || there("run/cloud-init/disabled") || there("etc/cloud/cloud-init.disabled") || there("run/cloud-init/result.json")
+}
+
 // signInReady says that a server for ssh listens, if the machine has one.
 func (s System) signInReady() bool {
 	found := false
