@@ -130,6 +130,11 @@ func (s *Service) act(ctx context.Context, a Action) error {
 		return s.restart(ctx, a)
 	case Lose:
 		return s.edit(ctx, a.Node, func(tx *sqlite.Tx, _ *ledger.Book, n *millpond.Node) error {
+			// It may have spoken since this was planned. Its Hello is noted before
+			// the row is written, so that one of the two sees the other.
+			if c := s.contactOf(n.ID); c.Live || tx.Now.Sub(c.Last) < s.Config.Silence {
+				return nil
+			}
 			if move(n, millpond.NodeLost, "nothing was heard of its agent", tx.Now) {
 				s.Log.Warn("contact with a node is lost", "pool", n.Pool, "node", n.ID)
 			}

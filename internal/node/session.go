@@ -205,6 +205,7 @@ func (x *session) hello(ctx context.Context) (*nodev1.HelloResponse, millpond.No
 		return nil, n, fmt.Errorf("say hello to node %s: %w", n.ID, err)
 	}
 	h := answer.Msg
+	x.svc.heard(x.node)
 	lost := 0
 	err = x.svc.update(ctx, func(tx *sqlite.Tx, book *ledger.Book) error {
 		n, err = tx.Node(x.node)

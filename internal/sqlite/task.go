@@ -203,11 +203,12 @@ func QueueRowOf(v millpond.Task) QueueRow {
 // EachQueueRow calls fn for every task of any account that has not completed,
 // and for every completed one that others may depend on, in no order.
 func (t *Tx) EachQueueRow(fn func(QueueRow)) error {
-	rows, err := t.rows(`SELECT account, job_key, key, state, ord, slots, CASE WHEN placed = 1 THEN node_key ELSE '' END,
-			coalesce(json_extract(spec, '$.affinity'), ''), coalesce(json_extract(run, '$.Stopping'), '') <> '', satisfies,
-			CASE WHEN waits = 1 THEN json_extract(spec, '$.dependsOn') END, json_extract(spec, '$.manager')
+	// Most tasks have nothing in their spec that matters here; it is read only
+	// where it may, and what was stopped only of those that run.
+	rows, err := t.rows(`SELECT account, job_key, key, state, ord, slots, node_key, placed, satisfies,
+			CASE WHEN waits = 1 OR instr(spec, '"affinity"') > 0 OR instr(spec, '"manager"') > 0 THEN spec END, CASE WHEN placed = 1 THEN run END
 		FROM task WHERE state IN ('active', 'preparing', 'running')
-		UNION ALL SELECT task.account, job_key, task.key, task.state, ord, slots, '', '', 0, satisfies, NULL, NULL
+		UNION ALL SELECT task.account, job_key, task.key, task.state, ord, slots, '', 0, satisfies, NULL, NULL
 		FROM job JOIN task ON task.account = job.account AND task.job_key = job.key AND task.state = 'completed'
 		WHERE job.state <> 'completed' AND json_extract(job.document, '$.Spec.usesTaskDependencies') = 1 AND satisfies = 1`)
 	if err != nil {
@@ -216,21 +217,27 @@ func (t *Tx) EachQueueRow(fn func(QueueRow)) error {
 	defer rows.Close()
 	for rows.Next() {
 		var q QueueRow
-		var depends, manager sql.NullString
-		if err := rows.Scan(&q.Account, &q.Job, &q.Task, &q.State, &q.Order, &q.Slots, &q.Node, &q.Affinity, &q.Stopping, &q.Satisfies, &depends, &manager); err != nil {
+		var placed bool
+		var spec, run sql.NullString
+		if err := rows.Scan(&q.Account, &q.Job, &q.Task, &q.State, &q.Order, &q.Slots, &q.Node, &placed, &q.Satisfies, &spec, &run); err != nil {
 			return err
 		}
-		if depends.Valid {
-			q.DependsOn = new(millpond.Dependencies)
-			if err := json.Unmarshal([]byte(depends.String), q.DependsOn); err != nil {
-				return err
-			}
+		if !placed {
+			q.Node = ""
 		}
-		if manager.Valid {
-			q.Manager = new(millpond.ManagerSpec)
-			if err := json.Unmarshal([]byte(manager.String), q.Manager); err != nil {
+		if spec.Valid {
+			var s millpond.TaskSpec
+			if err := json.Unmarshal([]byte(spec.String), &s); err != nil {
 				return err
 			}
+			q.Affinity, q.DependsOn, q.Manager = s.Affinity, s.DependsOn, s.Manager
+		}
+		if run.Valid {
+			var v millpond.Task
+			if err := json.Unmarshal([]byte(run.String), &v); err != nil {
+				return err
+			}
+			q.Stopping = v.Stopping != ""
 		}
 		fn(q)
 	}

@@ -124,17 +124,17 @@ func TestJobManager(t *testing.T) {
 		s.Manager = &millpond.TaskSpec{ID: "m", CommandLine: "sleep 150ms", Manager: &millpond.ManagerSpec{KillJob: true, Exclusive: true, AnyNode: true}}
 	})
 	c.addTask("j", "t", "hang", nil)
-	m := c.taskIn("j", "m", millpond.TaskRunning)
-	if o := c.task("other", "o"); o.State != millpond.TaskCompleted {
-		t.Errorf("the manager runs beside a task that is %s", o.State)
-	}
 	c.addTask("other", "late", "exit 0", nil)
 	j := c.jobIn("j", millpond.JobCompleted)
+	m := c.task("j", "m")
+	if o := c.task("other", "o"); o.State != millpond.TaskCompleted || m.Started.Before(o.Ended.Add(-time.Millisecond)) {
+		t.Errorf("the manager began at %s, beside a task that ended at %s", m.Started, o.Ended)
+	}
 	if j.TerminateReason != "JMComplete" {
 		t.Errorf("the reason is %q", j.TerminateReason)
 	}
-	if late := c.taskIn("other", "late", millpond.TaskCompleted); late.Started.Before(m.Started) {
-		t.Errorf("a task began beside the exclusive manager")
+	if late := c.taskIn("other", "late", millpond.TaskCompleted); late.Ended.After(m.Started) && late.Started.Before(m.Ended.Add(-time.Millisecond)) {
+		t.Errorf("a task ran from %s to %s beside the exclusive manager", late.Started, late.Ended)
 	}
 }
 
