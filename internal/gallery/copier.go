@@ -237,6 +237,7 @@ func (s *Service) copyReplica(ctx context.Context, v *millpond.ImageVersion, r m
 	dst, err := s.Keeper.Store(r.Store)
 	var before int64
 	var last time.Time
+	var moved image.Moved // of all disks
 	for _, d := range v.Disks() {
 		if err != nil {
 			break
@@ -252,17 +253,20 @@ func (s *Service) copyReplica(ctx context.Context, v *millpond.ImageVersion, r m
 				stores = append(stores, st)
 			}
 		}
+		var now image.Moved
 		_, err = hold.Fetch(ctx, dst, image.ContentID(d.Content), func(m image.Moved) {
+			now = m
 			// The row counts the disks' sizes, which are known before their data is.
 			r.Done = before + int64(float64(d.SizeBytes)*float64(m.Done)/float64(max(m.Total, 1)))
-			if now := s.Clock.Now(); now.Sub(last) > 250*time.Millisecond {
-				last = now
+			if t := s.Clock.Now(); t.Sub(last) > 250*time.Millisecond {
+				last = t
 				if err := s.putReplica(ctx, r); err != nil && ctx.Err() == nil {
 					s.Log.Warn("progress not recorded", "version", v.ID.String(), "region", r.Region, "err", err)
 				}
 			}
 		}, stores...)
 		before += d.SizeBytes
+		moved.Total, moved.Moved, moved.Bytes = moved.Total+now.Total, moved.Moved+now.Moved, moved.Bytes+now.Bytes
 	}
 	if ctx.Err() != nil {
 		return ctx.Err()
@@ -279,8 +283,17 @@ func (s *Service) copyReplica(ctx context.Context, v *millpond.ImageVersion, r m
 		r.Details = fmt.Sprintf("try %d to copy to the store %s failed: %s The next is at %s.", a.n, r.Store, a.err.Message, a.next.UTC().Format(time.TimeOnly))
 		return errors.Join(err, s.putReplica(ctx, r))
 	}
-	r.State, r.Done, r.Details = millpond.ReplicaCompleted, r.Total, ""
+	r.State, r.Done, r.Details = millpond.ReplicaCompleted, r.Total, effort(moved)
 	return s.putReplica(ctx, r)
+}
+
+// effort says what a copy cost: only chunks that the store lacked were moved.
+func effort(m image.Moved) string {
+	const mib = 1 << 20
+	if m.Moved == 0 {
+		return fmt.Sprintf("all %.1f MiB of data were there", float64(m.Total)/mib)
+	}
+	return fmt.Sprintf("%.1f MiB of data moved, %.1f MiB compressed; %.1f MiB were there", float64(m.Moved)/mib, float64(m.Bytes)/mib, float64(m.Total-m.Moved)/mib)
 }
 
 // putReplica writes a replica's row if it is still the one that is wanted.

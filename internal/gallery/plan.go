@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"sort"
+	"strings"
 	"time"
 
 	millpond "millpond.dev/millpond"
@@ -111,6 +112,7 @@ func Status(v *millpond.ImageVersion, rs []millpond.Replica) (string, []RegionSt
 		s := RegionStatus{Region: t.Name, State: "Unknown"}
 		var done, total int64
 		ready, trouble := int32(0), ""
+		var efforts []string
 		for _, r := range rs {
 			if r.Region != t.Name {
 				continue
@@ -118,7 +120,9 @@ func Status(v *millpond.ImageVersion, rs []millpond.Replica) (string, []RegionSt
 			done, total = done+r.Done, total+r.Total
 			switch r.State {
 			case millpond.ReplicaCompleted:
-				ready++
+				if ready++; r.Details != "" {
+					efforts = append(efforts, fmt.Sprintf("replica %d: %s", r.Ordinal+1, r.Details))
+				}
 			case millpond.ReplicaFailed:
 				if s.State, s.Details = "Failed", r.Details; s.Details == "" {
 					s.Details = v.Failure
@@ -132,7 +136,7 @@ func Status(v *millpond.ImageVersion, rs []millpond.Replica) (string, []RegionSt
 		switch {
 		case s.State == "Failed":
 		case ready >= t.Replicas:
-			s.State, s.Progress = "Completed", 100
+			s.State, s.Progress, s.Details = "Completed", 100, strings.Join(efforts, "; ")
 		case v.State == millpond.StateFailed:
 			// It failed before there was anything to replicate.
 			s.State, s.Details = "Failed", v.Failure

@@ -2,6 +2,7 @@ package resource_test
 
 import (
 	"context"
+	"math/rand/v2"
 	"strings"
 	"testing"
 	"time"
@@ -9,6 +10,7 @@ import (
 	millpond "millpond.dev/millpond"
 	"millpond.dev/millpond/internal/gallery"
 	"millpond.dev/millpond/internal/image"
+	"millpond.dev/millpond/internal/vhd"
 )
 
 // state waits until a region of a version is in a state.
@@ -106,5 +108,52 @@ func TestACopyTakesAnotherSource(t *testing.T) {
 	w.region("1.0.0", "westus2", "Completed")
 	if s, all := w.status("1.0.0"); s != "Completed" {
 		t.Errorf("%s %+v", s, all)
+	}
+}
+
+// TestOnlyMissingChunksAreMoved replicates a second version that differs in one
+// chunk, and a region that is added when another version has its data there.
+func TestOnlyMissingChunksAreMoved(t *testing.T) {
+	w := newWorld(t)
+	w.define("def", "Linux", "Generalized")
+	const size = diskSize // with data in its first eight chunks
+	versionOf := func(number string, last uint64) map[string]gallery.RegionStatus {
+		name := "os" + number[:1]
+		_, _, err := w.newDisk(name, millpond.Disk{OSType: "Linux", Creation: millpond.CreationData{Option: millpond.CreateUpload, UploadBytes: size + 512}}, 0)
+		w.ok(err)
+		a, err := w.comp.Grant(w.ctx, id(mc+"/disks/"+name), true, time.Hour)
+		w.ok(err)
+		chunk := func(seed uint64) []byte {
+			b := make([]byte, image.ChunkSize)
+			r := rand.New(rand.NewPCG(seed, 9))
+			for j := range b {
+				b[j] = byte(r.Uint32())
+			}
+			return b
+		}
+		for i := range int64(7) {
+			w.ok(w.put(a, i*image.ChunkSize, chunk(uint64(i))))
+		}
+		w.ok(w.put(a, 7*image.ChunkSize, chunk(last)))
+		w.ok(w.put(a, size, vhd.NewFooter(size, name, time.Now())))
+		w.ok(w.comp.Revoke(w.ctx, id(mc+"/disks/"+name)))
+		_, op, err := w.putVersion(gallery.VersionSpec{ID: id(def + "/versions/" + number), OSDisk: &gallery.DiskSource{ID: mc + "/disks/" + name},
+			Targets: []millpond.TargetRegion{{Name: "westus2"}, {Name: "eastus"}}})
+		w.ok(err)
+		if o := w.ended(op); o.Status != millpond.OperationSucceeded {
+			t.Fatalf("%s: %+v", number, o)
+		}
+		_, all := w.status(number)
+		return all
+	}
+	first := versionOf("1.0.0", 100)
+	if d := first["westus2"].Details; d != "replica 1: all 4.0 MiB of data were there" {
+		t.Errorf("at home: %q", d)
+	}
+	if d := first["eastus"].Details; !strings.Contains(d, "4.0 MiB of data moved") || !strings.Contains(d, "; 0.0 MiB were there") {
+		t.Errorf("the first version: %q", d)
+	}
+	if d := versionOf("2.0.0", 200)["eastus"].Details; !strings.Contains(d, "0.5 MiB of data moved") || !strings.Contains(d, "; 3.5 MiB were there") {
+		t.Errorf("the second version: %q", d)
 	}
 }
