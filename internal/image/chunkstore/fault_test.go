@@ -43,28 +43,28 @@ func TestSourcesThatAreWrongSlowOrSilent(t *testing.T) {
 	c := take(t, open(t), full(5, 12))
 	for name, hurt := range map[string]func(b *buckettest.Faulty){
 		"flipped bits": func(b *buckettest.Faulty) {
-			b.Spoil = func(key string, data []byte) []byte {
+			b.Set(buckettest.Faults{Spoil: func(key string, data []byte) []byte {
 				if strings.HasPrefix(key, "chunks/") {
 					data[len(data)/3] ^= 16
 				}
 				return data
-			}
+			}})
 		},
 		"silent": func(b *buckettest.Faulty) {
-			b.Fail = func(op, key string) error {
+			b.Set(buckettest.Faults{Fail: func(op, key string) error {
 				if op == "get" && strings.HasPrefix(key, "chunks/") {
 					return syscall.ECONNREFUSED
 				}
 				return nil
-			}
+			}})
 		},
 		"slow": func(b *buckettest.Faulty) {
-			b.Delay = func(op, key string) time.Duration {
+			b.Set(buckettest.Faults{Delay: func(op, key string) time.Duration {
 				if op == "get" {
 					return 20 * time.Millisecond
 				}
 				return 0
-			}
+			}})
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -95,14 +95,14 @@ func TestAFullDisk(t *testing.T) {
 	ctx := context.Background()
 	s, b := faulty(t, "full-0")
 	var puts atomic.Int32
-	b.Fail = func(op, key string) error {
+	b.Set(buckettest.Faults{Fail: func(op, key string) error {
 		if op == "put" && strings.HasPrefix(key, "chunks/") && puts.Add(1) > 5 {
 			return &os.PathError{Op: "write", Path: key, Err: syscall.ENOSPC}
 		}
 		return nil
-	}
+	}})
 	isFull(t, ctx, s)
-	b.Fail = nil
+	b.Set(buckettest.Faults{})
 	c := take(t, s, full(6, 12))
 	sound(t, s, c.ID)
 }
@@ -149,13 +149,13 @@ func TestAnEndAtAnyWrite(t *testing.T) {
 				t.Fatal(err)
 			}
 			b := &buckettest.Faulty{Bucket: f}
-			b.Fail = func(op, _ string) error {
+			b.Set(buckettest.Faults{Fail: func(op, _ string) error {
 				if op == "put" && b.Puts.Load() >= last {
 					b.Cut()
 					return buckettest.ErrCut
 				}
 				return nil
-			}
+			}})
 			s, err := chunkstore.New("cut", "test://", b, chunkstore.Options{})
 			if err != nil {
 				t.Fatal(err)

@@ -107,13 +107,14 @@ func (w *world) open(b bucket.Bucket) *chunkstore.Store {
 func (w *world) process(ctx context.Context) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	b := &buckettest.Faulty{Bucket: w.shared, Delay: func(string, string) time.Duration {
+	b := &buckettest.Faulty{Bucket: w.shared}
+	b.Set(buckettest.Faults{Delay: func(string, string) time.Duration {
 		// Now and then a call takes very long.
 		if w.random(50) == 0 {
 			return time.Duration(w.random(int(8 * time.Second)))
 		}
 		return time.Duration(w.random(int(300 * time.Millisecond)))
-	}}
+	}})
 	s := w.open(b)
 	life := time.Duration(1+w.random(240)) * time.Second
 	end := time.AfterFunc(life, func() {

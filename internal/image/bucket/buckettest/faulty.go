@@ -13,19 +13,34 @@ import (
 // ErrCut is what a cut bucket answers.
 var ErrCut = errors.New("the process has ended")
 
-// Faulty is a bucket that is slow, wrong or gone as its functions say; each may be
-// nil. It counts what it did.
-type Faulty struct {
-	bucket.Bucket
+// Faults are what goes wrong; each may be nil.
+type Faults struct {
 	// Delay is how long an operation takes before and after it is done.
 	Delay func(op, key string) time.Duration
 	// Fail is an operation's error; it is asked before anything is done.
 	Fail func(op, key string) error
 	// Spoil may change what was read.
 	Spoil func(key string, data []byte) []byte
+}
+
+// Faulty is a bucket that is slow, wrong or gone as it is told. It counts what it
+// did.
+type Faulty struct {
+	bucket.Bucket
+	faults atomic.Pointer[Faults]
 	// Puts counts the objects written.
 	Puts atomic.Int64
 	cut  atomic.Bool
+}
+
+// Set changes what goes wrong from now on.
+func (f *Faulty) Set(to Faults) { f.faults.Store(&to) }
+
+func (f *Faulty) now() Faults {
+	if p := f.faults.Load(); p != nil {
+		return *p
+	}
+	return Faults{}
 }
 
 // Cut ends every operation from now on, as if the process that makes them had
@@ -33,11 +48,12 @@ type Faulty struct {
 func (f *Faulty) Cut() { f.cut.Store(true) }
 
 func (f *Faulty) op(ctx context.Context, op, key string, do func() error) error {
+	now := f.now()
 	wait := func() error {
-		if f.Delay == nil {
+		if now.Delay == nil {
 			return ctx.Err()
 		}
-		t := time.NewTimer(f.Delay(op, key))
+		t := time.NewTimer(now.Delay(op, key))
 		defer t.Stop()
 		select {
 		case <-t.C:
@@ -52,8 +68,8 @@ func (f *Faulty) op(ctx context.Context, op, key string, do func() error) error 
 	if f.cut.Load() {
 		return ErrCut
 	}
-	if f.Fail != nil {
-		if err := f.Fail(op, key); err != nil {
+	if now.Fail != nil {
+		if err := now.Fail(op, key); err != nil {
 			return err
 		}
 	}
@@ -74,8 +90,8 @@ func (f *Faulty) Get(ctx context.Context, key string, limit int64) (data []byte,
 		data, err = f.Bucket.Get(ctx, key, limit)
 		return err
 	})
-	if err == nil && f.Spoil != nil {
-		data = f.Spoil(key, data)
+	if spoil := f.now().Spoil; err == nil && spoil != nil {
+		data = spoil(key, data)
 	}
 	return data, err
 }
