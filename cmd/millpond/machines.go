@@ -47,6 +47,14 @@ func (d machineDisks) Delete(ctx context.Context, id millpond.ResourceID) (bool,
 	return d.DeleteDisk(ctx, id)
 }
 
+// guests holds the guests of machines still while a disk of theirs is captured.
+// The verbs of machines are made after those of disks.
+type guests struct{ s *server }
+
+func (g guests) Still(ctx context.Context, vm millpond.ResourceID) (thaw func() error, err error) {
+	return g.s.machines.Still(ctx, vm)
+}
+
 type machineCards struct{ *network.Service }
 
 func (n machineCards) Delete(ctx context.Context, id millpond.ResourceID) (bool, error) {

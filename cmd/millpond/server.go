@@ -143,7 +143,7 @@ func newServer(ctx context.Context, cfg config.Config, data datadir.Dir, addr st
 		return nil, err
 	}
 	var galleries *gallery.Service
-	comp, err := compute.New(ctx, compute.Options{DB: s.db, Clock: s.clock, Log: log, Keeper: keeper, Disks: disks, Live: liveDisks{s}, Resources: resources, Auth: rights,
+	comp, err := compute.New(ctx, compute.Options{DB: s.db, Clock: s.clock, Log: log, Keeper: keeper, Disks: disks, Live: liveDisks{s}, Guests: guests{s}, Resources: resources, Auth: rights,
 		HTTP: &http.Client{Timeout: time.Hour},
 		Base: s.baseFile,
 		Latest: func(ctx context.Context, definition millpond.ResourceID, region string) (millpond.ResourceID, error) {

@@ -41,6 +41,12 @@ type Machine interface {
 	Heartbeat() *nodev1.Heartbeat
 	// Shutdown ends the machine; it may return before it has ended.
 	Shutdown(reboot bool) error
+	// Freeze gives free blocks of the file systems back to their disks and then
+	// holds every write to them until Thaw or, for a caller that dies, the limit.
+	// With an error nothing is held.
+	Freeze(limit time.Duration) (held int, trimmed uint64, err error)
+	// Thaw fails if nothing is held any more.
+	Thaw() error
 }
 
 // Place is where an adopted machine does its work.

@@ -279,6 +279,33 @@ func (a *Agent) Shutdown(_ context.Context, q *connect.Request[nodev1.ShutdownRe
 	return connect.NewResponse(&nodev1.ShutdownResponse{}), nil
 }
 
+// maxFreeze bounds how long a caller may hold the machine's writes.
+const maxFreeze = time.Minute
+
+func (a *Agent) Freeze(_ context.Context, q *connect.Request[nodev1.FreezeRequest]) (*connect.Response[nodev1.FreezeResponse], error) {
+	if _, _, err := a.ready(); err != nil {
+		return nil, err
+	}
+	limit := q.Msg.GetLimit().AsDuration()
+	if limit <= 0 || limit > maxFreeze {
+		return nil, connect.NewError(connect.CodeInvalidArgument, errors.New("the limit must be above 0 and at most "+maxFreeze.String()))
+	}
+	held, trimmed, err := a.cfg.Machine.Freeze(limit)
+	if err != nil {
+		return nil, connect.NewError(connect.CodeInternal, err)
+	}
+	return connect.NewResponse(&nodev1.FreezeResponse{Frozen: int32(held), Trimmed: trimmed}), nil
+}
+
+// Thaw takes no lock of the agent and logs nothing before it has thawed:
+// whoever holds one may wait for the file system that is frozen.
+func (a *Agent) Thaw(context.Context, *connect.Request[nodev1.ThawRequest]) (*connect.Response[nodev1.ThawResponse], error) {
+	if err := a.cfg.Machine.Thaw(); err != nil {
+		return nil, connect.NewError(connect.CodeFailedPrecondition, err)
+	}
+	return connect.NewResponse(&nodev1.ThawResponse{}), nil
+}
+
 // ready gives what the calls after Hello need.
 func (a *Agent) ready() (*events, Place, error) {
 	a.mu.Lock()

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/http/httptest"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -39,7 +40,7 @@ const (
 )
 
 // serve runs the edge over real disks.
-func serve(t *testing.T) (*compute.Service, *httptest.Server) {
+func serve(t testing.TB) (*compute.Service, *httptest.Server) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	ok := func(err error) {
@@ -74,6 +75,83 @@ func serve(t *testing.T) (*compute.Service, *httptest.Server) {
 		ok(db.Close())
 	})
 	return comp, srv
+}
+
+// A disk of a snapshot holds nothing of its own and is downloaded all the same,
+// with the ranges of what it lies on and what was written to it since.
+func TestDownloadOfALayeredDisk(t *testing.T) {
+	ctx := context.Background()
+	comp, srv := serve(t)
+	ok := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	page := bytes.Repeat([]byte("pond"), 16<<10)
+	put := func(kind, name string, sizeGB int32, c millpond.CreationData) *millpond.Disk {
+		t.Helper()
+		id, _ := millpond.ParseResourceID(strings.Replace(path, "disks/d", kind+"/"+name, 1))
+		_, _, err := comp.PutDisk(ctx, millpond.Caller{}, compute.Change{SizeGB: sizeGB, Disk: millpond.Disk{Resource: millpond.Resource{ID: id, Location: "westus2"}, Snapshot: kind == "snapshots", Creation: c}})
+		ok(err)
+		var d *millpond.Disk
+		for end := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+			d, err = comp.Disk(ctx, id)
+			ok(err)
+			if d.Base().State == millpond.StateSucceeded {
+				return d
+			}
+			if time.Now().After(end) || d.Base().State == millpond.StateFailed {
+				t.Fatalf("%s is %s: %s", name, d.Base().State, d.Failure)
+			}
+		}
+	}
+	write := func(d *millpond.Disk, off int64) {
+		t.Helper()
+		k, err := comp.Disks.Open(d.File)
+		ok(err)
+		_, err = k.WriteAt(page, off)
+		ok(err)
+		ok(k.Close())
+	}
+	d := put("disks", "d", 1, millpond.CreationData{Option: millpond.CreateEmpty})
+	write(d, 4<<20)
+	s := put("snapshots", "s", 0, millpond.CreationData{Option: millpond.CreateCopy, SourceID: d.ID.String()})
+	e := put("disks", "e", 2, millpond.CreationData{Option: millpond.CreateCopy, SourceID: s.ID.String()})
+	write(e, 1<<30+8<<20)
+	a, err := comp.Grant(ctx, e.ID, false, time.Hour)
+	ok(err)
+	c, err := pageblob.NewClientWithNoCredential(srv.URL+"/blob"+a.Path(), &pageblob.ClientOptions{ClientOptions: azcore.ClientOptions{Transport: srv.Client(), Retry: policy.RetryOptions{MaxRetries: -1}}})
+	ok(err)
+	sum := int64(0)
+	seen := map[int64]bool{4 << 20: false, 1<<30 + 8<<20: false, 2 << 30: false}
+	for pager := c.NewGetPageRangesPager(nil); pager.More(); {
+		p, err := pager.NextPage(ctx)
+		ok(err)
+		for _, r := range p.PageRange {
+			n := *r.End - *r.Start + 1
+			sum += n
+			for off := range seen {
+				seen[off] = seen[off] || off >= *r.Start && off <= *r.End
+			}
+			b := make([]byte, n)
+			_, err := c.DownloadBuffer(ctx, b, &blob.DownloadBufferOptions{Range: blob.HTTPRange{Offset: *r.Start, Count: n}})
+			ok(err)
+			for off := range seen {
+				if at := off - *r.Start; off < 2<<30 && at >= 0 && at+int64(len(page)) <= n && !bytes.Equal(b[at:at+int64(len(page))], page) {
+					t.Errorf("other bytes at %d", off)
+				}
+			}
+		}
+	}
+	if sum > 2<<20 {
+		t.Errorf("the ranges have %d bytes, for 128 KiB of data", sum)
+	}
+	for off, there := range seen {
+		if !there {
+			t.Errorf("no range has byte %d", off)
+		}
+	}
 }
 
 // The Go SDK's page blob client uploads a disk and reads it back.

@@ -23,6 +23,33 @@ type Live interface {
 	Release(ctx context.Context, disk string) error
 }
 
+// Guests reaches the guests of machines.
+type Guests interface {
+	// Still makes the guest of a machine, by its id, trim its file systems and
+	// hold every write until thaw, whose error says that it did not hold so long.
+	Still(ctx context.Context, vm millpond.ResourceID) (thaw func() error, err error)
+}
+
+// still holds the guest still that may write to a disk. Without its help the
+// disk is captured as after a power cut, which is also what Azure does with a
+// guest whose agent does not answer.
+func (s *Service) still(ctx context.Context, d *millpond.Disk) (thaw func()) {
+	vm, ok := millpond.ParseResourceID(d.ManagedBy)
+	if !ok || s.Guests == nil {
+		return func() {}
+	}
+	end, err := s.Guests.Still(ctx, vm)
+	if err != nil {
+		s.Log.Warn("a disk is captured as after a power cut: its guest was neither trimmed nor held still", "disk", d.ID.String(), "vm", d.ManagedBy, "err", err)
+		return func() {}
+	}
+	return func() {
+		if err := end(); err != nil {
+			s.Log.Warn("a disk was captured while its guest wrote again", "disk", d.ID.String(), "vm", d.ManagedBy, "err", err)
+		}
+	}
+}
+
 // capture makes the bytes of a disk or snapshot, as they are now, an immutable
 // content in the home store of a region. The caller ends the hold when a row
 // uses it. Of a disk only what was written since its last capture is read, and
@@ -44,7 +71,7 @@ func (s *Service) capture(ctx context.Context, hold *custody.Hold, id millpond.R
 		c, err := hold.Fetch(ctx, home, image.ContentID(src.Content), moved(p), from)
 		return content{home.Name(), string(c.ID), c.Size}, err
 	}
-	z, err := s.freeze(ctx, src.File)
+	z, err := s.freeze(ctx, src)
 	if err != nil {
 		return content{}, err
 	}
@@ -93,7 +120,10 @@ type moment struct {
 
 // freeze freezes a disk here, or where it is open. The disk itself is not kept
 // open: a machine that starts meanwhile can have it.
-func (s *Service) freeze(ctx context.Context, file string) (*moment, error) {
+func (s *Service) freeze(ctx context.Context, d *millpond.Disk) (*moment, error) {
+	file := d.File
+	// Before the lock: a trim can take a minute.
+	defer s.still(ctx, d)()
 	// A capture that ends would drop the layer between its freeze and its opening.
 	s.adopting.Lock()
 	defer s.adopting.Unlock()

@@ -53,6 +53,8 @@ type Options struct {
 	Auth      Authorizer
 	// Live freezes the disks of running VMs; nil where there are none.
 	Live Live
+	// Guests holds the guests of running VMs still; nil where none can be.
+	Guests Guests
 	// HTTP fetches imported VHDs.
 	HTTP *http.Client
 	// Base finds a built base image by its name.

@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"path/filepath"
+	"strconv"
 	"testing"
 	"time"
 
@@ -21,8 +22,11 @@ import (
 
 const testSub = "22222222-2222-2222-2222-222222222222"
 
-// testService is a Service whose loop a test runs by hand.
-func testService(t *testing.T) *Service {
+// testService is a Service whose loop a test runs by hand, in westus2.
+func testService(t *testing.T) *Service { return testServiceIn(t, "westus2") }
+
+// testServiceIn is one with some regions, each with one store.
+func testServiceIn(t *testing.T, regions ...string) *Service {
 	t.Helper()
 	ctx, dir := context.Background(), t.TempDir()
 	ok := func(err error) {
@@ -33,13 +37,19 @@ func testService(t *testing.T) *Service {
 	}
 	db, err := sqlite.Open(ctx, filepath.Join(dir, "db"), clock.System{})
 	ok(err)
-	store, err := chunkstore.Open(context.Background(), "westus2-0", filepath.Join(dir, "store"))
-	ok(err)
-	keeper, err := custody.New(db, []custody.Region{{Name: "westus2", Stores: []image.Store{store}}}, nil)
+	var stores []custody.Region
+	var nouns []millpond.Region
+	for i, r := range regions {
+		store, err := chunkstore.Open(ctx, r+"-0", filepath.Join(dir, "store"+strconv.Itoa(i)))
+		ok(err)
+		stores = append(stores, custody.Region{Name: r, Stores: []image.Store{store}})
+		nouns = append(nouns, millpond.Region{Name: r})
+	}
+	keeper, err := custody.New(db, stores, nil)
 	ok(err)
 	disks, err := layer.OpenDisks(filepath.Join(dir, "disks"), Bases(keeper))
 	ok(err)
-	res := resource.New(resource.Options{DB: db, Clock: clock.System{}, Regions: []millpond.Region{{Name: "westus2"}}})
+	res := resource.New(resource.Options{DB: db, Clock: clock.System{}, Regions: nouns})
 	ok(res.EnsureSubscription(ctx, millpond.Subscription{ID: testSub, Tenant: "t", Name: "s"}, true))
 	_, _, err = res.PutGroup(ctx, millpond.Group{Subscription: testSub, Name: "rg", Location: "westus2"})
 	ok(err)

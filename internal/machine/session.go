@@ -42,6 +42,8 @@ type session struct {
 	ready  bool // Service.mu guards it
 	// sent are the scripts that this session has asked the agent to run.
 	sent map[string]bool
+	// still is taken by whoever holds the guest still.
+	still chan struct{}
 }
 
 // tellAll makes every session look at its rows. There are few.
@@ -58,7 +60,7 @@ func (s *Service) tellAll() {
 func (s *Service) Serve(ctx context.Context, node millpond.NodeID, generation int, client nodev1.AgentClient) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	x := &session{svc: s, node: node, gen: generation, client: client, cancel: cancel, done: make(chan struct{}), wake: wake.New(), sent: map[string]bool{}}
+	x := &session{svc: s, node: node, gen: generation, client: client, cancel: cancel, done: make(chan struct{}), wake: wake.New(), sent: map[string]bool{}, still: make(chan struct{}, 1)}
 	defer close(x.done)
 	s.mu.Lock()
 	s.sessions[node.Key()] = x

@@ -458,3 +458,11 @@ func (a *agent) Shutdown(_ context.Context, q *connect.Request[nodev1.ShutdownRe
 	}
 	return connect.NewResponse(&nodev1.ShutdownResponse{}), nil
 }
+
+func (a *agent) Freeze(context.Context, *connect.Request[nodev1.FreezeRequest]) (*connect.Response[nodev1.FreezeResponse], error) {
+	return connect.NewResponse(&nodev1.FreezeResponse{}), nil
+}
+
+func (a *agent) Thaw(context.Context, *connect.Request[nodev1.ThawRequest]) (*connect.Response[nodev1.ThawResponse], error) {
+	return connect.NewResponse(&nodev1.ThawResponse{}), nil
+}

@@ -66,6 +66,8 @@ type Machine struct {
 	cfg     Config
 	started time.Duration // uptime of the kernel when the agent began
 
+	still *freezer
+
 	mu     sync.Mutex
 	place  *agent.Place
 	root   string
@@ -77,7 +79,7 @@ func New(cfg Config) *Machine {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	m := &Machine{cfg: cfg, started: uptime()}
+	m := &Machine{cfg: cfg, started: uptime(), still: newFreezer()}
 	if cfg.Privileged {
 		// A task that takes all memory must not take the agent with it.
 		m.attempt("oom_score_adj", os.WriteFile("/proc/self/oom_score_adj", []byte("-900"), 0))
@@ -337,5 +339,16 @@ func askInit(reboot bool) error {
 	}
 	return syscall.Kill(1, sig)
 }
+
+// Freeze implements agent.Machine.
+func (m *Machine) Freeze(limit time.Duration) (held int, trimmed uint64, err error) {
+	if !m.cfg.Privileged {
+		return 0, 0, fmt.Errorf("this agent may not freeze file systems")
+	}
+	return m.still.hold(limit)
+}
+
+// Thaw implements agent.Machine.
+func (m *Machine) Thaw() error { return m.still.end() }
 
 var _ agent.Machine = (*Machine)(nil)

@@ -58,6 +58,14 @@ func (dispatch) Shutdown(ctx context.Context, q *connect.Request[nodev1.Shutdown
 	return of(ctx).Shutdown(ctx, q)
 }
 
+func (dispatch) Freeze(ctx context.Context, q *connect.Request[nodev1.FreezeRequest]) (*connect.Response[nodev1.FreezeResponse], error) {
+	return of(ctx).Freeze(ctx, q)
+}
+
+func (dispatch) Thaw(ctx context.Context, q *connect.Request[nodev1.ThawRequest]) (*connect.Response[nodev1.ThawResponse], error) {
+	return of(ctx).Thaw(ctx, q)
+}
+
 func (dispatch) Watch(ctx context.Context, q *connect.Request[nodev1.WatchRequest], s *connect.ServerStream[nodev1.Event]) error {
 	return of(ctx).Watch(ctx, q, s)
 }

@@ -2,9 +2,11 @@ package fake
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -45,6 +47,8 @@ type boot struct {
 	mu     sync.Mutex
 	conn   net.Conn
 	silent bool
+
+	frozen atomic.Bool
 }
 
 // maxConsole bounds what is kept of a console.
@@ -306,4 +310,31 @@ func (b *boot) Shutdown(reboot bool) error {
 		v.set(launch.Stopped, nil)
 	}
 	return nil
+}
+
+// Freeze implements agent.Machine: a fake machine has one file system, which
+// nobody writes to, and no limit ends its stillness.
+func (b *boot) Freeze(time.Duration) (held int, trimmed uint64, err error) {
+	b.frozen.Store(true)
+	return 1, 0, nil
+}
+
+// Thaw implements agent.Machine.
+func (b *boot) Thaw() error {
+	if !b.frozen.Swap(false) {
+		return errors.New("nothing is frozen")
+	}
+	return nil
+}
+
+// Frozen says whether the guest of a node is held still.
+func (l *Launcher) Frozen(node millpond.NodeID) bool {
+	l.mu.Lock()
+	v := l.vms[node.Key()]
+	l.mu.Unlock()
+	if v == nil {
+		return false
+	}
+	b := v.running()
+	return b != nil && b.frozen.Load()
 }

@@ -61,6 +61,10 @@ const (
 	AgentDeleteFileProcedure = "/millpond.node.v1.Agent/DeleteFile"
 	// AgentShutdownProcedure is the fully-qualified name of the Agent's Shutdown RPC.
 	AgentShutdownProcedure = "/millpond.node.v1.Agent/Shutdown"
+	// AgentFreezeProcedure is the fully-qualified name of the Agent's Freeze RPC.
+	AgentFreezeProcedure = "/millpond.node.v1.Agent/Freeze"
+	// AgentThawProcedure is the fully-qualified name of the Agent's Thaw RPC.
+	AgentThawProcedure = "/millpond.node.v1.Agent/Thaw"
 )
 
 // AgentClient is a client for the millpond.node.v1.Agent service.
@@ -87,6 +91,13 @@ type AgentClient interface {
 	DeleteFile(context.Context, *connect.Request[DeleteFileRequest]) (*connect.Response[DeleteFileResponse], error)
 	// Shutdown ends the guest in order, after the answer has gone.
 	Shutdown(context.Context, *connect.Request[ShutdownRequest]) (*connect.Response[ShutdownResponse], error)
+	// Freeze trims the guest's file systems and then holds every write to them,
+	// so that its disks can be captured as they are. Thaw ends it; so does the
+	// limit, whatever became of the caller.
+	Freeze(context.Context, *connect.Request[FreezeRequest]) (*connect.Response[FreezeResponse], error)
+	// Thaw fails with FAILED_PRECONDITION if nothing is frozen any more: a capture
+	// that took longer than the limit is not one of a still guest.
+	Thaw(context.Context, *connect.Request[ThawRequest]) (*connect.Response[ThawResponse], error)
 }
 
 // NewAgentClient constructs a client for the millpond.node.v1.Agent service. By default, it uses
@@ -172,6 +183,18 @@ func NewAgentClient(httpClient connect.HTTPClient, baseURL string, opts ...conne
 			connect.WithSchema(agentMethods.ByName("Shutdown")),
 			connect.WithClientOptions(opts...),
 		),
+		freeze: connect.NewClient[FreezeRequest, FreezeResponse](
+			httpClient,
+			baseURL+AgentFreezeProcedure,
+			connect.WithSchema(agentMethods.ByName("Freeze")),
+			connect.WithClientOptions(opts...),
+		),
+		thaw: connect.NewClient[ThawRequest, ThawResponse](
+			httpClient,
+			baseURL+AgentThawProcedure,
+			connect.WithSchema(agentMethods.ByName("Thaw")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -189,6 +212,8 @@ type agentClient struct {
 	readFile    *connect.Client[ReadFileRequest, FileChunk]
 	deleteFile  *connect.Client[DeleteFileRequest, DeleteFileResponse]
 	shutdown    *connect.Client[ShutdownRequest, ShutdownResponse]
+	freeze      *connect.Client[FreezeRequest, FreezeResponse]
+	thaw        *connect.Client[ThawRequest, ThawResponse]
 }
 
 // Hello calls millpond.node.v1.Agent.Hello.
@@ -251,6 +276,16 @@ func (c *agentClient) Shutdown(ctx context.Context, req *connect.Request[Shutdow
 	return c.shutdown.CallUnary(ctx, req)
 }
 
+// Freeze calls millpond.node.v1.Agent.Freeze.
+func (c *agentClient) Freeze(ctx context.Context, req *connect.Request[FreezeRequest]) (*connect.Response[FreezeResponse], error) {
+	return c.freeze.CallUnary(ctx, req)
+}
+
+// Thaw calls millpond.node.v1.Agent.Thaw.
+func (c *agentClient) Thaw(ctx context.Context, req *connect.Request[ThawRequest]) (*connect.Response[ThawResponse], error) {
+	return c.thaw.CallUnary(ctx, req)
+}
+
 // AgentHandler is an implementation of the millpond.node.v1.Agent service.
 type AgentHandler interface {
 	// Hello gives the node its identity and learns what booted. It is the first
@@ -275,6 +310,13 @@ type AgentHandler interface {
 	DeleteFile(context.Context, *connect.Request[DeleteFileRequest]) (*connect.Response[DeleteFileResponse], error)
 	// Shutdown ends the guest in order, after the answer has gone.
 	Shutdown(context.Context, *connect.Request[ShutdownRequest]) (*connect.Response[ShutdownResponse], error)
+	// Freeze trims the guest's file systems and then holds every write to them,
+	// so that its disks can be captured as they are. Thaw ends it; so does the
+	// limit, whatever became of the caller.
+	Freeze(context.Context, *connect.Request[FreezeRequest]) (*connect.Response[FreezeResponse], error)
+	// Thaw fails with FAILED_PRECONDITION if nothing is frozen any more: a capture
+	// that took longer than the limit is not one of a still guest.
+	Thaw(context.Context, *connect.Request[ThawRequest]) (*connect.Response[ThawResponse], error)
 }
 
 // NewAgentHandler builds an HTTP handler from the service implementation. It returns the path on
@@ -356,6 +398,18 @@ func NewAgentHandler(svc AgentHandler, opts ...connect.HandlerOption) (string, h
 		connect.WithSchema(agentMethods.ByName("Shutdown")),
 		connect.WithHandlerOptions(opts...),
 	)
+	agentFreezeHandler := connect.NewUnaryHandler(
+		AgentFreezeProcedure,
+		svc.Freeze,
+		connect.WithSchema(agentMethods.ByName("Freeze")),
+		connect.WithHandlerOptions(opts...),
+	)
+	agentThawHandler := connect.NewUnaryHandler(
+		AgentThawProcedure,
+		svc.Thaw,
+		connect.WithSchema(agentMethods.ByName("Thaw")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/millpond.node.v1.Agent/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case AgentHelloProcedure:
@@ -382,6 +436,10 @@ func NewAgentHandler(svc AgentHandler, opts ...connect.HandlerOption) (string, h
 			agentDeleteFileHandler.ServeHTTP(w, r)
 		case AgentShutdownProcedure:
 			agentShutdownHandler.ServeHTTP(w, r)
+		case AgentFreezeProcedure:
+			agentFreezeHandler.ServeHTTP(w, r)
+		case AgentThawProcedure:
+			agentThawHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -437,4 +495,12 @@ func (UnimplementedAgentHandler) DeleteFile(context.Context, *connect.Request[De
 
 func (UnimplementedAgentHandler) Shutdown(context.Context, *connect.Request[ShutdownRequest]) (*connect.Response[ShutdownResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("millpond.node.v1.Agent.Shutdown is not implemented"))
+}
+
+func (UnimplementedAgentHandler) Freeze(context.Context, *connect.Request[FreezeRequest]) (*connect.Response[FreezeResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("millpond.node.v1.Agent.Freeze is not implemented"))
+}
+
+func (UnimplementedAgentHandler) Thaw(context.Context, *connect.Request[ThawRequest]) (*connect.Response[ThawResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("millpond.node.v1.Agent.Thaw is not implemented"))
 }

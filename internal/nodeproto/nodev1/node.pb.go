@@ -1964,6 +1964,174 @@ func (*ShutdownResponse) Descriptor() ([]byte, []int) {
 	return file_node_proto_rawDescGZIP(), []int{32}
 }
 
+type FreezeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Limit         *durationpb.Duration   `protobuf:"bytes,1,opt,name=limit,proto3" json:"limit,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FreezeRequest) Reset() {
+	*x = FreezeRequest{}
+	mi := &file_node_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FreezeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FreezeRequest) ProtoMessage() {}
+
+func (x *FreezeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_node_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FreezeRequest.ProtoReflect.Descriptor instead.
+func (*FreezeRequest) Descriptor() ([]byte, []int) {
+	return file_node_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *FreezeRequest) GetLimit() *durationpb.Duration {
+	if x != nil {
+		return x.Limit
+	}
+	return nil
+}
+
+type FreezeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Frozen        int32                  `protobuf:"varint,1,opt,name=frozen,proto3" json:"frozen,omitempty"`   // file systems that hold
+	Trimmed       uint64                 `protobuf:"varint,2,opt,name=trimmed,proto3" json:"trimmed,omitempty"` // bytes given back before
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FreezeResponse) Reset() {
+	*x = FreezeResponse{}
+	mi := &file_node_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FreezeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FreezeResponse) ProtoMessage() {}
+
+func (x *FreezeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_node_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FreezeResponse.ProtoReflect.Descriptor instead.
+func (*FreezeResponse) Descriptor() ([]byte, []int) {
+	return file_node_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *FreezeResponse) GetFrozen() int32 {
+	if x != nil {
+		return x.Frozen
+	}
+	return 0
+}
+
+func (x *FreezeResponse) GetTrimmed() uint64 {
+	if x != nil {
+		return x.Trimmed
+	}
+	return 0
+}
+
+type ThawRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ThawRequest) Reset() {
+	*x = ThawRequest{}
+	mi := &file_node_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ThawRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ThawRequest) ProtoMessage() {}
+
+func (x *ThawRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_node_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ThawRequest.ProtoReflect.Descriptor instead.
+func (*ThawRequest) Descriptor() ([]byte, []int) {
+	return file_node_proto_rawDescGZIP(), []int{35}
+}
+
+type ThawResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ThawResponse) Reset() {
+	*x = ThawResponse{}
+	mi := &file_node_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ThawResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ThawResponse) ProtoMessage() {}
+
+func (x *ThawResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_node_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ThawResponse.ProtoReflect.Descriptor instead.
+func (*ThawResponse) Descriptor() ([]byte, []int) {
+	return file_node_proto_rawDescGZIP(), []int{36}
+}
+
 var File_node_proto protoreflect.FileDescriptor
 
 const file_node_proto_rawDesc = "" +
@@ -2105,7 +2273,14 @@ const file_node_proto_rawDesc = "" +
 	"\x12DeleteFileResponse\")\n" +
 	"\x0fShutdownRequest\x12\x16\n" +
 	"\x06reboot\x18\x01 \x01(\bR\x06reboot\"\x12\n" +
-	"\x10ShutdownResponse2\xdb\a\n" +
+	"\x10ShutdownResponse\"@\n" +
+	"\rFreezeRequest\x12/\n" +
+	"\x05limit\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x05limit\"B\n" +
+	"\x0eFreezeResponse\x12\x16\n" +
+	"\x06frozen\x18\x01 \x01(\x05R\x06frozen\x12\x18\n" +
+	"\atrimmed\x18\x02 \x01(\x04R\atrimmed\"\r\n" +
+	"\vThawRequest\"\x0e\n" +
+	"\fThawResponse2\xef\b\n" +
 	"\x05Agent\x12H\n" +
 	"\x05Hello\x12\x1e.millpond.node.v1.HelloRequest\x1a\x1f.millpond.node.v1.HelloResponse\x12B\n" +
 	"\x05Watch\x12\x1e.millpond.node.v1.WatchRequest\x1a\x17.millpond.node.v1.Event0\x01\x12Z\n" +
@@ -2120,7 +2295,9 @@ const file_node_proto_rawDesc = "" +
 	"\bReadFile\x12!.millpond.node.v1.ReadFileRequest\x1a\x1b.millpond.node.v1.FileChunk0\x01\x12W\n" +
 	"\n" +
 	"DeleteFile\x12#.millpond.node.v1.DeleteFileRequest\x1a$.millpond.node.v1.DeleteFileResponse\x12Q\n" +
-	"\bShutdown\x12!.millpond.node.v1.ShutdownRequest\x1a\".millpond.node.v1.ShutdownResponseB8Z6millpond.dev/millpond/internal/nodeproto/nodev1;nodev1b\x06proto3"
+	"\bShutdown\x12!.millpond.node.v1.ShutdownRequest\x1a\".millpond.node.v1.ShutdownResponse\x12K\n" +
+	"\x06Freeze\x12\x1f.millpond.node.v1.FreezeRequest\x1a .millpond.node.v1.FreezeResponse\x12E\n" +
+	"\x04Thaw\x12\x1d.millpond.node.v1.ThawRequest\x1a\x1e.millpond.node.v1.ThawResponseB8Z6millpond.dev/millpond/internal/nodeproto/nodev1;nodev1b\x06proto3"
 
 var (
 	file_node_proto_rawDescOnce sync.Once
@@ -2134,7 +2311,7 @@ func file_node_proto_rawDescGZIP() []byte {
 	return file_node_proto_rawDescData
 }
 
-var file_node_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
+var file_node_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
 var file_node_proto_goTypes = []any{
 	(*HelloRequest)(nil),          // 0: millpond.node.v1.HelloRequest
 	(*HelloResponse)(nil),         // 1: millpond.node.v1.HelloResponse
@@ -2169,68 +2346,77 @@ var file_node_proto_goTypes = []any{
 	(*DeleteFileResponse)(nil),    // 30: millpond.node.v1.DeleteFileResponse
 	(*ShutdownRequest)(nil),       // 31: millpond.node.v1.ShutdownRequest
 	(*ShutdownResponse)(nil),      // 32: millpond.node.v1.ShutdownResponse
-	nil,                           // 33: millpond.node.v1.Failure.DetailsEntry
-	nil,                           // 34: millpond.node.v1.RunTaskRequest.EnvironmentEntry
-	(*timestamppb.Timestamp)(nil), // 35: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 36: google.protobuf.Duration
+	(*FreezeRequest)(nil),         // 33: millpond.node.v1.FreezeRequest
+	(*FreezeResponse)(nil),        // 34: millpond.node.v1.FreezeResponse
+	(*ThawRequest)(nil),           // 35: millpond.node.v1.ThawRequest
+	(*ThawResponse)(nil),          // 36: millpond.node.v1.ThawResponse
+	nil,                           // 37: millpond.node.v1.Failure.DetailsEntry
+	nil,                           // 38: millpond.node.v1.RunTaskRequest.EnvironmentEntry
+	(*timestamppb.Timestamp)(nil), // 39: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 40: google.protobuf.Duration
 }
 var file_node_proto_depIdxs = []int32{
-	35, // 0: millpond.node.v1.HelloRequest.now:type_name -> google.protobuf.Timestamp
-	35, // 1: millpond.node.v1.HelloResponse.booted:type_name -> google.protobuf.Timestamp
+	39, // 0: millpond.node.v1.HelloRequest.now:type_name -> google.protobuf.Timestamp
+	39, // 1: millpond.node.v1.HelloResponse.booted:type_name -> google.protobuf.Timestamp
 	3,  // 2: millpond.node.v1.HelloResponse.running:type_name -> millpond.node.v1.TaskKey
 	2,  // 3: millpond.node.v1.HelloResponse.stages:type_name -> millpond.node.v1.Stage
-	36, // 4: millpond.node.v1.Stage.duration:type_name -> google.protobuf.Duration
-	35, // 5: millpond.node.v1.Event.time:type_name -> google.protobuf.Timestamp
+	40, // 4: millpond.node.v1.Stage.duration:type_name -> google.protobuf.Duration
+	39, // 5: millpond.node.v1.Event.time:type_name -> google.protobuf.Timestamp
 	6,  // 6: millpond.node.v1.Event.task_started:type_name -> millpond.node.v1.TaskStarted
 	7,  // 7: millpond.node.v1.Event.task_completed:type_name -> millpond.node.v1.TaskCompleted
 	9,  // 8: millpond.node.v1.Event.heartbeat:type_name -> millpond.node.v1.Heartbeat
 	3,  // 9: millpond.node.v1.TaskStarted.key:type_name -> millpond.node.v1.TaskKey
-	35, // 10: millpond.node.v1.TaskStarted.start_time:type_name -> google.protobuf.Timestamp
+	39, // 10: millpond.node.v1.TaskStarted.start_time:type_name -> google.protobuf.Timestamp
 	3,  // 11: millpond.node.v1.TaskCompleted.key:type_name -> millpond.node.v1.TaskKey
-	35, // 12: millpond.node.v1.TaskCompleted.start_time:type_name -> google.protobuf.Timestamp
-	35, // 13: millpond.node.v1.TaskCompleted.end_time:type_name -> google.protobuf.Timestamp
+	39, // 12: millpond.node.v1.TaskCompleted.start_time:type_name -> google.protobuf.Timestamp
+	39, // 13: millpond.node.v1.TaskCompleted.end_time:type_name -> google.protobuf.Timestamp
 	8,  // 14: millpond.node.v1.TaskCompleted.failure:type_name -> millpond.node.v1.Failure
-	33, // 15: millpond.node.v1.Failure.details:type_name -> millpond.node.v1.Failure.DetailsEntry
+	37, // 15: millpond.node.v1.Failure.details:type_name -> millpond.node.v1.Failure.DetailsEntry
 	3,  // 16: millpond.node.v1.RunTaskRequest.key:type_name -> millpond.node.v1.TaskKey
-	34, // 17: millpond.node.v1.RunTaskRequest.environment:type_name -> millpond.node.v1.RunTaskRequest.EnvironmentEntry
+	38, // 17: millpond.node.v1.RunTaskRequest.environment:type_name -> millpond.node.v1.RunTaskRequest.EnvironmentEntry
 	13, // 18: millpond.node.v1.RunTaskRequest.user:type_name -> millpond.node.v1.User
 	14, // 19: millpond.node.v1.RunTaskRequest.resource_files:type_name -> millpond.node.v1.ResourceFile
-	36, // 20: millpond.node.v1.RunTaskRequest.max_wall_clock:type_name -> google.protobuf.Duration
+	40, // 20: millpond.node.v1.RunTaskRequest.max_wall_clock:type_name -> google.protobuf.Duration
 	12, // 21: millpond.node.v1.RunTasksRequest.tasks:type_name -> millpond.node.v1.RunTaskRequest
 	18, // 22: millpond.node.v1.RunTasksResponse.results:type_name -> millpond.node.v1.RunTaskResult
 	3,  // 23: millpond.node.v1.StopTaskRequest.key:type_name -> millpond.node.v1.TaskKey
 	3,  // 24: millpond.node.v1.RemoveTaskRequest.key:type_name -> millpond.node.v1.TaskKey
 	25, // 25: millpond.node.v1.ListFilesResponse.files:type_name -> millpond.node.v1.FileInfo
-	35, // 26: millpond.node.v1.FileInfo.modified:type_name -> google.protobuf.Timestamp
-	0,  // 27: millpond.node.v1.Agent.Hello:input_type -> millpond.node.v1.HelloRequest
-	4,  // 28: millpond.node.v1.Agent.Watch:input_type -> millpond.node.v1.WatchRequest
-	10, // 29: millpond.node.v1.Agent.Acknowledge:input_type -> millpond.node.v1.AcknowledgeRequest
-	12, // 30: millpond.node.v1.Agent.RunTask:input_type -> millpond.node.v1.RunTaskRequest
-	16, // 31: millpond.node.v1.Agent.RunTasks:input_type -> millpond.node.v1.RunTasksRequest
-	19, // 32: millpond.node.v1.Agent.StopTask:input_type -> millpond.node.v1.StopTaskRequest
-	21, // 33: millpond.node.v1.Agent.RemoveTask:input_type -> millpond.node.v1.RemoveTaskRequest
-	23, // 34: millpond.node.v1.Agent.ListFiles:input_type -> millpond.node.v1.ListFilesRequest
-	26, // 35: millpond.node.v1.Agent.StatFile:input_type -> millpond.node.v1.StatFileRequest
-	27, // 36: millpond.node.v1.Agent.ReadFile:input_type -> millpond.node.v1.ReadFileRequest
-	29, // 37: millpond.node.v1.Agent.DeleteFile:input_type -> millpond.node.v1.DeleteFileRequest
-	31, // 38: millpond.node.v1.Agent.Shutdown:input_type -> millpond.node.v1.ShutdownRequest
-	1,  // 39: millpond.node.v1.Agent.Hello:output_type -> millpond.node.v1.HelloResponse
-	5,  // 40: millpond.node.v1.Agent.Watch:output_type -> millpond.node.v1.Event
-	11, // 41: millpond.node.v1.Agent.Acknowledge:output_type -> millpond.node.v1.AcknowledgeResponse
-	15, // 42: millpond.node.v1.Agent.RunTask:output_type -> millpond.node.v1.RunTaskResponse
-	17, // 43: millpond.node.v1.Agent.RunTasks:output_type -> millpond.node.v1.RunTasksResponse
-	20, // 44: millpond.node.v1.Agent.StopTask:output_type -> millpond.node.v1.StopTaskResponse
-	22, // 45: millpond.node.v1.Agent.RemoveTask:output_type -> millpond.node.v1.RemoveTaskResponse
-	24, // 46: millpond.node.v1.Agent.ListFiles:output_type -> millpond.node.v1.ListFilesResponse
-	25, // 47: millpond.node.v1.Agent.StatFile:output_type -> millpond.node.v1.FileInfo
-	28, // 48: millpond.node.v1.Agent.ReadFile:output_type -> millpond.node.v1.FileChunk
-	30, // 49: millpond.node.v1.Agent.DeleteFile:output_type -> millpond.node.v1.DeleteFileResponse
-	32, // 50: millpond.node.v1.Agent.Shutdown:output_type -> millpond.node.v1.ShutdownResponse
-	39, // [39:51] is the sub-list for method output_type
-	27, // [27:39] is the sub-list for method input_type
-	27, // [27:27] is the sub-list for extension type_name
-	27, // [27:27] is the sub-list for extension extendee
-	0,  // [0:27] is the sub-list for field type_name
+	39, // 26: millpond.node.v1.FileInfo.modified:type_name -> google.protobuf.Timestamp
+	40, // 27: millpond.node.v1.FreezeRequest.limit:type_name -> google.protobuf.Duration
+	0,  // 28: millpond.node.v1.Agent.Hello:input_type -> millpond.node.v1.HelloRequest
+	4,  // 29: millpond.node.v1.Agent.Watch:input_type -> millpond.node.v1.WatchRequest
+	10, // 30: millpond.node.v1.Agent.Acknowledge:input_type -> millpond.node.v1.AcknowledgeRequest
+	12, // 31: millpond.node.v1.Agent.RunTask:input_type -> millpond.node.v1.RunTaskRequest
+	16, // 32: millpond.node.v1.Agent.RunTasks:input_type -> millpond.node.v1.RunTasksRequest
+	19, // 33: millpond.node.v1.Agent.StopTask:input_type -> millpond.node.v1.StopTaskRequest
+	21, // 34: millpond.node.v1.Agent.RemoveTask:input_type -> millpond.node.v1.RemoveTaskRequest
+	23, // 35: millpond.node.v1.Agent.ListFiles:input_type -> millpond.node.v1.ListFilesRequest
+	26, // 36: millpond.node.v1.Agent.StatFile:input_type -> millpond.node.v1.StatFileRequest
+	27, // 37: millpond.node.v1.Agent.ReadFile:input_type -> millpond.node.v1.ReadFileRequest
+	29, // 38: millpond.node.v1.Agent.DeleteFile:input_type -> millpond.node.v1.DeleteFileRequest
+	31, // 39: millpond.node.v1.Agent.Shutdown:input_type -> millpond.node.v1.ShutdownRequest
+	33, // 40: millpond.node.v1.Agent.Freeze:input_type -> millpond.node.v1.FreezeRequest
+	35, // 41: millpond.node.v1.Agent.Thaw:input_type -> millpond.node.v1.ThawRequest
+	1,  // 42: millpond.node.v1.Agent.Hello:output_type -> millpond.node.v1.HelloResponse
+	5,  // 43: millpond.node.v1.Agent.Watch:output_type -> millpond.node.v1.Event
+	11, // 44: millpond.node.v1.Agent.Acknowledge:output_type -> millpond.node.v1.AcknowledgeResponse
+	15, // 45: millpond.node.v1.Agent.RunTask:output_type -> millpond.node.v1.RunTaskResponse
+	17, // 46: millpond.node.v1.Agent.RunTasks:output_type -> millpond.node.v1.RunTasksResponse
+	20, // 47: millpond.node.v1.Agent.StopTask:output_type -> millpond.node.v1.StopTaskResponse
+	22, // 48: millpond.node.v1.Agent.RemoveTask:output_type -> millpond.node.v1.RemoveTaskResponse
+	24, // 49: millpond.node.v1.Agent.ListFiles:output_type -> millpond.node.v1.ListFilesResponse
+	25, // 50: millpond.node.v1.Agent.StatFile:output_type -> millpond.node.v1.FileInfo
+	28, // 51: millpond.node.v1.Agent.ReadFile:output_type -> millpond.node.v1.FileChunk
+	30, // 52: millpond.node.v1.Agent.DeleteFile:output_type -> millpond.node.v1.DeleteFileResponse
+	32, // 53: millpond.node.v1.Agent.Shutdown:output_type -> millpond.node.v1.ShutdownResponse
+	34, // 54: millpond.node.v1.Agent.Freeze:output_type -> millpond.node.v1.FreezeResponse
+	36, // 55: millpond.node.v1.Agent.Thaw:output_type -> millpond.node.v1.ThawResponse
+	42, // [42:56] is the sub-list for method output_type
+	28, // [28:42] is the sub-list for method input_type
+	28, // [28:28] is the sub-list for extension type_name
+	28, // [28:28] is the sub-list for extension extendee
+	0,  // [0:28] is the sub-list for field type_name
 }
 
 func init() { file_node_proto_init() }
@@ -2250,7 +2436,7 @@ func file_node_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_node_proto_rawDesc), len(file_node_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   35,
+			NumMessages:   39,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
