@@ -11,6 +11,7 @@ import (
 	"time"
 
 	millpond "millpond.dev/millpond"
+	"millpond.dev/millpond/internal/bootcheck"
 	"millpond.dev/millpond/internal/gallery"
 	"millpond.dev/millpond/internal/inspect"
 )
@@ -22,6 +23,13 @@ type ImageCheckCmd struct {
 	Generation string `help:"The generation that the image is for: V1 (BIOS) or V2 (UEFI); by default either does for a file." enum:",V1,V2" default:"" placeholder:"V1|V2"`
 	SKU        string `name:"node-agent-sku" help:"Also say whether this node agent is for the image." placeholder:"SKU"`
 	JSON       bool   `name:"json" help:"Print JSON."`
+	bootFlags
+}
+
+// checkOutput is the JSON of a check.
+type checkOutput struct {
+	gallery.Checked
+	Boot *bootcheck.Result `json:"boot,omitempty"`
 }
 
 // errUnfit is the failure of a check; what is wrong has been printed.
@@ -48,16 +56,28 @@ func (c *ImageCheckCmd) Run(g *Globals) error {
 				Why: "A pool with that node agent SKU is refused.", Fix: "Name the SKU of the image's system."})
 		}
 	}
+	took := time.Since(began)
+	var boot *bootcheck.Result
+	if c.Boot {
+		if boot, err = c.boot(ctx, g, out); err != nil {
+			return err
+		}
+	}
 	bad := millpond.Preflight{Findings: out.Findings}.Of(millpond.SeverityError)
 	if c.JSON {
 		enc := json.NewEncoder(os.Stdout)
 		enc.SetIndent("", "  ")
-		err = enc.Encode(out)
+		err = enc.Encode(checkOutput{out, boot})
 	} else {
-		err = printCheck(os.Stdout, out, time.Since(began))
+		if err = printCheck(os.Stdout, out, took); err == nil && boot != nil {
+			printBoot(boot)
+		}
 	}
 	if err == nil && len(bad) > 0 {
 		err = errUnfit
+	}
+	if err == nil && boot != nil && boot.Failure != nil {
+		err = errNoNode
 	}
 	return err
 }

@@ -128,6 +128,18 @@ type Checked struct {
 	Source   string             `json:"source"`
 	Report   inspect.Report     `json:"report"`
 	Findings []millpond.Finding `json:"findings"`
+	// Generation is what the resource says of itself, V1 or V2; empty for a file.
+	Generation string `json:"generation,omitempty"`
+	// Disks are where the bytes of a resource lie, the OS disk first; nil for a file.
+	Disks []CheckedDisk `json:"disks,omitempty"`
+}
+
+// CheckedDisk is one disk of a checked resource. What was frozen of a disk for
+// the check stays until the disk is frozen again.
+type CheckedDisk struct {
+	LUN     int32  `json:"lun"`
+	Store   string `json:"store"`
+	Content string `json:"content"`
 }
 
 // Check looks into a disk, snapshot, managed image or version and tells what
@@ -192,7 +204,9 @@ func (s *Service) Check(ctx context.Context, id millpond.ResourceID) (Checked, e
 		return out, err
 	}
 	want.Data = map[int]inspect.Report{}
+	out.Generation = want.HyperV
 	for i, d := range disks {
+		out.Disks = append(out.Disks, CheckedDisk{d.LUN, d.Store, d.Content})
 		if d.Content == "" {
 			return out, millpond.Errorf(millpond.Conflict, "ResourceNotReady", "%s is not ready yet: its bytes are still being copied.", id)
 		}

@@ -211,7 +211,10 @@ type Status struct {
 	// host's loopback; empty if there is none.
 	HostAddr string    `json:"hostAddr,omitempty"`
 	Started  time.Time `json:"started"`
-	Changed  time.Time `json:"changed"`
+	// Heard is when the agent first answered on its channel since the machine was
+	// switched on or reset; zero while it has not.
+	Heard   time.Time `json:"heard,omitzero"`
+	Changed time.Time `json:"changed"`
 	// Steps tells how long each step of the launch took.
 	Steps []StepTime `json:"steps,omitempty"`
 	// Ports are those of Spec.Card while it runs.

@@ -1,7 +1,6 @@
 package vhd
 
 import (
-	"bytes"
 	"context"
 	"io"
 	"os"
@@ -18,7 +17,7 @@ func Export(ctx context.Context, dst *os.File, src image.Source, uniqueID string
 	if err := dst.Truncate(0); err != nil {
 		return Footer{}, err
 	}
-	if err := copySparse(ctx, dst, src, p); err != nil {
+	if err := image.CopySparse(ctx, dst, src, p); err != nil {
 		return Footer{}, err
 	}
 	b := NewFooter(size, uniqueID, created)
@@ -29,48 +28,6 @@ func Export(ctx context.Context, dst *os.File, src image.Source, uniqueID string
 		return Footer{}, err
 	}
 	return ParseFooter(b)
-}
-
-func copySparse(ctx context.Context, dst io.WriterAt, src image.Source, p image.Progress) error {
-	size := src.Size()
-	sparse, _ := src.(image.Sparse)
-	buf, zeros := make([]byte, image.ChunkSize), make([]byte, image.ChunkSize)
-	for off := int64(0); off < size; {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		n := min(int64(len(buf)), size-off)
-		if sparse != nil {
-			start, end, err := sparse.NextData(off)
-			if err != nil {
-				return err
-			}
-			if start >= size || end <= start {
-				break
-			}
-			off, n = start, min(n, end-start)
-		}
-		b := buf[:n]
-		if got, err := src.ReadAt(b, off); got < len(b) {
-			if err == nil || err == io.EOF {
-				err = io.ErrUnexpectedEOF
-			}
-			return err
-		}
-		if !bytes.Equal(b, zeros[:n]) {
-			if _, err := dst.WriteAt(b, off); err != nil {
-				return err
-			}
-		}
-		off += n
-		if p != nil {
-			p(off, size)
-		}
-	}
-	if p != nil {
-		p(size, size)
-	}
-	return nil
 }
 
 // Payload is the disk inside a fixed VHD as a Source: src without its footer.

@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"millpond.dev/millpond/internal/launch"
 	"millpond.dev/millpond/internal/nodeproto"
 	"millpond.dev/millpond/internal/qemu/qemutest"
 )
@@ -181,5 +182,19 @@ func TestUnwantedIsForbiddenOrGone(t *testing.T) {
 		}
 		here.Close()
 		there.Close()
+	}
+}
+
+// TestTheStatusTellsThatTheAgentWasHeard also without a server to join it to.
+func TestTheStatusTellsThatTheAgentWasHeard(t *testing.T) {
+	dir, _ := newVM(t, qemutest.Agent)
+	start(t, dir)
+	st := until(t, dir, "heard", func(st launch.Status) bool { return !st.Heard.IsZero() })
+	if st.Heard.Before(st.Started) {
+		t.Errorf("heard at %s, started at %s", st.Heard, st.Started)
+	}
+	r, err := Call(t.Context(), dir, Request{Op: OpReset})
+	if err != nil || !r.Status.Heard.IsZero() {
+		t.Errorf("after a reset: %+v, %v", r.Status, err)
 	}
 }

@@ -158,6 +158,9 @@ func tailOf(name string, n int64) ([]byte, error) {
 	return io.ReadAll(io.NewSectionReader(f, start, st.Size()-start))
 }
 
+// Said is the console's tail of the VM in dir as text that a terminal can show.
+func Said(dir string) string { return Evidence(filepath.Join(dir, consoleFile)) }
+
 // Evidence is the end of a log in dir as text, for a Failure.
 func Evidence(name string) string {
 	b, err := tailOf(name, evidenceSize)

@@ -17,8 +17,10 @@ import (
 const (
 	CodeBootFailed   = "BootFailed"
 	CodeRootNotFound = "RootNotFound"
-	CodeKernelPanic  = "KernelPanic"
-	CodeEmergency    = "EmergencyMode"
+	// CodeKernelNotLoaded: the boot loader ran and found no kernel that it can start.
+	CodeKernelNotLoaded = "KernelNotLoaded"
+	CodeKernelPanic     = "KernelPanic"
+	CodeEmergency       = "EmergencyMode"
 
 	CodeLaunchFailed   = "LaunchFailed"
 	CodeQEMURejected   = "QemuRejected"
@@ -51,6 +53,9 @@ func signs() []sign {
 	root := sign{code: CodeRootNotFound,
 		message:    "The kernel started but did not find its root file system.",
 		suggestion: "The initrd needs the drivers virtio_pci and virtio_blk, and the root must be named by UUID or label, not by a device name of another hypervisor." + checkImage}
+	noKernel := sign{code: CodeKernelNotLoaded,
+		message:    "The boot loader started but could not load a kernel.",
+		suggestion: "The boot loader's configuration must name a kernel and an initrd that are on the disk; install the kernel again (Debian: apt install --reinstall linux-image-cloud-amd64; update-grub)." + checkImage}
 	with := func(s sign, text string) sign { s.text = text; return s }
 	prompt := func(s sign) sign { s.prompt = true; return s }
 	return []sign{
@@ -59,6 +64,10 @@ func signs() []sign {
 		with(noBoot, "UEFI Interactive Shell"),
 		with(noBoot, "Missing operating system"),
 		prompt(with(noBoot, "grub rescue>")),
+		with(noKernel, "Invalid or corrupt kernel image"),
+		with(noKernel, "Could not find kernel image"),
+		with(noKernel, "you need to load the kernel first"),
+		with(noKernel, "Failed to load"),
 		with(root, "Unable to mount root fs"),
 		with(root, "Gave up waiting for root"),
 		with(root, "Dropping to a shell"),

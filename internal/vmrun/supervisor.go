@@ -45,6 +45,8 @@ type supervisor struct {
 	clock clock.Clock
 	// begin is called before each step; tests make it fail.
 	begin func(step string) error
+	// watcher gets each status before it is written; it must not block. May be nil.
+	watcher func(launch.Status)
 
 	disks   *disks
 	console *console
@@ -77,7 +79,17 @@ func Run(ctx context.Context, dir string) error {
 	return run(ctx, dir, func(string) error { return nil })
 }
 
+// Watch is Run in a process that has other things to do as well: watcher gets
+// each status, and must not block.
+func Watch(ctx context.Context, dir string, watcher func(launch.Status)) error {
+	return runWatched(ctx, dir, func(string) error { return nil }, watcher)
+}
+
 func run(ctx context.Context, dir string, begin func(step string) error) error {
+	return runWatched(ctx, dir, begin, nil)
+}
+
+func runWatched(ctx context.Context, dir string, begin func(step string) error, watcher func(launch.Status)) error {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return err
@@ -97,7 +109,7 @@ func run(ctx context.Context, dir string, begin func(step string) error) error {
 		return err
 	}
 	s := &supervisor{
-		dir: dir, cfg: cfg, clock: clock.System{}, begin: begin,
+		dir: dir, cfg: cfg, clock: clock.System{}, begin: begin, watcher: watcher,
 		log:    slog.New(slog.NewJSONHandler(logFile, nil)).With("node", string(cfg.Spec.Node), "generation", cfg.Spec.Generation),
 		disks:  &disks{dir: dir, cfg: cfg, made: map[string][]string{}},
 		broken: make(chan *launch.Failure, 1),
@@ -208,7 +220,7 @@ func (s *supervisor) watch(ctx context.Context) error {
 	var found *launch.Failure
 	channelCtx, endChannel := context.WithCancel(context.Background())
 	defer endChannel()
-	ch := &channel{spec: s.cfg.Spec, log: s.log, heard: func() { s.console.watch(false) }}
+	ch := &channel{spec: s.cfg.Spec, log: s.log, heard: s.heard}
 	s.loops.Go(func() { ch.run(channelCtx, s.engine.agent) })
 
 	var silence <-chan time.Time
@@ -379,7 +391,24 @@ func (s *supervisor) reset(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, quitLimit)
 	defer cancel()
 	s.console.watch(true)
+	if err := s.change(func(st *launch.Status) { st.Heard = time.Time{} }); err != nil {
+		return err
+	}
 	return s.qmp.Execute(ctx, "system_reset", nil, nil)
+}
+
+// heard notes that the agent answers.
+func (s *supervisor) heard() {
+	s.console.watch(false)
+	s.mu.Lock()
+	known := !s.status.Heard.IsZero()
+	s.mu.Unlock()
+	if known {
+		return // a session of the same boot; the status is not written for nothing
+	}
+	if err := s.change(func(st *launch.Status) { st.Heard = s.clock.Now() }); err != nil {
+		s.log.Warn("the status was not written", "err", err)
+	}
 }
 
 // change edits the status and writes it.
@@ -388,6 +417,9 @@ func (s *supervisor) change(edit func(*launch.Status)) error {
 	defer s.mu.Unlock()
 	edit(&s.status)
 	s.status.Changed = s.clock.Now()
+	if s.watcher != nil {
+		s.watcher(s.status)
+	}
 	return SaveStatus(s.dir, s.status)
 }
 
