@@ -114,7 +114,39 @@ func TestEverySigCommand(t *testing.T) {
 	says(az("gallery-application list", gal...), "[]")
 	refused("not supported", "identity assign", to(gal, "--system-assigned")...)
 	refused("ResourceNotFound", "identity show", gal...)
+	identity := "/subscriptions/" + sub + "/resourceGroups/lab/providers/Microsoft.ManagedIdentity/userAssignedIdentities/one"
+	refused("not supported", "identity assign", to(gal, "--user-assigned", identity)...)
+	refused("ResourceNotFound", "identity remove", to(gal, "--system-assigned")...)
+	app := []string{g, "lab", r, "labgallery", "-n", "app"}
+	refused("ResourceNotFound", "gallery-application show", app...)
+	refused("ResourceNotFound", "gallery-application update", to(app, "--description", "d")...)
+	refused("not supported", "gallery-application delete", to(app, "--yes")...)
+	az("gallery-application wait", to(app, "--deleted")...)
+	appVersion := []string{g, "lab", r, "labgallery", "--application-name", "app", "-n", "1.0.0"}
+	refused("not supported", "gallery-application version create", to(appVersion, "--package-file-link", "https://p.example/p.zip", "--install-command", "true", "--remove-command", "true")...)
+	refused("ResourceNotFound", "gallery-application version show", appVersion...)
+	refused("ResourceNotFound", "gallery-application version update", to(appVersion, "--package-file-link", "https://p.example/p.zip")...)
+	refused("not supported", "gallery-application version list", g, "lab", r, "labgallery", "--application-name", "app")
+	refused("not supported", "gallery-application version delete", to(appVersion, "--yes")...)
+	az("gallery-application version wait", to(appVersion, "--deleted")...)
 	says(az("in-vm-access-control-profile list", g, "lab", "--gallery-name", "labgallery"), "[]")
+	access := []string{g, "lab", "--gallery-name", "labgallery", "--name", "rules"}
+	refused("not supported", "in-vm-access-control-profile create", to(access, "-l", "westus2", "--os-type", "Linux", "--applicable-host-endpoint", "WireServer")...)
+	refused("ResourceNotFound", "in-vm-access-control-profile show", access...)
+	refused("ResourceNotFound", "in-vm-access-control-profile update", to(access, "--description", "d")...)
+	refused("not supported", "in-vm-access-control-profile delete", to(access, "--yes")...)
+	az("in-vm-access-control-profile wait", to(access, "--deleted")...)
+	accessVersion := []string{g, "lab", "--gallery-name", "labgallery", "--profile-name", "rules", "--version-name", "1.0.0"}
+	refused("not supported", "in-vm-access-control-profile-version create", to(accessVersion, "-l", "westus2", "--mode", "Audit", "--default-access", "Allow")...)
+	refused("ResourceNotFound", "in-vm-access-control-profile-version show", accessVersion...)
+	refused("ResourceNotFound", "in-vm-access-control-profile-version update", to(accessVersion, "--mode", "Audit")...)
+	refused("not supported", "in-vm-access-control-profile-version list", g, "lab", "--gallery-name", "labgallery", "--profile-name", "rules")
+	refused("not supported", "in-vm-access-control-profile-version delete", to(accessVersion, "--yes")...)
+	az("in-vm-access-control-profile-version wait", to(accessVersion, "--deleted")...)
+	// A machine as the source is looked for by both options.
+	vm := "/subscriptions/" + sub + "/resourceGroups/lab/providers/Microsoft.Compute/virtualMachines/nowhere"
+	refused("virtualMachines/nowhere", "image-version create", to(def, e, "2.0.0", "--virtual-machine", vm)...)
+	refused("virtualMachines/nowhere", "image-version create", to(def, e, "2.0.0", "--managed-image", vm)...)
 
 	// Locks.
 	lock := []string{"-n", "keep", "--resource", "labgallery", "--resource-type", "Microsoft.Compute/galleries", "-g", "lab"}
