@@ -10,7 +10,7 @@ import (
 
 // Rules is the number of the rules in Check; it grows whenever they change, so
 // that what was checked by older ones is checked again.
-const Rules = 1
+const Rules = 2
 
 // Sizes that Azure allows (bytes).
 const (
@@ -224,12 +224,15 @@ func (c *check) mounts() {
 		lun, byLUN := m.lun()
 		if byLUN {
 			if _, ok := c.w.Data[lun]; ok {
+				// The rules that Azure's images have for these names match Hyper-V's
+				// controllers only.
+				c.warn("MountByLUN", line+".", "Machines here have no such name for the disk unless the image makes it by a udev rule of its own; without nofail the boot stops in an emergency shell.", "Name the file system by UUID or label: blkid shows both.")
 				continue
 			}
 		}
 		if !byLUN && unstable(m.Spec) {
 			if m.waits() && m.Point != "/" {
-				c.warn("UnstableDeviceName", line+".", "The names of disks may change from boot to boot and from machine to machine.", "Name the file system by UUID (blkid shows it) or by LUN.")
+				c.warn("UnstableDeviceName", line+".", "The names of disks may change from boot to boot and from machine to machine.", "Name the file system by UUID or label: blkid shows both.")
 			}
 			continue
 		}

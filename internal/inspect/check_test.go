@@ -185,3 +185,16 @@ func FuzzParseFstab(f *testing.F) {
 		}
 	})
 }
+
+// TestMountByLUN warns of Azure's names of data disks, which a machine here has
+// only when its image makes them.
+func TestMountByLUN(t *testing.T) {
+	r := Report{Size: 1 << 30, Partitions: []Partition{{Number: 1}}, BIOS: true, CloudInit: true, OS: OS{Family: "Linux", ID: "debian", VersionID: "12", Partition: 1},
+		System: &System{Mounts: parseFstab("/dev/disk/azure/scsi1/lun3-part1 /data ext4 defaults 0 2\n")}}
+	if got := codes(Check(r, Want{Data: map[int]Report{3: {}}}), millpond.SeverityWarning); !slices.Contains(got, "MountByLUN") {
+		t.Errorf("with the disk: %v", got)
+	}
+	if got := codes(Check(r, Want{}), millpond.SeverityError); !slices.Contains(got, "MountBlocksBoot") {
+		t.Errorf("without the disk: %v", got)
+	}
+}
