@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -15,8 +14,6 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"github.com/google/uuid"
-
 	"millpond.dev/millpond/internal/baseimage"
 	"millpond.dev/millpond/internal/clock"
 	"millpond.dev/millpond/internal/datadir"
@@ -24,13 +21,12 @@ import (
 	"millpond.dev/millpond/internal/image"
 	"millpond.dev/millpond/internal/image/filestore"
 	"millpond.dev/millpond/internal/inspect"
-	"millpond.dev/millpond/internal/vhd"
 )
 
 // ImageCmd works on image files. It needs no server, only a data folder.
 type ImageCmd struct {
 	Build       ImageBuildCmd       `cmd:"" help:"Build a base image: tiny or debian-12."`
-	Export      ImageExportCmd      `cmd:"" help:"Write an image of any format (raw, VHD, VHDX, qcow2) as the fixed VHD that Azure takes."`
+	Export      ImageExportCmd      `cmd:"" help:"Write a disk, snapshot, image or image version of the server, or a file of any format (raw, VHD, VHDX, qcow2), as a fixed VHD or raw."`
 	Upload      ImageUploadCmd      `cmd:"" help:"Upload an image of any format (raw, VHD, VHDX, qcow2) to a disk's SAS URL as a fixed VHD, without its zeros."`
 	List        ImageListCmd        `cmd:"" help:"List the base images that were built in the data folder."`
 	Replication ImageReplicationCmd `cmd:"" help:"Show in which regions a gallery image version is, and how far; --watch goes on until it is everywhere."`
@@ -221,44 +217,5 @@ func (c *ImageInspectCmd) Run(*Globals) error {
 	if ok, why := inspect.MatchesNodeAgentSKU(r, c.SKU); !ok {
 		return errors.New(why)
 	}
-	return nil
-}
-
-// ImageExportCmd writes a fixed VHD.
-type ImageExportCmd struct {
-	File string `arg:"" help:"The image: raw, VHD, VHDX or qcow2." type:"existingfile"`
-	VHD  string `name:"vhd" required:"" help:"The file to write." type:"path" placeholder:"OUT"`
-}
-
-// Run writes beside the target and renames, so that a broken export leaves none.
-func (c *ImageExportCmd) Run(*Globals) error {
-	ctx, stop := interruptible()
-	defer stop()
-	src, done, err := openDisk(c.File)
-	if err != nil {
-		return err
-	}
-	defer done()
-	out, err := os.CreateTemp(filepath.Dir(c.VHD), ".export-*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(out.Name())
-	defer out.Close()
-	id, err := uuid.NewRandomFromReader(rand.Reader)
-	if err != nil {
-		return err
-	}
-	foot, err := vhd.Export(ctx, out, src, id.String(), clock.System{}.Now(), nil)
-	if err != nil {
-		return err
-	}
-	if err := out.Chmod(0o644); err != nil {
-		return err
-	}
-	if err := os.Rename(out.Name(), c.VHD); err != nil {
-		return err
-	}
-	fmt.Printf("%s: fixed VHD of %d bytes for a disk of %s\n", c.VHD, foot.CurrentSize+vhd.FooterSize, mebibytes(foot.CurrentSize))
 	return nil
 }

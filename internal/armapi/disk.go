@@ -68,6 +68,10 @@ func (in diskIn) into(d *millpond.Disk) (err error) {
 		return err
 	}
 	d.Creation = millpond.CreationData{Option: millpond.CreateOption(option), SourceID: val(c.SourceResourceID), SourceURI: val(c.SourceURI), StorageAccountID: val(c.StorageAccountID), UploadBytes: val(c.UploadSizeBytes)}
+	// A managed image is named by the other reference, as in Azure.
+	if i := c.ImageReference; i != nil && c.GalleryImageReference == nil {
+		d.Creation.ImageID, d.Creation.ImageLUN = val(i.ID), i.Lun
+	}
 	if g := c.GalleryImageReference; g != nil {
 		if g.SharedGalleryImageID != nil || g.CommunityGalleryImageID != nil {
 			return unsupported("creationData.galleryImageReference", "Shared and community galleries are not supported yet. Give the id of an image version.")
@@ -232,7 +236,12 @@ func encodeCreation(c millpond.CreationData) *armcompute.CreationData {
 		out.UploadSizeBytes = ptr(c.UploadBytes)
 	}
 	if c.ImageID != "" {
-		out.GalleryImageReference = &armcompute.ImageDiskReference{ID: ptr(c.ImageID), Lun: c.ImageLUN}
+		ref := &armcompute.ImageDiskReference{ID: ptr(c.ImageID), Lun: c.ImageLUN}
+		if p, ok := millpond.ParseResourceID(c.ImageID); ok && p.Is(millpond.TypeImage) {
+			out.ImageReference = ref
+		} else {
+			out.GalleryImageReference = ref
+		}
 	}
 	return out
 }

@@ -3,6 +3,8 @@ package compute
 import (
 	"bytes"
 	"context"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -146,5 +148,26 @@ func TestDeleteConstraints(t *testing.T) {
 		if found, err := s.DeleteDisk(ctx, id); found || err != nil {
 			t.Errorf("%s, again: %v, %v", kind, found, err)
 		}
+	}
+}
+
+// An import by URL of another format is refused by its name, with the command
+// that converts it.
+func TestImportNamesTheFormat(t *testing.T) {
+	s, ctx := testService(t), context.Background()
+	file := append([]byte("QFI\xfb\x00\x00\x00\x03"), make([]byte, 1<<20)...)
+	for _, ranges := range []bool{true, false} {
+		srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if !ranges {
+				_, _ = w.Write(file)
+				return
+			}
+			http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(file))
+		}))
+		s.HTTP = srv.Client()
+		_, err := s.fetch(ctx, srv.URL+"/x.vhd", "scratch", 0)
+		srv.Close()
+		refusedAs(t, "an import of a qcow2", err, "InvalidVhd", "qcow2")
+		refusedAs(t, "an import of a qcow2", err, "InvalidVhd", "millpond image export FILE --vhd OUT")
 	}
 }

@@ -1,6 +1,8 @@
 package compute
 
 import (
+	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -44,6 +46,14 @@ func (s *Service) fetch(ctx context.Context, uri, file string, atLeast int64) (i
 // importVHD checks the footer at the end of a VHD of total bytes, which footerAt
 // reads, and copies the disk that body begins with.
 func (s *Service) importVHD(ctx context.Context, file string, atLeast, total int64, footerAt io.ReaderAt, body io.Reader) (int64, error) {
+	// Another format by its first bytes, so that the refusal names it.
+	ahead := bufio.NewReaderSize(body, 1<<20)
+	if head, err := ahead.Peek(footer); err == nil {
+		format, err := vhd.Detect(bytes.NewReader(head), footer)
+		if err == nil && format != vhd.Raw && format != vhd.Fixed {
+			return 0, notVHD(fmt.Errorf("they are a %s", format))
+		}
+	}
 	size, err := checkFooter(footerAt, total)
 	if err != nil {
 		return 0, err
@@ -59,7 +69,7 @@ func (s *Service) importVHD(ctx context.Context, file string, atLeast, total int
 		return 0, err
 	}
 	defer f.Close()
-	if err := copyData(ctx, f, body, size); err != nil {
+	if err := copyData(ctx, f, ahead, size); err != nil {
 		return 0, millpond.Errorf(millpond.Invalid, "BlobReadFailed", "The VHD ended or broke off before its %d bytes were read. Try again.", total).Because(err)
 	}
 	return size, f.Sync()
