@@ -53,7 +53,7 @@ func TestRun(t *testing.T) {
 		"an agent":           {os: Disk{Raw: base}, limit: time.Minute, stage: Agent},
 		"an agent, copied":   {os: Disk{Source: script(qemutest.Agent.Base())}, limit: time.Minute, stage: Agent},
 		"nothing to boot":    {os: Disk{Source: script(qemutest.NoBoot.Base())}, limit: time.Minute, stage: Firmware, code: vmrun.CodeBootFailed},
-		"no agent":           {os: Disk{Source: script(qemutest.Boots.Base())}, limit: 300 * time.Millisecond, stage: Firmware, code: CodeSilent},
+		"no agent":           {os: Disk{Source: script(qemutest.Boots.Base())}, limit: 300 * time.Millisecond, code: CodeSilent},
 		"switches off":       {os: Disk{Source: script(qemutest.PowersOff.Base())}, limit: time.Minute, code: "PoweredOff"},
 		"QEMU that rejects":  {os: Disk{Source: script(qemutest.Rejects.Base())}, limit: time.Minute, host: true},
 		"a file that is not": {os: Disk{Raw: filepath.Join(t.TempDir(), "none")}, limit: time.Minute, host: true},

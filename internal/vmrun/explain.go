@@ -65,6 +65,7 @@ func signs() []sign {
 		with(noBoot, "Missing operating system"),
 		prompt(with(noBoot, "grub rescue>")),
 		with(noKernel, "Invalid or corrupt kernel image"),
+		with(noKernel, "Booting kernel failed"),
 		with(noKernel, "Could not find kernel image"),
 		with(noKernel, "you need to load the kernel first"),
 		with(noKernel, "Failed to load"),

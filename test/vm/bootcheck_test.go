@@ -5,12 +5,14 @@ package vm
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"millpond.dev/millpond/test/lab"
 )
 
-// TestReplicationWatched follows a version to a second region.
-func TestReplicationWatched(t *testing.T) {
+// TestBootCheckOfAVersion boots a gallery version from the server's stores, and
+// follows its replication to a second region.
+func TestBootCheckOfAVersion(t *testing.T) {
 	s := lab.Start(t, "--launcher", "fake")
 	l := s.Furnish(s.TinyVHD("ubuntu-16.04"), "V1")
 	l.Define("checked", "Generalized", "V1")
@@ -23,4 +25,10 @@ func TestReplicationWatched(t *testing.T) {
 		t.Errorf("replication: %d\n%s%s", r.Code, r.Stdout, r.Stderr)
 	}
 	t.Log(r.Stdout)
+	began := time.Now()
+	r = s.RunBin("image", "check", "--boot", "--data", s.Data, version)
+	if r.Code != 0 || !strings.Contains(r.Stdout, "stage reached: agent heard") {
+		t.Errorf("check --boot: %d\n%s%s", r.Code, r.Stdout, r.Stderr)
+	}
+	t.Logf("%s\n%s", time.Since(began), r.Stdout)
 }
