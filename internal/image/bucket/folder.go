@@ -128,10 +128,21 @@ func (f *Folder) Put(ctx context.Context, key string, data []byte, how How) erro
 	if err != nil {
 		return err
 	}
-	defer os.Remove(w.Name())
+	named := false
+	defer func() {
+		if !named {
+			os.Remove(w.Name())
+		}
+	}()
 	_, err = w.Write(data)
-	if err == nil && how == Durable {
+	switch {
+	case err != nil:
+	case how == Durable:
 		err = w.Sync()
+	default:
+		// The disk begins now and does not stand still until Flush. Only a hint: what
+		// it cannot write, Flush tells.
+		_ = unix.SyncFileRange(int(w.Fd()), 0, 0, unix.SYNC_FILE_RANGE_WRITE)
 	}
 	if err = errors.Join(err, w.Close()); err != nil {
 		return err
@@ -143,6 +154,7 @@ func (f *Folder) Put(ctx context.Context, key string, data []byte, how How) erro
 		}
 		err = os.Rename(w.Name(), p)
 	}
+	named = err == nil
 	if err != nil || how == Lazy {
 		return err
 	}

@@ -471,24 +471,27 @@ func (x *session) retire(ctx context.Context) bool {
 	return true
 }
 
-// Close ends the session of a store that nobody uses any more.
+// Close ends the session of a store that nobody uses any more. If the store does
+// not answer in time, the record is left, and stands for a dead process.
 func (s *Store) Close() error {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	defer cancel()
-	if err := s.session.takeTurn(ctx); err != nil {
-		return err
-	}
-	defer func() { <-s.session.turn }()
-	s.session.mu.Lock()
+	x := s.session
+	x.mu.Lock()
 	select {
-	case <-s.session.closed:
-		s.session.mu.Unlock()
+	case <-x.closed:
+		x.mu.Unlock()
 		return nil
 	default:
 	}
-	close(s.session.closed)
-	s.session.mu.Unlock()
-	s.session.retire(ctx)
+	// Before the wait for the turn, which may be in vain: the loop ends in any case.
+	close(x.closed)
+	x.mu.Unlock()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	if err := x.takeTurn(ctx); err != nil {
+		return err
+	}
+	defer func() { <-x.turn }()
+	x.retire(ctx)
 	if c, ok := s.bucket.(interface{ Close() error }); ok {
 		return c.Close()
 	}
