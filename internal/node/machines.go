@@ -217,9 +217,17 @@ func (s *Service) launch(ctx context.Context, id millpond.NodeID) error {
 		return s.launchFailed(ctx, n.ID, n.Generation, e, false)
 	}
 	s.Log.Info("machine launched", "pool", n.Pool, "node", n.ID, "generation", n.Generation)
-	// The machine of the generation before is gone, and its tasks with it.
+	// The machine of the generation before is gone, and its tasks with it. A quick
+	// machine's agent may have spoken before this: then its Hello has put those
+	// back, and what is on the node now runs on the new machine.
 	return s.edit(ctx, id, func(_ *sqlite.Tx, book *ledger.Book, row *millpond.Node) error {
+		if row.Generation != n.Generation {
+			return nil
+		}
 		row.NextLaunch = time.Time{}
+		if row.BootID != "" {
+			return nil
+		}
 		_, err := book.LoseAll(row.ID)
 		return err
 	})
@@ -290,7 +298,7 @@ func (s *Service) launchFailed(ctx context.Context, id millpond.NodeID, generati
 		if next {
 			// The launcher keeps what failed under this generation.
 			n.Generation++
-			n.LastSequence = 0
+			n.LastSequence, n.BootID = 0, ""
 		}
 		n.LaunchTries++
 		n.Errors = append(n.Errors, e)
