@@ -81,10 +81,19 @@ func randomImage(b *testing.B, dir string) string {
 // usual ways to copy the same file to the same disk, each followed by a sync of
 // what it wrote.
 func BenchmarkIngest(b *testing.B) {
-	for name, make := range map[string]func(*testing.B, string) string{"typical": typicalImage, "incompressible": randomImage} {
-		b.Run(name, func(b *testing.B) {
-			dir := b.TempDir()
-			src := make(b, dir)
+	// What is made stays until the end: ext4 avoids inodes that were deleted in the
+	// last minutes, and takes three times as long to find others.
+	dir := b.TempDir()
+	for _, image := range []struct {
+		name string
+		make func(*testing.B, string) string
+	}{{"typical", typicalImage}, {"incompressible", randomImage}} {
+		b.Run(image.name, func(b *testing.B) {
+			dir := filepath.Join(dir, image.name)
+			if err := os.Mkdir(dir, 0o755); err != nil {
+				b.Fatal(err)
+			}
+			src := image.make(b, dir)
 			ctx := context.Background()
 			var data, stored int64
 			var ours, again, used time.Duration
@@ -103,7 +112,6 @@ func BenchmarkIngest(b *testing.B) {
 				}
 				stored = u.Stored
 				s.Close()
-				os.RemoveAll(filepath.Join(dir, fmt.Sprint("store-", i)))
 			}
 			mb := func(d time.Duration) float64 { return float64(data) / 1e6 / d.Seconds() }
 			b.ReportMetric(mb(ours/time.Duration(b.N)), "MB/s")

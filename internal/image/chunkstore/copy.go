@@ -175,7 +175,7 @@ func (s *Store) objectFrom(ctx context.Context, src image.Store, d image.Digest,
 		if err != nil {
 			return nil, err
 		}
-		if _, err := s.codec.check(nil, object, d, length); err != nil {
+		if err := s.codec.verify(object, d, length); err != nil {
 			return nil, millpond.Errorf(millpond.Internal, "ContentDamaged",
 				"The chunk %x in the store %s is damaged. `millpond image verify --repair` mends it from another replica; without one, delete the version and publish it again.", d[:], src.Name()).Because(err)
 		}

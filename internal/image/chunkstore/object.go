@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"sync"
 
 	"github.com/klauspost/compress/zstd"
 
@@ -27,6 +28,8 @@ var errForm = errors.New("it is not a chunk")
 type codec struct {
 	enc *zstd.Encoder
 	dec *zstd.Decoder
+	// plain are *[]byte with room for a chunk, for those who only verify.
+	plain *sync.Pool
 }
 
 func newCodec() (codec, error) {
@@ -40,7 +43,7 @@ func newCodec() (codec, error) {
 	if err != nil {
 		return codec{}, err
 	}
-	return codec{enc, dec}, nil
+	return codec{enc, dec, &sync.Pool{New: func() any { b := make([]byte, 0, image.ChunkSize); return &b }}}, nil
 }
 
 // encode appends the object of a chunk to dst, which has room for maxObject.
@@ -89,6 +92,14 @@ func (c codec) check(dst, object []byte, d image.Digest, length int) ([]byte, er
 		return nil, fmt.Errorf("its bytes hash to %x", sum)
 	}
 	return plain, nil
+}
+
+// verify is check for those who do not want the bytes.
+func (c codec) verify(object []byte, d image.Digest, length int) error {
+	b := c.plain.Get().(*[]byte)
+	defer c.plain.Put(b)
+	_, err := c.check((*b)[:0], object, d, length)
+	return err
 }
 
 // Keys. The first byte of a digest spreads a folder's files over 256 folders.

@@ -92,7 +92,7 @@ func (s *Store) recoverChunk(ctx context.Context, key string) error {
 		return nil
 	}
 	if err == nil {
-		if _, err = s.codec.check(nil, object, d, -1); err == nil {
+		if err = s.codec.verify(object, d, -1); err == nil {
 			return nil
 		}
 	} else if !errors.Is(err, bucket.ErrTooLarge) {
