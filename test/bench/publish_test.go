@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -47,12 +48,9 @@ func BenchmarkPublish(b *testing.B) {
 		return
 	}
 	s := lab.New(b)
-	cache := filepath.Join(s.Root, ".cache", "images")
-	if r := s.RunBin("image", "build", "debian-12", "--cache", cache); r.Code != 0 {
-		b.Fatal(r.Stderr)
-	}
+	v1 := strings.TrimSuffix(s.DebianVHD(), ".vhd") + ".raw"
 	dir := b.TempDir()
-	p := &publication{b: b, v1: filepath.Join(cache, "debian-12.raw"), all: map[string][]float64{}}
+	p := &publication{b: b, v1: v1, all: map[string][]float64{}}
 	p.v2 = installed(b, p.v1, dir)
 	for i := 0; b.Loop(); i++ {
 		at := filepath.Join(dir, strconv.Itoa(i))
