@@ -34,7 +34,7 @@ func (s *Service) openDisk(ctx context.Context, d *millpond.Disk, write bool) (*
 			return nil, err
 		}
 	} else {
-		f, err := s.Disks.Open(d.File)
+		f, err := s.openFile(ctx, d.File)
 		if err != nil {
 			return nil, err
 		}

@@ -127,38 +127,64 @@ func (s *Service) freeze(ctx context.Context, d *millpond.Disk) (*moment, error)
 	// A capture that ends would drop the layer between its freeze and its opening.
 	s.adopting.Lock()
 	defer s.adopting.Unlock()
-	k, err := s.Disks.Open(file)
-	if err == nil {
-		at, f, err := k.Freeze()
-		if err = errors.Join(err, k.Close()); err != nil {
-			return nil, err
+	z := &moment{file: file}
+	err := s.where(file, func(k *layer.Disk) (err error) {
+		z.at, z.frozen, err = k.Freeze()
+		return err
+	}, func() (err error) {
+		if z.at, err = s.Live.Freeze(ctx, file); err == nil {
+			z.frozen, err = s.Disks.OpenFrozen(file, z.at)
 		}
-		return &moment{file, at, f}, nil
-	}
-	if s.Live == nil || millpond.KindOf(err) != millpond.Conflict {
-		return nil, err
-	}
-	at, err := s.Live.Freeze(ctx, file)
+		return err
+	})
 	if err != nil {
+		if z.frozen != nil {
+			err = errors.Join(err, z.frozen.Close())
+		}
 		return nil, err
 	}
-	f, err := s.Disks.OpenFrozen(file, at)
-	if err != nil {
-		return nil, err
+	return z, nil
+}
+
+// whereTries is how often a disk is looked for that changes hands: a machine that
+// ends gives its disk free between the two looks.
+const whereTries = 3
+
+// where does something with a disk here, or with the process that has it open.
+func (s *Service) where(file string, here func(*layer.Disk) error, there func() error) error {
+	var err error
+	for range whereTries {
+		k, oerr := s.Disks.Open(file)
+		if oerr == nil {
+			return errors.Join(here(k), k.Close())
+		}
+		if err = oerr; s.Live == nil || millpond.KindOf(oerr) != millpond.Conflict {
+			return oerr
+		}
+		if err = there(); err == nil || millpond.KindOf(err) != millpond.NotFound {
+			return err
+		}
 	}
-	return &moment{file, at, f}, nil
+	return err
 }
 
 // rebase puts a disk on a content, here or where it is open.
 func (s *Service) rebase(ctx context.Context, z *moment, ref layer.Ref) error {
-	k, err := s.Disks.Open(z.file)
-	if err == nil {
-		return errors.Join(k.Rebase(z.at, ref), k.Close())
+	return s.where(z.file, func(k *layer.Disk) error { return k.Rebase(z.at, ref) },
+		func() error { return s.Live.Rebase(ctx, z.file, z.at, ref) })
+}
+
+// openFile opens a disk that no machine runs with. An image host may still have
+// it of a machine that has ended.
+func (s *Service) openFile(ctx context.Context, file string) (*layer.Disk, error) {
+	k, err := s.Disks.Open(file)
+	if err == nil || millpond.KindOf(err) != millpond.Conflict || s.Live == nil {
+		return k, err
 	}
-	if s.Live == nil || millpond.KindOf(err) != millpond.Conflict {
-		return err
+	if err := s.Live.Release(ctx, file); err != nil {
+		return nil, err
 	}
-	return s.Live.Rebase(ctx, z.file, z.at, ref)
+	return s.Disks.Open(file)
 }
 
 // removeFile deletes a disk's bytes. An image host may still have a disk that no
@@ -197,7 +223,12 @@ func (s *Service) adopt(ctx context.Context, d *millpond.Disk, z *moment, c cont
 	if err != nil || gone {
 		return err
 	}
-	return errors.Join(s.rebase(ctx, z, c.ref()), s.settleUses(ctx, d))
+	// After an error the disk may lie on either, now or as soon as a slow process
+	// comes to it: both are kept until another capture, or the next start.
+	if err := s.rebase(ctx, z, c.ref()); err != nil {
+		return err
+	}
+	return s.settleUses(ctx, d)
 }
 
 // settleUses leaves a disk the use of its base only.

@@ -156,8 +156,12 @@ func (h *host) openDisk(ctx context.Context, e *export) error {
 		k, err := disks.Open(name)
 		if err == nil {
 			h.mu.Lock()
+			defer h.mu.Unlock()
+			// An export that ended meanwhile would keep the disk from everybody.
+			if h.exports[name] != e {
+				return errors.Join(noDisk(name), k.Close())
+			}
 			e.disk = k
-			h.mu.Unlock()
 			return nil
 		}
 		if millpond.KindOf(err) != millpond.Conflict {
@@ -173,21 +177,32 @@ func (h *host) openDisk(ctx context.Context, e *export) error {
 	}
 }
 
-// withDisk calls f with the disk of an export.
+func noDisk(name string) error {
+	return millpond.Errorf(millpond.NotFound, "ExportNotFound", "The image host serves no disk %q.", name)
+}
+
+// withDisk calls f with the disk of an export. f has a handle of its own: the
+// export may end meanwhile, and whoever opens the disk next would take the files
+// of a freeze under way for rubbish.
 func (h *host) withDisk(ctx context.Context, name string, f func(*layer.Disk) error) error {
 	h.mu.Lock()
 	e := h.exports[name]
 	h.mu.Unlock()
 	if e == nil || e.Kind != Disk {
-		return millpond.Errorf(millpond.NotFound, "ExportNotFound", "The image host serves no disk %q.", name)
+		return noDisk(name)
 	}
 	if err := h.openDisk(ctx, e); err != nil {
 		return err
 	}
-	h.mu.Lock()
-	k := e.disk
-	h.mu.Unlock()
-	return f(k)
+	disks, err := h.folder(e.Folder)
+	if err != nil {
+		return err
+	}
+	k, err := disks.Open(name)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f(k), k.Close())
 }
 
 // Rebasing is the body of a rebase.

@@ -132,6 +132,17 @@ func TestManagedDisk(t *testing.T) {
 		t.Errorf("two writers: %v", err)
 	}
 	k.Close()
+	if err := r.Provide(ctx, []Export{export}); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Keep(ctx, map[string]bool{}); err != nil {
+		t.Fatal(err)
+	}
+	if k, err = disks.Open("d"); err != nil {
+		t.Errorf("no machine has the disk any more: %v", err)
+	} else {
+		k.Close()
+	}
 	for _, bad := range []Export{{Name: "d", Kind: Disk}, {Name: "d", Kind: Disk, Folder: "x"}, {Name: "../d", Kind: Disk, Folder: folder}} {
 		if _, err := r.Client().Register(ctx, bad); err == nil {
 			t.Errorf("%+v was taken", bad)

@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -71,8 +72,10 @@ type host struct {
 	exports map[string]*export
 	stores  map[Place]cache.Store
 	folders map[string]*layer.Disks
-	// spoken is when somebody last used a socket.
-	spoken time.Time
+
+	// spoken is when somebody last used a socket. It is outside of mu, which is
+	// held while a disk is made durable: the answer that all is well must not wait.
+	spoken atomic.Pointer[time.Time]
 }
 
 // export is one that is served, with its clients.
@@ -104,7 +107,8 @@ func Run(ctx context.Context, cfg Config) error {
 	}
 	defer lock.Close()
 
-	h := &host{cfg: cfg, begun: cfg.Clock.Now(), exports: map[string]*export{}, stores: map[Place]cache.Store{}, folders: map[string]*layer.Disks{}, spoken: time.Now()}
+	h := &host{cfg: cfg, begun: cfg.Clock.Now(), exports: map[string]*export{}, stores: map[Place]cache.Store{}, folders: map[string]*layer.Disks{}}
+	h.spoke()
 	if h.self, err = process.Of(os.Getpid()); err != nil {
 		return err
 	}
@@ -228,11 +232,11 @@ func (h *host) watch(ctx context.Context, lock *os.File) {
 		h.mu.Lock()
 		for _, e := range h.exports {
 			if e.clients > 0 {
-				h.spoken = time.Now()
+				h.spoke()
 			}
 		}
-		idle := time.Since(h.spoken)
 		h.mu.Unlock()
+		idle := time.Since(*h.spoken.Load())
 		if idle > idleLimit {
 			h.cfg.Log.Info("nobody uses the image host", "for", idle.Round(time.Second))
 			h.stop()
@@ -242,9 +246,8 @@ func (h *host) watch(ctx context.Context, lock *os.File) {
 }
 
 func (h *host) spoke() {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.spoken = time.Now()
+	now := time.Now()
+	h.spoken.Store(&now)
 }
 
 // Handle names the process of a folder.
@@ -286,7 +289,7 @@ func (h *host) Open(ctx context.Context, name string) (nbd.Device, func(), error
 		return nil, nil, nbd.Unknown("the image host does not serve this; the server that started the machine names what it needs")
 	}
 	e.clients++
-	h.spoken = time.Now()
+	h.spoke()
 	places := e.Stores
 	h.mu.Unlock()
 	if e.Kind == Disk {
@@ -295,6 +298,8 @@ func (h *host) Open(ctx context.Context, name string) (nbd.Device, func(), error
 			h.cfg.Log.Error("a managed disk cannot be opened", "disk", name, "err", err)
 			return nil, nil, nbd.Refuse(err.Error())
 		}
+		h.mu.Lock()
+		defer h.mu.Unlock()
 		return diskDevice{e.disk}, func() { h.leave(e) }, nil
 	}
 	var o *cache.Content
@@ -315,7 +320,7 @@ func (h *host) leave(e *export) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	e.clients--
-	h.spoken = time.Now()
+	h.spoke()
 	if e.leaving && e.clients == 0 {
 		h.remove(e)
 	}

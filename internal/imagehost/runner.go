@@ -312,7 +312,8 @@ func (r *Runner) Provide(ctx context.Context, exports []Export) error {
 	return nil
 }
 
-// Keep ends the exports of contents that used does not name.
+// Keep ends the exports that used does not name; one that a machine reads goes
+// with the machine. A disk that nobody serves is free for the server to open.
 func (r *Runner) Keep(ctx context.Context, used map[string]bool) error {
 	list, err := r.client.Exports(ctx)
 	if gone(err) {
@@ -323,7 +324,7 @@ func (r *Runner) Keep(ctx context.Context, used map[string]bool) error {
 	}
 	var errs []error
 	for _, e := range list {
-		if e.Kind == Content && !used[e.Name] {
+		if !used[e.Name] {
 			errs = append(errs, r.client.Unregister(ctx, e.Name))
 		}
 	}

@@ -58,19 +58,30 @@ func (l *Launcher) changeDisks(ctx context.Context, node millpond.NodeID, ask vm
 	next.DataDisks = want
 	st, err := vmrun.LoadStatus(v.dir)
 	if err == nil && st.Phase == launch.Running && v.alive() {
+		// Another VM's end must not take the export away before this one uses it.
+		v.expect(want)
+		defer v.expect(nil)
 		if err := l.provide(ctx, next); err != nil {
 			return hostError("attach a disk", err)
 		}
 		if _, err := vmrun.Call(ctx, v.dir, ask); err != nil && !errors.Is(err, vmrun.ErrNoSupervisor) {
+			v.expect(nil)
 			l.loops.Go(func() { l.keepImages(l.ctx) })
 			return hostError("change the disks of a running machine", err)
 		}
 	}
 	v.mu.Lock()
-	v.cfg.Spec.DataDisks = want
+	v.cfg.Spec.DataDisks, v.coming = want, nil
 	err = v.cfg.Save(v.dir)
 	v.mu.Unlock()
 	// Not until the configuration is written does nobody use what was taken away.
 	l.keepImages(ctx)
 	return hostError("change the disks", err)
+}
+
+// expect notes the disks that a VM is about to have.
+func (v *vm) expect(disks []launch.Disk) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.coming = disks
 }

@@ -3,6 +3,7 @@ package local
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -97,7 +98,11 @@ func (l *Launcher) keepImages(ctx context.Context) {
 	used := map[string]bool{}
 	l.mu.Lock()
 	for _, v := range l.vms {
-		for _, e := range l.exports(v.cfg.Spec) {
+		v.mu.Lock()
+		spec := v.cfg.Spec
+		spec.DataDisks = slices.Concat(spec.DataDisks, v.coming)
+		v.mu.Unlock()
+		for _, e := range l.exports(spec) {
 			used[e.Name] = true
 		}
 	}

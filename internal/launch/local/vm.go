@@ -40,6 +40,8 @@ type vm struct {
 	// mu is taken after the launcher's, never before it.
 	mu  sync.Mutex
 	cfg vmrun.Config
+	// coming are data disks that are being attached and not in cfg yet.
+	coming []launch.Disk
 	// queued is set from begin until the supervisor is started or dequeue.
 	queued bool
 	// attempt grows with each begin and dequeue, so that an overtaken start

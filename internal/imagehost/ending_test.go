@@ -1,0 +1,52 @@
+package imagehost
+
+import (
+	"context"
+	"log/slog"
+	"testing"
+
+	millpond "millpond.dev/millpond"
+	"millpond.dev/millpond/internal/image/layer"
+)
+
+// The machine of a disk ends while the disk is frozen: until the freeze is done
+// nobody else may open it, and afterwards nobody keeps it.
+func TestDiskThatEndsWhileItIsUsed(t *testing.T) {
+	ctx, folder := context.Background(), t.TempDir()
+	disks, err := layer.OpenDisks(folder, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := disks.Create("d", 1<<20); err != nil {
+		t.Fatal(err)
+	}
+	h := &host{cfg: Config{Dir: t.TempDir(), Log: slog.New(slog.DiscardHandler)}, exports: map[string]*export{}, folders: map[string]*layer.Disks{}}
+	e := &export{Export: Export{Name: "d", Kind: Disk, Folder: folder}}
+	h.exports["d"] = e
+	err = h.withDisk(ctx, "d", func(k *layer.Disk) error {
+		h.unregister("d")
+		if o, err := disks.Open("d"); millpond.KindOf(err) != millpond.Conflict {
+			if err == nil {
+				o.Close()
+			}
+			t.Errorf("another process has the disk in the middle of a freeze: %v", err)
+		}
+		_, f, err := k.Freeze()
+		if err == nil {
+			err = f.Close()
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// A call that came before the end must not open the disk after it.
+	if err := h.openDisk(ctx, e); millpond.KindOf(err) != millpond.NotFound {
+		t.Errorf("an export that has ended opens its disk: %v", err)
+	}
+	k, err := disks.Open("d")
+	if err != nil {
+		t.Fatal(err)
+	}
+	k.Close()
+}
