@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	millpond "millpond.dev/millpond"
@@ -190,6 +191,9 @@ func (s *Service) act(ctx context.Context, id millpond.ResourceID, w What, m *la
 	case Release:
 		return s.Launcher.Destroy(ctx, v.Node())
 	case Released:
+		if err := s.destroyed(ctx, v); err != nil {
+			return err
+		}
 		return s.edit(ctx, id, millpond.VMDeallocating, func(tx *sqlite.Tx, v *millpond.VirtualMachine) error {
 			if err := s.eachDisk(v, func(d millpond.ResourceID) error { return s.Disks.Event(tx, d, millpond.DiskDeallocate, v.ID) }); err != nil {
 				return err
@@ -200,6 +204,9 @@ func (s *Service) act(ctx context.Context, id millpond.ResourceID, w What, m *la
 			return finish(tx, v)
 		})
 	case Remove:
+		if err := s.destroyed(ctx, v); err != nil {
+			return err
+		}
 		return s.remove(ctx, v)
 	case Ports:
 		return s.ports(ctx, v)
@@ -231,8 +238,28 @@ func (s *Service) failDisks(ctx context.Context, v *millpond.VirtualMachine) err
 	})
 }
 
+// destroyed sees that the launcher has forgotten a machine before its disks are
+// given free. The launcher may have been listed just before a launch that has
+// ended since.
+func (s *Service) destroyed(ctx context.Context, v *millpond.VirtualMachine) error {
+	return s.Launcher.Destroy(ctx, v.Node())
+}
+
+// launched says whether the launcher has this or a later generation of a machine.
+func (s *Service) launched(ctx context.Context, v *millpond.VirtualMachine) (bool, error) {
+	list, err := s.Launcher.List(ctx)
+	return slices.ContainsFunc(list, func(m launch.Status) bool {
+		return m.Node.Key() == v.Node().Key() && m.Generation >= v.Generation
+	}), err
+}
+
 // launch gives a machine its credential and has it launched.
 func (s *Service) launch(ctx context.Context, v *millpond.VirtualMachine) error {
+	// The decision may be older than the end of the last launch, and another
+	// credential would shut out the machine that has the first one.
+	if done, err := s.launched(ctx, v); done || err != nil {
+		return err
+	}
 	secret := make([]byte, 32)
 	if _, err := s.Random(secret); err != nil {
 		return err

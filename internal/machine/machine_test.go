@@ -84,7 +84,7 @@ func (images) Bases(context.Context) ([]machine.BaseImage, error) {
 	return []machine.BaseImage{{Name: "debian-12", Size: 1 << 30, HyperV: "V1", Release: millpond.OSRelease{OSType: "Linux", ID: "debian", Version: "12"}}}, nil
 }
 
-func newBench(t *testing.T) *bench {
+func newBench(t *testing.T, wrap ...func(*fake.Launcher) launch.Launcher) *bench {
 	t.Helper()
 	b := &bench{T: t, ctx: t.Context()}
 	var err error
@@ -103,7 +103,11 @@ func newBench(t *testing.T) *bench {
 	if _, _, err := res.PutGroup(b.ctx, millpond.Group{Subscription: sub, Name: "rg", Location: "westus2"}); err != nil {
 		t.Fatal(err)
 	}
-	b.svc = machine.New(machine.Deps{DB: b.db, Clock: clock.System{}, Log: log, Launcher: b.launcher, Changed: b.launcher.Changed(), Resources: res, Disks: rows{b.db}, Images: images{},
+	var launcher launch.Launcher = b.launcher
+	for _, w := range wrap {
+		launcher = w(b.launcher)
+	}
+	b.svc = machine.New(machine.Deps{DB: b.db, Clock: clock.System{}, Log: log, Launcher: launcher, Changed: b.launcher.Changed(), Resources: res, Disks: rows{b.db}, Images: images{},
 		Sizes: millpond.FindVMSize, Random: rand.Read, Config: machine.Config{Grace: time.Second, AgentWait: time.Minute}})
 	b.sessions = nodeapi.New(b.svc, b.svc, log)
 	ctx, cancel := context.WithCancel(b.ctx)
