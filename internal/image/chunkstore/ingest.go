@@ -69,13 +69,22 @@ func (s *Store) publish(ctx context.Context, c *claims, m *image.Manifest) (imag
 		return image.Content{}, errLost
 	}
 	id := m.ID()
+	// One that is there already is others', too, and not ours to take back.
+	_, err := s.bucket.Stat(ctx, manifestKey(id))
+	mine := errors.Is(err, bucket.ErrNotFound)
 	if err := s.bucket.Put(ctx, manifestKey(id), encodeManifest(m), bucket.Durable); err != nil {
 		return image.Content{}, fmt.Errorf("publish a manifest: %w", err)
 	}
 	if !c.valid() {
 		// The process stood still in between, and a collection may have gone by.
-		if err := s.complete(ctx, m); err != nil {
-			return image.Content{}, errors.Join(err, s.bucket.Delete(ctx, manifestKey(id)))
+		// Also when the caller has given up: others take the manifest for whole.
+		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.session.timing.Lease)
+		defer cancel()
+		if err := s.complete(end, m); err != nil {
+			if mine {
+				err = errors.Join(err, s.bucket.Delete(end, manifestKey(id)))
+			}
+			return image.Content{}, err
 		}
 	}
 	done := image.Content{ID: id, Size: m.Size, Stored: dataBytes(m)}

@@ -274,6 +274,13 @@ func (x *session) publish(ctx context.Context, how bucket.How) error {
 	for id := range x.reads {
 		r.Reads = append(r.Reads, id)
 	}
+	// A reader that comes while the record is under way must not rely on the one
+	// that it replaces.
+	for id := range x.shown {
+		if x.reads[id] == 0 {
+			delete(x.shown, id)
+		}
+	}
 	id := x.id
 	x.mu.Unlock()
 	data, err := json.Marshal(r)
@@ -284,6 +291,11 @@ func (x *session) publish(ctx context.Context, how bucket.How) error {
 	ctx, cancel := context.WithTimeout(ctx, x.timing.Lease/3)
 	defer cancel()
 	if err := x.s.bucket.Put(ctx, sessionPrefix+id, data, how); err != nil {
+		// It may be there all the same: whoever begins to write or to read has to
+		// publish first.
+		x.mu.Lock()
+		x.last.Writing, x.shown = false, map[image.ContentID]bool{}
+		x.mu.Unlock()
 		return fmt.Errorf("renew the lease: %w", err)
 	}
 	x.mu.Lock()
