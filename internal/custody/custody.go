@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	millpond "millpond.dev/millpond"
 	"millpond.dev/millpond/internal/image"
@@ -32,10 +33,13 @@ type Keeper struct {
 	// inUse lists contents that running nodes need although no resource does.
 	inUse func(ctx context.Context) (map[string]bool, error)
 
-	// mu orders the deletion of a content and its being held. No bytes move while
-	// it is locked: a deletion must not wait for a copy of many gigabytes.
+	// mu orders the deletion of a content and its being held. Nothing waits for a
+	// store while it is locked: one that is silent must not stop the others' work.
 	mu   sync.Mutex
 	held map[sqlite.ContentUse]int
+	// deleting are contents whose deletion is under way; whoever wants to hold one
+	// waits until its channel is closed.
+	deleting map[sqlite.ContentUse]chan struct{}
 	// later are contents whose deletion has to wait for a node or was failed by a
 	// store; Collect tries again.
 	later map[sqlite.ContentUse]bool
@@ -44,7 +48,7 @@ type Keeper struct {
 // New makes a Keeper. inUse may be nil.
 func New(db *sqlite.DB, regions []Region, inUse func(ctx context.Context) (map[string]bool, error)) (*Keeper, error) {
 	k := &Keeper{db: db, regions: map[string][]image.Store{}, stores: map[string]image.Store{}, inUse: inUse,
-		held: map[sqlite.ContentUse]int{}, later: map[sqlite.ContentUse]bool{}}
+		held: map[sqlite.ContentUse]int{}, deleting: map[sqlite.ContentUse]chan struct{}{}, later: map[sqlite.ContentUse]bool{}}
 	for _, r := range regions {
 		if len(r.Stores) == 0 {
 			return nil, fmt.Errorf("region %s has no store", r.Name)
@@ -89,12 +93,12 @@ func (k *Keeper) Release(ctx context.Context, uses []sqlite.ContentUse) error {
 		return nil
 	}
 	ctx = context.WithoutCancel(ctx)
-	k.mu.Lock()
-	defer k.mu.Unlock()
 	var busy map[string]bool
 	if k.inUse != nil {
 		var err error
 		if busy, err = k.inUse(ctx); err != nil {
+			k.mu.Lock()
+			defer k.mu.Unlock()
 			for _, u := range uses {
 				k.later[u] = true
 			}
@@ -102,29 +106,68 @@ func (k *Keeper) Release(ctx context.Context, uses []sqlite.ContentUse) error {
 		}
 	}
 	var errs []error
+	silent := map[string]bool{}
 	for _, u := range uses {
-		s := k.stores[u.Store]
-		if s == nil || k.held[u] > 0 {
-			continue // whoever holds it releases it again
-		}
-		var used bool
-		err := k.db.View(ctx, func(tx *sqlite.Tx) (err error) {
-			used, err = tx.ContentUsed(u.Store, u.Content)
-			return err
-		})
-		delete(k.later, u)
-		switch {
-		case err == nil && used:
+		done := k.take(u)
+		if done == nil {
 			continue
-		case err == nil && !busy[u.Content]:
-			if err = s.Delete(ctx, image.ContentID(u.Content)); err == nil {
-				continue
-			}
 		}
-		k.later[u] = true
-		errs = append(errs, err)
+		again, err := true, error(nil)
+		if !silent[u.Store] {
+			again, err = k.delete(ctx, u, busy[u.Content])
+			silent[u.Store] = errors.Is(err, context.DeadlineExceeded)
+			errs = append(errs, err)
+		}
+		done(again)
 	}
 	return errors.Join(errs...)
+}
+
+// deleteLimit is how long a store may take to delete a content. One that takes
+// longer is asked again by the next Collect.
+const deleteLimit = 30 * time.Second
+
+// take begins the deletion of a content, which done ends, or returns nil if
+// whoever has it sees to it.
+func (k *Keeper) take(u sqlite.ContentUse) (done func(again bool)) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.stores[u.Store] == nil || k.held[u] > 0 {
+		return nil // whoever holds it releases it again
+	}
+	if k.deleting[u] != nil {
+		k.later[u] = true
+		return nil
+	}
+	ended := make(chan struct{})
+	k.deleting[u] = ended
+	delete(k.later, u)
+	return func(again bool) {
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		delete(k.deleting, u)
+		if again {
+			k.later[u] = true
+		}
+		close(ended)
+	}
+}
+
+// delete deletes a content that no row uses, unless a node reads it; again says
+// that this has to be tried later.
+func (k *Keeper) delete(ctx context.Context, u sqlite.ContentUse, busy bool) (again bool, err error) {
+	var used bool
+	err = k.db.View(ctx, func(tx *sqlite.Tx) (err error) {
+		used, err = tx.ContentUsed(u.Store, u.Content)
+		return err
+	})
+	if err != nil || used || busy {
+		return !used, err
+	}
+	limited, cancel := context.WithTimeout(ctx, deleteLimit)
+	defer cancel()
+	err = k.stores[u.Store].Delete(limited, image.ContentID(u.Content))
+	return err != nil, err
 }
 
 // Collect tries again to delete what had to wait for a node or a store. A loop

@@ -26,6 +26,12 @@ func (k *Keeper) Hold() *Hold { return &Hold{k: k} }
 func (h *Hold) keep(store, content string) {
 	u := sqlite.ContentUse{Store: store, Content: content}
 	h.k.mu.Lock()
+	for h.k.deleting[u] != nil {
+		ended := h.k.deleting[u]
+		h.k.mu.Unlock()
+		<-ended
+		h.k.mu.Lock()
+	}
 	h.k.held[u]++
 	h.k.mu.Unlock()
 	h.mine = append(h.mine, u)

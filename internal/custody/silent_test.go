@@ -1,0 +1,84 @@
+package custody_test
+
+import (
+	"bytes"
+	"context"
+	"path/filepath"
+	"testing"
+	"time"
+
+	millpond "millpond.dev/millpond"
+	"millpond.dev/millpond/internal/clock"
+	"millpond.dev/millpond/internal/custody"
+	"millpond.dev/millpond/internal/image"
+	"millpond.dev/millpond/internal/image/chunkstore"
+	"millpond.dev/millpond/internal/sqlite"
+)
+
+// silent is a store whose deletions wait to be let on.
+type silent struct {
+	*chunkstore.Store
+	begun, on chan struct{}
+}
+
+func (s *silent) Delete(ctx context.Context, id image.ContentID) error {
+	s.begun <- struct{}{}
+	<-s.on
+	return s.Store.Delete(ctx, id)
+}
+
+// A store that does not answer keeps nobody from holding other contents; whoever
+// wants the one that is being deleted waits, and learns that it has gone.
+func TestASilentStore(t *testing.T) {
+	ctx, dir := context.Background(), t.TempDir()
+	db, err := sqlite.Open(ctx, filepath.Join(dir, "db"), clock.System{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	f, err := chunkstore.Open(ctx, "one", filepath.Join(dir, "one"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	st := &silent{f, make(chan struct{}), make(chan struct{})}
+	k, err := custody.New(db, []custody.Region{{Name: "westus2", Stores: []image.Store{st}}}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var ids []image.ContentID
+	for i := range 2 {
+		c, err := f.Ingest(ctx, source(bytes.Repeat([]byte{byte(i + 1)}, 4096)), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids = append(ids, c.ID)
+	}
+	released := make(chan error, 1)
+	go func() { released <- k.Release(ctx, []sqlite.ContentUse{{Store: "one", Content: string(ids[0])}}) }()
+	<-st.begun
+	other, same := k.Hold(), k.Hold()
+	kept := make(chan error, 1)
+	go func() { _, err := other.Keep(ctx, st, ids[1]); kept <- err }()
+	select {
+	case err := <-kept:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("another content cannot be held")
+	}
+	go func() { _, err := same.Keep(ctx, st, ids[0]); kept <- err }()
+	select {
+	case err := <-kept:
+		t.Fatalf("a content was held while it was deleted: %v", err)
+	case <-time.After(50 * time.Millisecond):
+	}
+	close(st.on)
+	if err := <-released; err != nil {
+		t.Error(err)
+	}
+	if err := <-kept; millpond.KindOf(err) != millpond.NotFound {
+		t.Errorf("the content that was deleted: %v", err)
+	}
+}
