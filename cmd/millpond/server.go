@@ -139,8 +139,12 @@ func newServer(ctx context.Context, cfg config.Config, data datadir.Dir, addr st
 	if err != nil {
 		return nil, err
 	}
-	if err := keeper.Sweep(ctx); err != nil {
+	strange, err := keeper.Sweep(ctx)
+	if err != nil {
 		return nil, err
+	}
+	for _, name := range strange {
+		log.Warn("nothing that this data folder knows uses the contents of a store: they are left as they are; a store must not be used by two servers", "store", name)
 	}
 	var galleries *gallery.Service
 	comp, err := compute.New(ctx, compute.Options{DB: s.db, Clock: s.clock, Log: log, Keeper: keeper, Disks: disks, Live: liveDisks{s}, Guests: guests{s}, Resources: resources, Auth: rights,

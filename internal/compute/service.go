@@ -300,10 +300,8 @@ func (s *Service) tidy(ctx context.Context) error {
 	}
 	for _, f := range files {
 		if err := s.tidyFile(ctx, f, rows[f]); err != nil {
-			if millpond.KindOf(err) != millpond.Conflict {
-				return err
-			}
-			s.Log.Warn("a disk that a VM has open was left as it is", "disk", f, "err", err)
+			// One disk's trouble must not keep all others from their machines.
+			s.Log.Warn("a disk was left as it is", "disk", f, "err", err)
 		}
 	}
 	return nil

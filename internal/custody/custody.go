@@ -183,20 +183,55 @@ func (k *Keeper) Collect(ctx context.Context) error {
 }
 
 // Sweep deletes every content that no row uses: what a crash left behind. It is
-// called once, at the start.
-func (k *Keeper) Sweep(ctx context.Context) error {
+// called once, at the start. A store that was not empty when it was first seen is
+// left alone, and named, until a row uses something of it: it may be another
+// server's, whose rows are elsewhere.
+func (k *Keeper) Sweep(ctx context.Context) (strange []string, err error) {
 	for name, s := range k.stores {
 		all, err := s.List(ctx)
 		if err != nil {
-			return err
+			return strange, err
+		}
+		ours, err := k.ours(ctx, s, all)
+		if err != nil {
+			return strange, err
+		}
+		if !ours {
+			strange = append(strange, name)
+			continue
 		}
 		uses := make([]sqlite.ContentUse, len(all))
 		for i, c := range all {
 			uses[i] = sqlite.ContentUse{Store: name, Content: string(c.ID)}
 		}
 		if err := k.Release(ctx, uses); err != nil {
-			return err
+			return strange, err
 		}
 	}
-	return nil
+	return strange, nil
+}
+
+// ours says whether what is in a store has been put there by this server, and
+// remembers it by the store's place.
+func (k *Keeper) ours(ctx context.Context, s image.Store, all []image.Content) (ours bool, err error) {
+	key := "store-place/" + s.Name()
+	err = k.db.Update(ctx, func(tx *sqlite.Tx) error {
+		place, err := tx.Setting(key)
+		if err != nil {
+			return err
+		}
+		if ours = place == s.URL() || len(all) == 0; place == s.URL() {
+			return nil
+		}
+		for i := 0; i < len(all) && !ours; i++ {
+			if ours, err = tx.ContentUsed(s.Name(), string(all[i].ID)); err != nil {
+				return err
+			}
+		}
+		if !ours {
+			return nil
+		}
+		return tx.PutSetting(key, s.URL())
+	})
+	return ours, err
 }

@@ -242,7 +242,8 @@ func (w *world) open() {
 		return used, err
 	})
 	w.ok(err)
-	w.ok(w.keeper.Sweep(w.ctx))
+	_, err = w.keeper.Sweep(w.ctx)
+	w.ok(err)
 	w.disks, err = layer.OpenDisks(filepath.Join(w.dir, "disks"), compute.Bases(w.keeper))
 	w.ok(err)
 	w.res = resource.New(resource.Options{DB: w.db, Clock: w.clock, Regions: regions})
