@@ -47,7 +47,9 @@ func TestWhatMachinesAndDisksMayBeMadeOf(t *testing.T) {
 	bad := *machine()
 	bad.BIOS, bad.UEFI = false, false
 	w.report = &bad
-	for policy, refused := range map[gallery.Policy]bool{gallery.PolicyRefuse: true, gallery.PolicyWarn: false} {
+	// The last one stays for the rest.
+	for _, policy := range []gallery.Policy{gallery.PolicyRefuse, gallery.PolicyWarn} {
+		refused := policy == gallery.PolicyRefuse
 		w.preflight = policy
 		w.restart()
 		if _, err := use(disk); err != nil {
