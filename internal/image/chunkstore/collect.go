@@ -134,9 +134,19 @@ func (s *Store) sweep(ctx context.Context, c *claims, found map[image.Digest]int
 			used[d] = true
 		}
 	}
-	var unread []tomb
+	// Listed after the manifests: what was deleted since the first mark is in
+	// neither of them, and may have been opened before or after the sessions spoke.
+	now, err := s.tombs(ctx)
+	if err != nil {
+		return err
+	}
+	known := map[string]bool{}
 	for _, t := range tombs {
-		if !heard.reads[t.content] {
+		known[t.key] = true
+	}
+	var unread []tomb
+	for _, t := range now {
+		if known[t.key] && !heard.reads[t.content] {
 			unread = append(unread, t)
 			continue
 		}
