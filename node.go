@@ -19,11 +19,15 @@ const (
 	NodeUnusable            NodeState = "unusable"
 	NodeUnknown             NodeState = "unknown"
 	NodePreempted           NodeState = "preempted"
+	NodeDeallocating        NodeState = "deallocating"
+	NodeDeallocated         NodeState = "deallocated"
+	NodeUpgradingOS         NodeState = "upgradingos"
 )
 
 // NodeStates is every state, for tests over the full product and for counts.
 var nodeStates = [...]NodeState{NodeCreating, NodeStarting, NodeWaitingForStartTask, NodeStartTaskFailed,
-	NodeIdle, NodeRunning, NodeOffline, NodeRebooting, NodeReimaging, NodeLeavingPool, NodeUnusable, NodeUnknown, NodePreempted}
+	NodeIdle, NodeRunning, NodeOffline, NodeRebooting, NodeReimaging, NodeLeavingPool, NodeUnusable, NodeUnknown, NodePreempted,
+	NodeDeallocating, NodeDeallocated, NodeUpgradingOS}
 
 // NodeStates lists every state.
 func NodeStates() []NodeState { return append([]NodeState(nil), nodeStates[:]...) }
@@ -61,10 +65,20 @@ const (
 	NodeFound NodeEvent = "found"
 	// NodeRelaunch: the VM died and is launched again under the same id.
 	NodeRelaunch NodeEvent = "relaunch"
+	// NodeDeallocate: its machine is to be stopped, disks kept; NodeStopped: it
+	// has stopped; NodeStart: it is to run again.
+	NodeDeallocate NodeEvent = "deallocate"
+	NodeStopped    NodeEvent = "stopped"
+	NodeStart      NodeEvent = "start"
+	// NodePreempt: the machine of a low-priority node was taken away.
+	NodePreempt NodeEvent = "preempt"
+	// NodeUpgrade: a reimage that a change of the pool's image asked for.
+	NodeUpgrade NodeEvent = "upgrade"
 )
 
 var nodeEvents = [...]NodeEvent{NodeLaunched, NodeRegistered, NodeStartTaskBegan, NodeReady, NodeStartTaskGaveUp, NodeTaskBegan,
-	NodeDrained, NodeDisabled, NodeEnabled, NodeReboot, NodeReimage, NodeLeave, NodeFailed, NodeLost, NodeFound, NodeRelaunch}
+	NodeDrained, NodeDisabled, NodeEnabled, NodeReboot, NodeReimage, NodeLeave, NodeFailed, NodeLost, NodeFound, NodeRelaunch,
+	NodeDeallocate, NodeStopped, NodeStart, NodePreempt, NodeUpgrade}
 
 // NodeEvents lists every event.
 func NodeEvents() []NodeEvent { return append([]NodeEvent(nil), nodeEvents[:]...) }
@@ -125,11 +139,15 @@ type Node struct {
 	StateTransition time.Time
 	Scheduling      SchedulingState
 	// Pending is an operation that is not yet carried out, because tasks still
-	// run or because the launcher has not been told: reboot, reimage or leave.
-	// The state says already that it is under way; PendingOption says what
-	// becomes of the tasks.
+	// run or because the launcher has not been told: reboot, reimage, upgrade,
+	// deallocate, preempt or leave. The state says already that it is under way
+	// (a node that is to be preempted keeps its state until its notice is over);
+	// PendingOption says what becomes of the tasks.
 	Pending       NodeEvent
 	PendingOption DeallocationOption
+	// PendingDue is when it is carried out at the latest, tasks or not; zero
+	// without a limit.
+	PendingDue time.Time
 
 	// Created is when the row was written; Phases count from it.
 	Created   time.Time

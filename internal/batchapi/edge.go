@@ -51,6 +51,8 @@ type Nodes interface {
 	List(ctx context.Context, acct millpond.AccountName, pool millpond.PoolID, q millpond.ListQuery[millpond.Node]) ([]millpond.Node, string, error)
 	Reboot(ctx context.Context, acct millpond.AccountName, pool millpond.PoolID, id millpond.NodeID, o millpond.DeallocationOption) error
 	Reimage(ctx context.Context, acct millpond.AccountName, pool millpond.PoolID, id millpond.NodeID, o millpond.DeallocationOption) error
+	Deallocate(ctx context.Context, acct millpond.AccountName, pool millpond.PoolID, id millpond.NodeID, o millpond.DeallocationOption) error
+	Start(ctx context.Context, acct millpond.AccountName, pool millpond.PoolID, id millpond.NodeID) error
 	DisableScheduling(ctx context.Context, acct millpond.AccountName, pool millpond.PoolID, id millpond.NodeID, o millpond.DeallocationOption) error
 	EnableScheduling(ctx context.Context, acct millpond.AccountName, pool millpond.PoolID, id millpond.NodeID) error
 	Files(ctx context.Context, acct millpond.AccountName, pool millpond.PoolID, id millpond.NodeID) (node.Files, error)

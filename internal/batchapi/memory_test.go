@@ -223,6 +223,12 @@ func (s memNodes) Reboot(_ context.Context, _ millpond.AccountName, _ millpond.P
 func (s memNodes) Reimage(_ context.Context, _ millpond.AccountName, _ millpond.PoolID, id millpond.NodeID, o millpond.DeallocationOption) error {
 	return s.act(id, o)
 }
+func (s memNodes) Deallocate(_ context.Context, _ millpond.AccountName, _ millpond.PoolID, id millpond.NodeID, o millpond.DeallocationOption) error {
+	return s.act(id, o)
+}
+func (s memNodes) Start(_ context.Context, _ millpond.AccountName, _ millpond.PoolID, id millpond.NodeID) error {
+	return s.act(id, "")
+}
 func (s memNodes) DisableScheduling(_ context.Context, _ millpond.AccountName, _ millpond.PoolID, id millpond.NodeID, o millpond.DeallocationOption) error {
 	return s.act(id, o)
 }

@@ -41,6 +41,18 @@ func (e *Edge) reimageNode(w http.ResponseWriter, r *request) error {
 	return e.nodeDone(w, r, http.StatusAccepted, e.Nodes.Reimage(r.Context(), r.acct.Name, r.pool(), r.node(), chosen(m, "nodeReimageOption")))
 }
 
+func (e *Edge) deallocateNode(w http.ResponseWriter, r *request) error {
+	m, err := readBody(w, r, e.shapes.nodeDeallocate, true, nil)
+	if err != nil {
+		return err
+	}
+	return e.nodeDone(w, r, http.StatusAccepted, e.Nodes.Deallocate(r.Context(), r.acct.Name, r.pool(), r.node(), chosen(m, "nodeDeallocateOption")))
+}
+
+func (e *Edge) startNode(w http.ResponseWriter, r *request) error {
+	return e.nodeDone(w, r, http.StatusAccepted, e.Nodes.Start(r.Context(), r.acct.Name, r.pool(), r.node()))
+}
+
 func (e *Edge) disableScheduling(w http.ResponseWriter, r *request) error {
 	m, err := readBody(w, r, e.shapes.nodeDisable, true, nil)
 	if err != nil {

@@ -213,7 +213,7 @@ func nodeCounts(c millpond.NodeCounts) *azbatch.NodeCounts {
 		StartTaskFailed: of(millpond.NodeStartTaskFailed), Idle: of(millpond.NodeIdle), Running: of(millpond.NodeRunning), Offline: of(millpond.NodeOffline),
 		Rebooting: of(millpond.NodeRebooting), Reimaging: of(millpond.NodeReimaging), LeavingPool: of(millpond.NodeLeavingPool),
 		Unusable: of(millpond.NodeUnusable), Unknown: of(millpond.NodeUnknown), Preempted: of(millpond.NodePreempted),
-		UpgradingOS: count(0), Deallocated: count(0), Deallocating: count(0), Total: count(total),
+		UpgradingOS: of(millpond.NodeUpgradingOS), Deallocated: of(millpond.NodeDeallocated), Deallocating: of(millpond.NodeDeallocating), Total: count(total),
 	}
 }
 

@@ -40,8 +40,6 @@ const (
 const (
 	noUsers        = "User accounts of a single node are not supported yet. Give the pool userAccounts, which every node gets."
 	noRemoteLogin  = "Remote login to nodes is not supported yet. Run a task, or read a node's files at /pools/{poolId}/nodes/{nodeId}/files."
-	noDeallocate   = "Stopping a node without removing it is not supported yet. Use reboot, reimage or removenodes."
-	noStart        = "Nodes cannot be deallocated yet, so there are none to start. Use reboot or reimage."
 	noLogUpload    = "Uploading node logs to blob storage is not supported yet. The files of a node can be read at /pools/{poolId}/nodes/{nodeId}/files."
 	noUsage        = "The usage of pools is not metered yet. Nodes and their states are listed at /pools/{poolId}/nodes and /nodecounts."
 	noStatistics   = "Lifetime statistics were removed from the service in 2023 and are not kept."
@@ -78,8 +76,8 @@ func (e *Edge) table() []azwire.Route {
 		{Name: "ComputeNode_DeleteUser", Method: "DELETE", Path: pathNode + "/users/{userName}", Action: actPoolsWrite, Refused: noUsers},
 		{Name: "ComputeNode_Reboot", Method: "POST", Path: pathNode + "/reboot", Action: actPoolsWrite, Handle: e.with(e.rebootNode)},
 		{Name: "ComputeNode_Reimage", Method: "POST", Path: pathNode + "/reimage", Action: actPoolsWrite, Handle: e.with(e.reimageNode)},
-		{Name: "ComputeNode_Deallocate", Method: "POST", Path: pathNode + "/deallocate", Action: actPoolsWrite, Refused: noDeallocate},
-		{Name: "ComputeNode_Start", Method: "POST", Path: pathNode + "/start", Action: actPoolsWrite, Refused: noStart},
+		{Name: "ComputeNode_Deallocate", Method: "POST", Path: pathNode + "/deallocate", Action: actPoolsWrite, Handle: e.with(e.deallocateNode)},
+		{Name: "ComputeNode_Start", Method: "POST", Path: pathNode + "/start", Action: actPoolsWrite, Handle: e.with(e.startNode)},
 		{Name: "ComputeNode_DisableScheduling", Method: "POST", Path: pathNode + "/disablescheduling", Action: actPoolsWrite, Handle: e.with(e.disableScheduling)},
 		{Name: "ComputeNode_EnableScheduling", Method: "POST", Path: pathNode + "/enablescheduling", Action: actPoolsWrite, Handle: e.with(e.enableScheduling)},
 		{Name: "ComputeNode_GetRemoteLoginSettings", Method: "GET", Path: pathNode + "/remoteloginsettings", Action: actPoolsRead, Refused: noRemoteLogin},

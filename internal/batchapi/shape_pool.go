@@ -10,7 +10,7 @@ import (
 type shapes struct {
 	poolAdd, poolPatch, poolReplace, poolResize, removeNodes *rule
 	enableAutoScale, evaluate                                *rule
-	nodeReboot, nodeReimage, nodeDisable                     *rule
+	nodeReboot, nodeReimage, nodeDeallocate, nodeDisable     *rule
 	jobAdd, jobPatch, jobUpdate, jobDisable, jobTerminate    *rule
 	taskAdd, taskCollection, taskUpdate                      *rule
 	scheduleAdd, schedulePatch, scheduleUpdate               *rule
@@ -21,8 +21,9 @@ func makeShapes() shapes {
 		poolAdd: poolAddShape(), poolPatch: poolPatchShape(), poolReplace: poolReplaceShape(), poolResize: resizeShape(), removeNodes: removeNodesShape(),
 		enableAutoScale: enableAutoScaleShape(), evaluate: evaluateShape(),
 		nodeReboot: object(map[string]*rule{"nodeRebootOption": deallocation()}), nodeReimage: object(map[string]*rule{"nodeReimageOption": deallocation()}),
-		nodeDisable: object(map[string]*rule{"nodeDisableSchedulingOption": word("requeue", "terminate", "taskcompletion")}),
-		jobAdd:      jobAddShape(), jobPatch: jobPatchShape(), jobUpdate: jobUpdateShape(),
+		nodeDeallocate: object(map[string]*rule{"nodeDeallocateOption": deallocation()}),
+		nodeDisable:    object(map[string]*rule{"nodeDisableSchedulingOption": word("requeue", "terminate", "taskcompletion")}),
+		jobAdd:         jobAddShape(), jobPatch: jobPatchShape(), jobUpdate: jobUpdateShape(),
 		jobDisable:   object(map[string]*rule{"disableTasks": word("requeue", "terminate", "wait").needed()}),
 		jobTerminate: object(map[string]*rule{"terminateReason": text(1024)}),
 		scheduleAdd:  scheduleAddShape(), schedulePatch: schedulePatchShape(), scheduleUpdate: scheduleUpdateShape(),

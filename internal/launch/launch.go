@@ -26,7 +26,8 @@ type Launcher interface {
 	// List tells the state of every VM that this launcher knows, also of those
 	// that the caller has forgotten, so that orphans can be destroyed.
 	List(ctx context.Context) ([]Status, error)
-	// Reset restarts the VM in place, disks kept (reboot).
+	// Reset restarts the VM in place, disks kept (reboot). One that has stopped is
+	// started; a HostError of StepCapacity says that there is no room for it.
 	Reset(ctx context.Context, node millpond.NodeID) error
 	// Stop ends the VM by its power button, by force after grace; disks are kept.
 	Stop(ctx context.Context, node millpond.NodeID, grace time.Duration) error
@@ -247,6 +248,9 @@ type Capacity struct {
 	VMs, UsedVMs             int
 	MemoryMiB, UsedMemoryMiB int64
 }
+
+// StepCapacity is the Step of a HostError that says that the host is full.
+const StepCapacity = "capacity"
 
 // HostError says that the host, not the guest, stood in the way.
 type HostError struct {

@@ -144,6 +144,10 @@ func (s *Service) act(ctx context.Context, a Action) error {
 		return s.reboot(ctx, a.Node)
 	case Reimage:
 		return s.reimage(ctx, a.Node)
+	case Deallocate:
+		return s.deallocate(ctx, a.Node)
+	case Preempt:
+		return s.preempt(ctx, a.Node)
 	case Remove:
 		return s.remove(ctx, a.Node)
 	case Orphan:
@@ -191,7 +195,7 @@ func (s *Service) launch(ctx context.Context, id millpond.NodeID) error {
 		if p, err = tx.Pool(row.Account, row.Pool); err != nil {
 			return err
 		}
-		ok = (row.State == millpond.NodeCreating || row.State == millpond.NodeReimaging) && row.Pending == ""
+		ok = (row.State == millpond.NodeCreating || row.State == millpond.NodeReimaging || row.State == millpond.NodeUpgradingOS) && row.Pending == ""
 		if ok {
 			row.TokenHash = hashToken(token)
 		}
@@ -412,7 +416,16 @@ func (s *Service) relaunch(ctx context.Context, a Action) error {
 
 // restart starts a machine again that was switched off, with its disks.
 func (s *Service) restart(ctx context.Context, a Action) error {
-	if err := s.Launcher.Reset(ctx, a.Node); err != nil {
+	err := s.Launcher.Reset(ctx, a.Node)
+	if host := (*launch.HostError)(nil); errors.As(err, &host) && host.Step == launch.StepCapacity {
+		// A new machine would have no room either, and would lose the disks.
+		return s.edit(ctx, a.Node, func(tx *sqlite.Tx, _ *ledger.Book, n *millpond.Node) error {
+			n.NextLaunch = tx.Now.Add(roomWait)
+			n.Errors = []millpond.NodeError{fault("AllocationFailed", "The host has no room to start the machine again: "+host.Error(), "start", "", "Remove or deallocate other nodes; the node starts by itself when there is room.", tx.Now)}
+			return nil
+		})
+	}
+	if err != nil {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -420,6 +433,10 @@ func (s *Service) restart(ctx context.Context, a Action) error {
 	}
 	s.noteAsked(a.Node)
 	return s.edit(ctx, a.Node, func(tx *sqlite.Tx, _ *ledger.Book, n *millpond.Node) error {
+		if n.State == millpond.NodeStarting {
+			// How long it may take to boot counts from here, not from a wait for room.
+			n.StateTransition, n.NextLaunch = tx.Now, time.Time{}
+		}
 		n.History = append(n.History, millpond.NodeChange{State: n.State, Reason: "its machine was switched off and is started again", Time: tx.Now})
 		return nil
 	})
@@ -462,7 +479,7 @@ func (s *Service) noteAsked(id millpond.NodeID) {
 // reimage begins a new generation; launching it replaces the machine.
 func (s *Service) reimage(ctx context.Context, id millpond.NodeID) error {
 	return s.edit(ctx, id, func(tx *sqlite.Tx, book *ledger.Book, n *millpond.Node) error {
-		if n.Pending != millpond.NodeReimage {
+		if n.Pending != millpond.NodeReimage && n.Pending != millpond.NodeUpgrade {
 			return nil
 		}
 		p, err := tx.Pool(n.Account, n.Pool)

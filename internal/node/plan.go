@@ -32,6 +32,10 @@ const (
 	// Reboot and Reimage carry out what is pending.
 	Reboot  What = "reboot"
 	Reimage What = "reimage"
+	// Deallocate stops the machine, disks kept.
+	Deallocate What = "deallocate"
+	// Preempt destroys the machine of a low-priority node whose id stays.
+	Preempt What = "preempt"
 	// Remove destroys the machine and removes the row.
 	Remove What = "remove"
 	// Orphan destroys a machine that no row knows.
@@ -122,9 +126,21 @@ func (p *planner) one(h sqlite.NodeHead, m *launch.Status) What {
 	switch h.State {
 	case millpond.NodeLeavingPool:
 		return Remove
-	case millpond.NodeUnusable, millpond.NodePreempted:
+	case millpond.NodeUnusable:
 		return ""
-	case millpond.NodeCreating, millpond.NodeReimaging:
+	case millpond.NodePreempted:
+		if m != nil {
+			return Preempt
+		}
+		return ""
+	case millpond.NodeDeallocating, millpond.NodeDeallocated:
+		// The row was written after the machine had stopped; one that was switched
+		// on since is stopped again.
+		if m != nil && (m.Phase == launch.Running || m.Phase == launch.Preparing) {
+			return Deallocate
+		}
+		return ""
+	case millpond.NodeCreating, millpond.NodeReimaging, millpond.NodeUpgradingOS:
 		return p.arriving(h, m)
 	}
 	return p.present(h, m)
@@ -143,7 +159,15 @@ func (p *planner) ended(h sqlite.NodeHead, m *launch.Status) bool {
 // pending carries out a reboot, reimage or leave once the tasks allow it. To
 // wait for tasks that cannot end any more would be to wait for ever.
 func (p *planner) pending(h sqlite.NodeHead, m *launch.Status) What {
-	what := map[millpond.NodeEvent]What{millpond.NodeReboot: Reboot, millpond.NodeReimage: Reimage, millpond.NodeLeave: Remove}[h.Pending]
+	what := map[millpond.NodeEvent]What{millpond.NodeReboot: Reboot, millpond.NodeReimage: Reimage, millpond.NodeUpgrade: Reimage,
+		millpond.NodeDeallocate: Deallocate, millpond.NodePreempt: Preempt, millpond.NodeLeave: Remove}[h.Pending]
+	if what == Preempt {
+		// The notice is kept to; a node without tasks needs none.
+		if h.RunningTasks > 0 && !p.ended(h, m) && !p.passed(h.Due) {
+			return ""
+		}
+		return what
+	}
 	switch h.Option {
 	case millpond.DeallocateTaskCompletion:
 		if h.RunningTasks > 0 && !p.ended(h, m) {
@@ -201,6 +225,9 @@ func (p *planner) present(h sqlite.NodeHead, m *launch.Status) What {
 		}
 		return Relaunch
 	case launch.Stopped:
+		if !p.passed(h.NextLaunch) {
+			return ""
+		}
 		return Restart
 	case launch.Preparing:
 		return ""

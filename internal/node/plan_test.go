@@ -70,6 +70,26 @@ func TestMake(t *testing.T) {
 			h.Changed = now
 		}), vm(launch.Running, false), live, ""},
 		{"does not reboot", head(millpond.NodeRebooting, nil), vm(launch.Running, false), Contact{Live: true, Last: now, Asked: now.Add(-time.Minute)}, Restart},
+		{"stops", head(millpond.NodeDeallocating, pending(millpond.NodeDeallocate, millpond.DeallocateRequeue, 0)), vm(launch.Running, false), live, Deallocate},
+		{"stops when empty", head(millpond.NodeDeallocating, pending(millpond.NodeDeallocate, millpond.DeallocateTaskCompletion, 1)), vm(launch.Running, false), live, ""},
+		{"stopped", head(millpond.NodeDeallocated, nil), vm(launch.Stopped, false), silent, ""},
+		{"stopped and gone", head(millpond.NodeDeallocated, nil), nil, silent, ""},
+		{"stopped and switched on", head(millpond.NodeDeallocated, nil), vm(launch.Running, false), live, Deallocate},
+		{"started again", head(millpond.NodeStarting, nil), vm(launch.Stopped, false), silent, Restart},
+		{"started again, to wait for room", head(millpond.NodeStarting, func(h *sqlite.NodeHead) { h.NextLaunch = now.Add(time.Second) }), vm(launch.Stopped, false), silent, ""},
+		{"started again without its machine", head(millpond.NodeStarting, nil), nil, silent, Relaunch},
+		{"upgrades", head(millpond.NodeUpgradingOS, pending(millpond.NodeUpgrade, millpond.DeallocateTaskCompletion, 0)), vm(launch.Running, false), live, Reimage},
+		{"upgraded", head(millpond.NodeUpgradingOS, nil), &launch.Status{Node: "n", Generation: 1, Phase: launch.Running}, live, Launch},
+		{"has notice", head(millpond.NodeRunning, func(h *sqlite.NodeHead) {
+			pending(millpond.NodePreempt, millpond.DeallocateRequeue, 1)(h)
+			h.Due = now.Add(time.Second)
+		}), vm(launch.Running, false), live, ""},
+		{"needs no notice", head(millpond.NodeIdle, func(h *sqlite.NodeHead) {
+			pending(millpond.NodePreempt, millpond.DeallocateRequeue, 0)(h)
+			h.Due = now.Add(time.Second)
+		}), vm(launch.Running, false), live, Preempt},
+		{"is taken", head(millpond.NodeRunning, pending(millpond.NodePreempt, millpond.DeallocateRequeue, 1)), vm(launch.Running, false), live, Preempt},
+		{"preempted", head(millpond.NodePreempted, nil), nil, silent, ""},
 		{"reimages", head(millpond.NodeReimaging, pending(millpond.NodeReimage, millpond.DeallocateRequeue, 0)), vm(launch.Running, false), live, Reimage},
 	} {
 		t.Run(c.name, func(t *testing.T) {

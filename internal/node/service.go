@@ -279,6 +279,33 @@ func (s *Service) Reimage(ctx context.Context, acct millpond.AccountName, pool m
 	return s.interrupt(ctx, acct, pool, id, o, millpond.NodeReimage, "nodeReimageOption", "its node was reimaged")
 }
 
+// Deallocate begins to stop a node's machine; its id and its disks stay, and it
+// takes no room on its host.
+func (s *Service) Deallocate(ctx context.Context, acct millpond.AccountName, pool millpond.PoolID, id millpond.NodeID, o millpond.DeallocationOption) error {
+	return s.interrupt(ctx, acct, pool, id, o, millpond.NodeDeallocate, "nodeDeallocateOption", "its node was deallocated")
+}
+
+// Start begins to start the machine of a deallocated node; the start task runs
+// again.
+func (s *Service) Start(ctx context.Context, acct millpond.AccountName, pool millpond.PoolID, id millpond.NodeID) error {
+	err := s.update(ctx, func(tx *sqlite.Tx, _ *ledger.Book) error {
+		n, err := readNode(tx, acct, pool, id)
+		if err != nil {
+			return err
+		}
+		if _, outcome, reason := millpond.NodeTransition(n.State, millpond.NodeStart); outcome != millpond.Accepted {
+			return millpond.Errorf(millpond.Conflict, "OperationInvalidForCurrentState", "The operation is not possible now: %s (its state is %s). Only a deallocated node can be started.", reason, n.State)
+		}
+		move(&n, millpond.NodeStart, "asked by a user", tx.Now)
+		n.Relaunches, n.NextLaunch, n.Errors = 0, time.Time{}, nil
+		return tx.PutNode(n)
+	})
+	if err == nil {
+		s.Wakes.Nodes.Wake()
+	}
+	return err
+}
+
 func (s *Service) interrupt(ctx context.Context, acct millpond.AccountName, pool millpond.PoolID, id millpond.NodeID, o millpond.DeallocationOption, ev millpond.NodeEvent, property, why string) error {
 	o, err := o.Check(property, true)
 	if err != nil {
@@ -290,6 +317,9 @@ func (s *Service) interrupt(ctx context.Context, acct millpond.AccountName, pool
 			return err
 		}
 		next, outcome, reason := millpond.NodeTransition(n.State, ev)
+		if outcome == millpond.Accepted && n.Pending == millpond.NodePreempt {
+			outcome, reason = millpond.Refused, "the node is about to be preempted"
+		}
 		if outcome != millpond.Accepted {
 			return millpond.NodeRefusal(n.State, reason)
 		}

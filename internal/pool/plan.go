@@ -166,7 +166,7 @@ func (k *kind) grow(s Snapshot, room *int) {
 }
 
 // surplus picks the nodes that go: those that cannot work first, then those
-// that have not come, then idle ones, then those with the fewest tasks.
+// that have not come, then deallocated ones, then idle ones, then those with the fewest tasks.
 func (k *kind) surplus() []millpond.NodeID {
 	n := len(k.live) - k.target
 	if n <= 0 {
@@ -216,10 +216,12 @@ func worth(n NodeView) int {
 		return 0
 	case !n.Came:
 		return 1
-	case n.Tasks == 0 && n.State != millpond.NodeRunning:
+	case n.State == millpond.NodeDeallocated || n.State == millpond.NodeDeallocating && n.Tasks == 0:
 		return 2
+	case n.Tasks == 0 && n.State != millpond.NodeRunning:
+		return 3
 	}
-	return 3
+	return 4
 }
 
 // settle says why the half is not at its target and which nodes never came.

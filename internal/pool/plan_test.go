@@ -92,9 +92,9 @@ func TestMake(t *testing.T) {
 
 func TestShrinkOrder(t *testing.T) {
 	nodes := []NodeView{view("busy", millpond.NodeRunning, true, 3), view("light", millpond.NodeRunning, true, 1), view("idle", millpond.NodeIdle, true, 0),
-		view("coming", millpond.NodeCreating, false, 0), view("broken", millpond.NodeUnusable, true, 0)}
-	for n, want := range []string{"[]", "[broken]", "[broken coming]", "[broken coming idle]", "[broken coming idle light]", "[broken coming idle light busy]"} {
-		if got := fmt.Sprint(Make(snap(resizing(5-n, 0), 0, nodes...)).Retire); got != want {
+		view("coming", millpond.NodeCreating, false, 0), view("off", millpond.NodeDeallocated, true, 0), view("broken", millpond.NodeUnusable, true, 0)}
+	for n, want := range []string{"[]", "[broken]", "[broken coming]", "[broken coming off]", "[broken coming off idle]", "[broken coming off idle light]", "[broken coming off idle light busy]"} {
+		if got := fmt.Sprint(Make(snap(resizing(6-n, 0), 0, nodes...)).Retire); got != want {
 			t.Errorf("shrink by %d: %s, want %s", n, got, want)
 		}
 	}

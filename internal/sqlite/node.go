@@ -10,20 +10,22 @@ import (
 
 // NodeHead is the part of a node that changes often and that loops plan with.
 type NodeHead struct {
-	ID             millpond.NodeID
-	Account        millpond.AccountName
-	Pool           string // the pool's key
-	Generation     int
-	Dedicated      bool
-	Allocated      time.Time
-	State          millpond.NodeState
-	Changed        time.Time
-	Scheduling     millpond.SchedulingState
-	Pending        millpond.NodeEvent
-	Option         millpond.DeallocationOption
-	VMSize         string
-	Sequence       uint64
-	NextLaunch     time.Time
+	ID         millpond.NodeID
+	Account    millpond.AccountName
+	Pool       string // the pool's key
+	Generation int
+	Dedicated  bool
+	Allocated  time.Time
+	State      millpond.NodeState
+	Changed    time.Time
+	Scheduling millpond.SchedulingState
+	Pending    millpond.NodeEvent
+	Option     millpond.DeallocationOption
+	VMSize     string
+	Sequence   uint64
+	NextLaunch time.Time
+	// Due is when what is pending is carried out at the latest; zero without a limit.
+	Due            time.Time
 	LaunchFailed   bool
 	TasksRun       int
 	TasksSucceeded int
@@ -38,20 +40,20 @@ func (h NodeHead) Change() NodeChange {
 }
 
 const headColumns = `node.id, node.account, node.pool_key, node.generation, node.dedicated, node.allocated, node.state, node.changed, node.scheduling,
-	node.pending, node.pending_option, node.vm_size, node.sequence, node.next_launch, node.launch_failed, node.tasks_run, node.tasks_succeeded, node.recent,
+	node.pending, node.pending_option, node.vm_size, node.sequence, node.next_launch, node.due, node.launch_failed, node.tasks_run, node.tasks_succeeded, node.recent,
 	(SELECT count(*) FROM task WHERE task.node_key = node.key AND task.placed = 1),
 	(SELECT coalesce(sum(task.slots), 0) FROM task WHERE task.node_key = node.key AND task.placed = 1)`
 
 func scanHead(s scanner, more ...any) (NodeHead, error) {
 	var h NodeHead
-	var allocated, changed, next int64
+	var allocated, changed, next, due int64
 	var recent string
 	dst := append([]any{&h.ID, &h.Account, &h.Pool, &h.Generation, &h.Dedicated, &allocated, &h.State, &changed, &h.Scheduling,
-		&h.Pending, &h.Option, &h.VMSize, &h.Sequence, &next, &h.LaunchFailed, &h.TasksRun, &h.TasksSucceeded, &recent, &h.RunningTasks, &h.RunningSlots}, more...)
+		&h.Pending, &h.Option, &h.VMSize, &h.Sequence, &next, &due, &h.LaunchFailed, &h.TasksRun, &h.TasksSucceeded, &recent, &h.RunningTasks, &h.RunningSlots}, more...)
 	if err := s.Scan(dst...); err != nil {
 		return h, err
 	}
-	h.Allocated, h.Changed, h.NextLaunch = fromMicros(allocated), fromMicros(changed), fromMicros(next)
+	h.Allocated, h.Changed, h.NextLaunch, h.Due = fromMicros(allocated), fromMicros(changed), fromMicros(next), fromMicros(due)
 	if recent == "" {
 		return h, nil
 	}
@@ -69,7 +71,7 @@ func scanNode(s scanner) (millpond.Node, error) {
 		return n, err
 	}
 	n.Generation, n.Allocated, n.State, n.StateTransition, n.Scheduling = h.Generation, h.Allocated, h.State, h.Changed, h.Scheduling
-	n.Pending, n.PendingOption, n.LastSequence, n.NextLaunch, n.LaunchFailed = h.Pending, h.Option, h.Sequence, h.NextLaunch, h.LaunchFailed
+	n.Pending, n.PendingOption, n.LastSequence, n.NextLaunch, n.PendingDue, n.LaunchFailed = h.Pending, h.Option, h.Sequence, h.NextLaunch, h.Due, h.LaunchFailed
 	n.TasksRun, n.TasksSucceeded, n.RecentTasks, n.RunningTasks, n.RunningSlots = h.TasksRun, h.TasksSucceeded, h.Recent, h.RunningTasks, h.RunningSlots
 	return n, nil
 }
@@ -95,9 +97,9 @@ func (t *Tx) InsertNode(n millpond.Node) error {
 		return err
 	}
 	_, err = t.exec(`INSERT INTO node (key, id, account, pool_key, generation, dedicated, allocated, state, changed, scheduling, pending, pending_option, vm_size,
-		sequence, next_launch, launch_failed, tasks_run, tasks_succeeded, recent, document) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		sequence, next_launch, due, launch_failed, tasks_run, tasks_succeeded, recent, document) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
 		n.ID.Key(), string(n.ID), n.Account.Key(), n.Pool.Key(), n.Generation, n.Dedicated, micros(n.Allocated), string(n.State), micros(n.StateTransition),
-		string(n.Scheduling), string(n.Pending), string(n.PendingOption), n.VMSize, int64(n.LastSequence), micros(n.NextLaunch), n.LaunchFailed,
+		string(n.Scheduling), string(n.Pending), string(n.PendingOption), n.VMSize, int64(n.LastSequence), micros(n.NextLaunch), micros(n.PendingDue), n.LaunchFailed,
 		n.TasksRun, n.TasksSucceeded, recent, doc)
 	t.nodeChanged(n)
 	return err
@@ -110,9 +112,9 @@ func (t *Tx) PutNode(n millpond.Node) error {
 		return err
 	}
 	_, err = t.exec(`UPDATE node SET generation = ?, allocated = ?, state = ?, changed = ?, scheduling = ?, pending = ?, pending_option = ?,
-		sequence = ?, next_launch = ?, launch_failed = ?, tasks_run = ?, tasks_succeeded = ?, recent = ?, document = ? WHERE key = ?`,
+		sequence = ?, next_launch = ?, due = ?, launch_failed = ?, tasks_run = ?, tasks_succeeded = ?, recent = ?, document = ? WHERE key = ?`,
 		n.Generation, micros(n.Allocated), string(n.State), micros(n.StateTransition), string(n.Scheduling), string(n.Pending), string(n.PendingOption),
-		int64(n.LastSequence), micros(n.NextLaunch), n.LaunchFailed, n.TasksRun, n.TasksSucceeded, recent, doc, n.ID.Key())
+		int64(n.LastSequence), micros(n.NextLaunch), micros(n.PendingDue), n.LaunchFailed, n.TasksRun, n.TasksSucceeded, recent, doc, n.ID.Key())
 	t.nodeChanged(n)
 	return err
 }

@@ -142,6 +142,9 @@ func (h *hall) reset(m *machine) {
 	defer h.mu.Unlock()
 	h.resets++
 	m.kill()
+	if m.status.Phase == launch.Stopped {
+		m.status.Phase = launch.Running
+	}
 	m.boot()
 }
 
@@ -156,7 +159,18 @@ func (h *hall) Reset(_ context.Context, id millpond.NodeID) error {
 	return nil
 }
 
-func (h *hall) Stop(context.Context, millpond.NodeID, time.Duration) error { return nil }
+func (h *hall) Stop(_ context.Context, id millpond.NodeID, _ time.Duration) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	m := h.machines[id.Key()]
+	if m == nil {
+		return millpond.Errorf(millpond.NotFound, "NodeNotFound", "no such machine")
+	}
+	m.kill()
+	m.status.Phase = launch.Stopped
+	h.notify()
+	return nil
+}
 
 func (h *hall) Destroy(_ context.Context, id millpond.NodeID) error {
 	h.mu.Lock()

@@ -21,7 +21,7 @@ const subnetBits = 29
 func (l *Launcher) admit(key string, v *vm) error {
 	total, err := l.memory()
 	if err != nil {
-		return &launch.HostError{Step: "capacity", Err: err}
+		return &launch.HostError{Step: launch.StepCapacity, Err: err}
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -35,17 +35,42 @@ func (l *Launcher) admit(key string, v *vm) error {
 		}
 	}
 	if l.cfg.MaxVMs > 0 && vms >= l.cfg.MaxVMs {
-		return &launch.HostError{Step: "capacity", Err: fmt.Errorf("this host runs %d VMs, as many as it may", vms)}
+		return &launch.HostError{Step: launch.StepCapacity, Err: fmt.Errorf("this host runs %d VMs, as many as it may", vms)}
 	}
 	if used+int64(v.cfg.MemoryMiB) > total {
-		return &launch.HostError{Step: "capacity", Err: fmt.Errorf("the VM needs %d MiB; %d of %d MiB for VMs are taken", v.cfg.MemoryMiB, used, total)}
+		return &launch.HostError{Step: launch.StepCapacity, Err: fmt.Errorf("the VM needs %d MiB; %d of %d MiB for VMs are taken", v.cfg.MemoryMiB, used, total)}
 	}
 	net, ok := freeSubnet(l.cfg.Subnets, key, taken)
 	if !ok {
-		return &launch.HostError{Step: "capacity", Err: fmt.Errorf("no network is left in %s", l.cfg.Subnets)}
+		return &launch.HostError{Step: launch.StepCapacity, Err: fmt.Errorf("no network is left in %s", l.cfg.Subnets)}
 	}
 	v.cfg.Network = net
 	l.vms[key] = v
+	return nil
+}
+
+// room refuses to start v, which is known and has ended, on a full host. Its
+// promise to start, which counts for others, is not counted against it.
+func (l *Launcher) room(v *vm) error {
+	total, err := l.memory()
+	if err != nil {
+		return &launch.HostError{Step: launch.StepCapacity, Err: err}
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	used, vms := int64(0), 0
+	for _, o := range l.vms {
+		if o != v && o.holdsRoom() {
+			used += int64(o.cfg.MemoryMiB)
+			vms++
+		}
+	}
+	if l.cfg.MaxVMs > 0 && vms >= l.cfg.MaxVMs {
+		return &launch.HostError{Step: launch.StepCapacity, Err: fmt.Errorf("this host runs %d VMs, as many as it may", vms)}
+	}
+	if used+int64(v.cfg.MemoryMiB) > total {
+		return &launch.HostError{Step: launch.StepCapacity, Err: fmt.Errorf("the VM needs %d MiB; %d of %d MiB for VMs are taken", v.cfg.MemoryMiB, used, total)}
+	}
 	return nil
 }
 
@@ -72,7 +97,7 @@ func freeSubnet(all netip.Prefix, key string, taken map[netip.Prefix]bool) (neti
 func (l *Launcher) Capacity(context.Context) (launch.Capacity, error) {
 	total, err := l.memory()
 	if err != nil {
-		return launch.Capacity{}, &launch.HostError{Step: "capacity", Err: err}
+		return launch.Capacity{}, &launch.HostError{Step: launch.StepCapacity, Err: err}
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()

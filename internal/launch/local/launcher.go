@@ -334,6 +334,10 @@ func (l *Launcher) Reset(ctx context.Context, node millpond.NodeID) error {
 		}
 	}
 	attempt := v.enqueue()
+	if err := l.room(v); err != nil {
+		_, derr := v.dequeue(nil)
+		return errors.Join(err, derr)
+	}
 	if err := vmrun.SaveStatus(v.dir, l.queuedStatus(v)); err != nil {
 		_, derr := v.dequeue(nil)
 		return hostError("reset", errors.Join(err, derr))
