@@ -6,7 +6,7 @@ GO ?= go
 export CGO_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help build quickstart test check bench bench-tasks bench-images run fuzz clean
+.PHONY: help build quickstart test suites check bench bench-tasks bench-images run fuzz clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -31,6 +31,11 @@ test: ## everything: check, real VMs, the real az, the SDKs
 	@scripts/check
 	@$(MAKE) --no-print-directory build
 	@scripts/test
+
+suites: ## the vendors' own test suites and samples; writes docs/wire/suites.md
+	@scripts/install run
+	@$(MAKE) --no-print-directory build
+	@scripts/suites
 
 bench: ## measure the bars of docs/benchmarks on this machine
 	@scripts/install run

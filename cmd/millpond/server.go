@@ -161,7 +161,8 @@ func newServer(ctx context.Context, cfg config.Config, data datadir.Dir, addr st
 		return nil, err
 	}
 	galleries = gallery.New(gallery.Options{DB: s.db, Clock: s.clock, Log: log, Keeper: keeper, Resources: resources, Auth: rights, Freezer: comp,
-		Inspect: inspect.Inspect, Preflight: gallery.Policy(cfg.PreflightPolicy()), EndOfLife: gallery.Policy(cfg.Galleries.EndOfLife), BaseImages: s.baseImages})
+		Inspect: inspect.Inspect, Preflight: gallery.Policy(cfg.PreflightPolicy()), EndOfLife: gallery.Policy(cfg.Galleries.EndOfLife), BaseImages: s.baseImages,
+		StandIns: cfg.Launcher == "fake"})
 	var pools *pool.Service
 	var work *job.Service
 	accounts := account.New(account.Options{DB: s.db, Clock: s.clock, Log: log, Resources: resources, Pools: accountContents(func(ctx context.Context, name millpond.AccountName) error {

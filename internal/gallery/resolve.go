@@ -19,6 +19,10 @@ const sharedKeyDetail = "The specified type of authentication SharedKey is not a
 // marketplace begins the VersionID of a boot image from the catalogue.
 const marketplace = "marketplace:"
 
+// standInBytes is the size of the OS disk that a stand-in is said to have: what
+// the Marketplace's Linux images have.
+const standInBytes = 30 << 30
+
 // badImage is a refused imageReference in the Batch service's terms.
 func badImage(property, value, format string, args ...any) *millpond.Error {
 	reason := fmt.Sprintf(format, args...)
@@ -347,6 +351,10 @@ func (s *Service) resolveMarketplace(ctx context.Context, ref millpond.ImageRefe
 				OSDisk: millpond.BootDisk{Content: marketplace + b.Name, SizeBytes: b.Size}}, nil
 		}
 	}
+	if s.StandIns {
+		return millpond.BootImage{VersionID: marketplace + given, OSType: agent.OSType, HyperV: "V1", Replicas: 1,
+			OSDisk: millpond.BootDisk{Content: marketplace + given, SizeBytes: standInBytes}}, nil
+	}
 	fix := "None can be built here for that release: publish an image of it as a gallery version and name that"
 	switch {
 	case agent.Example == "debian-12":
@@ -371,6 +379,9 @@ func (s *Service) chooseBase(ctx context.Context, boot millpond.BootImage, name 
 			return boot, nil
 		}
 	}
+	if s.StandIns {
+		return boot, nil
+	}
 	return boot, millpond.Errorf(millpond.NotFound, "AllocationFailed", "The base image %s has gone. Build it again with: millpond image build %s", name, name).
 		With("Reason", "The specified image is not found")
 }
@@ -380,7 +391,7 @@ type SupportedImage struct {
 	NodeAgentSKU          string
 	Publisher, Offer, SKU string
 	OSType                string
-	// Verified is whether a base image is built on this server.
+	// Verified is whether a base image is built on this server, or none is needed.
 	Verified bool
 }
 
@@ -392,7 +403,7 @@ func (s *Service) SupportedImages(ctx context.Context) ([]SupportedImage, error)
 	}
 	var out []SupportedImage
 	for _, a := range inspect.NodeAgents() {
-		i := SupportedImage{a.SKU, a.Publisher, a.Offer, a.ImageSKU, a.OSType, false}
+		i := SupportedImage{a.SKU, a.Publisher, a.Offer, a.ImageSKU, a.OSType, s.StandIns}
 		for _, b := range built {
 			i.Verified = i.Verified || b.Release.ID != "" && a.Fits(b.Release)
 		}

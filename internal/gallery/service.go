@@ -75,6 +75,9 @@ type Options struct {
 	Retries []time.Duration
 	// BaseImages lists the built base images. It may be nil.
 	BaseImages func(ctx context.Context) ([]BaseImage, error)
+	// StandIns is for a launcher that reads no disk: each Marketplace image of the
+	// node agents' table can then be used, built or not.
+	StandIns bool
 }
 
 // Service is safe for concurrent use.

@@ -24,11 +24,26 @@ func (s *Service) run(ctx context.Context) (string, time.Time, error) {
 		if jobs, err = tx.UnsettledJobs(tx.Now); err != nil {
 			return err
 		}
-		if finished, err = tx.FinishedJobs(); err != nil {
+		done, err := tx.FinishedJobs()
+		if err != nil {
 			return err
 		}
-		next, err = tx.NextDeadline()
-		return err
+		if next, err = tx.NextDeadline(); err != nil {
+			return err
+		}
+		for _, j := range done {
+			n, err := tx.CountTasks(j.Account, j.Spec.ID)
+			if err != nil {
+				return err
+			}
+			switch until := j.Created.Add(emptyGrace); {
+			case n > 0 || !tx.Now.Before(until):
+				finished = append(finished, j)
+			case next.IsZero() || until.Before(next):
+				next = until
+			}
+		}
+		return nil
 	})
 	if err != nil {
 		return "", time.Time{}, err
@@ -52,9 +67,15 @@ const (
 	finish         // all tasks are complete and the job is to end with them
 )
 
+// emptyGrace is how long a new job that is to end with its tasks waits for the
+// first of them. A job without tasks counts as complete, but programs (the
+// SDK's own tests among them) add such a job and then its tasks.
+const emptyGrace = 30 * time.Second
+
 // decide says what is to be done for a job, given whether something is asked of it,
-// how many of its tasks are on nodes and how many have not completed.
-func decide(j millpond.Job, asked bool, placed, open int, now time.Time) action {
+// how many of its tasks are on nodes, how many have not completed and how many
+// there are.
+func decide(j millpond.Job, asked bool, placed, open, tasks int, now time.Time) action {
 	if asked {
 		return obey
 	}
@@ -69,7 +90,8 @@ func decide(j millpond.Job, asked bool, placed, open int, now time.Time) action 
 		if j.Spec.MaxWallClock > 0 && !now.Before(j.Created.Add(j.Spec.MaxWallClock)) {
 			return expire
 		}
-		if j.State == millpond.JobActive && j.Spec.OnAllTasksComplete == terminateJob && open == 0 {
+		late := tasks > 0 || !now.Before(j.Created.Add(emptyGrace))
+		if j.State == millpond.JobActive && j.Spec.OnAllTasksComplete == terminateJob && open == 0 && late {
 			return finish
 		}
 	}
@@ -97,11 +119,15 @@ func (s *Service) settle(ctx context.Context, acct millpond.AccountName, id mill
 			if err != nil {
 				return err
 			}
+			tasks, err := tx.CountTasks(acct, id)
+			if err != nil {
+				return err
+			}
 			asked, why, err := tx.JobAsked(acct, id)
 			if err != nil {
 				return err
 			}
-			switch decide(j, asked != "", placed, open, tx.Now) {
+			switch decide(j, asked != "", placed, open, tasks, tx.Now) {
 			case nothing:
 				return nil
 			case obey:

@@ -174,6 +174,11 @@ func (t *Tx) CountOpenTasks(account millpond.AccountName, job millpond.JobID) (i
 	return t.countTasks(account, job, millpond.TaskActive, millpond.TaskRunning, millpond.TaskPreparing)
 }
 
+// CountTasks counts all tasks of a job.
+func (t *Tx) CountTasks(account millpond.AccountName, job millpond.JobID) (int, error) {
+	return t.countTasks(account, job, millpond.TaskActive, millpond.TaskRunning, millpond.TaskPreparing, millpond.TaskCompleted)
+}
+
 // QueueRow is what placing tasks needs of a task's row.
 type QueueRow struct {
 	Account, Job, Task string // keys

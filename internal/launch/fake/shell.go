@@ -14,7 +14,7 @@ import (
 
 // shell acts out the few commands that tests and trials use: true, false,
 // sleep N, exit N, echo, printf of a plain text, printenv, env, hostname, cat,
-// sh -c and bash -c. In a script they are joined by ; && || and line ends, with
+// sh -c, bash -c and cmd /c. In a script they are joined by ; && || and line ends, with
 // $NAME, quotes, $?, and redirections > >> 2> >&2 of whole commands. It is no
 // shell beyond that; what it does not know fails with exit code 127.
 type shell struct {
@@ -31,7 +31,7 @@ type shell struct {
 
 func (s *shell) knows(program string) bool {
 	switch path.Base(program) {
-	case "millpond-agent", "waagent", "true", "false", "sleep", "exit", "echo", "printf", "printenv", "env", "hostname", "cat", "sh", "bash":
+	case "millpond-agent", "waagent", "true", "false", "sleep", "exit", "echo", "printf", "printenv", "env", "hostname", "cat", "sh", "bash", "cmd", "cmd.exe":
 		return true
 	}
 	return false
@@ -77,6 +77,12 @@ func (s *shell) command(words []string) int32 {
 		return s.cat(args)
 	case "sh", "bash":
 		return s.script(args)
+	case "cmd", "cmd.exe":
+		if len(args) < 2 || !strings.EqualFold(args[0], "/c") {
+			s.complain("cmd: the fake node runs cmd /c SCRIPT only")
+			return 1
+		}
+		return s.lines(strings.Join(args[1:], " "))
 	default:
 		s.complain("%s: not found", words[0])
 		return 127

@@ -1,0 +1,148 @@
+package suites
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// Status is what became of one of a suite's tests.
+type Status string
+
+// The statuses of a case.
+const (
+	Passed  Status = "passed"
+	Failed  Status = "failed"
+	Skipped Status = "skipped"
+)
+
+// Case is one test of a suite.
+type Case struct {
+	Name   string `json:"name"`
+	Status Status `json:"status"`
+	// Said is what the suite printed about a failure, in a line or two.
+	Said string `json:"said,omitempty"`
+}
+
+// Result is one run of a suite.
+type Result struct {
+	// Suite is the name that known.go and the file in results/ have for it.
+	Suite string `json:"suite"`
+	// Title is what people call it, Version the version that was run.
+	Title   string `json:"title"`
+	Version string `json:"version"`
+	// On is what ran the nodes: fake, or local.
+	On    string `json:"on"`
+	Cases []Case `json:"cases"`
+}
+
+func (r Result) count(s Status) (n int) {
+	for _, c := range r.Cases {
+		if c.Status == s {
+			n++
+		}
+	}
+	return n
+}
+
+// Judge compares a result with what is known; each line is a complaint.
+func Judge(r Result) []string {
+	var out []string
+	reasons := known()[r.Suite]
+	seen := map[string]bool{}
+	for _, c := range r.Cases {
+		seen[c.Name] = true
+		why := reasons[c.Name]
+		switch {
+		case c.Status == Failed && why == "":
+			out = append(out, fmt.Sprintf("%s failed: %s", c.Name, c.Said))
+		case c.Status == Passed && why != "":
+			out = append(out, fmt.Sprintf("%s passed, but known.go says that it cannot: %s", c.Name, why))
+		}
+	}
+	for name := range reasons {
+		if !seen[name] {
+			out = append(out, fmt.Sprintf("known.go names %s, which the suite does not have", name))
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// Save writes a result to dir, for the scoreboard. What may differ from run to
+// run is left out, so that a second run changes nothing.
+func Save(dir string, r Result) error {
+	slices.SortFunc(r.Cases, func(a, b Case) int { return strings.Compare(a.Name, b.Name) })
+	for i := range r.Cases {
+		r.Cases[i].Said = "" // ids and times; the reason is in known.go
+	}
+	text, err := json.MarshalIndent(r, "", " ")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(dir, r.Suite+".json"), append(text, '\n'), 0o644)
+}
+
+// Load reads what Save wrote, in the order of names.
+func Load(dir string) ([]Result, error) {
+	files, err := filepath.Glob(filepath.Join(dir, "*.json"))
+	if err != nil {
+		return nil, err
+	}
+	slices.Sort(files)
+	var out []Result
+	for _, f := range files {
+		text, err := os.ReadFile(f)
+		if err != nil {
+			return nil, err
+		}
+		var r Result
+		if err := json.Unmarshal(text, &r); err != nil {
+			return nil, fmt.Errorf("%s: %w", f, err)
+		}
+		out = append(out, r)
+	}
+	return out, nil
+}
+
+// Board is the scoreboard in Markdown.
+func Board(results []Result) string {
+	var b strings.Builder
+	b.WriteString("# The vendors' own suites\n\n" +
+		"Made from `test/suites/results` by `go test ./test/suites -update`; do not edit. `make suites` runs all of them anew and needs\n" +
+		"the package registries; the Go suite is part of `make test`. Nothing of the suites is changed, and nothing of them is kept in\n" +
+		"this repository. *On* says what ran the nodes: `fake` acts machines out, `local` boots them.\n\n" +
+		"| Suite | Version | On | Passed | Failed | Skipped |\n|---|---|---|--:|--:|--:|\n")
+	for _, r := range results {
+		fmt.Fprintf(&b, "| [%s](#%s) | %s | %s | %d | %d | %d |\n", r.Title, r.Suite, r.Version, r.On, r.count(Passed), r.count(Failed), r.count(Skipped))
+	}
+	all := known()
+	for _, r := range results {
+		fmt.Fprintf(&b, "\n## <a id=\"%s\"></a>%s\n\n", r.Suite, r.Title)
+		var passed []string
+		rest := 0
+		for _, c := range r.Cases {
+			if c.Status == Passed {
+				passed = append(passed, "`"+c.Name+"`")
+			} else {
+				rest++
+			}
+		}
+		if len(passed) > 0 {
+			b.WriteString("Passed: " + strings.Join(passed, ", ") + ".\n")
+		}
+		if rest == 0 {
+			continue
+		}
+		b.WriteString("\n| Test | | Why |\n|---|---|---|\n")
+		for _, c := range r.Cases {
+			if c.Status != Passed {
+				fmt.Fprintf(&b, "| `%s` | %s | %s |\n", c.Name, c.Status, all[r.Suite][c.Name])
+			}
+		}
+	}
+	return b.String()
+}
