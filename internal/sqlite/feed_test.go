@@ -1,8 +1,11 @@
 package sqlite
 
 import (
+	"cmp"
 	"context"
+	"flag"
 	"fmt"
+	"os"
 	"path/filepath"
 	"testing"
 
@@ -24,7 +27,17 @@ func open(t testing.TB) *DB {
 // TestCountsAreTheRows: whatever a transaction writes, several times over or
 // undone, the kept counts are those of the rows, a follower sees every task as
 // its row is, and a page of states is that of the rows.
+//
+// Each try migrates a database of its own, so there are few of them;
+// MILLPOND_TEST_SEEDS asks for more.
 func TestCountsAreTheRows(t *testing.T) {
+	checks := flag.Lookup("rapid.checks").Value
+	was := checks.String()
+	n := cmp.Or(os.Getenv("MILLPOND_TEST_SEEDS"), "25")
+	if err := checks.Set(n); err != nil {
+		t.Fatal(err)
+	}
+	defer checks.Set(was)
 	rapid.Check(t, func(rt *rapid.T) {
 		db := open(t)
 		ctx := context.Background()

@@ -186,7 +186,7 @@ func TestAKilledProcess(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, err = s.Ingest(context.Background(), slowly{full(8, 400)}, nil)
+		_, err = s.Ingest(context.Background(), slowly{full(8, 120)}, nil)
 		t.Fatal("the ingest ended: ", err)
 	}
 	dir := t.TempDir()
@@ -223,7 +223,7 @@ func TestAKilledProcess(t *testing.T) {
 	}
 	before := chunkFiles(t, s)
 	was := modified(t, before)
-	c := take(t, s, full(8, 400))
+	c := take(t, s, full(8, 120))
 	if fmt.Sprint(was) != fmt.Sprint(modified(t, before)) {
 		t.Error("chunks of the killed process were written anew")
 	}

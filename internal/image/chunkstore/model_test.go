@@ -29,7 +29,7 @@ import (
 // that is published, or open for reading, lack a chunk.
 func TestNothingInUseIsCollected(t *testing.T) {
 	// MILLPOND_TEST_SEEDS asks for more of them.
-	seeds := 3
+	seeds := 2
 	if n, err := strconv.Atoi(os.Getenv("MILLPOND_TEST_SEEDS")); err == nil {
 		seeds = n
 	}

@@ -6,6 +6,8 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"math/rand/v2"
+	"os"
+	"strconv"
 	"testing"
 
 	"millpond.dev/millpond/internal/image"
@@ -129,7 +131,11 @@ func inMemory(v *volume, c memContents) *Disk {
 }
 
 func TestAgainstAPlainSliceWithCrashes(t *testing.T) {
-	seeds := 80
+	// MILLPOND_TEST_SEEDS asks for more of them.
+	seeds := 16
+	if n, err := strconv.Atoi(os.Getenv("MILLPOND_TEST_SEEDS")); err == nil {
+		seeds = n
+	}
 	for seed := range seeds {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) { t.Parallel(); runModel(t, uint64(seed)) })
 	}
