@@ -89,8 +89,23 @@ type PoolSpec struct {
 	StartTask      *StartTask    `json:"startTask,omitempty"`
 	UserAccounts   []UserAccount `json:"userAccounts,omitempty"`
 	Metadata       []NameValue   `json:"metadata,omitempty"`
+	// OSDisk is what differs from the image's own OS disk.
+	OSDisk OSDiskSpec `json:"osDisk,omitzero"`
+	// ResourceTags are kept and echoed.
+	ResourceTags map[string]string `json:"resourceTags,omitempty"`
 	// NodeCommunication is kept and echoed: default, classic or simplified.
 	NodeCommunication string `json:"nodeCommunication,omitempty"`
+}
+
+// OSDiskSpec is the OS disk that a pool's nodes get. All but its size is kept
+// and echoed: every OS disk is a local overlay that goes with its node.
+type OSDiskSpec struct {
+	// SizeGB is 0 for the image's own.
+	SizeGB  int    `json:"sizeGB,omitempty"`
+	Caching string `json:"caching,omitempty"`
+	Storage string `json:"storage,omitempty"`
+	// Placement is that of ephemeralOSDiskSettings.
+	Placement string `json:"placement,omitempty"`
 }
 
 // DataDiskSpec is an empty data disk that every node gets beside those of the image.

@@ -34,7 +34,7 @@ type Pools interface {
 	Add(ctx context.Context, caller millpond.Caller, acct millpond.BatchAccount, spec millpond.PoolSpec, t pool.Targets) (millpond.Pool, error)
 	Get(ctx context.Context, acct millpond.AccountName, id millpond.PoolID) (millpond.Pool, error)
 	List(ctx context.Context, acct millpond.AccountName, q millpond.ListQuery[millpond.Pool]) ([]millpond.Pool, string, error)
-	Patch(ctx context.Context, acct millpond.AccountName, id millpond.PoolID, cond millpond.Condition, p pool.Patch) error
+	Patch(ctx context.Context, caller millpond.Caller, acct millpond.BatchAccount, id millpond.PoolID, cond millpond.Condition, p pool.Patch) error
 	Delete(ctx context.Context, acct millpond.AccountName, id millpond.PoolID, cond millpond.Condition) error
 	Resize(ctx context.Context, acct millpond.AccountName, id millpond.PoolID, cond millpond.Condition, t pool.Targets, o millpond.DeallocationOption) error
 	StopResize(ctx context.Context, acct millpond.AccountName, id millpond.PoolID, cond millpond.Condition) error

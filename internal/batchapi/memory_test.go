@@ -134,7 +134,7 @@ func (s memPools) change(id millpond.PoolID, cond millpond.Condition, f func(p *
 	return nil
 }
 
-func (s memPools) Patch(_ context.Context, _ millpond.AccountName, id millpond.PoolID, cond millpond.Condition, in pool.Patch) error {
+func (s memPools) Patch(_ context.Context, _ millpond.Caller, _ millpond.BatchAccount, id millpond.PoolID, cond millpond.Condition, in pool.Patch) error {
 	return s.change(id, cond, func(p *millpond.Pool) {
 		s.patch = in
 		if in.StartTask != nil {

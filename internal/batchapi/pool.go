@@ -29,9 +29,7 @@ func (e *Edge) addPool(w http.ResponseWriter, r *request) error {
 	}
 	spec := poolSpec(in)
 	spec.Image.AllowManaged = spec.Image.ResourceID != "" && r.before("2020-03-01")
-	// The model is of a version before jobDefaultOrder.
-	policy, _ := m["taskSchedulingPolicy"].(map[string]any)
-	spec.OldestJobFirst = policy["jobDefaultOrder"] == "creationtime"
+	spec.OldestJobFirst = oldestFirst(m)
 	t, err := targets(in.TargetDedicatedNodes, in.TargetLowPriorityNodes, in.ResizeTimeout)
 	if err != nil {
 		return err
@@ -73,45 +71,6 @@ func (e *Edge) getPool(w http.ResponseWriter, r *request) error {
 	}
 	warn(w, p.Warnings)
 	return e.writeEntity(w, r, "pools", e.lists.pools.members, r.poolEntity(p))
-}
-
-func (e *Edge) patchPool(w http.ResponseWriter, r *request) error {
-	var in azbatch.UpdatePoolContent
-	if _, err := readBody(w, r, e.shapes.poolPatch, false, &in); err != nil {
-		return err
-	}
-	cond, err := r.condition()
-	if err != nil {
-		return err
-	}
-	p := pool.Patch{DisplayName: in.DisplayName, NodeCommunication: (*string)(in.TargetNodeCommunicationMode)}
-	if in.StartTask != nil {
-		p.StartTask = ptr(startTask(in.StartTask))
-	}
-	if in.Metadata != nil {
-		p.Metadata = ptr(metadata(in.Metadata))
-	}
-	if err := e.Pools.Patch(r.Context(), r.acct.Name, r.pool(), cond, p); err != nil {
-		return err
-	}
-	return e.poolWritten(w, r, http.StatusOK)
-}
-
-// replacePool is updateproperties: what is absent is removed.
-func (e *Edge) replacePool(w http.ResponseWriter, r *request) error {
-	var in azbatch.ReplacePoolContent
-	if _, err := readBody(w, r, e.shapes.poolReplace, false, &in); err != nil {
-		return err
-	}
-	mode := "default"
-	if in.TargetNodeCommunicationMode != nil {
-		mode = string(*in.TargetNodeCommunicationMode)
-	}
-	p := pool.Patch{StartTask: ptr(startTask(in.StartTask)), Metadata: ptr(metadata(in.Metadata)), NodeCommunication: &mode}
-	if err := e.Pools.Patch(r.Context(), r.acct.Name, r.pool(), millpond.Condition{}, p); err != nil {
-		return err
-	}
-	return e.poolWritten(w, r, http.StatusNoContent)
 }
 
 func (e *Edge) deletePool(w http.ResponseWriter, r *request) error {
@@ -249,46 +208,6 @@ func option(o *azbatch.NodeDeallocationOption) millpond.DeallocationOption {
 	return millpond.DeallocationOption(*o)
 }
 
-func poolSpec(in azbatch.CreatePoolContent) millpond.PoolSpec {
-	vm := in.VirtualMachineConfiguration
-	spec := millpond.PoolSpec{
-		ID: millpond.PoolID(text0(in.ID)), DisplayName: text0(in.DisplayName), VMSize: text0(in.VMSize),
-		Image: imageReference(vm.ImageReference), NodeAgentSKU: text0(vm.NodeAgentSKUID),
-		TaskSlotsPerNode: 1, FillType: millpond.FillSpread, NodeCommunication: "default",
-		StartTask: startTask(in.StartTask), Metadata: metadata(in.Metadata),
-	}
-	if in.TaskSlotsPerNode != nil {
-		spec.TaskSlotsPerNode = int(*in.TaskSlotsPerNode)
-	}
-	if in.TaskSchedulingPolicy != nil && in.TaskSchedulingPolicy.NodeFillType != nil {
-		spec.FillType = millpond.FillType(*in.TaskSchedulingPolicy.NodeFillType)
-	}
-	if in.TargetNodeCommunicationMode != nil {
-		spec.NodeCommunication = string(*in.TargetNodeCommunicationMode)
-	}
-	for _, d := range vm.DataDisks {
-		disk := millpond.DataDiskSpec{LUN: int(*d.LogicalUnitNumber), SizeGB: int(*d.DiskSizeGB), Caching: "readwrite", Storage: "standard_lrs"}
-		if d.Caching != nil {
-			disk.Caching = string(*d.Caching)
-		}
-		if d.StorageAccountType != nil {
-			disk.Storage = string(*d.StorageAccountType)
-		}
-		spec.DataDisks = append(spec.DataDisks, disk)
-	}
-	for _, u := range in.UserAccounts {
-		a := millpond.UserAccount{Name: text0(u.Name), Password: text0(u.Password), Admin: u.ElevationLevel != nil && *u.ElevationLevel == azbatch.ElevationLevelAdmin}
-		if l := u.LinuxUserConfiguration; l != nil {
-			a.SSHPrivateKey = text0(l.SSHPrivateKey)
-			if l.UID != nil && l.GID != nil {
-				a.UID, a.GID = int(*l.UID), int(*l.GID)
-			}
-		}
-		spec.UserAccounts = append(spec.UserAccounts, a)
-	}
-	return spec
-}
-
 func imageReference(in *azbatch.ImageReference) millpond.ImageReference {
 	return millpond.ImageReference{ResourceID: text0(in.VirtualMachineImageID), Publisher: text0(in.Publisher), Offer: text0(in.Offer),
 		SKU: text0(in.SKU), Version: text0(in.Version), SharedID: text0(in.SharedGalleryImageID), CommunityID: text0(in.CommunityGalleryImageID)}
@@ -370,7 +289,7 @@ func (r *request) poolEntity(p millpond.Pool) entity {
 		CreationTime: at(p.Created), LastModified: at(p.LastModified),
 		State: ptr(azbatch.PoolState(p.State)), StateTransitionTime: at(p.StateTransition),
 		AllocationState: ptr(azbatch.AllocationState(p.Allocation)), AllocationStateTransitionTime: at(p.AllocationTransition),
-		VMSize: ptr(s.VMSize), VirtualMachineConfiguration: machine(s), ResizeTimeout: ptr(azwire.FormatDuration(p.ResizeTimeout)),
+		VMSize: ptr(s.VMSize), VirtualMachineConfiguration: machineModel(s), ResourceTags: tagsModel(s.ResourceTags), ResizeTimeout: ptr(azwire.FormatDuration(p.ResizeTimeout)),
 		CurrentDedicatedNodes: count(p.CurrentDedicated), CurrentLowPriorityNodes: count(p.CurrentLowPriority),
 		TargetDedicatedNodes: count(p.TargetDedicated), TargetLowPriorityNodes: count(p.TargetLowPriority),
 		EnableAutoScale: ptr(p.AutoScale != nil), EnableInterNodeCommunication: ptr(false), TaskSlotsPerNode: count(s.TaskSlotsPerNode),
@@ -436,15 +355,6 @@ func metadataModel(in []millpond.NameValue, warnings []millpond.Warning) []azbat
 		out = append(out, azbatch.MetadataItem{Name: ptr(name), Value: ptr(x.Code + ": " + x.Message)})
 	}
 	return out
-}
-
-func machine(s millpond.PoolSpec) *azbatch.VirtualMachineConfiguration {
-	vm := &azbatch.VirtualMachineConfiguration{ImageReference: imageModel(s.Image), NodeAgentSKUID: ptr(s.NodeAgentSKU)}
-	for _, d := range s.DataDisks {
-		vm.DataDisks = append(vm.DataDisks, azbatch.DataDisk{LogicalUnitNumber: count(d.LUN), DiskSizeGB: count(d.SizeGB),
-			Caching: some(azbatch.CachingType(d.Caching)), StorageAccountType: some(azbatch.StorageAccountType(d.Storage))})
-	}
-	return vm
 }
 
 func imageModel(i millpond.ImageReference) *azbatch.ImageReference {

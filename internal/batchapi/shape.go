@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"net/http"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -30,6 +32,7 @@ const (
 	kindSpan
 	kindList
 	kindObject
+	kindTable
 )
 
 // rule says what one member of a request body may be. Bodies are checked
@@ -66,6 +69,11 @@ func span() *rule                { return &rule{kind: kindSpan} }
 func word(words ...string) *rule { return &rule{kind: kindText, words: words} }
 func many(elem *rule, most int64) *rule {
 	return &rule{kind: kindList, elem: elem, high: most}
+}
+
+// table is an object with names of the user's own.
+func table(elem *rule, most int64) *rule {
+	return &rule{kind: kindTable, elem: elem, high: most}
 }
 func object(members map[string]*rule) *rule { return &rule{kind: kindObject, members: members} }
 
@@ -211,6 +219,8 @@ func (b *body) walk(r *rule, v any, path string) (any, error) {
 		return s, nil
 	case kindList:
 		return b.walkList(r, v, path)
+	case kindTable:
+		return b.walkTable(r, v, path)
 	}
 	return b.walkObject(r, v, path)
 }
@@ -237,6 +247,25 @@ func (b *body) walkList(r *rule, v any, path string) (any, error) {
 			return nil, err
 		}
 		out = append(out, y)
+	}
+	return out, nil
+}
+
+func (b *body) walkTable(r *rule, v any, path string) (any, error) {
+	m, ok := v.(map[string]any)
+	if !ok {
+		return nil, invalid(path, v, "An object is expected.")
+	}
+	if int64(len(m)) > r.high {
+		return nil, invalid(path, strconv.Itoa(len(m))+" members", fmt.Sprintf("It must have at most %d members.", r.high))
+	}
+	out := map[string]any{}
+	for _, name := range slices.Sorted(maps.Keys(m)) {
+		y, err := b.walk(r.elem, m[name], path+"."+name)
+		if err != nil {
+			return nil, err
+		}
+		out[name] = y
 	}
 	return out, nil
 }

@@ -79,7 +79,7 @@ func poolAddShape() *rule {
 		"targetNodeCommunicationMode": word("default", "classic", "simplified"),
 		"upgradePolicy": object(map[string]*rule{"mode": refuse("Nodes are not upgraded in place; reimage them.", "manual"),
 			"automaticOSUpgradePolicy": refuse("Nodes are not upgraded in place; reimage them."), "rollingUpgradePolicy": refuse("Nodes are not upgraded in place; reimage them.")}),
-		"resourceTags": refuse("Nodes have no resources in a subscription that could carry tags."),
+		"resourceTags": table(text(256), 50),
 		"identity": object(map[string]*rule{"type": refuse("Managed identities are not supported yet.", "None"),
 			"userAssignedIdentities": refuse("Managed identities are not supported yet.")}),
 	}).check(func(_ *body, m map[string]any, _ string) error {
@@ -119,13 +119,15 @@ func needTarget(m map[string]any) error {
 	return nil
 }
 
+// poolPatchShape is widened with 2024-07-01.20.0; it is accepted of every
+// version, as unknown members are.
 func poolPatchShape() *rule {
-	const later = "Only startTask, metadata, displayName and targetNodeCommunicationMode of a pool can be changed yet. Delete the pool and add it anew."
-	shape := poolReplaceShape()
-	shape.members["displayName"] = text(1024)
-	for _, name := range []string{"vmSize", "virtualMachineConfiguration", "taskSlotsPerNode", "taskSchedulingPolicy", "enableInterNodeCommunication",
+	shape, add := poolReplaceShape(), poolAddShape()
+	for _, name := range []string{"displayName", "vmSize", "virtualMachineConfiguration", "taskSlotsPerNode", "taskSchedulingPolicy", "enableInterNodeCommunication",
 		"networkConfiguration", "userAccounts", "mountConfiguration", "upgradePolicy", "resourceTags"} {
-		shape.members[name] = refuse(later)
+		rule := add.members[name]
+		rule.required = false
+		shape.members[name] = rule
 	}
 	return shape
 }
@@ -163,7 +165,6 @@ func idRule() *rule {
 }
 
 func machineRule() *rule {
-	const disk = "The OS disk is as the image has it."
 	const security = "Security profiles are not supported yet."
 	return object(map[string]*rule{
 		"imageReference": imageRule().needed(),
@@ -182,11 +183,12 @@ func machineRule() *rule {
 		"nodePlacementConfiguration":  object(map[string]*rule{"policy": refuse("A region here has no zones.", "regional")}),
 		"extensions":                  refuse("VM extensions are not supported. Use a start task, or prepare the image."),
 		"osDisk": object(map[string]*rule{
-			"ephemeralOSDiskSettings": refuse("Every OS disk here is already local and ephemeral; leave the setting out."),
-			"caching":                 refuse(disk, "none"),
-			"diskSizeGB":              refuse(disk),
-			"managedDisk":             object(map[string]*rule{"storageAccountType": refuse(disk, "standard_lrs"), "securityProfile": refuse(security), "diskEncryptionSet": refuse("Disk encryption is not supported.")}),
-			"writeAcceleratorEnabled": refuse(disk, false),
+			"ephemeralOSDiskSettings": object(map[string]*rule{"placement": word("cachedisk")}),
+			"caching":                 word("none", "readonly", "readwrite"),
+			"diskSizeGB":              number(1, 4095),
+			"managedDisk": object(map[string]*rule{"storageAccountType": word("standard_lrs", "premium_lrs", "standardssd_lrs"),
+				"securityProfile": refuse(security), "diskEncryptionSet": refuse("Disk encryption is not supported.")}),
+			"writeAcceleratorEnabled": refuse("There is no write accelerator in front of a local disk.", false),
 		}),
 		"securityProfile": object(map[string]*rule{
 			"encryptionAtHost":   refuse(security, false),

@@ -261,6 +261,9 @@ func (s *Service) spec(ctx context.Context, n millpond.Node, p millpond.Pool, to
 		Channel:     launch.Channel{EndpointFile: s.Config.EndpointFile, CAFile: s.Config.CAFile, Token: token},
 		Hostname:    hostname(n.ID),
 	}
+	if size := int64(p.Spec.OSDisk.SizeGB) << 30; size > spec.OSDisk.SizeBytes {
+		spec.OSDisk.SizeBytes = size
+	}
 	if boot.HyperV == "V2" {
 		spec.Firmware = launch.UEFI
 	}

@@ -132,15 +132,6 @@ type AutoScale struct {
 	Interval *time.Duration
 }
 
-// Patch is what a PATCH or updateproperties changes; nil leaves a member as it
-// is, and a pointer to nil removes it.
-type Patch struct {
-	StartTask         **millpond.StartTask
-	Metadata          *[]millpond.NameValue
-	NodeCommunication *string
-	DisplayName       *string
-}
-
 // Add makes a pool and begins to allocate its nodes. It refuses with
 // InvalidPropertyValue, MissingRequiredProperty, PoolExists, PoolQuotaReached,
 // and with what Images says of the image.
@@ -301,37 +292,6 @@ func shift(p *millpond.Pool, ev millpond.PoolEvent, now time.Time) error {
 		p.Allocation, p.AllocationTransition = next.Allocation, now
 	}
 	return nil
-}
-
-// Patch changes what users may change of a pool. Nodes see a new start task
-// after their next reboot or reimage.
-func (s *Service) Patch(ctx context.Context, acct millpond.AccountName, id millpond.PoolID, cond millpond.Condition, patch Patch) error {
-	if patch.StartTask != nil {
-		if err := checkStartTask(*patch.StartTask, nil, false); err != nil {
-			return err
-		}
-	}
-	return s.change(ctx, acct, id, cond, func(_ *sqlite.Tx, p *millpond.Pool) error {
-		if p.State == millpond.PoolDeleting {
-			return shift(p, millpond.PoolResize, time.Time{}) // the table has the words
-		}
-		if patch.StartTask != nil {
-			if err := checkStartTask(*patch.StartTask, p.Spec.UserAccounts, true); err != nil {
-				return err
-			}
-			p.Spec.StartTask = *patch.StartTask
-		}
-		if patch.Metadata != nil {
-			p.Spec.Metadata = *patch.Metadata
-		}
-		if patch.NodeCommunication != nil {
-			p.Spec.NodeCommunication = *patch.NodeCommunication
-		}
-		if patch.DisplayName != nil {
-			p.Spec.DisplayName = *patch.DisplayName
-		}
-		return nil
-	})
 }
 
 // Delete begins to delete a pool: its nodes leave, then its row goes.

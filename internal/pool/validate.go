@@ -97,8 +97,8 @@ func checkStartTask(t *millpond.StartTask, users []millpond.UserAccount, known b
 	return nil
 }
 
-// checkDisks refuses more data disks than the size takes, and luns that the
-// image's own data disks use.
+// checkDisks refuses more data disks than the size takes, luns that the image's
+// own data disks use, and an OS disk smaller than the image's.
 func checkDisks(p millpond.PoolSpec, boot millpond.BootImage, size millpond.VMSize) error {
 	luns := map[int]bool{}
 	for _, d := range boot.DataDisks {
@@ -108,6 +108,9 @@ func checkDisks(p millpond.PoolSpec, boot millpond.BootImage, size millpond.VMSi
 		if luns[d.LUN] {
 			return millpond.InvalidProperty("lun", strconv.Itoa(d.LUN), "The image has a data disk of that lun. Take another.")
 		}
+	}
+	if has := (boot.OSDisk.SizeBytes + 1<<30 - 1) >> 30; p.OSDisk.SizeGB != 0 && int64(p.OSDisk.SizeGB) < has {
+		return millpond.InvalidProperty("diskSizeGB", strconv.Itoa(p.OSDisk.SizeGB), fmt.Sprintf("The specified disk size is smaller than the size of the OS disk in the image: %d GB.", has))
 	}
 	if n := len(boot.DataDisks) + len(p.DataDisks); n > size.MaxDataDisks {
 		return millpond.InvalidProperty("dataDisks", strconv.Itoa(n), fmt.Sprintf("%s takes %d data disks; the image has %d and the pool asks for %d more.", size.Name, size.MaxDataDisks, len(boot.DataDisks), len(p.DataDisks)))

@@ -1,0 +1,187 @@
+package batchapi
+
+import (
+	"net/http"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/batch/azbatch"
+
+	millpond "millpond.dev/millpond"
+	"millpond.dev/millpond/internal/pool"
+)
+
+func (e *Edge) patchPool(w http.ResponseWriter, r *request) error {
+	var in azbatch.UpdatePoolContent
+	m, err := readBody(w, r, e.shapes.poolPatch, false, &in)
+	if err != nil {
+		return err
+	}
+	cond, err := r.condition()
+	if err != nil {
+		return err
+	}
+	p := pool.Patch{DisplayName: in.DisplayName, NodeCommunication: (*string)(in.TargetNodeCommunicationMode), VMSize: in.VMSize}
+	// A list that is there and empty removes all; only the object tells it from
+	// one that is not there.
+	_, metadataGiven := m["metadata"]
+	_, accountsGiven := m["userAccounts"]
+	_, tagsGiven := m["resourceTags"]
+	if in.StartTask != nil {
+		p.StartTask = ptr(startTask(in.StartTask))
+	}
+	if metadataGiven {
+		p.Metadata = ptr(metadata(in.Metadata))
+	}
+	if vm := in.VirtualMachineConfiguration; vm != nil {
+		p.Machine = ptr(machine(vm, r))
+	}
+	if in.TaskSlotsPerNode != nil {
+		p.TaskSlots = intPtr(in.TaskSlotsPerNode)
+	}
+	if t := in.TaskSchedulingPolicy; t != nil && t.NodeFillType != nil {
+		p.Scheduling = &pool.Scheduling{FillType: millpond.FillType(*t.NodeFillType), OldestJobFirst: oldestFirst(m)}
+	}
+	if accountsGiven {
+		p.UserAccounts = ptr(userAccounts(in.UserAccounts))
+	}
+	if tagsGiven {
+		p.ResourceTags = ptr(tags(in.ResourceTags))
+	}
+	if err := e.Pools.Patch(r.Context(), r.Caller, r.acct, r.pool(), cond, p); err != nil {
+		return err
+	}
+	return e.poolWritten(w, r, http.StatusOK)
+}
+
+// replacePool is updateproperties: what is absent is removed.
+func (e *Edge) replacePool(w http.ResponseWriter, r *request) error {
+	var in azbatch.ReplacePoolContent
+	if _, err := readBody(w, r, e.shapes.poolReplace, false, &in); err != nil {
+		return err
+	}
+	mode := "default"
+	if in.TargetNodeCommunicationMode != nil {
+		mode = string(*in.TargetNodeCommunicationMode)
+	}
+	p := pool.Patch{StartTask: ptr(startTask(in.StartTask)), Metadata: ptr(metadata(in.Metadata)), NodeCommunication: &mode}
+	if err := e.Pools.Patch(r.Context(), r.Caller, r.acct, r.pool(), millpond.Condition{}, p); err != nil {
+		return err
+	}
+	return e.poolWritten(w, r, http.StatusNoContent)
+}
+
+// oldestFirst reads jobDefaultOrder of a checked body; the SDK's model is of a
+// version before it.
+func oldestFirst(m map[string]any) bool {
+	policy, _ := m["taskSchedulingPolicy"].(map[string]any)
+	return policy["jobDefaultOrder"] == "creationtime"
+}
+
+func poolSpec(in azbatch.CreatePoolContent) millpond.PoolSpec {
+	m := machine(in.VirtualMachineConfiguration, nil)
+	spec := millpond.PoolSpec{
+		ID: millpond.PoolID(text0(in.ID)), DisplayName: text0(in.DisplayName), VMSize: text0(in.VMSize),
+		Image: m.Image, NodeAgentSKU: m.NodeAgentSKU, DataDisks: m.DataDisks, OSDisk: m.OSDisk,
+		TaskSlotsPerNode: 1, FillType: millpond.FillSpread, NodeCommunication: "default",
+		StartTask: startTask(in.StartTask), Metadata: metadata(in.Metadata), UserAccounts: userAccounts(in.UserAccounts), ResourceTags: tags(in.ResourceTags),
+	}
+	if in.TaskSlotsPerNode != nil {
+		spec.TaskSlotsPerNode = int(*in.TaskSlotsPerNode)
+	}
+	if in.TaskSchedulingPolicy != nil && in.TaskSchedulingPolicy.NodeFillType != nil {
+		spec.FillType = millpond.FillType(*in.TaskSchedulingPolicy.NodeFillType)
+	}
+	if in.TargetNodeCommunicationMode != nil {
+		spec.NodeCommunication = string(*in.TargetNodeCommunicationMode)
+	}
+	return spec
+}
+
+// machine decodes a virtualMachineConfiguration; with a request it says whether
+// its version allows managed images.
+func machine(vm *azbatch.VirtualMachineConfiguration, r *request) pool.Machine {
+	m := pool.Machine{Image: imageReference(vm.ImageReference), NodeAgentSKU: text0(vm.NodeAgentSKUID)}
+	if r != nil {
+		m.Image.AllowManaged = m.Image.ResourceID != "" && r.before("2020-03-01")
+	}
+	for _, d := range vm.DataDisks {
+		disk := millpond.DataDiskSpec{LUN: int(*d.LogicalUnitNumber), SizeGB: int(*d.DiskSizeGB), Caching: "readwrite", Storage: "standard_lrs"}
+		if d.Caching != nil {
+			disk.Caching = string(*d.Caching)
+		}
+		if d.StorageAccountType != nil {
+			disk.Storage = string(*d.StorageAccountType)
+		}
+		m.DataDisks = append(m.DataDisks, disk)
+	}
+	if d := vm.OSDisk; d != nil {
+		m.OSDisk.SizeGB = number0(d.DiskSizeGB)
+		if d.Caching != nil {
+			m.OSDisk.Caching = string(*d.Caching)
+		}
+		if d.ManagedDisk != nil && d.ManagedDisk.StorageAccountType != nil {
+			m.OSDisk.Storage = string(*d.ManagedDisk.StorageAccountType)
+		}
+		if d.EphemeralOSDiskSettings != nil && d.EphemeralOSDiskSettings.Placement != nil {
+			m.OSDisk.Placement = string(*d.EphemeralOSDiskSettings.Placement)
+		}
+	}
+	return m
+}
+
+func userAccounts(in []azbatch.UserAccount) []millpond.UserAccount {
+	var out []millpond.UserAccount
+	for _, u := range in {
+		a := millpond.UserAccount{Name: text0(u.Name), Password: text0(u.Password), Admin: u.ElevationLevel != nil && *u.ElevationLevel == azbatch.ElevationLevelAdmin}
+		if l := u.LinuxUserConfiguration; l != nil {
+			a.SSHPrivateKey = text0(l.SSHPrivateKey)
+			if l.UID != nil && l.GID != nil {
+				a.UID, a.GID = int(*l.UID), int(*l.GID)
+			}
+		}
+		out = append(out, a)
+	}
+	return out
+}
+
+func tags(in map[string]*string) map[string]string {
+	var out map[string]string
+	for k, v := range in {
+		if out == nil {
+			out = map[string]string{}
+		}
+		out[k] = text0(v)
+	}
+	return out
+}
+
+func tagsModel(in map[string]string) map[string]*string {
+	var out map[string]*string
+	for k, v := range in {
+		if out == nil {
+			out = map[string]*string{}
+		}
+		out[k] = &v
+	}
+	return out
+}
+
+func machineModel(s millpond.PoolSpec) *azbatch.VirtualMachineConfiguration {
+	vm := &azbatch.VirtualMachineConfiguration{ImageReference: imageModel(s.Image), NodeAgentSKUID: ptr(s.NodeAgentSKU)}
+	for _, d := range s.DataDisks {
+		vm.DataDisks = append(vm.DataDisks, azbatch.DataDisk{LogicalUnitNumber: count(d.LUN), DiskSizeGB: count(d.SizeGB),
+			Caching: some(azbatch.CachingType(d.Caching)), StorageAccountType: some(azbatch.StorageAccountType(d.Storage))})
+	}
+	if d := s.OSDisk; d != (millpond.OSDiskSpec{}) {
+		vm.OSDisk = &azbatch.OSDisk{Caching: some(azbatch.CachingType(d.Caching))}
+		if d.SizeGB != 0 {
+			vm.OSDisk.DiskSizeGB = count(d.SizeGB)
+		}
+		if d.Storage != "" {
+			vm.OSDisk.ManagedDisk = &azbatch.ManagedDisk{StorageAccountType: ptr(azbatch.StorageAccountType(d.Storage))}
+		}
+		if d.Placement != "" {
+			vm.OSDisk.EphemeralOSDiskSettings = &azbatch.DiffDiskSettings{Placement: ptr(azbatch.DiffDiskPlacement(d.Placement))}
+		}
+	}
+	return vm
+}

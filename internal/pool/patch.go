@@ -1,0 +1,155 @@
+package pool
+
+import (
+	"context"
+	"reflect"
+	"time"
+
+	millpond "millpond.dev/millpond"
+	"millpond.dev/millpond/internal/sqlite"
+)
+
+// Patch is what a PATCH or updateproperties changes; nil leaves a member as it
+// is, and a pointer to nil removes it.
+type Patch struct {
+	StartTask         **millpond.StartTask
+	Metadata          *[]millpond.NameValue
+	NodeCommunication *string
+
+	// The others can be changed only while a pool has no nodes, unless what they
+	// say is what the pool has already.
+	DisplayName  *string
+	VMSize       *string
+	Machine      *Machine
+	TaskSlots    *int
+	Scheduling   *Scheduling
+	UserAccounts *[]millpond.UserAccount
+	ResourceTags *map[string]string
+}
+
+// Machine is a pool's virtualMachineConfiguration, which is replaced as a whole.
+type Machine struct {
+	Image        millpond.ImageReference
+	NodeAgentSKU string
+	DataDisks    []millpond.DataDiskSpec
+	OSDisk       millpond.OSDiskSpec
+}
+
+// Scheduling is a pool's taskSchedulingPolicy.
+type Scheduling struct {
+	FillType       millpond.FillType
+	OldestJobFirst bool
+}
+
+func set[T any](to *T, from *T) {
+	if from != nil {
+		*to = *from
+	}
+}
+
+// apply gives what s becomes.
+func (p Patch) apply(s millpond.PoolSpec) millpond.PoolSpec {
+	set(&s.StartTask, p.StartTask)
+	set(&s.Metadata, p.Metadata)
+	set(&s.NodeCommunication, p.NodeCommunication)
+	set(&s.DisplayName, p.DisplayName)
+	set(&s.VMSize, p.VMSize)
+	set(&s.TaskSlotsPerNode, p.TaskSlots)
+	set(&s.UserAccounts, p.UserAccounts)
+	set(&s.ResourceTags, p.ResourceTags)
+	if m := p.Machine; m != nil {
+		s.Image, s.NodeAgentSKU, s.DataDisks, s.OSDisk = m.Image, m.NodeAgentSKU, m.DataDisks, m.OSDisk
+	}
+	if c := p.Scheduling; c != nil {
+		s.FillType, s.OldestJobFirst = c.FillType, c.OldestJobFirst
+	}
+	return s
+}
+
+// fixed names the members that differ between two specs and that a pool with
+// nodes cannot change (batch-data-plane.md §2.1, the letter E).
+func fixed(was, is millpond.PoolSpec) (names []string) {
+	differ := func(name string, a, b any) {
+		if !reflect.DeepEqual(a, b) {
+			names = append(names, name)
+		}
+	}
+	differ("displayName", was.DisplayName, is.DisplayName)
+	differ("vmSize", was.VMSize, is.VMSize)
+	differ("virtualMachineConfiguration.imageReference", was.Image, is.Image)
+	differ("virtualMachineConfiguration.nodeAgentSKUId", was.NodeAgentSKU, is.NodeAgentSKU)
+	if len(was.DataDisks)+len(is.DataDisks) > 0 {
+		differ("virtualMachineConfiguration.dataDisks", was.DataDisks, is.DataDisks)
+	}
+	differ("virtualMachineConfiguration.osDisk", was.OSDisk, is.OSDisk)
+	differ("taskSlotsPerNode", was.TaskSlotsPerNode, is.TaskSlotsPerNode)
+	differ("taskSchedulingPolicy", []any{was.FillType, was.OldestJobFirst}, []any{is.FillType, is.OldestJobFirst})
+	if len(was.UserAccounts)+len(is.UserAccounts) > 0 {
+		differ("userAccounts", was.UserAccounts, is.UserAccounts)
+	}
+	if len(was.ResourceTags)+len(is.ResourceTags) > 0 {
+		differ("resourceTags", was.ResourceTags, is.ResourceTags)
+	}
+	return names
+}
+
+// Patch changes what users may change of a pool. Nodes see a new start task
+// after their next reboot or reimage. A new image is resolved for caller.
+func (s *Service) Patch(ctx context.Context, caller millpond.Caller, acct millpond.BatchAccount, id millpond.PoolID, cond millpond.Condition, patch Patch) error {
+	var was millpond.Pool
+	err := s.DB.View(ctx, func(tx *sqlite.Tx) (err error) {
+		if was, err = read(tx, acct.Name, id); err != nil {
+			return err
+		}
+		return cond.Check(was, millpond.Write)
+	})
+	if err != nil {
+		return err
+	}
+	is := patch.apply(was.Spec)
+	boot, creator := was.Boot, was.Creator
+	resolved := patch.Machine != nil && (is.Image != was.Spec.Image || is.NodeAgentSKU != was.Spec.NodeAgentSKU)
+	if resolved && was.State != millpond.PoolDeleting {
+		if _, err := s.checkSpec(&is); err != nil {
+			return err
+		}
+		if boot, err = s.Images.ResolveForPool(ctx, caller, acct, is.Image, is.NodeAgentSKU); err != nil {
+			return err
+		}
+		creator = caller
+	}
+	return s.change(ctx, acct.Name, id, cond, func(tx *sqlite.Tx, p *millpond.Pool) error {
+		if p.State == millpond.PoolDeleting {
+			return shift(p, millpond.PoolResize, time.Time{}) // the table has the words
+		}
+		is := patch.apply(p.Spec)
+		size, err := s.checkSpec(&is)
+		if err != nil {
+			return err
+		}
+		if names := fixed(p.Spec, is); len(names) > 0 {
+			nodes, err := tx.PoolHeads(p.Account, p.Spec.ID.Key())
+			if err != nil {
+				return err
+			}
+			if len(nodes) > 0 || p.Allocation != millpond.AllocationSteady {
+				return notEmpty(names[0], len(nodes))
+			}
+		}
+		if resolved {
+			p.Boot, p.Creator = boot, creator
+			s.warn(p)
+		}
+		if err := checkDisks(is, p.Boot, size); err != nil {
+			return err
+		}
+		p.Spec = is
+		return nil
+	})
+}
+
+func notEmpty(name string, nodes int) error {
+	return millpond.Errorf(millpond.Conflict, "OperationNotValidOnPool",
+		"The property %s can be changed only while the pool has no nodes and is not being resized; it has %d. Resize it to 0 first, or add a pool with the new value.", name, nodes).
+		With("PropertyName", name)
+}
