@@ -67,6 +67,10 @@ type JobSpec struct {
 	AllowPreemption bool `json:"allowPreemption,omitempty"`
 	// Manager is the job's manager task, which is added with it.
 	Manager *TaskSpec `json:"manager,omitempty"`
+	// Preparation runs on a node before the job's first task there, Release when
+	// the job ends on every node where Preparation ran. Nil without.
+	Preparation *JobTask `json:"preparation,omitempty"`
+	Release     *JobTask `json:"release,omitempty"`
 }
 
 // Job is a job and how far it is. The verbs of package job are its only writer.
@@ -74,12 +78,14 @@ type Job struct {
 	Account AccountName
 	Spec    JobSpec
 
-	State                 JobState
-	StateTransition       time.Time
-	Previous              JobState
-	PreviousTransition    time.Time
-	DisableTasks          DisableTasks
-	TerminateReason       string
+	State              JobState
+	StateTransition    time.Time
+	Previous           JobState
+	PreviousTransition time.Time
+	DisableTasks       DisableTasks
+	TerminateReason    string
+	// Force: it ends without waiting for what still runs on nodes.
+	Force                 bool `json:",omitempty"`
 	Started, Ended        time.Time
 	Created, LastModified time.Time
 	Version               int64

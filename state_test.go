@@ -36,9 +36,7 @@ func checkTable[S, E ~string](t *testing.T, states []S, events []E, answer func(
 		}
 	}
 	for _, s := range states {
-		// No job preparation task runs yet: the state is kept for what other
-		// versions report.
-		if !entered[s] && string(s) != "preparing" {
+		if !entered[s] {
 			t.Errorf("nothing leads to %s", s)
 		}
 	}
@@ -59,6 +57,9 @@ func TestStateTablesAreComplete(t *testing.T) {
 	})
 	t.Run("deployment", func(t *testing.T) {
 		checkTable(t, millpond.DeploymentStates(), millpond.DeploymentEvents(), millpond.DeploymentTransition)
+	})
+	t.Run("job on a node", func(t *testing.T) {
+		checkTable(t, millpond.JobNodePhases(), millpond.JobNodeEvents(), millpond.JobNodeTransition)
 	})
 	t.Run("task", func(t *testing.T) {
 		checkTable(t, millpond.TaskStates(), millpond.TaskEvents(), millpond.TaskTransition)
@@ -94,6 +95,22 @@ func TestCompletedTaskStays(t *testing.T) {
 	for _, e := range millpond.TaskEvents() {
 		if next, _, _ := millpond.TaskTransition(millpond.TaskCompleted, e); next != millpond.TaskCompleted && e != millpond.TaskReactivate {
 			t.Errorf("%s takes a completed task to %s", e, next)
+		}
+	}
+}
+
+func TestJobsLeaveNodes(t *testing.T) {
+	for _, p := range millpond.JobNodePhases() {
+		if next, outcome, _ := millpond.JobNodeTransition(p, millpond.JobNodeEnd); next != millpond.JobNodeDone || outcome == millpond.Refused {
+			t.Errorf("a job cannot leave a node where it is %s", p)
+		}
+		if next, outcome, _ := millpond.JobNodeTransition(p, millpond.JobNodeRelease); outcome == millpond.Refused || next != millpond.JobNodeReleasing && next != millpond.JobNodeDone {
+			t.Errorf("a job cannot be released where it is %s", p)
+		}
+	}
+	for _, e := range millpond.JobNodeEvents() {
+		if next, _, _ := millpond.JobNodeTransition(millpond.JobNodeDone, e); next != millpond.JobNodeDone {
+			t.Errorf("%s brings a job back to a node that it left", e)
 		}
 	}
 }

@@ -23,6 +23,10 @@ type TaskEvent string
 const (
 	// TaskAssigned: the scheduler gave it a node; a new attempt begins.
 	TaskAssigned TaskEvent = "assigned"
+	// TaskWaits: the same, but the node is being prepared for its job first;
+	// TaskPrepared: it may run there now.
+	TaskWaits    TaskEvent = "waits"
+	TaskPrepared TaskEvent = "prepared"
 	// TaskSucceeded and TaskFailedForGood end it.
 	TaskSucceeded     TaskEvent = "succeeded"
 	TaskFailedForGood TaskEvent = "failed"
@@ -38,7 +42,7 @@ const (
 	TaskReactivate TaskEvent = "reactivate"
 )
 
-var taskEvents = [...]TaskEvent{TaskAssigned, TaskSucceeded, TaskFailedForGood, TaskRetry, TaskNodeLost, TaskRequeue, TaskTerminate, TaskReactivate}
+var taskEvents = [...]TaskEvent{TaskAssigned, TaskWaits, TaskPrepared, TaskSucceeded, TaskFailedForGood, TaskRetry, TaskNodeLost, TaskRequeue, TaskTerminate, TaskReactivate}
 
 // TaskEvents lists every event.
 func TaskEvents() []TaskEvent { return append([]TaskEvent(nil), taskEvents[:]...) }

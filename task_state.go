@@ -4,7 +4,8 @@ package millpond
 //
 //	          assigned                    succeeded, failed, terminate
 //	active ─────────────▶ running ─────────────────────────▶ completed
-//	  ▲  ▲                   │  (preparing the same)              │
+//	  │ waits ▶ preparing ─ prepared ▶ ┘ (preparing ends the same) │
+//	  ▲  ▲                   │                                    │
 //	  │  └── retry, nodelost,┘                                    │
 //	  │       requeue                reactivate (a failed one)    │
 //	  └───────────────────────────────────────────────────────────┘
@@ -12,22 +13,22 @@ package millpond
 //	terminate also takes active ▶ completed.
 var taskTable = map[TaskState]map[TaskEvent]cell[TaskState]{
 	TaskActive: {
-		TaskAssigned: to(TaskRunning), TaskSucceeded: no[TaskState]("it does not run"), TaskFailedForGood: no[TaskState]("it does not run"),
+		TaskAssigned: to(TaskRunning), TaskWaits: to(TaskPreparing), TaskPrepared: no[TaskState]("it has no node"), TaskSucceeded: no[TaskState]("it does not run"), TaskFailedForGood: no[TaskState]("it does not run"),
 		TaskRetry: same[TaskState](), TaskNodeLost: same[TaskState](), TaskRequeue: same[TaskState](),
 		TaskTerminate: to(TaskCompleted), TaskReactivate: no[TaskState](taskNotCompleted),
 	},
 	TaskPreparing: {
-		TaskAssigned: no[TaskState]("it has a node"), TaskSucceeded: to(TaskCompleted), TaskFailedForGood: to(TaskCompleted),
+		TaskAssigned: no[TaskState]("it has a node"), TaskWaits: no[TaskState]("it has a node"), TaskPrepared: to(TaskRunning), TaskSucceeded: to(TaskCompleted), TaskFailedForGood: to(TaskCompleted),
 		TaskRetry: to(TaskActive), TaskNodeLost: to(TaskActive), TaskRequeue: to(TaskActive),
 		TaskTerminate: to(TaskCompleted), TaskReactivate: no[TaskState](taskNotCompleted),
 	},
 	TaskRunning: {
-		TaskAssigned: no[TaskState]("it has a node"), TaskSucceeded: to(TaskCompleted), TaskFailedForGood: to(TaskCompleted),
+		TaskAssigned: no[TaskState]("it has a node"), TaskWaits: no[TaskState]("it has a node"), TaskPrepared: same[TaskState](), TaskSucceeded: to(TaskCompleted), TaskFailedForGood: to(TaskCompleted),
 		TaskRetry: to(TaskActive), TaskNodeLost: to(TaskActive), TaskRequeue: to(TaskActive),
 		TaskTerminate: to(TaskCompleted), TaskReactivate: no[TaskState](taskNotCompleted),
 	},
 	TaskCompleted: {
-		TaskAssigned: no[TaskState](taskCompleted), TaskSucceeded: same[TaskState](), TaskFailedForGood: same[TaskState](),
+		TaskAssigned: no[TaskState](taskCompleted), TaskWaits: no[TaskState](taskCompleted), TaskPrepared: same[TaskState](), TaskSucceeded: same[TaskState](), TaskFailedForGood: same[TaskState](),
 		TaskRetry: same[TaskState](), TaskNodeLost: same[TaskState](), TaskRequeue: same[TaskState](),
 		TaskTerminate: no[TaskState](taskCompleted), TaskReactivate: to(TaskActive),
 	},

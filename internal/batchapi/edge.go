@@ -69,6 +69,7 @@ type Jobs interface {
 	DisableJob(ctx context.Context, acct millpond.AccountName, id millpond.JobID, cond millpond.Condition, what millpond.DisableTasks) error
 	EnableJob(ctx context.Context, acct millpond.AccountName, id millpond.JobID, cond millpond.Condition) error
 	TerminateJob(ctx context.Context, acct millpond.AccountName, id millpond.JobID, cond millpond.Condition, reason string, force bool) error
+	ListJobNodes(ctx context.Context, acct millpond.AccountName, job millpond.JobID, q millpond.ListQuery[millpond.JobNode]) ([]millpond.JobNode, string, error)
 	AddTask(ctx context.Context, acct millpond.AccountName, job millpond.JobID, spec millpond.TaskSpec) (millpond.Task, error)
 	AddTasks(ctx context.Context, acct millpond.AccountName, job millpond.JobID, specs []millpond.TaskSpec) ([]job.AddResult, error)
 	GetTask(ctx context.Context, acct millpond.AccountName, job millpond.JobID, id millpond.TaskID) (millpond.Task, error)

@@ -23,7 +23,7 @@ func (e *Edge) addJob(w http.ResponseWriter, r *request) error {
 		return err
 	}
 	spec := jobSpec(azbatch.JobSpecification{DisplayName: in.DisplayName, PoolInfo: in.PoolInfo, Priority: in.Priority, MaxParallelTasks: in.MaxParallelTasks,
-		AllowTaskPreemption: in.AllowTaskPreemption, CommonEnvironmentSettings: in.CommonEnvironmentSettings, Constraints: in.Constraints, JobManagerTask: in.JobManagerTask,
+		AllowTaskPreemption: in.AllowTaskPreemption, CommonEnvironmentSettings: in.CommonEnvironmentSettings, Constraints: in.Constraints, JobManagerTask: in.JobManagerTask, JobPreparationTask: in.JobPreparationTask, JobReleaseTask: in.JobReleaseTask,
 		Metadata: in.Metadata, OnAllTasksComplete: in.OnAllTasksComplete, OnTaskFailure: in.OnTaskFailure, UsesTaskDependencies: in.UsesTaskDependencies})
 	spec.ID = millpond.JobID(text0(in.ID))
 	j, err := e.Jobs.AddJob(r.Context(), r.acct.Name, spec)
@@ -40,6 +40,7 @@ func jobSpec(in azbatch.JobSpecification) millpond.JobSpec {
 		Priority: number0(in.Priority), MaxParallelTasks: -1, Environment: environment(in.CommonEnvironmentSettings), Metadata: metadata(in.Metadata),
 		OnAllTasksComplete: "noaction", UsesTaskDependencies: truth0(in.UsesTaskDependencies), AllowPreemption: truth0(in.AllowTaskPreemption),
 		OnTaskFailure: millpond.OnTaskFailureNothing, Manager: manager(in.JobManagerTask),
+		Preparation: preparation(in.JobPreparationTask), Release: releaseTask(in.JobReleaseTask),
 	}
 	if in.OnTaskFailure != nil {
 		spec.OnTaskFailure = string(*in.OnTaskFailure)
@@ -211,15 +212,6 @@ func (e *Edge) taskCounts(w http.ResponseWriter, r *request) error {
 	return nil
 }
 
-// listPreparation answers as the service does for a job without a preparation
-// task, which here is every job.
-func (e *Edge) listPreparation(w http.ResponseWriter, r *request) error {
-	if _, err := e.Jobs.GetJob(r.Context(), r.acct.Name, r.job()); err != nil {
-		return err
-	}
-	return millpond.Errorf(millpond.Conflict, "JobPreparationTaskNotSpecified", "The job has no preparation task.")
-}
-
 func (r *request) jobEntity(j millpond.Job) entity {
 	s := j.Spec
 	m := azbatch.Job{
@@ -229,6 +221,7 @@ func (r *request) jobEntity(j millpond.Job) entity {
 		Constraints: &azbatch.JobConstraints{MaxWallClockTime: ptr(azwire.LimitDuration(s.MaxWallClock)), MaxTaskRetryCount: count(s.MaxTaskRetries)},
 		PoolInfo:    &azbatch.PoolInfo{PoolID: ptr(string(s.Pool))}, CommonEnvironmentSettings: environmentModel(s.Environment), Metadata: metadataModel(s.Metadata, nil),
 		OnAllTasksComplete: some(azbatch.OnAllTasksComplete(s.OnAllTasksComplete)), OnTaskFailure: ptr(onTaskFailure(s)), JobManagerTask: managerModel(s.Manager),
+		JobPreparationTask: preparationModel(s.Preparation), JobReleaseTask: releaseModel(s.Release),
 		ExecutionInfo: &azbatch.JobExecutionInfo{StartTime: at(jobStart(j)), PoolID: ptr(string(s.Pool))},
 	}
 	if j.Previous != "" {

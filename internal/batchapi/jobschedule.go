@@ -165,7 +165,7 @@ func (r *request) scheduleEntity(v millpond.JobSchedule) entity {
 		Schedule:      &azbatch.JobScheduleConfiguration{DoNotRunUntil: at(s.Recurrence.DoNotRunUntil), DoNotRunAfter: at(s.Recurrence.DoNotRunAfter), StartWindow: spanText(s.Recurrence.StartWindow), RecurrenceInterval: spanText(s.Recurrence.Interval)},
 		ExecutionInfo: &azbatch.JobScheduleExecutionInfo{NextRunTime: at(v.NextRun), EndTime: at(v.Ended)}, Metadata: metadataModel(s.Metadata, nil),
 		JobSpecification: &azbatch.JobSpecification{PoolInfo: like.PoolInfo, AllowTaskPreemption: like.AllowTaskPreemption, CommonEnvironmentSettings: like.CommonEnvironmentSettings,
-			Constraints: like.Constraints, DisplayName: like.DisplayName, JobManagerTask: like.JobManagerTask, MaxParallelTasks: like.MaxParallelTasks, Metadata: like.Metadata,
+			Constraints: like.Constraints, DisplayName: like.DisplayName, JobManagerTask: like.JobManagerTask, JobPreparationTask: like.JobPreparationTask, JobReleaseTask: like.JobReleaseTask, MaxParallelTasks: like.MaxParallelTasks, Metadata: like.Metadata,
 			OnAllTasksComplete: like.OnAllTasksComplete, OnTaskFailure: like.OnTaskFailure, Priority: like.Priority, UsesTaskDependencies: like.UsesTaskDependencies},
 	}
 	if v.Previous != "" {

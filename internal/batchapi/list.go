@@ -59,6 +59,7 @@ type lists struct {
 	// scheduled are the jobs of one schedule.
 	scheduled list[millpond.Job]
 	schedules list[millpond.JobSchedule]
+	jobNodes  list[millpond.JobNode]
 	images    list[SupportedImage]
 	files     list[file]
 }
@@ -119,6 +120,11 @@ func makeLists() lists {
 				"schedule/doNotRunUntil": when, "schedule/doNotRunAfter": when},
 			members: []string{"id", "displayName", "url", "eTag", "lastModified", "creationTime", "state", "stateTransitionTime", "previousState",
 				"previousStateTransitionTime", "schedule", "jobSpecification", "executionInfo", "metadata", "stats"}},
+	}
+	l.jobNodes = list[millpond.JobNode]{set: "jobpreparationandreleasetaskstatuslist", get: jobNodeProperty, table: azwire.FilterTable{"poolId": word, "nodeId": word},
+		members: []string{"poolId", "nodeId", "nodeUrl", "jobPreparationTaskExecutionInfo", "jobReleaseTaskExecutionInfo"}}
+	for _, t := range []string{"jobPreparationTaskExecutionInfo/", "jobReleaseTaskExecutionInfo/"} {
+		maps.Copy(l.jobNodes.table, azwire.FilterTable{t + "state": is, t + "startTime": when, t + "endTime": when, t + "exitCode": exit, t + "result": word})
 	}
 	l.scheduled = l.jobs
 	l.scheduled.table = maps.Clone(l.jobs.table)

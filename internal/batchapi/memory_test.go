@@ -388,6 +388,13 @@ func (s memJobs) TerminateJob(_ context.Context, _ millpond.AccountName, id mill
 	})
 }
 
+func (s memJobs) ListJobNodes(_ context.Context, _ millpond.AccountName, id millpond.JobID, q millpond.ListQuery[millpond.JobNode]) ([]millpond.JobNode, string, error) {
+	if _, err := s.GetJob(context.Background(), "", id); err != nil {
+		return nil, "", err
+	}
+	return nil, "", millpond.Errorf(millpond.Conflict, "JobPreparationTaskNotSpecified", "The job has no preparation task.")
+}
+
 func (s memJobs) AddTask(_ context.Context, acct millpond.AccountName, id millpond.JobID, spec millpond.TaskSpec) (millpond.Task, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

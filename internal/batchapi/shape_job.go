@@ -4,7 +4,6 @@ import millpond "millpond.dev/millpond"
 
 const (
 	noAutoPool   = "Pools made for one job are not supported yet. Add the pool and give its id."
-	noJobTasks   = "Job preparation and release tasks are not supported yet."
 	noJobNetwork = "Networks of jobs are not supported yet."
 	noContainers = "Containers are not supported yet."
 )
@@ -53,8 +52,8 @@ func jobSpecificationShape() *rule {
 	m["usesTaskDependencies"] = truth()
 	m["onTaskFailure"] = word(millpond.OnTaskFailureNothing, millpond.OnTaskFailurePerform)
 	m["jobManagerTask"] = managerRule()
-	m["jobPreparationTask"] = refuse(noJobTasks)
-	m["jobReleaseTask"] = refuse(noJobTasks)
+	m["jobPreparationTask"] = preparationRule()
+	m["jobReleaseTask"] = releaseRule()
 	m["commonEnvironmentSettings"] = environmentRule()
 	m["poolInfo"].members["poolId"].needed()
 	m["poolInfo"].needed()

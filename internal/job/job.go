@@ -92,6 +92,9 @@ func check(j *millpond.JobSpec) error {
 			return err
 		}
 	}
+	if err := checkJobTasks(j); err != nil {
+		return err
+	}
 	for _, m := range j.Metadata {
 		if m.Name == "" {
 			return millpond.Errorf(millpond.Invalid, "EmptyMetadataKey", "A metadata item has no name. Give each item a name.")
@@ -341,7 +344,7 @@ func terminate(tx *sqlite.Tx, book *ledger.Book, j *millpond.Job, reason string,
 	if err != nil || !changed {
 		return err
 	}
-	j.TerminateReason = reason
+	j.TerminateReason, j.Force = reason, force
 	return stopTasks(tx, book, j, "The task was ended because its job was terminated.", false, force)
 }
 
@@ -352,6 +355,7 @@ func (s *Service) DeleteJob(ctx context.Context, acct millpond.AccountName, id m
 		if _, err := shift(j, millpond.JobDelete, tx.Now); err != nil {
 			return err
 		}
+		j.Force = force
 		return stopTasks(tx, book, j, "The task was ended because its job was deleted.", false, force)
 	})
 }

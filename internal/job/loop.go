@@ -49,8 +49,12 @@ func (s *Service) run(ctx context.Context) (string, time.Time, error) {
 		return "", time.Time{}, err
 	}
 	for _, j := range append(jobs, finished...) {
-		if err := s.settle(ctx, j.Account, j.Spec.ID); err != nil {
+		at, err := s.settle(ctx, j.Account, j.Spec.ID)
+		if err != nil {
 			return "", time.Time{}, fmt.Errorf("job %s: %w", j.Spec.ID, err)
+		}
+		if !at.IsZero() {
+			next = sooner(at, next)
 		}
 	}
 	return fmt.Sprintf("%d jobs on their way, %d finished", len(jobs), len(finished)), next, nil
@@ -73,8 +77,8 @@ const (
 const emptyGrace = 30 * time.Second
 
 // decide says what is to be done for a job, given whether something is asked of it,
-// how many of its tasks are on nodes, how many have not completed and how many
-// there are.
+// how many of its tasks are on nodes, or nodes are being released from it, how
+// many of its tasks have not completed and how many there are.
 func decide(j millpond.Job, asked bool, placed, open, tasks int, now time.Time) action {
 	if asked {
 		return obey
@@ -101,12 +105,13 @@ func decide(j millpond.Job, asked bool, placed, open, tasks int, now time.Time) 
 // deleteBatch bounds the tasks that one transaction deletes.
 const deleteBatch = 500
 
-// settle takes one job a step further, on its row as it is now.
-func (s *Service) settle(ctx context.Context, acct millpond.AccountName, id millpond.JobID) error {
+// settle takes one job a step further, on its row as it is now. at is when a
+// time limit of it passes; zero without one.
+func (s *Service) settle(ctx context.Context, acct millpond.AccountName, id millpond.JobID) (at time.Time, err error) {
 	for {
 		more, quieted := false, false
 		err := s.update(ctx, func(tx *sqlite.Tx, book *ledger.Book) error {
-			more, quieted = false, false
+			more, quieted, at = false, false, time.Time{}
 			j, err := tx.Job(acct, id)
 			if err != nil {
 				return ignoreNoRow(err)
@@ -114,6 +119,11 @@ func (s *Service) settle(ctx context.Context, acct millpond.AccountName, id mill
 			placed, err := tx.CountPlaced(acct, id)
 			if err != nil {
 				return err
+			}
+			if placed == 0 && (j.State == millpond.JobTerminating || j.State == millpond.JobDeleting) {
+				if placed, at, err = release(tx, book, j); err != nil {
+					return err
+				}
 			}
 			open, err := tx.CountOpenTasks(acct, id)
 			if err != nil {
@@ -160,7 +170,7 @@ func (s *Service) settle(ctx context.Context, acct millpond.AccountName, id mill
 			s.schedules.Wake()
 		}
 		if err != nil || !more {
-			return err
+			return at, err
 		}
 	}
 }
@@ -197,6 +207,9 @@ func remove(tx *sqlite.Tx, book *ledger.Book, j millpond.Job) (more bool, err er
 	}
 	if len(tasks) == deleteBatch {
 		return true, nil
+	}
+	if err := book.RemoveJobNodes(j); err != nil {
+		return false, err
 	}
 	return false, tx.DeleteJob(j.Account, j.Spec.ID)
 }

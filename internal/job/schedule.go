@@ -237,6 +237,7 @@ func (s *Service) DeleteSchedule(ctx context.Context, acct millpond.AccountName,
 				if changed, err := shift(&j, millpond.JobDelete, tx.Now); err != nil || !changed {
 					continue // it is being deleted already
 				}
+				j.Force = force
 				if err := stopTasks(tx, book, &j, "The task was ended because its job was deleted.", false, force); err != nil {
 					return err
 				}

@@ -94,6 +94,12 @@ func checkAgainstJob(t millpond.TaskSpec, j millpond.JobSpec) *millpond.Error {
 	if t.DependsOn != nil && !j.UsesTaskDependencies {
 		return millpond.Errorf(millpond.Invalid, "TaskDependenciesNotSpecifiedOnJob", "The task has dependencies, but its job was not added with usesTaskDependencies. Add the job with usesTaskDependencies true.")
 	}
+	switch {
+	case j.Preparation != nil && j.Preparation.ID.Key() == t.ID.Key():
+		return millpond.Errorf(millpond.Conflict, "TaskIdSameAsJobPreparationTask", "The id of the task is that of its job's preparation task. Choose another id.")
+	case j.Release != nil && j.Release.ID.Key() == t.ID.Key():
+		return millpond.Errorf(millpond.Conflict, "TaskIdSameAsJobReleaseTask", "The id of the task is that of its job's release task. Choose another id.")
+	}
 	if j.OnTaskFailure != millpond.OnTaskFailurePerform && t.Exit.HasJobAction() {
 		return millpond.InvalidProperty("jobAction", "", "A job action can be given only in a job whose onTaskFailure is performexitoptionsjobaction.")
 	}

@@ -232,7 +232,11 @@ func Directory(job millpond.JobID, task millpond.TaskID) string {
 // Assign gives an active task to a node, as a new attempt; the node's session
 // learns of it from the commit. False means that the task is not active any more.
 func (b *Book) Assign(v millpond.Task, pool millpond.PoolID, node millpond.NodeID) (bool, error) {
-	if !b.move(&v, millpond.TaskAssigned) {
+	return b.assign(v, pool, node, millpond.TaskAssigned)
+}
+
+func (b *Book) assign(v millpond.Task, pool millpond.PoolID, node millpond.NodeID, ev millpond.TaskEvent) (bool, error) {
+	if !b.move(&v, ev) {
 		return false, nil
 	}
 	v.Attempt++
@@ -308,7 +312,7 @@ func (b *Book) LoseAll(node millpond.NodeID) (int, error) {
 			return 0, err
 		}
 	}
-	return len(tasks), nil
+	return len(tasks), b.loseJobs(node)
 }
 
 // Stop ends a task on behalf of a user: at once when it is not on a node, else

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path"
 	"strconv"
 	"strings"
 	"time"
@@ -37,6 +38,7 @@ type wanted struct {
 	node  millpond.Node
 	pool  millpond.Pool
 	tasks []millpond.Task
+	jobs  []jobOnNode
 	due   []sqlite.TaskDirectory
 }
 
@@ -50,6 +52,9 @@ func (x *session) read(ctx context.Context) (wanted, error) {
 			return sqlite.ErrNoRow
 		}
 		if w.tasks, err = tx.PlacedTasks(x.node); err != nil {
+			return err
+		}
+		if w.jobs, err = jobsOnNode(tx, x.node); err != nil {
 			return err
 		}
 		if w.due, err = tx.DueTaskDirectories(x.node, tx.Now); err != nil {
@@ -142,6 +147,9 @@ func (x *session) compare(ctx context.Context, w wanted, stopped map[attempt]boo
 	for _, t := range w.tasks {
 		want[attemptKey(t)] = true
 	}
+	for _, j := range w.jobs {
+		want[attemptKey(j.task())] = true
+	}
 	// What the agent runs and nobody wants: a deleted task, a forced end.
 	x.mu.Lock()
 	var orphans []attempt
@@ -168,6 +176,9 @@ func (x *session) compare(ctx context.Context, w wanted, stopped map[attempt]boo
 			}
 		}
 	}
+	if err := x.tellJobs(ctx, w, stopped); err != nil {
+		return err
+	}
 	var begin []millpond.Task
 	for _, t := range w.tasks {
 		k := attemptKey(t)
@@ -193,7 +204,7 @@ func (x *session) compare(ctx context.Context, w wanted, stopped map[attempt]boo
 					return err
 				}
 			}
-		case !running:
+		case !running && t.State == millpond.TaskRunning:
 			begin = append(begin, t)
 		}
 	}
@@ -210,11 +221,11 @@ func (x *session) begin(ctx context.Context, w wanted, tasks []millpond.Task) er
 		if running, ended := x.state(attemptKey(t)); running || ended {
 			continue
 		}
-		common, err := x.svc.environmentOf(ctx, t.Account, t.Job)
+		settings, err := x.svc.settingsOf(ctx, t.Account, t.Job)
 		if err != nil {
 			return err
 		}
-		list = append(list, x.taskRequest(w, t, common))
+		list = append(list, x.taskRequest(w, t, settings))
 	}
 	for len(list) > 0 {
 		n := min(len(list), mostAtOnce)
@@ -418,12 +429,16 @@ func (x *session) startRequest(w wanted) *nodev1.RunTaskRequest {
 	}
 }
 
-func (x *session) taskRequest(w wanted, t millpond.Task, common []millpond.NameValue) *nodev1.RunTaskRequest {
+func (x *session) taskRequest(w wanted, t millpond.Task, job jobSettings) *nodev1.RunTaskRequest {
 	own := x.nodeVariables(w.node)
 	own["AZ_BATCH_JOB_ID"], own["AZ_BATCH_TASK_ID"] = string(t.Job), string(t.Spec.ID)
+	if job.prepared != "" && t.Directory != job.prepared {
+		own["AZ_BATCH_JOB_PREP_DIR"] = path.Join(w.node.RootDir, job.prepared)
+		own["AZ_BATCH_JOB_PREP_WORKING_DIR"] = path.Join(w.node.RootDir, job.prepared, "wd")
+	}
 	q := &nodev1.RunTaskRequest{
 		Key: taskKey(t), CommandLine: t.Spec.CommandLine, Directory: t.Directory,
-		Environment:   environment(own, common, t.Spec.Environment),
+		Environment:   environment(own, job.environment, t.Spec.Environment),
 		User:          user(w.pool, t.Spec.User),
 		ResourceFiles: resourceFiles(t.Spec.ResourceFiles),
 	}

@@ -520,6 +520,9 @@ func (s *Service) remove(ctx context.Context, id millpond.NodeID) error {
 		if _, err := book.LoseAll(id); err != nil {
 			return err
 		}
+		if err := book.LeaveAll(id); err != nil {
+			return err
+		}
 		if err := book.Close(); err != nil {
 			return err
 		}

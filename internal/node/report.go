@@ -129,7 +129,7 @@ func (x *session) taskEnded(tx *sqlite.Tx, book *ledger.Book, c *nodev1.TaskComp
 	k := c.GetKey()
 	t, err := tx.Task(x.acct, millpond.JobID(k.GetJobId()), millpond.TaskID(k.GetTaskId()))
 	if errors.Is(err, sqlite.ErrNoRow) {
-		return nil
+		return x.jobTaskEnded(tx, book, c)
 	}
 	if err != nil {
 		return err

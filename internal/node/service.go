@@ -84,9 +84,9 @@ type Service struct {
 
 	mu       sync.Mutex
 	sessions map[string]*session
-	// settings are the environments of jobs, by account and job key, as far as
+	// settings are the settings of jobs, by account and job key, as far as
 	// sessions asked for them.
-	settings map[[2]string][]millpond.NameValue
+	settings map[[2]string]jobSettings
 	// jobChanges counts what follow saw of jobs.
 	jobChanges int
 	contact    map[string]time.Time // when a node was last heard, by key
@@ -106,7 +106,7 @@ func New(d Deps) *Service {
 	c.Relaunches = orDefault(c.Relaunches, 3)
 	c.Every = orDefault(c.Every, 15*time.Second)
 	c.LogRetention = orDefault(c.LogRetention, 7*24*time.Hour)
-	s := &Service{Deps: d, started: d.Clock.Now(), sessions: map[string]*session{}, settings: map[[2]string][]millpond.NameValue{}, contact: map[string]time.Time{}, asked: map[string]time.Time{}}
+	s := &Service{Deps: d, started: d.Clock.Now(), sessions: map[string]*session{}, settings: map[[2]string]jobSettings{}, contact: map[string]time.Time{}, asked: map[string]time.Time{}}
 	s.reports.svc = s
 	// Reading nothing, it cannot fail.
 	_ = d.DB.Follow(context.Background(), nil, s.follow)
@@ -139,15 +139,30 @@ func (s *Service) follow(c sqlite.Changes) {
 	}
 }
 
-// environmentOf is a job's common environment.
-func (s *Service) environmentOf(ctx context.Context, acct millpond.AccountName, job millpond.JobID) ([]millpond.NameValue, error) {
+// jobSettings is what tasks are told of their job.
+type jobSettings struct {
+	environment []millpond.NameValue
+	// prepared is the directory of the preparation task, empty without one.
+	prepared string
+}
+
+func settingsOf(j millpond.Job) jobSettings {
+	s := jobSettings{environment: j.Spec.Environment}
+	if t := j.Spec.Preparation; t != nil {
+		s.prepared = ledger.Directory(j.Spec.ID, t.ID)
+	}
+	return s
+}
+
+// settingsOf are a job's settings.
+func (s *Service) settingsOf(ctx context.Context, acct millpond.AccountName, job millpond.JobID) (jobSettings, error) {
 	k := [2]string{acct.Key(), job.Key()}
 	s.mu.Lock()
-	env, have := s.settings[k]
+	known, have := s.settings[k]
 	changes := s.jobChanges
 	s.mu.Unlock()
 	if have {
-		return env, nil
+		return known, nil
 	}
 	var j millpond.Job
 	err := s.DB.View(ctx, func(tx *sqlite.Tx) (err error) {
@@ -158,7 +173,7 @@ func (s *Service) environmentOf(ctx context.Context, acct millpond.AccountName, 
 		if errors.Is(err, sqlite.ErrNoRow) {
 			err = nil
 		}
-		return nil, err
+		return jobSettings{}, err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -167,9 +182,9 @@ func (s *Service) environmentOf(ctx context.Context, acct millpond.AccountName, 
 		if len(s.settings) > 1000 {
 			clear(s.settings)
 		}
-		s.settings[k] = j.Spec.Environment
+		s.settings[k] = settingsOf(j)
 	}
-	return j.Spec.Environment, nil
+	return settingsOf(j), nil
 }
 
 func orDefault[T comparable](v, def T) T {

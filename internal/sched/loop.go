@@ -117,7 +117,11 @@ func (s *Scheduler) round(ctx context.Context) (placed int, more bool, err error
 			if err != nil {
 				return err
 			}
-			ok, err := book.Assign(t, a.Pool, a.Node)
+			assign := book.Assign
+			if a.Prepared {
+				assign = book.AssignPrepared
+			}
+			ok, err := assign(t, a.Pool, a.Node)
 			if err != nil {
 				return err
 			}

@@ -17,6 +17,8 @@ type Assignment struct {
 	Ref
 	Pool millpond.PoolID
 	Node millpond.NodeID
+	// Prepared says that the task's job has a preparation task.
+	Prepared bool
 }
 
 // Plan is what one round does.
@@ -48,7 +50,7 @@ func (s *State) Plan(now time.Time, limit int, live func(millpond.NodeID) bool) 
 		r := round{state: s, pool: p, now: now, live: live}
 		r.place(limit - len(plan.Assign))
 		for _, m := range r.moves {
-			plan.Assign = append(plan.Assign, Assignment{Ref: m.task.ref(), Pool: p.id, Node: m.task.node.id})
+			plan.Assign = append(plan.Assign, Assignment{Ref: m.task.ref(), Pool: p.id, Node: m.task.node.id, Prepared: m.task.job.prepared})
 		}
 		if p.preemptible > 0 {
 			plan.Evict = append(plan.Evict, r.evict()...)
@@ -102,6 +104,23 @@ func (p *pool) most() int {
 	return 0
 }
 
+// mostFor is the most free slots that a node has on which the job may run, most
+// where it may run everywhere: without it, all tasks of a job would be tried
+// each time that only nodes are free on which its preparation failed.
+func (p *pool) mostFor(j *job, most int) int {
+	if len(j.barred) == 0 {
+		return most
+	}
+	for ; most > 0; most-- {
+		for _, n := range p.free[most].items {
+			if !j.barred[n.id.Key()] {
+				return most
+			}
+		}
+	}
+	return 0
+}
+
 func (t *task) ref() Ref { return Ref{t.job.key.account, t.job.key.job, t.key} }
 
 // round is one plan for one pool, with what it takes to undo it.
@@ -134,6 +153,7 @@ func (r *round) place(limit int) {
 			break
 		}
 		j := p.ready.items[0]
+		most = p.mostFor(j, most)
 		t := j.head(1, most)
 		r.keep(j, most)
 		if t == nil {
@@ -223,7 +243,7 @@ func (p *pool) pick(t *task) *node {
 }
 
 // first is the first node of a heap that suits a task. Nearly always it is the
-// top; only a job manager is choosy.
+// top; only a job manager is choosy, and a job whose preparation failed somewhere.
 func first(h *heap[*node], t *task) *node {
 	if h.len() == 0 || h.items[0].suits(t) {
 		if h.len() == 0 {
@@ -240,7 +260,9 @@ func first(h *heap[*node], t *task) *node {
 	return best
 }
 
-func (n *node) suits(t *task) bool { return t.flags&dedicatedOnly == 0 || n.dedicated }
+func (n *node) suits(t *task) bool {
+	return (t.flags&dedicatedOnly == 0 || n.dedicated) && (len(t.job.barred) == 0 || !t.job.barred[n.id.Key()])
+}
 
 // keep keeps a node for a job's first task that needs more than any node has
 // free, once it has waited for long.

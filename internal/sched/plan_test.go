@@ -15,16 +15,17 @@ import (
 
 // world is rows as a database would hold them, and a state that follows them.
 type world struct {
-	state *State
-	pools map[string]millpond.Pool
-	nodes map[string]sqlite.NodeChange
-	jobs  map[string]millpond.Job
-	tasks map[string]millpond.Task // by job/task
-	made  int64
+	state  *State
+	pools  map[string]millpond.Pool
+	nodes  map[string]sqlite.NodeChange
+	jobs   map[string]millpond.Job
+	tasks  map[string]millpond.Task // by job/task
+	barred map[sqlite.JobNodeChange]bool
+	made   int64
 }
 
 func newWorld() *world {
-	return &world{state: NewState(), pools: map[string]millpond.Pool{}, nodes: map[string]sqlite.NodeChange{}, jobs: map[string]millpond.Job{}, tasks: map[string]millpond.Task{}}
+	return &world{state: NewState(), pools: map[string]millpond.Pool{}, nodes: map[string]sqlite.NodeChange{}, jobs: map[string]millpond.Job{}, tasks: map[string]millpond.Task{}, barred: map[sqlite.JobNodeChange]bool{}}
 }
 
 func (w *world) pool(id string, slots int, mod func(*millpond.PoolSpec)) {
@@ -64,6 +65,18 @@ func (w *world) task(job, id string, slots int, mod func(*millpond.TaskSpec)) {
 func (w *world) put(t millpond.Task) {
 	w.tasks[string(t.Job)+"/"+string(t.Spec.ID)] = t
 	w.state.Apply(sqlite.Changes{Tasks: []sqlite.TaskChange{{Task: t}}})
+}
+
+// bar says that a job may not run on a node, or may again.
+func (w *world) bar(job, node string, barred bool) {
+	c := sqlite.JobNodeChange{Account: "a", Job: job, Node: node, Barred: barred}
+	w.state.Apply(sqlite.Changes{JobNodes: []sqlite.JobNodeChange{c}})
+	c.Barred = true
+	if barred {
+		w.barred[c] = true
+	} else {
+		delete(w.barred, c)
+	}
 }
 
 func (w *world) end(key string, satisfies bool) {
@@ -111,6 +124,9 @@ func (w *world) fresh() *State {
 	for _, j := range w.jobs {
 		s.setJob(j)
 	}
+	for b := range w.barred {
+		s.setJobNode(b)
+	}
 	for _, t := range w.tasks {
 		s.setTask(sqlite.QueueRowOf(t))
 	}
@@ -130,6 +146,9 @@ func dump(s *State) (out []string) {
 	}
 	for k, j := range s.jobs {
 		out = append(out, fmt.Sprintf("job %s active %v waiting %d blocked %d placed %d slots %d ready %v", k.job, j.active, j.waiting, j.blocked, j.placed, j.slots, j.at >= 0))
+		for n := range j.barred {
+			out = append(out, fmt.Sprintf("job %s barred from %s", k.job, n))
+		}
 		for _, t := range j.tasks {
 			on, missing := "", int64(0)
 			if t.node != nil {
@@ -447,6 +466,12 @@ func TestStateFollowsRows(t *testing.T) {
 					}
 				}
 				delete(w.nodes, id)
+				for b := range w.barred {
+					if b.Node == id {
+						delete(w.barred, b)
+						c.JobNodes = append(c.JobNodes, sqlite.JobNodeChange{Account: b.Account, Job: b.Job, Node: id})
+					}
+				}
 				w.state.Apply(c)
 			},
 			"job": func() {
@@ -508,9 +533,23 @@ func TestStateFollowsRows(t *testing.T) {
 				}
 			},
 			"place": func() { w.commit() },
+			"bar": func() {
+				job, node := name("j", 4), name("n", 5)
+				if _, ok := w.jobs[job]; !ok || w.nodes[node].ID == "" {
+					return
+				}
+				for k, v := range w.tasks {
+					if v.OnNode() && v.Node.Key() == node && v.Job.Key() == job {
+						v.State, v.Node = millpond.TaskActive, ""
+						w.tasks[k] = v
+						w.put(v)
+					}
+				}
+				w.bar(job, node, rapid.Bool().Draw(t, "barred"))
+			},
 		}
 		for range rapid.IntRange(1, 60).Draw(t, "steps") {
-			what := rapid.SampledFrom([]string{"pool", "node", "node", "nodeGone", "job", "jobState", "task", "task", "task", "task", "ends", "ends", "lost", "deleted", "place", "place"}).Draw(t, "what")
+			what := rapid.SampledFrom([]string{"pool", "node", "node", "nodeGone", "job", "jobState", "task", "task", "task", "task", "ends", "ends", "lost", "deleted", "place", "place", "bar"}).Draw(t, "what")
 			steps[what]()
 			before, rows := dump(w.state), dump(w.fresh())
 			if !reflect.DeepEqual(before, rows) {
@@ -549,6 +588,9 @@ func check(t *rapid.T, w *world, plan Plan) {
 		if placed[a.Job]++; j.Spec.MaxParallelTasks > 0 && placed[a.Job] > j.Spec.MaxParallelTasks {
 			t.Fatalf("%v is more than its job may run", a)
 		}
+		if w.barred[sqlite.JobNodeChange{Account: "a", Job: a.Job, Node: string(a.Node), Barred: true}] {
+			t.Fatalf("%v is on a node from which its job is barred", a)
+		}
 		if n.Pool != string(j.Spec.Pool) || n.State == millpond.NodeOffline {
 			t.Fatalf("%v is on a node of %s that is %s", a, n.Pool, n.State)
 		}
@@ -562,6 +604,9 @@ func check(t *rapid.T, w *world, plan Plan) {
 			continue
 		}
 		for id, n := range w.nodes {
+			if w.barred[sqlite.JobNodeChange{Account: "a", Job: string(v.Job), Node: id, Barred: true}] {
+				continue
+			}
 			if p, ok := w.pools[n.Pool]; ok && n.Pool == string(j.Spec.Pool) && n.State != millpond.NodeOffline && used[id]+v.Spec.RequiredSlots <= p.Spec.TaskSlotsPerNode {
 				t.Fatalf("%s waits although node %s has room", k, id)
 			}

@@ -79,6 +79,10 @@ type job struct {
 	served  uint64
 	at      int // place in pool.ready, or -1
 	graph   *graph
+	// prepared: the job has a preparation task; barred are the nodes, by key, on
+	// which it failed. Nil until one did.
+	prepared bool
+	barred   map[string]bool
 }
 
 // class is the queue of the tasks of one job that need the same slots.
@@ -136,6 +140,13 @@ func Load(tx *sqlite.Tx) (*State, error) {
 	for _, j := range jobs {
 		s.setJob(j)
 	}
+	barred, err := tx.BarredJobNodes()
+	if err != nil {
+		return nil, err
+	}
+	for _, b := range barred {
+		s.setJobNode(b)
+	}
 	return s, tx.EachQueueRow(s.setTask)
 }
 
@@ -155,6 +166,9 @@ func (s *State) Apply(c sqlite.Changes) {
 		if !j.Gone {
 			s.setJob(j.Job)
 		}
+	}
+	for _, b := range c.JobNodes {
+		s.setJobNode(b)
 	}
 	for _, t := range c.Tasks {
 		q := sqlite.QueueRowOf(t.Task)
@@ -338,11 +352,27 @@ func (s *State) setJob(v millpond.Job) {
 		j.pool.preemptible += j.evictable()
 	}
 	j.unready()
+	j.prepared = v.Spec.Preparation != nil
 	j.active, j.priority, j.created, j.most = v.State == millpond.JobActive, v.Spec.Priority, v.Created.UnixMicro(), v.Spec.MaxParallelTasks
 	if v.Spec.UsesTaskDependencies && j.graph == nil {
 		j.graph = newGraph()
 	}
 	j.settle()
+}
+
+// setJobNode follows whether a job may run on a node. A node that goes is taken
+// out by the change that its jobs leave it.
+func (s *State) setJobNode(c sqlite.JobNodeChange) {
+	j := s.jobs[jobKey{c.Account, c.Job}]
+	switch {
+	case j == nil:
+	case !c.Barred:
+		delete(j.barred, c.Node)
+	case j.barred == nil:
+		j.barred = map[string]bool{c.Node: true}
+	default:
+		j.barred[c.Node] = true
+	}
 }
 
 func (j *job) evictable() int {

@@ -12,10 +12,12 @@ type Changes struct {
 	Jobs  []JobChange
 	Pools []PoolChange
 	Nodes []NodeChange
+	// JobNodes are jobs with a preparation task on nodes.
+	JobNodes []JobNodeChange
 }
 
 func (c *Changes) empty() bool {
-	return len(c.Tasks)+len(c.Jobs)+len(c.Pools)+len(c.Nodes) == 0
+	return len(c.Tasks)+len(c.Jobs)+len(c.Pools)+len(c.Nodes)+len(c.JobNodes) == 0
 }
 
 // TaskChange is a task as it is now; when Gone, as it was.
@@ -47,6 +49,12 @@ type NodeChange struct {
 	Scheduling millpond.SchedulingState
 	Pending    millpond.NodeEvent
 	Gone       bool
+}
+
+// JobNodeChange says, by keys, whether tasks of a job may run on a node.
+type JobNodeChange struct {
+	Account, Job, Node string
+	Barred             bool
 }
 
 // Follow hands every committed transaction's changes to each, in the order of

@@ -37,6 +37,11 @@ type hall struct {
 	active  map[string]int
 	runs    map[string]int
 	resets  int
+	// real, if set, is the folder below which machines are real agents that run
+	// commands as processes of this one; resets keep its files.
+	real string
+	// gate lets commands "gate" end.
+	gate chan struct{}
 }
 
 type machine struct {
@@ -49,7 +54,7 @@ type machine struct {
 }
 
 func newHall() *hall {
-	return &hall{changed: make(chan struct{}, 1), machines: map[string]*machine{}, active: map[string]int{}, runs: map[string]int{}}
+	return &hall{changed: make(chan struct{}, 1), machines: map[string]*machine{}, active: map[string]int{}, runs: map[string]int{}, gate: make(chan struct{})}
 }
 
 func (h *hall) Changed() <-chan struct{} { return h.changed }
@@ -89,10 +94,15 @@ func (m *machine) boot() {
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	m.hall.launches++
 	m.agent = newAgent(m.hall, fmt.Sprintf("boot-%d", m.hall.launches), m.ctx)
+	m.agent.node = m.spec.Node.Key()
 	m.agent.old = m.hall.launches%2 == 1
 	m.agent.reboot = func() { m.hall.reset(m) }
+	var handler nodev1.AgentHandler = m.agent
+	if m.hall.real != "" {
+		handler = m.realAgent()
+	}
 	if m.status.Phase == launch.Running && !m.hall.mute {
-		go m.connect(m.ctx, m.agent)
+		go m.connect(m.ctx, handler)
 	}
 }
 
@@ -102,7 +112,7 @@ func (m *machine) kill() {
 }
 
 // connect dials the server again and again, as a supervisor does.
-func (m *machine) connect(ctx context.Context, a *agent) {
+func (m *machine) connect(ctx context.Context, a nodev1.AgentHandler) {
 	for ctx.Err() == nil {
 		m.hall.mu.Lock()
 		attach := m.hall.attach
@@ -221,9 +231,9 @@ func (h *hall) close() {
 	}
 }
 
-// agent is a scripted agent. Commands: "sleep D", "exit N", "hang",
-// "hang-once", which hangs in its first run, and "fail-until N", which fails
-// until its Nth run.
+// agent is a scripted agent. Commands: "sleep D", "exit N", "hang", "gate",
+// "hang-once", which hangs in its first run, "mostly", which fails each fifth
+// time, and "fail-until N", which fails until its Nth run.
 type agent struct {
 	hall   *hall
 	bootID string
@@ -239,6 +249,7 @@ type agent struct {
 	removed []string
 	dead    bool
 	old     bool
+	node    string
 }
 
 type run struct {
@@ -258,8 +269,17 @@ func (a *agent) die() {
 	}
 	a.dead = true
 	for _, r := range a.running {
-		a.hall.active[r.key.JobId+"/"+r.key.TaskId]--
+		a.hall.active[a.id(r.key)]--
 	}
+}
+
+// id is what must not run twice at once: a task, or a job's own task on a node.
+func (a *agent) id(k *nodev1.TaskKey) string {
+	id := k.JobId + "/" + k.TaskId
+	if k.TaskId == "jobpreparation" || k.TaskId == "jobrelease" {
+		id += "@" + a.node
+	}
+	return id
 }
 
 func (a *agent) Hello(context.Context, *connect.Request[nodev1.HelloRequest]) (*connect.Response[nodev1.HelloResponse], error) {
@@ -336,7 +356,7 @@ func (a *agent) RunTask(_ context.Context, q *connect.Request[nodev1.RunTaskRequ
 		return connect.NewResponse(&nodev1.RunTaskResponse{}), nil
 	}
 	a.known[name(k)] = true
-	id := k.JobId + "/" + k.TaskId
+	id := a.id(k)
 	if k.JobId != "" {
 		a.hall.runs[id]++
 		if a.hall.active[id]++; a.hall.active[id] > 1 {
@@ -375,12 +395,20 @@ func (a *agent) execute(r *run, command string, nth int) {
 	var exit int32
 	var failure *nodev1.Failure
 	var wait time.Duration
+	var gate chan struct{}
 	words := strings.Fields(command)
 	switch words[0] {
 	case "sleep":
 		wait, _ = time.ParseDuration(words[1])
+	case "mostly": // one run in five fails
+		wait = time.Duration(nth%4) * time.Millisecond
+		if nth%5 == 0 {
+			exit = 1
+		}
 	case "hang":
 		wait = time.Hour
+	case "gate":
+		wait, gate = time.Hour, a.hall.gate
 	case "hang-once":
 		if nth == 1 {
 			wait = time.Hour
@@ -399,6 +427,7 @@ func (a *agent) execute(r *run, command string, nth int) {
 		return
 	case failure = <-r.stop:
 		exit = 137
+	case <-gate:
 	case <-time.After(wait):
 	}
 	if failure == nil && exit != 0 {
@@ -412,7 +441,7 @@ func (a *agent) execute(r *run, command string, nth int) {
 		return
 	}
 	delete(a.running, name(r.key))
-	a.hall.active[r.key.JobId+"/"+r.key.TaskId]--
+	a.hall.active[a.id(r.key)]--
 	a.last++
 	a.list = append(a.list, &nodev1.Event{Sequence: a.last, Time: timestamppb.Now(), What: &nodev1.Event_TaskCompleted{TaskCompleted: &nodev1.TaskCompleted{
 		Key: r.key, StartTime: started, EndTime: timestamppb.Now(), ExitCode: &exit, Failure: failure}}})

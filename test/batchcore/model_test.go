@@ -49,6 +49,10 @@ func (x *chaos) run() {
 	x.c.addPool("p", 3, func(s *millpond.PoolSpec) { s.TaskSlotsPerNode = 2 })
 	x.c.idle("p", 3)
 	x.c.addJob("chain", "p", depends)
+	x.c.addJob("prepared", "p", func(s *millpond.JobSpec) {
+		s.Preparation = &millpond.JobTask{TaskSpec: millpond.TaskSpec{CommandLine: "mostly", MaxRetries: ptr(1)}, WaitForSuccess: true, RerunOnReboot: true}
+		s.Release = &millpond.JobTask{TaskSpec: millpond.TaskSpec{CommandLine: "sleep 5ms"}}
+	})
 	x.c.addJob("loose", "p", func(s *millpond.JobSpec) { s.MaxTaskRetries = 1 })
 	steps := []func(){x.add, x.add, x.add, x.crash, x.reboot, x.restarted, x.resize, x.toggle, x.end, x.runAgain}
 	for range 40 {
@@ -63,6 +67,7 @@ func (x *chaos) add() {
 	for range 3 {
 		id := fmt.Sprint(x.added)
 		x.c.addTask("loose", id, fmt.Sprintf("sleep %dms", x.rng.IntN(40)), nil)
+		x.c.addTask("prepared", id, fmt.Sprintf("sleep %dms", x.rng.IntN(20)), nil)
 		before := x.added - 1 - x.rng.IntN(3)
 		x.c.addTask("chain", id, fmt.Sprintf("sleep %dms", x.rng.IntN(20)), func(s *millpond.TaskSpec) {
 			if before >= 0 {
@@ -138,7 +143,7 @@ func (x *chaos) runAgain() {
 // against the rows.
 func (x *chaos) look() {
 	x.t.Helper()
-	for _, job := range []millpond.JobID{"chain", "loose"} {
+	for _, job := range []millpond.JobID{"chain", "loose", "prepared"} {
 		tasks, _, err := x.c.jobs.ListTasks(ctx, acct.Name, job, millpond.ListQuery[millpond.Task]{})
 		x.c.must(err)
 		for _, v := range tasks {
@@ -174,7 +179,7 @@ func (x *chaos) heal() {
 			n := len(x.c.list("p")) + 1
 			_ = x.c.pools.Resize(ctx, acct.Name, "p", millpond.Condition{}, pool.Targets{Dedicated: &n}, millpond.DeallocateRequeue)
 		}
-		for _, job := range []millpond.JobID{"chain", "loose"} {
+		for _, job := range []millpond.JobID{"chain", "loose", "prepared"} {
 			k, _, err := x.c.jobs.TaskCounts(ctx, acct.Name, job)
 			if err != nil || k.Completed != x.added || k.Active+k.Running != 0 {
 				return false
@@ -183,12 +188,36 @@ func (x *chaos) heal() {
 		return true
 	})
 	x.look()
-	if len(x.done) != 2*x.added {
-		x.t.Errorf("%d of %d tasks are there", len(x.done), 2*x.added)
+	if len(x.done) != 3*x.added {
+		x.t.Errorf("%d of %d tasks are there", len(x.done), 3*x.added)
 	}
+	x.released()
 	for key, v := range x.done {
-		if v.Job == "chain" && v.Result != "success" {
+		if v.Job != "loose" && v.Result != "success" {
 			x.t.Errorf("%s: %+v", key, v)
 		}
+	}
+}
+
+// released ends the job with a preparation task while the server restarts, and
+// looks whether every node was released from it that is still there.
+func (x *chaos) released() {
+	x.c.must(x.c.jobs.TerminateJob(ctx, acct.Name, "prepared", millpond.Condition{}, "", false))
+	time.Sleep(time.Duration(x.rng.IntN(10)) * time.Millisecond)
+	x.restarted()
+	x.c.jobIn("prepared", millpond.JobCompleted)
+	rows, _, err := x.c.jobs.ListJobNodes(ctx, acct.Name, "prepared", millpond.ListQuery[millpond.JobNode]{})
+	x.c.must(err)
+	here := map[string]bool{}
+	for _, n := range x.c.list("p") {
+		here[n.ID.Key()] = n.State == millpond.NodeIdle || n.State == millpond.NodeRunning || n.State == millpond.NodeOffline
+	}
+	for _, r := range rows {
+		if r.Phase != millpond.JobNodeDone || here[r.Node.Key()] && (r.Released == nil || r.Released.Result != "success") {
+			x.t.Errorf("the job has not left a node: %+v %+v", r, r.Released)
+		}
+	}
+	if len(rows) == 0 {
+		x.t.Error("no node was prepared")
 	}
 }

@@ -41,9 +41,10 @@ func (t *task) makeDirectories() error {
 	if err := os.MkdirAll(filepath.Dir(t.dir), 0o755); err != nil {
 		return fail(err)
 	}
-	// The start task's directory is read by the tasks that follow it.
+	// The start task's directory is read by the tasks that follow it, and so is
+	// that of a job's preparation.
 	mode := fs.FileMode(0o770)
-	if t.request.GetDirectory() == "startup" {
+	if t.request.GetDirectory() == "startup" || t.request.GetSharedDirectory() {
 		mode = 0o775
 	}
 	for _, d := range []string{t.dir, t.wd} {

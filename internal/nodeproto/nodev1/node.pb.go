@@ -591,7 +591,10 @@ type TaskCompleted struct {
 	// exit_code is absent when the command never ran.
 	ExitCode *int32 `protobuf:"varint,4,opt,name=exit_code,json=exitCode,proto3,oneof" json:"exit_code,omitempty"`
 	// failure is absent for exit code 0.
-	Failure       *Failure `protobuf:"bytes,5,opt,name=failure,proto3" json:"failure,omitempty"`
+	Failure *Failure `protobuf:"bytes,5,opt,name=failure,proto3" json:"failure,omitempty"`
+	// usage is what the command and all that it started used; absent when it
+	// never ran, and from older agents.
+	Usage         *Usage `protobuf:"bytes,20,opt,name=usage,proto3" json:"usage,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -661,6 +664,98 @@ func (x *TaskCompleted) GetFailure() *Failure {
 	return nil
 }
 
+func (x *TaskCompleted) GetUsage() *Usage {
+	if x != nil {
+		return x.Usage
+	}
+	return nil
+}
+
+type Usage struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	UserCpu   *durationpb.Duration   `protobuf:"bytes,1,opt,name=user_cpu,json=userCpu,proto3" json:"user_cpu,omitempty"`
+	KernelCpu *durationpb.Duration   `protobuf:"bytes,2,opt,name=kernel_cpu,json=kernelCpu,proto3" json:"kernel_cpu,omitempty"`
+	// reads and writes are calls, the bytes those that reached a disk.
+	Reads         uint64 `protobuf:"varint,3,opt,name=reads,proto3" json:"reads,omitempty"`
+	Writes        uint64 `protobuf:"varint,4,opt,name=writes,proto3" json:"writes,omitempty"`
+	BytesRead     uint64 `protobuf:"varint,5,opt,name=bytes_read,json=bytesRead,proto3" json:"bytes_read,omitempty"`
+	BytesWritten  uint64 `protobuf:"varint,6,opt,name=bytes_written,json=bytesWritten,proto3" json:"bytes_written,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Usage) Reset() {
+	*x = Usage{}
+	mi := &file_node_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Usage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Usage) ProtoMessage() {}
+
+func (x *Usage) ProtoReflect() protoreflect.Message {
+	mi := &file_node_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Usage.ProtoReflect.Descriptor instead.
+func (*Usage) Descriptor() ([]byte, []int) {
+	return file_node_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Usage) GetUserCpu() *durationpb.Duration {
+	if x != nil {
+		return x.UserCpu
+	}
+	return nil
+}
+
+func (x *Usage) GetKernelCpu() *durationpb.Duration {
+	if x != nil {
+		return x.KernelCpu
+	}
+	return nil
+}
+
+func (x *Usage) GetReads() uint64 {
+	if x != nil {
+		return x.Reads
+	}
+	return 0
+}
+
+func (x *Usage) GetWrites() uint64 {
+	if x != nil {
+		return x.Writes
+	}
+	return 0
+}
+
+func (x *Usage) GetBytesRead() uint64 {
+	if x != nil {
+		return x.BytesRead
+	}
+	return 0
+}
+
+func (x *Usage) GetBytesWritten() uint64 {
+	if x != nil {
+		return x.BytesWritten
+	}
+	return 0
+}
+
 type Failure struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	ServerError   bool                   `protobuf:"varint,1,opt,name=server_error,json=serverError,proto3" json:"server_error,omitempty"` // category servererror, else usererror
@@ -673,7 +768,7 @@ type Failure struct {
 
 func (x *Failure) Reset() {
 	*x = Failure{}
-	mi := &file_node_proto_msgTypes[8]
+	mi := &file_node_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -685,7 +780,7 @@ func (x *Failure) String() string {
 func (*Failure) ProtoMessage() {}
 
 func (x *Failure) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[8]
+	mi := &file_node_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -698,7 +793,7 @@ func (x *Failure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failure.ProtoReflect.Descriptor instead.
 func (*Failure) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{8}
+	return file_node_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Failure) GetServerError() bool {
@@ -741,7 +836,7 @@ type Heartbeat struct {
 
 func (x *Heartbeat) Reset() {
 	*x = Heartbeat{}
-	mi := &file_node_proto_msgTypes[9]
+	mi := &file_node_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -753,7 +848,7 @@ func (x *Heartbeat) String() string {
 func (*Heartbeat) ProtoMessage() {}
 
 func (x *Heartbeat) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[9]
+	mi := &file_node_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -766,7 +861,7 @@ func (x *Heartbeat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Heartbeat.ProtoReflect.Descriptor instead.
 func (*Heartbeat) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{9}
+	return file_node_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Heartbeat) GetLoad1() float64 {
@@ -806,7 +901,7 @@ type AcknowledgeRequest struct {
 
 func (x *AcknowledgeRequest) Reset() {
 	*x = AcknowledgeRequest{}
-	mi := &file_node_proto_msgTypes[10]
+	mi := &file_node_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -818,7 +913,7 @@ func (x *AcknowledgeRequest) String() string {
 func (*AcknowledgeRequest) ProtoMessage() {}
 
 func (x *AcknowledgeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[10]
+	mi := &file_node_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -831,7 +926,7 @@ func (x *AcknowledgeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcknowledgeRequest.ProtoReflect.Descriptor instead.
 func (*AcknowledgeRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{10}
+	return file_node_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *AcknowledgeRequest) GetThrough() uint64 {
@@ -849,7 +944,7 @@ type AcknowledgeResponse struct {
 
 func (x *AcknowledgeResponse) Reset() {
 	*x = AcknowledgeResponse{}
-	mi := &file_node_proto_msgTypes[11]
+	mi := &file_node_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -861,7 +956,7 @@ func (x *AcknowledgeResponse) String() string {
 func (*AcknowledgeResponse) ProtoMessage() {}
 
 func (x *AcknowledgeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[11]
+	mi := &file_node_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -874,7 +969,7 @@ func (x *AcknowledgeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcknowledgeResponse.ProtoReflect.Descriptor instead.
 func (*AcknowledgeResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{11}
+	return file_node_proto_rawDescGZIP(), []int{12}
 }
 
 type RunTaskRequest struct {
@@ -890,13 +985,15 @@ type RunTaskRequest struct {
 	User          *User                `protobuf:"bytes,5,opt,name=user,proto3" json:"user,omitempty"`
 	ResourceFiles []*ResourceFile      `protobuf:"bytes,6,rep,name=resource_files,json=resourceFiles,proto3" json:"resource_files,omitempty"`
 	MaxWallClock  *durationpb.Duration `protobuf:"bytes,7,opt,name=max_wall_clock,json=maxWallClock,proto3" json:"max_wall_clock,omitempty"` // absent: no limit
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// shared_directory lets other users of the node read the task's directory.
+	SharedDirectory bool `protobuf:"varint,20,opt,name=shared_directory,json=sharedDirectory,proto3" json:"shared_directory,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *RunTaskRequest) Reset() {
 	*x = RunTaskRequest{}
-	mi := &file_node_proto_msgTypes[12]
+	mi := &file_node_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -908,7 +1005,7 @@ func (x *RunTaskRequest) String() string {
 func (*RunTaskRequest) ProtoMessage() {}
 
 func (x *RunTaskRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[12]
+	mi := &file_node_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -921,7 +1018,7 @@ func (x *RunTaskRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunTaskRequest.ProtoReflect.Descriptor instead.
 func (*RunTaskRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{12}
+	return file_node_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *RunTaskRequest) GetKey() *TaskKey {
@@ -973,6 +1070,13 @@ func (x *RunTaskRequest) GetMaxWallClock() *durationpb.Duration {
 	return nil
 }
 
+func (x *RunTaskRequest) GetSharedDirectory() bool {
+	if x != nil {
+		return x.SharedDirectory
+	}
+	return false
+}
+
 type User struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// name is a pool user account; empty for the auto user.
@@ -988,7 +1092,7 @@ type User struct {
 
 func (x *User) Reset() {
 	*x = User{}
-	mi := &file_node_proto_msgTypes[13]
+	mi := &file_node_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1000,7 +1104,7 @@ func (x *User) String() string {
 func (*User) ProtoMessage() {}
 
 func (x *User) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[13]
+	mi := &file_node_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1013,7 +1117,7 @@ func (x *User) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use User.ProtoReflect.Descriptor instead.
 func (*User) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{13}
+	return file_node_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *User) GetName() string {
@@ -1062,7 +1166,7 @@ type ResourceFile struct {
 
 func (x *ResourceFile) Reset() {
 	*x = ResourceFile{}
-	mi := &file_node_proto_msgTypes[14]
+	mi := &file_node_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1074,7 +1178,7 @@ func (x *ResourceFile) String() string {
 func (*ResourceFile) ProtoMessage() {}
 
 func (x *ResourceFile) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[14]
+	mi := &file_node_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1087,7 +1191,7 @@ func (x *ResourceFile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceFile.ProtoReflect.Descriptor instead.
 func (*ResourceFile) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{14}
+	return file_node_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ResourceFile) GetUrl() string {
@@ -1119,7 +1223,7 @@ type RunTaskResponse struct {
 
 func (x *RunTaskResponse) Reset() {
 	*x = RunTaskResponse{}
-	mi := &file_node_proto_msgTypes[15]
+	mi := &file_node_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1131,7 +1235,7 @@ func (x *RunTaskResponse) String() string {
 func (*RunTaskResponse) ProtoMessage() {}
 
 func (x *RunTaskResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[15]
+	mi := &file_node_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1144,7 +1248,7 @@ func (x *RunTaskResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunTaskResponse.ProtoReflect.Descriptor instead.
 func (*RunTaskResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{15}
+	return file_node_proto_rawDescGZIP(), []int{16}
 }
 
 type RunTasksRequest struct {
@@ -1156,7 +1260,7 @@ type RunTasksRequest struct {
 
 func (x *RunTasksRequest) Reset() {
 	*x = RunTasksRequest{}
-	mi := &file_node_proto_msgTypes[16]
+	mi := &file_node_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1168,7 +1272,7 @@ func (x *RunTasksRequest) String() string {
 func (*RunTasksRequest) ProtoMessage() {}
 
 func (x *RunTasksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[16]
+	mi := &file_node_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1181,7 +1285,7 @@ func (x *RunTasksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunTasksRequest.ProtoReflect.Descriptor instead.
 func (*RunTasksRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{16}
+	return file_node_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *RunTasksRequest) GetTasks() []*RunTaskRequest {
@@ -1201,7 +1305,7 @@ type RunTasksResponse struct {
 
 func (x *RunTasksResponse) Reset() {
 	*x = RunTasksResponse{}
-	mi := &file_node_proto_msgTypes[17]
+	mi := &file_node_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1213,7 +1317,7 @@ func (x *RunTasksResponse) String() string {
 func (*RunTasksResponse) ProtoMessage() {}
 
 func (x *RunTasksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[17]
+	mi := &file_node_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1226,7 +1330,7 @@ func (x *RunTasksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunTasksResponse.ProtoReflect.Descriptor instead.
 func (*RunTasksResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{17}
+	return file_node_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *RunTasksResponse) GetResults() []*RunTaskResult {
@@ -1248,7 +1352,7 @@ type RunTaskResult struct {
 
 func (x *RunTaskResult) Reset() {
 	*x = RunTaskResult{}
-	mi := &file_node_proto_msgTypes[18]
+	mi := &file_node_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1260,7 +1364,7 @@ func (x *RunTaskResult) String() string {
 func (*RunTaskResult) ProtoMessage() {}
 
 func (x *RunTaskResult) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[18]
+	mi := &file_node_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1273,7 +1377,7 @@ func (x *RunTaskResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunTaskResult.ProtoReflect.Descriptor instead.
 func (*RunTaskResult) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{18}
+	return file_node_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *RunTaskResult) GetCode() uint32 {
@@ -1302,7 +1406,7 @@ type StopTaskRequest struct {
 
 func (x *StopTaskRequest) Reset() {
 	*x = StopTaskRequest{}
-	mi := &file_node_proto_msgTypes[19]
+	mi := &file_node_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1314,7 +1418,7 @@ func (x *StopTaskRequest) String() string {
 func (*StopTaskRequest) ProtoMessage() {}
 
 func (x *StopTaskRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[19]
+	mi := &file_node_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1327,7 +1431,7 @@ func (x *StopTaskRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopTaskRequest.ProtoReflect.Descriptor instead.
 func (*StopTaskRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{19}
+	return file_node_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *StopTaskRequest) GetKey() *TaskKey {
@@ -1359,7 +1463,7 @@ type StopTaskResponse struct {
 
 func (x *StopTaskResponse) Reset() {
 	*x = StopTaskResponse{}
-	mi := &file_node_proto_msgTypes[20]
+	mi := &file_node_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1371,7 +1475,7 @@ func (x *StopTaskResponse) String() string {
 func (*StopTaskResponse) ProtoMessage() {}
 
 func (x *StopTaskResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[20]
+	mi := &file_node_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1384,7 +1488,7 @@ func (x *StopTaskResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopTaskResponse.ProtoReflect.Descriptor instead.
 func (*StopTaskResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{20}
+	return file_node_proto_rawDescGZIP(), []int{21}
 }
 
 type RemoveTaskRequest struct {
@@ -1397,7 +1501,7 @@ type RemoveTaskRequest struct {
 
 func (x *RemoveTaskRequest) Reset() {
 	*x = RemoveTaskRequest{}
-	mi := &file_node_proto_msgTypes[21]
+	mi := &file_node_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1409,7 +1513,7 @@ func (x *RemoveTaskRequest) String() string {
 func (*RemoveTaskRequest) ProtoMessage() {}
 
 func (x *RemoveTaskRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[21]
+	mi := &file_node_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1422,7 +1526,7 @@ func (x *RemoveTaskRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveTaskRequest.ProtoReflect.Descriptor instead.
 func (*RemoveTaskRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{21}
+	return file_node_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *RemoveTaskRequest) GetKey() *TaskKey {
@@ -1447,7 +1551,7 @@ type RemoveTaskResponse struct {
 
 func (x *RemoveTaskResponse) Reset() {
 	*x = RemoveTaskResponse{}
-	mi := &file_node_proto_msgTypes[22]
+	mi := &file_node_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1459,7 +1563,7 @@ func (x *RemoveTaskResponse) String() string {
 func (*RemoveTaskResponse) ProtoMessage() {}
 
 func (x *RemoveTaskResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[22]
+	mi := &file_node_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1472,7 +1576,7 @@ func (x *RemoveTaskResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveTaskResponse.ProtoReflect.Descriptor instead.
 func (*RemoveTaskResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{22}
+	return file_node_proto_rawDescGZIP(), []int{23}
 }
 
 type ListFilesRequest struct {
@@ -1486,7 +1590,7 @@ type ListFilesRequest struct {
 
 func (x *ListFilesRequest) Reset() {
 	*x = ListFilesRequest{}
-	mi := &file_node_proto_msgTypes[23]
+	mi := &file_node_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1498,7 +1602,7 @@ func (x *ListFilesRequest) String() string {
 func (*ListFilesRequest) ProtoMessage() {}
 
 func (x *ListFilesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[23]
+	mi := &file_node_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1511,7 +1615,7 @@ func (x *ListFilesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListFilesRequest.ProtoReflect.Descriptor instead.
 func (*ListFilesRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{23}
+	return file_node_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ListFilesRequest) GetDirectory() string {
@@ -1537,7 +1641,7 @@ type ListFilesResponse struct {
 
 func (x *ListFilesResponse) Reset() {
 	*x = ListFilesResponse{}
-	mi := &file_node_proto_msgTypes[24]
+	mi := &file_node_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1549,7 +1653,7 @@ func (x *ListFilesResponse) String() string {
 func (*ListFilesResponse) ProtoMessage() {}
 
 func (x *ListFilesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[24]
+	mi := &file_node_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1562,7 +1666,7 @@ func (x *ListFilesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListFilesResponse.ProtoReflect.Descriptor instead.
 func (*ListFilesResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{24}
+	return file_node_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ListFilesResponse) GetFiles() []*FileInfo {
@@ -1585,7 +1689,7 @@ type FileInfo struct {
 
 func (x *FileInfo) Reset() {
 	*x = FileInfo{}
-	mi := &file_node_proto_msgTypes[25]
+	mi := &file_node_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1597,7 +1701,7 @@ func (x *FileInfo) String() string {
 func (*FileInfo) ProtoMessage() {}
 
 func (x *FileInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[25]
+	mi := &file_node_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1610,7 +1714,7 @@ func (x *FileInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileInfo.ProtoReflect.Descriptor instead.
 func (*FileInfo) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{25}
+	return file_node_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *FileInfo) GetPath() string {
@@ -1657,7 +1761,7 @@ type StatFileRequest struct {
 
 func (x *StatFileRequest) Reset() {
 	*x = StatFileRequest{}
-	mi := &file_node_proto_msgTypes[26]
+	mi := &file_node_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1669,7 +1773,7 @@ func (x *StatFileRequest) String() string {
 func (*StatFileRequest) ProtoMessage() {}
 
 func (x *StatFileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[26]
+	mi := &file_node_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1682,7 +1786,7 @@ func (x *StatFileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatFileRequest.ProtoReflect.Descriptor instead.
 func (*StatFileRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{26}
+	return file_node_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *StatFileRequest) GetPath() string {
@@ -1703,7 +1807,7 @@ type ReadFileRequest struct {
 
 func (x *ReadFileRequest) Reset() {
 	*x = ReadFileRequest{}
-	mi := &file_node_proto_msgTypes[27]
+	mi := &file_node_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1715,7 +1819,7 @@ func (x *ReadFileRequest) String() string {
 func (*ReadFileRequest) ProtoMessage() {}
 
 func (x *ReadFileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[27]
+	mi := &file_node_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1728,7 +1832,7 @@ func (x *ReadFileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadFileRequest.ProtoReflect.Descriptor instead.
 func (*ReadFileRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{27}
+	return file_node_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ReadFileRequest) GetPath() string {
@@ -1761,7 +1865,7 @@ type FileChunk struct {
 
 func (x *FileChunk) Reset() {
 	*x = FileChunk{}
-	mi := &file_node_proto_msgTypes[28]
+	mi := &file_node_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1773,7 +1877,7 @@ func (x *FileChunk) String() string {
 func (*FileChunk) ProtoMessage() {}
 
 func (x *FileChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[28]
+	mi := &file_node_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1786,7 +1890,7 @@ func (x *FileChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileChunk.ProtoReflect.Descriptor instead.
 func (*FileChunk) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{28}
+	return file_node_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *FileChunk) GetData() []byte {
@@ -1806,7 +1910,7 @@ type DeleteFileRequest struct {
 
 func (x *DeleteFileRequest) Reset() {
 	*x = DeleteFileRequest{}
-	mi := &file_node_proto_msgTypes[29]
+	mi := &file_node_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1818,7 +1922,7 @@ func (x *DeleteFileRequest) String() string {
 func (*DeleteFileRequest) ProtoMessage() {}
 
 func (x *DeleteFileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[29]
+	mi := &file_node_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1831,7 +1935,7 @@ func (x *DeleteFileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteFileRequest.ProtoReflect.Descriptor instead.
 func (*DeleteFileRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{29}
+	return file_node_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *DeleteFileRequest) GetPath() string {
@@ -1856,7 +1960,7 @@ type DeleteFileResponse struct {
 
 func (x *DeleteFileResponse) Reset() {
 	*x = DeleteFileResponse{}
-	mi := &file_node_proto_msgTypes[30]
+	mi := &file_node_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1868,7 +1972,7 @@ func (x *DeleteFileResponse) String() string {
 func (*DeleteFileResponse) ProtoMessage() {}
 
 func (x *DeleteFileResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[30]
+	mi := &file_node_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1881,7 +1985,7 @@ func (x *DeleteFileResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteFileResponse.ProtoReflect.Descriptor instead.
 func (*DeleteFileResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{30}
+	return file_node_proto_rawDescGZIP(), []int{31}
 }
 
 type ShutdownRequest struct {
@@ -1893,7 +1997,7 @@ type ShutdownRequest struct {
 
 func (x *ShutdownRequest) Reset() {
 	*x = ShutdownRequest{}
-	mi := &file_node_proto_msgTypes[31]
+	mi := &file_node_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1905,7 +2009,7 @@ func (x *ShutdownRequest) String() string {
 func (*ShutdownRequest) ProtoMessage() {}
 
 func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[31]
+	mi := &file_node_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1918,7 +2022,7 @@ func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownRequest.ProtoReflect.Descriptor instead.
 func (*ShutdownRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{31}
+	return file_node_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ShutdownRequest) GetReboot() bool {
@@ -1936,7 +2040,7 @@ type ShutdownResponse struct {
 
 func (x *ShutdownResponse) Reset() {
 	*x = ShutdownResponse{}
-	mi := &file_node_proto_msgTypes[32]
+	mi := &file_node_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1948,7 +2052,7 @@ func (x *ShutdownResponse) String() string {
 func (*ShutdownResponse) ProtoMessage() {}
 
 func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[32]
+	mi := &file_node_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1961,7 +2065,7 @@ func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownResponse.ProtoReflect.Descriptor instead.
 func (*ShutdownResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{32}
+	return file_node_proto_rawDescGZIP(), []int{33}
 }
 
 type FreezeRequest struct {
@@ -1973,7 +2077,7 @@ type FreezeRequest struct {
 
 func (x *FreezeRequest) Reset() {
 	*x = FreezeRequest{}
-	mi := &file_node_proto_msgTypes[33]
+	mi := &file_node_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1985,7 +2089,7 @@ func (x *FreezeRequest) String() string {
 func (*FreezeRequest) ProtoMessage() {}
 
 func (x *FreezeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[33]
+	mi := &file_node_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1998,7 +2102,7 @@ func (x *FreezeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FreezeRequest.ProtoReflect.Descriptor instead.
 func (*FreezeRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{33}
+	return file_node_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *FreezeRequest) GetLimit() *durationpb.Duration {
@@ -2018,7 +2122,7 @@ type FreezeResponse struct {
 
 func (x *FreezeResponse) Reset() {
 	*x = FreezeResponse{}
-	mi := &file_node_proto_msgTypes[34]
+	mi := &file_node_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2030,7 +2134,7 @@ func (x *FreezeResponse) String() string {
 func (*FreezeResponse) ProtoMessage() {}
 
 func (x *FreezeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[34]
+	mi := &file_node_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2043,7 +2147,7 @@ func (x *FreezeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FreezeResponse.ProtoReflect.Descriptor instead.
 func (*FreezeResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{34}
+	return file_node_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *FreezeResponse) GetFrozen() int32 {
@@ -2068,7 +2172,7 @@ type ThawRequest struct {
 
 func (x *ThawRequest) Reset() {
 	*x = ThawRequest{}
-	mi := &file_node_proto_msgTypes[35]
+	mi := &file_node_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2080,7 +2184,7 @@ func (x *ThawRequest) String() string {
 func (*ThawRequest) ProtoMessage() {}
 
 func (x *ThawRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[35]
+	mi := &file_node_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2093,7 +2197,7 @@ func (x *ThawRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ThawRequest.ProtoReflect.Descriptor instead.
 func (*ThawRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{35}
+	return file_node_proto_rawDescGZIP(), []int{36}
 }
 
 type ThawResponse struct {
@@ -2104,7 +2208,7 @@ type ThawResponse struct {
 
 func (x *ThawResponse) Reset() {
 	*x = ThawResponse{}
-	mi := &file_node_proto_msgTypes[36]
+	mi := &file_node_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2116,7 +2220,7 @@ func (x *ThawResponse) String() string {
 func (*ThawResponse) ProtoMessage() {}
 
 func (x *ThawResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[36]
+	mi := &file_node_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2129,7 +2233,7 @@ func (x *ThawResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ThawResponse.ProtoReflect.Descriptor instead.
 func (*ThawResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{36}
+	return file_node_proto_rawDescGZIP(), []int{37}
 }
 
 var File_node_proto protoreflect.FileDescriptor
@@ -2182,16 +2286,26 @@ const file_node_proto_rawDesc = "" +
 	"\vTaskStarted\x12+\n" +
 	"\x03key\x18\x01 \x01(\v2\x19.millpond.node.v1.TaskKeyR\x03key\x129\n" +
 	"\n" +
-	"start_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\"\x93\x02\n" +
+	"start_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\"\xc2\x02\n" +
 	"\rTaskCompleted\x12+\n" +
 	"\x03key\x18\x01 \x01(\v2\x19.millpond.node.v1.TaskKeyR\x03key\x129\n" +
 	"\n" +
 	"start_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\x125\n" +
 	"\bend_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\aendTime\x12 \n" +
 	"\texit_code\x18\x04 \x01(\x05H\x00R\bexitCode\x88\x01\x01\x123\n" +
-	"\afailure\x18\x05 \x01(\v2\x19.millpond.node.v1.FailureR\afailureB\f\n" +
+	"\afailure\x18\x05 \x01(\v2\x19.millpond.node.v1.FailureR\afailure\x12-\n" +
+	"\x05usage\x18\x14 \x01(\v2\x17.millpond.node.v1.UsageR\x05usageB\f\n" +
 	"\n" +
-	"_exit_code\"\xd8\x01\n" +
+	"_exit_code\"\xe9\x01\n" +
+	"\x05Usage\x124\n" +
+	"\buser_cpu\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\auserCpu\x128\n" +
+	"\n" +
+	"kernel_cpu\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\tkernelCpu\x12\x14\n" +
+	"\x05reads\x18\x03 \x01(\x04R\x05reads\x12\x16\n" +
+	"\x06writes\x18\x04 \x01(\x04R\x06writes\x12\x1d\n" +
+	"\n" +
+	"bytes_read\x18\x05 \x01(\x04R\tbytesRead\x12#\n" +
+	"\rbytes_written\x18\x06 \x01(\x04R\fbytesWritten\"\xd8\x01\n" +
 	"\aFailure\x12!\n" +
 	"\fserver_error\x18\x01 \x01(\bR\vserverError\x12\x12\n" +
 	"\x04code\x18\x02 \x01(\tR\x04code\x12\x18\n" +
@@ -2208,7 +2322,7 @@ const file_node_proto_rawDesc = "" +
 	"\x0edisk_available\x18\x04 \x01(\x04R\rdiskAvailable\".\n" +
 	"\x12AcknowledgeRequest\x12\x18\n" +
 	"\athrough\x18\x01 \x01(\x04R\athrough\"\x15\n" +
-	"\x13AcknowledgeResponse\"\xc7\x03\n" +
+	"\x13AcknowledgeResponse\"\xf2\x03\n" +
 	"\x0eRunTaskRequest\x12+\n" +
 	"\x03key\x18\x01 \x01(\v2\x19.millpond.node.v1.TaskKeyR\x03key\x12!\n" +
 	"\fcommand_line\x18\x02 \x01(\tR\vcommandLine\x12\x1c\n" +
@@ -2216,7 +2330,8 @@ const file_node_proto_rawDesc = "" +
 	"\venvironment\x18\x04 \x03(\v21.millpond.node.v1.RunTaskRequest.EnvironmentEntryR\venvironment\x12*\n" +
 	"\x04user\x18\x05 \x01(\v2\x16.millpond.node.v1.UserR\x04user\x12E\n" +
 	"\x0eresource_files\x18\x06 \x03(\v2\x1e.millpond.node.v1.ResourceFileR\rresourceFiles\x12?\n" +
-	"\x0emax_wall_clock\x18\a \x01(\v2\x19.google.protobuf.DurationR\fmaxWallClock\x1a>\n" +
+	"\x0emax_wall_clock\x18\a \x01(\v2\x19.google.protobuf.DurationR\fmaxWallClock\x12)\n" +
+	"\x10shared_directory\x18\x14 \x01(\bR\x0fsharedDirectory\x1a>\n" +
 	"\x10EnvironmentEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"s\n" +
@@ -2311,7 +2426,7 @@ func file_node_proto_rawDescGZIP() []byte {
 	return file_node_proto_rawDescData
 }
 
-var file_node_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
+var file_node_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
 var file_node_proto_goTypes = []any{
 	(*HelloRequest)(nil),          // 0: millpond.node.v1.HelloRequest
 	(*HelloResponse)(nil),         // 1: millpond.node.v1.HelloResponse
@@ -2321,102 +2436,106 @@ var file_node_proto_goTypes = []any{
 	(*Event)(nil),                 // 5: millpond.node.v1.Event
 	(*TaskStarted)(nil),           // 6: millpond.node.v1.TaskStarted
 	(*TaskCompleted)(nil),         // 7: millpond.node.v1.TaskCompleted
-	(*Failure)(nil),               // 8: millpond.node.v1.Failure
-	(*Heartbeat)(nil),             // 9: millpond.node.v1.Heartbeat
-	(*AcknowledgeRequest)(nil),    // 10: millpond.node.v1.AcknowledgeRequest
-	(*AcknowledgeResponse)(nil),   // 11: millpond.node.v1.AcknowledgeResponse
-	(*RunTaskRequest)(nil),        // 12: millpond.node.v1.RunTaskRequest
-	(*User)(nil),                  // 13: millpond.node.v1.User
-	(*ResourceFile)(nil),          // 14: millpond.node.v1.ResourceFile
-	(*RunTaskResponse)(nil),       // 15: millpond.node.v1.RunTaskResponse
-	(*RunTasksRequest)(nil),       // 16: millpond.node.v1.RunTasksRequest
-	(*RunTasksResponse)(nil),      // 17: millpond.node.v1.RunTasksResponse
-	(*RunTaskResult)(nil),         // 18: millpond.node.v1.RunTaskResult
-	(*StopTaskRequest)(nil),       // 19: millpond.node.v1.StopTaskRequest
-	(*StopTaskResponse)(nil),      // 20: millpond.node.v1.StopTaskResponse
-	(*RemoveTaskRequest)(nil),     // 21: millpond.node.v1.RemoveTaskRequest
-	(*RemoveTaskResponse)(nil),    // 22: millpond.node.v1.RemoveTaskResponse
-	(*ListFilesRequest)(nil),      // 23: millpond.node.v1.ListFilesRequest
-	(*ListFilesResponse)(nil),     // 24: millpond.node.v1.ListFilesResponse
-	(*FileInfo)(nil),              // 25: millpond.node.v1.FileInfo
-	(*StatFileRequest)(nil),       // 26: millpond.node.v1.StatFileRequest
-	(*ReadFileRequest)(nil),       // 27: millpond.node.v1.ReadFileRequest
-	(*FileChunk)(nil),             // 28: millpond.node.v1.FileChunk
-	(*DeleteFileRequest)(nil),     // 29: millpond.node.v1.DeleteFileRequest
-	(*DeleteFileResponse)(nil),    // 30: millpond.node.v1.DeleteFileResponse
-	(*ShutdownRequest)(nil),       // 31: millpond.node.v1.ShutdownRequest
-	(*ShutdownResponse)(nil),      // 32: millpond.node.v1.ShutdownResponse
-	(*FreezeRequest)(nil),         // 33: millpond.node.v1.FreezeRequest
-	(*FreezeResponse)(nil),        // 34: millpond.node.v1.FreezeResponse
-	(*ThawRequest)(nil),           // 35: millpond.node.v1.ThawRequest
-	(*ThawResponse)(nil),          // 36: millpond.node.v1.ThawResponse
-	nil,                           // 37: millpond.node.v1.Failure.DetailsEntry
-	nil,                           // 38: millpond.node.v1.RunTaskRequest.EnvironmentEntry
-	(*timestamppb.Timestamp)(nil), // 39: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 40: google.protobuf.Duration
+	(*Usage)(nil),                 // 8: millpond.node.v1.Usage
+	(*Failure)(nil),               // 9: millpond.node.v1.Failure
+	(*Heartbeat)(nil),             // 10: millpond.node.v1.Heartbeat
+	(*AcknowledgeRequest)(nil),    // 11: millpond.node.v1.AcknowledgeRequest
+	(*AcknowledgeResponse)(nil),   // 12: millpond.node.v1.AcknowledgeResponse
+	(*RunTaskRequest)(nil),        // 13: millpond.node.v1.RunTaskRequest
+	(*User)(nil),                  // 14: millpond.node.v1.User
+	(*ResourceFile)(nil),          // 15: millpond.node.v1.ResourceFile
+	(*RunTaskResponse)(nil),       // 16: millpond.node.v1.RunTaskResponse
+	(*RunTasksRequest)(nil),       // 17: millpond.node.v1.RunTasksRequest
+	(*RunTasksResponse)(nil),      // 18: millpond.node.v1.RunTasksResponse
+	(*RunTaskResult)(nil),         // 19: millpond.node.v1.RunTaskResult
+	(*StopTaskRequest)(nil),       // 20: millpond.node.v1.StopTaskRequest
+	(*StopTaskResponse)(nil),      // 21: millpond.node.v1.StopTaskResponse
+	(*RemoveTaskRequest)(nil),     // 22: millpond.node.v1.RemoveTaskRequest
+	(*RemoveTaskResponse)(nil),    // 23: millpond.node.v1.RemoveTaskResponse
+	(*ListFilesRequest)(nil),      // 24: millpond.node.v1.ListFilesRequest
+	(*ListFilesResponse)(nil),     // 25: millpond.node.v1.ListFilesResponse
+	(*FileInfo)(nil),              // 26: millpond.node.v1.FileInfo
+	(*StatFileRequest)(nil),       // 27: millpond.node.v1.StatFileRequest
+	(*ReadFileRequest)(nil),       // 28: millpond.node.v1.ReadFileRequest
+	(*FileChunk)(nil),             // 29: millpond.node.v1.FileChunk
+	(*DeleteFileRequest)(nil),     // 30: millpond.node.v1.DeleteFileRequest
+	(*DeleteFileResponse)(nil),    // 31: millpond.node.v1.DeleteFileResponse
+	(*ShutdownRequest)(nil),       // 32: millpond.node.v1.ShutdownRequest
+	(*ShutdownResponse)(nil),      // 33: millpond.node.v1.ShutdownResponse
+	(*FreezeRequest)(nil),         // 34: millpond.node.v1.FreezeRequest
+	(*FreezeResponse)(nil),        // 35: millpond.node.v1.FreezeResponse
+	(*ThawRequest)(nil),           // 36: millpond.node.v1.ThawRequest
+	(*ThawResponse)(nil),          // 37: millpond.node.v1.ThawResponse
+	nil,                           // 38: millpond.node.v1.Failure.DetailsEntry
+	nil,                           // 39: millpond.node.v1.RunTaskRequest.EnvironmentEntry
+	(*timestamppb.Timestamp)(nil), // 40: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 41: google.protobuf.Duration
 }
 var file_node_proto_depIdxs = []int32{
-	39, // 0: millpond.node.v1.HelloRequest.now:type_name -> google.protobuf.Timestamp
-	39, // 1: millpond.node.v1.HelloResponse.booted:type_name -> google.protobuf.Timestamp
+	40, // 0: millpond.node.v1.HelloRequest.now:type_name -> google.protobuf.Timestamp
+	40, // 1: millpond.node.v1.HelloResponse.booted:type_name -> google.protobuf.Timestamp
 	3,  // 2: millpond.node.v1.HelloResponse.running:type_name -> millpond.node.v1.TaskKey
 	2,  // 3: millpond.node.v1.HelloResponse.stages:type_name -> millpond.node.v1.Stage
-	40, // 4: millpond.node.v1.Stage.duration:type_name -> google.protobuf.Duration
-	39, // 5: millpond.node.v1.Event.time:type_name -> google.protobuf.Timestamp
+	41, // 4: millpond.node.v1.Stage.duration:type_name -> google.protobuf.Duration
+	40, // 5: millpond.node.v1.Event.time:type_name -> google.protobuf.Timestamp
 	6,  // 6: millpond.node.v1.Event.task_started:type_name -> millpond.node.v1.TaskStarted
 	7,  // 7: millpond.node.v1.Event.task_completed:type_name -> millpond.node.v1.TaskCompleted
-	9,  // 8: millpond.node.v1.Event.heartbeat:type_name -> millpond.node.v1.Heartbeat
+	10, // 8: millpond.node.v1.Event.heartbeat:type_name -> millpond.node.v1.Heartbeat
 	3,  // 9: millpond.node.v1.TaskStarted.key:type_name -> millpond.node.v1.TaskKey
-	39, // 10: millpond.node.v1.TaskStarted.start_time:type_name -> google.protobuf.Timestamp
+	40, // 10: millpond.node.v1.TaskStarted.start_time:type_name -> google.protobuf.Timestamp
 	3,  // 11: millpond.node.v1.TaskCompleted.key:type_name -> millpond.node.v1.TaskKey
-	39, // 12: millpond.node.v1.TaskCompleted.start_time:type_name -> google.protobuf.Timestamp
-	39, // 13: millpond.node.v1.TaskCompleted.end_time:type_name -> google.protobuf.Timestamp
-	8,  // 14: millpond.node.v1.TaskCompleted.failure:type_name -> millpond.node.v1.Failure
-	37, // 15: millpond.node.v1.Failure.details:type_name -> millpond.node.v1.Failure.DetailsEntry
-	3,  // 16: millpond.node.v1.RunTaskRequest.key:type_name -> millpond.node.v1.TaskKey
-	38, // 17: millpond.node.v1.RunTaskRequest.environment:type_name -> millpond.node.v1.RunTaskRequest.EnvironmentEntry
-	13, // 18: millpond.node.v1.RunTaskRequest.user:type_name -> millpond.node.v1.User
-	14, // 19: millpond.node.v1.RunTaskRequest.resource_files:type_name -> millpond.node.v1.ResourceFile
-	40, // 20: millpond.node.v1.RunTaskRequest.max_wall_clock:type_name -> google.protobuf.Duration
-	12, // 21: millpond.node.v1.RunTasksRequest.tasks:type_name -> millpond.node.v1.RunTaskRequest
-	18, // 22: millpond.node.v1.RunTasksResponse.results:type_name -> millpond.node.v1.RunTaskResult
-	3,  // 23: millpond.node.v1.StopTaskRequest.key:type_name -> millpond.node.v1.TaskKey
-	3,  // 24: millpond.node.v1.RemoveTaskRequest.key:type_name -> millpond.node.v1.TaskKey
-	25, // 25: millpond.node.v1.ListFilesResponse.files:type_name -> millpond.node.v1.FileInfo
-	39, // 26: millpond.node.v1.FileInfo.modified:type_name -> google.protobuf.Timestamp
-	40, // 27: millpond.node.v1.FreezeRequest.limit:type_name -> google.protobuf.Duration
-	0,  // 28: millpond.node.v1.Agent.Hello:input_type -> millpond.node.v1.HelloRequest
-	4,  // 29: millpond.node.v1.Agent.Watch:input_type -> millpond.node.v1.WatchRequest
-	10, // 30: millpond.node.v1.Agent.Acknowledge:input_type -> millpond.node.v1.AcknowledgeRequest
-	12, // 31: millpond.node.v1.Agent.RunTask:input_type -> millpond.node.v1.RunTaskRequest
-	16, // 32: millpond.node.v1.Agent.RunTasks:input_type -> millpond.node.v1.RunTasksRequest
-	19, // 33: millpond.node.v1.Agent.StopTask:input_type -> millpond.node.v1.StopTaskRequest
-	21, // 34: millpond.node.v1.Agent.RemoveTask:input_type -> millpond.node.v1.RemoveTaskRequest
-	23, // 35: millpond.node.v1.Agent.ListFiles:input_type -> millpond.node.v1.ListFilesRequest
-	26, // 36: millpond.node.v1.Agent.StatFile:input_type -> millpond.node.v1.StatFileRequest
-	27, // 37: millpond.node.v1.Agent.ReadFile:input_type -> millpond.node.v1.ReadFileRequest
-	29, // 38: millpond.node.v1.Agent.DeleteFile:input_type -> millpond.node.v1.DeleteFileRequest
-	31, // 39: millpond.node.v1.Agent.Shutdown:input_type -> millpond.node.v1.ShutdownRequest
-	33, // 40: millpond.node.v1.Agent.Freeze:input_type -> millpond.node.v1.FreezeRequest
-	35, // 41: millpond.node.v1.Agent.Thaw:input_type -> millpond.node.v1.ThawRequest
-	1,  // 42: millpond.node.v1.Agent.Hello:output_type -> millpond.node.v1.HelloResponse
-	5,  // 43: millpond.node.v1.Agent.Watch:output_type -> millpond.node.v1.Event
-	11, // 44: millpond.node.v1.Agent.Acknowledge:output_type -> millpond.node.v1.AcknowledgeResponse
-	15, // 45: millpond.node.v1.Agent.RunTask:output_type -> millpond.node.v1.RunTaskResponse
-	17, // 46: millpond.node.v1.Agent.RunTasks:output_type -> millpond.node.v1.RunTasksResponse
-	20, // 47: millpond.node.v1.Agent.StopTask:output_type -> millpond.node.v1.StopTaskResponse
-	22, // 48: millpond.node.v1.Agent.RemoveTask:output_type -> millpond.node.v1.RemoveTaskResponse
-	24, // 49: millpond.node.v1.Agent.ListFiles:output_type -> millpond.node.v1.ListFilesResponse
-	25, // 50: millpond.node.v1.Agent.StatFile:output_type -> millpond.node.v1.FileInfo
-	28, // 51: millpond.node.v1.Agent.ReadFile:output_type -> millpond.node.v1.FileChunk
-	30, // 52: millpond.node.v1.Agent.DeleteFile:output_type -> millpond.node.v1.DeleteFileResponse
-	32, // 53: millpond.node.v1.Agent.Shutdown:output_type -> millpond.node.v1.ShutdownResponse
-	34, // 54: millpond.node.v1.Agent.Freeze:output_type -> millpond.node.v1.FreezeResponse
-	36, // 55: millpond.node.v1.Agent.Thaw:output_type -> millpond.node.v1.ThawResponse
-	42, // [42:56] is the sub-list for method output_type
-	28, // [28:42] is the sub-list for method input_type
-	28, // [28:28] is the sub-list for extension type_name
-	28, // [28:28] is the sub-list for extension extendee
-	0,  // [0:28] is the sub-list for field type_name
+	40, // 12: millpond.node.v1.TaskCompleted.start_time:type_name -> google.protobuf.Timestamp
+	40, // 13: millpond.node.v1.TaskCompleted.end_time:type_name -> google.protobuf.Timestamp
+	9,  // 14: millpond.node.v1.TaskCompleted.failure:type_name -> millpond.node.v1.Failure
+	8,  // 15: millpond.node.v1.TaskCompleted.usage:type_name -> millpond.node.v1.Usage
+	41, // 16: millpond.node.v1.Usage.user_cpu:type_name -> google.protobuf.Duration
+	41, // 17: millpond.node.v1.Usage.kernel_cpu:type_name -> google.protobuf.Duration
+	38, // 18: millpond.node.v1.Failure.details:type_name -> millpond.node.v1.Failure.DetailsEntry
+	3,  // 19: millpond.node.v1.RunTaskRequest.key:type_name -> millpond.node.v1.TaskKey
+	39, // 20: millpond.node.v1.RunTaskRequest.environment:type_name -> millpond.node.v1.RunTaskRequest.EnvironmentEntry
+	14, // 21: millpond.node.v1.RunTaskRequest.user:type_name -> millpond.node.v1.User
+	15, // 22: millpond.node.v1.RunTaskRequest.resource_files:type_name -> millpond.node.v1.ResourceFile
+	41, // 23: millpond.node.v1.RunTaskRequest.max_wall_clock:type_name -> google.protobuf.Duration
+	13, // 24: millpond.node.v1.RunTasksRequest.tasks:type_name -> millpond.node.v1.RunTaskRequest
+	19, // 25: millpond.node.v1.RunTasksResponse.results:type_name -> millpond.node.v1.RunTaskResult
+	3,  // 26: millpond.node.v1.StopTaskRequest.key:type_name -> millpond.node.v1.TaskKey
+	3,  // 27: millpond.node.v1.RemoveTaskRequest.key:type_name -> millpond.node.v1.TaskKey
+	26, // 28: millpond.node.v1.ListFilesResponse.files:type_name -> millpond.node.v1.FileInfo
+	40, // 29: millpond.node.v1.FileInfo.modified:type_name -> google.protobuf.Timestamp
+	41, // 30: millpond.node.v1.FreezeRequest.limit:type_name -> google.protobuf.Duration
+	0,  // 31: millpond.node.v1.Agent.Hello:input_type -> millpond.node.v1.HelloRequest
+	4,  // 32: millpond.node.v1.Agent.Watch:input_type -> millpond.node.v1.WatchRequest
+	11, // 33: millpond.node.v1.Agent.Acknowledge:input_type -> millpond.node.v1.AcknowledgeRequest
+	13, // 34: millpond.node.v1.Agent.RunTask:input_type -> millpond.node.v1.RunTaskRequest
+	17, // 35: millpond.node.v1.Agent.RunTasks:input_type -> millpond.node.v1.RunTasksRequest
+	20, // 36: millpond.node.v1.Agent.StopTask:input_type -> millpond.node.v1.StopTaskRequest
+	22, // 37: millpond.node.v1.Agent.RemoveTask:input_type -> millpond.node.v1.RemoveTaskRequest
+	24, // 38: millpond.node.v1.Agent.ListFiles:input_type -> millpond.node.v1.ListFilesRequest
+	27, // 39: millpond.node.v1.Agent.StatFile:input_type -> millpond.node.v1.StatFileRequest
+	28, // 40: millpond.node.v1.Agent.ReadFile:input_type -> millpond.node.v1.ReadFileRequest
+	30, // 41: millpond.node.v1.Agent.DeleteFile:input_type -> millpond.node.v1.DeleteFileRequest
+	32, // 42: millpond.node.v1.Agent.Shutdown:input_type -> millpond.node.v1.ShutdownRequest
+	34, // 43: millpond.node.v1.Agent.Freeze:input_type -> millpond.node.v1.FreezeRequest
+	36, // 44: millpond.node.v1.Agent.Thaw:input_type -> millpond.node.v1.ThawRequest
+	1,  // 45: millpond.node.v1.Agent.Hello:output_type -> millpond.node.v1.HelloResponse
+	5,  // 46: millpond.node.v1.Agent.Watch:output_type -> millpond.node.v1.Event
+	12, // 47: millpond.node.v1.Agent.Acknowledge:output_type -> millpond.node.v1.AcknowledgeResponse
+	16, // 48: millpond.node.v1.Agent.RunTask:output_type -> millpond.node.v1.RunTaskResponse
+	18, // 49: millpond.node.v1.Agent.RunTasks:output_type -> millpond.node.v1.RunTasksResponse
+	21, // 50: millpond.node.v1.Agent.StopTask:output_type -> millpond.node.v1.StopTaskResponse
+	23, // 51: millpond.node.v1.Agent.RemoveTask:output_type -> millpond.node.v1.RemoveTaskResponse
+	25, // 52: millpond.node.v1.Agent.ListFiles:output_type -> millpond.node.v1.ListFilesResponse
+	26, // 53: millpond.node.v1.Agent.StatFile:output_type -> millpond.node.v1.FileInfo
+	29, // 54: millpond.node.v1.Agent.ReadFile:output_type -> millpond.node.v1.FileChunk
+	31, // 55: millpond.node.v1.Agent.DeleteFile:output_type -> millpond.node.v1.DeleteFileResponse
+	33, // 56: millpond.node.v1.Agent.Shutdown:output_type -> millpond.node.v1.ShutdownResponse
+	35, // 57: millpond.node.v1.Agent.Freeze:output_type -> millpond.node.v1.FreezeResponse
+	37, // 58: millpond.node.v1.Agent.Thaw:output_type -> millpond.node.v1.ThawResponse
+	45, // [45:59] is the sub-list for method output_type
+	31, // [31:45] is the sub-list for method input_type
+	31, // [31:31] is the sub-list for extension type_name
+	31, // [31:31] is the sub-list for extension extendee
+	0,  // [0:31] is the sub-list for field type_name
 }
 
 func init() { file_node_proto_init() }
@@ -2436,7 +2555,7 @@ func file_node_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_node_proto_rawDesc), len(file_node_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   39,
+			NumMessages:   40,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -1,0 +1,40 @@
+package batchcore
+
+import (
+	"context"
+	"log/slog"
+	"path/filepath"
+	"time"
+
+	millpond "millpond.dev/millpond"
+	guestagent "millpond.dev/millpond/internal/agent"
+	"millpond.dev/millpond/internal/agent/guest"
+	"millpond.dev/millpond/internal/agent/proc"
+	"millpond.dev/millpond/internal/clock"
+	"millpond.dev/millpond/internal/nodeproto/nodev1"
+)
+
+// realAgent is the agent of the product for a machine: its commands are
+// processes of this machine, below a folder of their own, which outlives a reset.
+func (m *machine) realAgent() nodev1.AgentHandler {
+	root := filepath.Join(m.hall.real, m.spec.Node.Key())
+	log := slog.New(slog.DiscardHandler)
+	g := guest.New(guest.Config{Root: root, Clock: clock.System{}, Log: log, Runner: func(root string) guestagent.Runner {
+		return proc.New(proc.Config{Root: root, SameUser: true, Clock: clock.System{}, Log: log})
+	}})
+	a := guestagent.New(guestagent.Config{Version: "test", Machine: g, Clock: clock.System{}, Log: log, Heartbeat: time.Second})
+	context.AfterFunc(m.ctx, func() { _ = a.Close() })
+	return a
+}
+
+// reboot restarts a node and waits until it is back.
+func (c *core) reboot(pool string, id millpond.NodeID) {
+	c.t.Helper()
+	before, err := c.nodes.Get(ctx, acct.Name, millpond.PoolID(pool), id)
+	c.must(err)
+	c.must(c.nodes.Reboot(ctx, acct.Name, millpond.PoolID(pool), id, millpond.DeallocateRequeue))
+	c.wait("the node is back", func() bool {
+		n, err := c.nodes.Get(ctx, acct.Name, millpond.PoolID(pool), id)
+		return err == nil && n.BootID != before.BootID && n.State == millpond.NodeIdle
+	})
+}
