@@ -167,16 +167,13 @@ func (s *Service) AddTasks(ctx context.Context, acct millpond.AccountName, job m
 			if out[i].Err = checkAgainstJob(spec, j.Spec); out[i].Err != nil {
 				continue
 			}
-			if have, err := tx.HasTask(acct, job, spec.ID); err != nil {
-				return err
-			} else if have {
-				out[i].Err = millpond.Errorf(millpond.Conflict, "TaskExists", "The specified task already exists.")
-				continue
-			}
 			// Tasks of one call are queued in their order.
 			t := newTask(tx, j, spec, tx.Now.UnixMicro()<<8+int64(i))
-			if err := tx.InsertTask(t); err != nil {
+			if added, err := tx.AddTask(t); err != nil {
 				return err
+			} else if !added {
+				out[i].Err = millpond.Errorf(millpond.Conflict, "TaskExists", "The specified task already exists.")
+				continue
 			}
 			out[i].Task = t
 		}

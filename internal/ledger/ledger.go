@@ -6,6 +6,7 @@ package ledger
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"time"
 
@@ -54,8 +55,16 @@ type jobKey struct{ account, job string }
 
 type entry struct {
 	head  sqlite.NodeHead
+	was   sqlite.NodeHead // as the row has it
 	dirty bool
 	gone  bool
+}
+
+// same says whether a row that holds a need not be written to hold b: how many
+// tasks are on a node is counted, not written.
+func same(a, b *sqlite.NodeHead) bool {
+	return a.State == b.State && a.Changed.Equal(b.Changed) && a.Sequence == b.Sequence && a.TasksRun == b.TasksRun &&
+		a.TasksSucceeded == b.TasksSucceeded && slices.Equal(a.Recent, b.Recent)
 }
 
 // Open begins a ledger.
@@ -99,10 +108,11 @@ func (b *Book) Refresh(id millpond.NodeID) error {
 	if err != nil {
 		return err
 	}
+	was := h
 	if e := b.heads[id.Key()]; e != nil && !e.gone {
 		h.TasksRun, h.TasksSucceeded, h.Recent = e.head.TasksRun, e.head.TasksSucceeded, e.head.Recent
 	}
-	b.heads[id.Key()] = &entry{head: h, dirty: true}
+	b.heads[id.Key()] = &entry{head: h, was: was, dirty: true}
 	return nil
 }
 
@@ -114,7 +124,7 @@ func (b *Book) entry(id millpond.NodeID) (*entry, error) {
 		return e, nil
 	}
 	h, err := b.tx.NodeHead(id)
-	e := &entry{head: h}
+	e := &entry{head: h, was: h}
 	if errors.Is(err, sqlite.ErrNoRow) {
 		e.gone = true
 	} else if err != nil {
@@ -199,6 +209,9 @@ func (b *Book) Close() error {
 		}
 		if h.RunningTasks == 0 && h.Pending != "" {
 			b.NodeLoop = true
+		}
+		if same(&e.was, h) {
+			continue
 		}
 		if err := b.tx.PutNodeHead(*h); err != nil {
 			return err

@@ -94,6 +94,15 @@ func (db *DB) publish(c Changes) {
 type taskRow struct {
 	state, result string
 	slots         int
+	node          string // key of the node that it occupies, or empty
+}
+
+func taskRowOf(v millpond.Task) taskRow {
+	r := taskRow{state: string(v.State), result: v.Result, slots: v.Spec.RequiredSlots}
+	if v.OnNode() {
+		r.node = v.Node.Key()
+	}
+	return r
 }
 
 type taskID struct{ account, job, task string }
@@ -106,17 +115,19 @@ type count struct{ n, slots int }
 // transaction changes the counts by the difference.
 func (t *Tx) seen(v millpond.Task) {
 	if t.rowsSeen != nil {
-		t.rowsSeen[taskID{v.Account.Key(), v.Job.Key(), v.Spec.ID.Key()}] = taskRow{string(v.State), v.Result, v.Spec.RequiredSlots}
+		t.rowsSeen[taskID{v.Account.Key(), v.Job.Key(), v.Spec.ID.Key()}] = taskRowOf(v)
 	}
 }
 
 // counted moves a task from what its row held to what it holds now; now is nil
 // for a row that is deleted, and known says that there was a row.
 func (t *Tx) counted(id taskID, now *taskRow, known bool) error {
+	var was taskRow
 	if known {
-		was, ok := t.rowsSeen[id]
-		if !ok {
-			err := t.row(`SELECT state, result, slots FROM task WHERE account = ? AND job_key = ? AND key = ?`, id.account, id.job, id.task).Scan(&was.state, &was.result, &was.slots)
+		var ok bool
+		if was, ok = t.rowsSeen[id]; !ok {
+			err := t.row(`SELECT state, result, slots, CASE WHEN placed = 1 THEN node_key ELSE '' END FROM task WHERE account = ? AND job_key = ? AND key = ?`,
+				id.account, id.job, id.task).Scan(&was.state, &was.result, &was.slots, &was.node)
 			if err != nil {
 				return err
 			}
@@ -127,9 +138,11 @@ func (t *Tx) counted(id taskID, now *taskRow, known bool) error {
 		t.count(id, was, -1)
 	}
 	if now == nil {
+		t.moveLoad(was, taskRow{})
 		delete(t.rowsSeen, id)
 		return nil
 	}
+	t.moveLoad(was, *now)
 	t.count(id, *now, 1)
 	t.rowsSeen[id] = *now
 	return nil

@@ -120,6 +120,7 @@ func (t *Tx) PutNode(n millpond.Node) error {
 }
 
 func (t *Tx) nodeChanged(n millpond.Node) {
+	t.staleHead(n.ID)
 	t.changes.Nodes = append(t.changes.Nodes, NodeChange{ID: n.ID, Account: n.Account, Pool: n.Pool.Key(), Dedicated: n.Dedicated, State: n.State, Scheduling: n.Scheduling, Pending: n.Pending})
 }
 
@@ -136,6 +137,7 @@ func (t *Tx) PutNodeHead(h NodeHead) error {
 	_, err := t.exec(`UPDATE node SET state = ?, changed = ?, sequence = ?, tasks_run = ?, tasks_succeeded = ?, recent = ? WHERE key = ?`,
 		string(h.State), micros(h.Changed), int64(h.Sequence), h.TasksRun, h.TasksSucceeded, recent, h.ID.Key())
 	t.changes.Nodes = append(t.changes.Nodes, h.Change())
+	t.wroteHead(h)
 	return err
 }
 
@@ -145,6 +147,7 @@ func (t *Tx) DeleteNode(id millpond.NodeID) error {
 		return err
 	}
 	t.changes.Nodes = append(t.changes.Nodes, NodeChange{ID: id, Gone: true})
+	t.staleHead(id)
 	_, err := t.exec(`DELETE FROM node WHERE key = ?`, id.Key())
 	return err
 }
@@ -152,11 +155,6 @@ func (t *Tx) DeleteNode(id millpond.NodeID) error {
 // Node reads a node; ErrNoRow without it.
 func (t *Tx) Node(id millpond.NodeID) (millpond.Node, error) {
 	return scanNode(t.row(`SELECT `+headColumns+`, node.document FROM node WHERE node.key = ?`, id.Key()))
-}
-
-// NodeHead reads the head of a node; ErrNoRow without it.
-func (t *Tx) NodeHead(id millpond.NodeID) (NodeHead, error) {
-	return scanHead(t.row(`SELECT `+headColumns+` FROM node WHERE node.key = ?`, id.Key()))
 }
 
 // Nodes lists nodes of a pool after a key, in any of states if there are any.

@@ -28,22 +28,40 @@ func taskColumns(v millpond.Task, withSpec bool) ([]any, error) {
 	return append(args, v.Account.Key(), v.Job.Key(), spec.ID.Key()), nil
 }
 
+const insertTask = `INSERT INTO task (state, result, slots, ord, node_key, placed, satisfies, run, waits, spec, account, job_key, key) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`
+
 // InsertTask adds a task; account, job and id are unique together (IsUnique).
 func (t *Tx) InsertTask(v millpond.Task) error {
 	args, err := taskColumns(v, true)
 	if err != nil {
 		return err
 	}
-	if _, err = t.exec(`INSERT INTO task (state, result, slots, ord, node_key, placed, satisfies, run, waits, spec, account, job_key, key) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`, args...); err != nil {
+	if _, err = t.exec(insertTask, args...); err != nil {
 		return err
 	}
 	return t.changed(v, false)
 }
 
+// AddTask adds a task unless there is one of its account, job and id. It says
+// whether it did, and costs no look beforehand.
+func (t *Tx) AddTask(v millpond.Task) (bool, error) {
+	args, err := taskColumns(v, true)
+	if err != nil {
+		return false, err
+	}
+	n, err := t.exec(insertTask+` ON CONFLICT DO NOTHING`, args...)
+	if err != nil || n == 0 {
+		return false, err
+	}
+	return true, t.changed(v, false)
+}
+
 // changed counts a task that was written and tells the followers.
 func (t *Tx) changed(v millpond.Task, known bool) error {
 	t.changes.Tasks = append(t.changes.Tasks, TaskChange{Task: v})
-	return t.counted(taskID{v.Account.Key(), v.Job.Key(), v.Spec.ID.Key()}, &taskRow{string(v.State), v.Result, v.Spec.RequiredSlots}, known)
+	id, row := taskID{v.Account.Key(), v.Job.Key(), v.Spec.ID.Key()}, taskRowOf(v)
+	t.writes(id, &v)
+	return t.counted(id, &row, known)
 }
 
 // PutTask writes how far a task is, not its spec.
@@ -81,6 +99,7 @@ func (t *Tx) DeleteTask(v millpond.Task) error {
 		return err
 	}
 	t.changes.Tasks = append(t.changes.Tasks, TaskChange{Task: v, Gone: true})
+	t.writes(id, nil)
 	_, err := t.exec(`DELETE FROM task WHERE account = ? AND job_key = ? AND key = ?`, id.account, id.job, id.task)
 	return err
 }
@@ -108,14 +127,15 @@ func (t *Tx) tasks(query string, args ...any) ([]millpond.Task, error) {
 
 // Task reads a task; ErrNoRow without it.
 func (t *Tx) Task(account millpond.AccountName, job millpond.JobID, id millpond.TaskID) (millpond.Task, error) {
-	return t.scanTask(t.row(`SELECT spec, run FROM task WHERE account = ? AND job_key = ? AND key = ?`, account.Key(), job.Key(), id.Key()))
-}
-
-// HasTask says whether a task's row is there.
-func (t *Tx) HasTask(account millpond.AccountName, job millpond.JobID, id millpond.TaskID) (bool, error) {
-	var n int
-	err := t.row(`SELECT count(*) FROM task WHERE account = ? AND job_key = ? AND key = ?`, account.Key(), job.Key(), id.Key()).Scan(&n)
-	return n > 0, err
+	k := taskID{account.Key(), job.Key(), id.Key()}
+	if v, found, known := t.recall(k); known {
+		if !found {
+			return v, ErrNoRow
+		}
+		t.seen(v)
+		return v, nil
+	}
+	return t.scanTask(t.row(`SELECT spec, run FROM task WHERE account = ? AND job_key = ? AND key = ?`, k.account, k.job, k.task))
 }
 
 // Tasks lists tasks of a job after a key, in any of states if there are any.
