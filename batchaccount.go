@@ -13,9 +13,13 @@ type BatchAccount struct {
 	PrimaryKey, SecondaryKey string
 	// SharedKeyAllowed is whether allowedAuthenticationModes admits shared keys.
 	SharedKeyAllowed bool
-	PoolQuota        int
-	CoreQuota        int
-	Created          time.Time
+	// TaskTokenAllowed is whether they admit tokens of tasks.
+	TaskTokenAllowed bool
+	// AutoStorage is the linked storage account; the zero id without one.
+	AutoStorage ResourceID
+	PoolQuota   int
+	CoreQuota   int
+	Created     time.Time
 }
 
 // Host is the account's name in Azure's own address scheme.

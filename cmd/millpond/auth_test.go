@@ -30,12 +30,14 @@ import (
 	"millpond.dev/millpond/internal/armapi"
 	"millpond.dev/millpond/internal/azwire"
 	"millpond.dev/millpond/internal/blobapi"
+	"millpond.dev/millpond/internal/blobsign"
 	"millpond.dev/millpond/internal/config"
 	"millpond.dev/millpond/internal/datadir"
 	"millpond.dev/millpond/internal/directory"
 	"millpond.dev/millpond/internal/httpd"
 	"millpond.dev/millpond/internal/nodeproto"
 	"millpond.dev/millpond/internal/sqlite"
+	"millpond.dev/millpond/internal/storageapi"
 
 	millpond "millpond.dev/millpond"
 )
@@ -85,7 +87,7 @@ func openToMembers() map[string]int {
 
 // readingPosts are POSTs that change nothing and need a right to read only.
 func readingPosts() []string {
-	return []string{"directoryObject_getByIds",
+	return []string{"directoryObject_getByIds", "StorageAccounts_CheckNameAvailability",
 		// Refused whoever asks.
 		"user_Create", "group_Create", "application_CreateFederatedIdentityCredentials", "servicePrincipal_addPassword"}
 }
@@ -129,6 +131,8 @@ func newDoor(t *testing.T) *door {
 	d := &door{t: t, keys: map[string]string{}}
 	cfg := config.Default()
 	cfg.Launcher = "fake"
+	// Nothing listens there.
+	cfg.BlobService.URL = "http://127.0.0.1:1/devstoreaccount1"
 	cfg.Tenants = []config.Tenant{{Name: "other", Domain: "other.example"}}
 	d.s, err = newServer(ctx, cfg, data, "127.0.0.1:8443", slog.New(slog.NewTextHandler(io.Discard, nil)))
 	check(t, err)
@@ -174,6 +178,11 @@ func (d *door) furnish() {
 		check(t, json.Unmarshal(d.send("POST", armName+path+"/listKeys?api-version=2024-07-01", bearer(arm), "").Body.Bytes(), &keys))
 		d.keys[name] = keys.Primary
 	}
+	store := group + "/providers/Microsoft.Storage/storageAccounts/authstore"
+	put(store, `{"location":"westus2","kind":"StorageV2","sku":{"name":"Standard_LRS"}}`)
+	var keys struct{ Keys []struct{ Value string } }
+	check(t, json.Unmarshal(d.send("POST", armName+store+"/listKeys?api-version=2023-01-01", bearer(arm), "").Body.Bytes(), &keys))
+	d.keys["authstore"] = keys.Keys[0].Value
 	disk := group + "/providers/Microsoft.Compute/disks/disk"
 	put(disk, `{"location":"westus2","properties":{"creationData":{"createOption":"Empty"},"diskSizeGB":1}}`)
 	d.runDisks()
@@ -412,6 +421,7 @@ func TestEveryRouteAsksWhoAndWhetherOne(t *testing.T) {
 	t.Run("batch by key", func(t *testing.T) { d.judgeKeys(t, tables[2]) })
 	t.Run("login", d.judgeLogin)
 	t.Run("blob", d.judgeBlobs)
+	t.Run("storage", d.judgeStorage)
 	t.Run("node", d.judgeNodes)
 	t.Run("pages", d.judgePages)
 	for _, tab := range tables {
@@ -635,6 +645,68 @@ func (d *door) judgeLogin(t *testing.T) {
 }
 
 // judgeBlobs: the signature of the URL is the right; tokens count for nothing.
+// judgeStorage tries every operation of storage accounts with what proves
+// nothing. The blob service behind does not run: whoever gets past the proof is
+// told so.
+func (d *door) judgeStorage(t *testing.T) {
+	path := func(t *testing.T, r azwire.Route) string {
+		return fill(t, r.Path, map[string]string{"container": "c", "blob": "b"})
+	}
+	owner := d.token(d.admin, "https://storage.azure.com")
+	key, ok := blobsign.ParseKey("authstore", d.keys["authstore"])
+	if !ok {
+		t.Fatal("the storage account has no key")
+	}
+	signed := func(k blobsign.Key, r azwire.Route, target string, at time.Time) http.Header {
+		u, err := url.Parse(target)
+		check(t, err)
+		h := http.Header{"X-Ms-Date": {at.UTC().Format(http.TimeFormat)}, "X-Ms-Version": {"2021-12-02"}}
+		k.Authorize(blobsign.Request{Method: r.Method, Path: u.EscapedPath(), Query: u.Query(), Header: h})
+		return h
+	}
+	sas := func(k blobsign.Key, p blobsign.Place) string {
+		q, err := k.SAS(p, blobsign.Grant{Permissions: "racwdl", Expiry: time.Now().Add(time.Hour)})
+		check(t, err)
+		return "?" + q.Encode()
+	}
+	wrong := blobsign.Key{Account: "authstore", Secret: []byte("wrong")}
+	here := blobsign.Place{Container: "c", Blob: "b"}
+	each(t, d.s.edges.storage.Routes(), []string{"https://authstore.blob.core.windows.net", direct + "/authstore"}, path, func(t *testing.T, r azwire.Route, target string) {
+		if r.Action != storageapi.Proven {
+			t.Fatalf("%s needs %q, and this test does not know how that is proven", r.Name, r.Action)
+		}
+		if strings.HasPrefix(r.Name, "Service_") {
+			target += "?comp=list"
+		}
+		refused := func(what, target string, h http.Header) {
+			t.Helper()
+			if a := d.send(r.Method, target, h, ""); a.Code != 401 && a.Code != 403 {
+				t.Errorf("%s: answered %d %s", what, a.Code, a.Body)
+			}
+		}
+		for what, h := range d.strangers(owner, d.token(d.admin, armName)) {
+			if what != "control" {
+				refused(what, target, h)
+			}
+		}
+		if strings.HasPrefix(r.Name, "Blob_") {
+			refused("an owner without a data role", target, bearer(owner))
+		}
+		refused("a principal without a role", target, bearer(d.token(d.nobody, "https://storage.azure.com")))
+		refused("another tenant", target, bearer(d.token(d.other, "https://storage.azure.com")))
+		refused("a wrong key", target, signed(wrong, r, target, time.Now()))
+		refused("an old signature", target, signed(key, r, target, time.Now().Add(-time.Hour)))
+		refused("a signature for something else", target, signed(key, r, target+"x", time.Now()))
+		if !strings.Contains(target, "?") {
+			refused("a wrong key's link", target+sas(wrong, here), nil)
+			refused("another container's link", target+sas(key, blobsign.Place{Container: "other"}), nil)
+		}
+		if a := d.send(r.Method, target, signed(key, r, target, time.Now()), ""); a.Code != 503 {
+			t.Errorf("the key: answered %d %s", a.Code, a.Body)
+		}
+	})
+}
+
 func (d *door) judgeBlobs(t *testing.T) {
 	good := d.disk.Query()
 	query := func(change func(q url.Values)) string {
@@ -727,7 +799,7 @@ func (d *door) judgePages(t *testing.T) {
 		}
 	}
 	// Every door of the listener is judged above.
-	known := []string{"Identity", "Metadata", "ARM", "Aliases", "Graph", "Batch", "Blob", "Node", "Status"}
+	known := []string{"Identity", "Metadata", "ARM", "Aliases", "Graph", "Batch", "Blob", "Storage", "Node", "Status"}
 	for _, f := range reflect.VisibleFields(reflect.TypeFor[httpd.Handlers]()) {
 		if !slices.Contains(known, f.Name) {
 			t.Errorf("the listener has a handler %s that this test does not know", f.Name)

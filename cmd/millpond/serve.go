@@ -16,12 +16,14 @@ import (
 
 // ServeCmd runs the service in the foreground.
 type ServeCmd struct {
-	Listen    string `help:"Address to listen on, host:port; port 0 takes a free one. (default 127.0.0.1:8443)" placeholder:"ADDR"`
-	Launcher  string `help:"What runs the nodes: local (QEMU on this host) or fake (no machines). (default local)" placeholder:"NAME"`
-	Config    string `help:"Configuration file. (default: millpond.yaml in the data folder, if there is one)" placeholder:"FILE" type:"path"`
-	OnStop    string `help:"What SIGTERM does with running VMs: keep them for the next serve, or stop them. (default keep)" placeholder:"keep|stop"`
-	LogLevel  string `help:"debug, info, warn or error. (default info)" placeholder:"LEVEL"`
-	LogFormat string `help:"text or json. (default text)" placeholder:"FORMAT"`
+	Listen             string `help:"Address to listen on, host:port; port 0 takes a free one. (default 127.0.0.1:8443)" placeholder:"ADDR"`
+	Launcher           string `help:"What runs the nodes: local (QEMU on this host) or fake (no machines). (default local)" placeholder:"NAME"`
+	Config             string `help:"Configuration file. (default: millpond.yaml in the data folder, if there is one)" placeholder:"FILE" type:"path"`
+	BlobService        string `name:"blob-service" help:"The blob service behind storage accounts, such as http://127.0.0.1:10000/devstoreaccount1. (default: none, and no storage accounts)" placeholder:"URL"`
+	BlobServiceKeyFile string `name:"blob-service-key-file" help:"File with the key of the blob service's account; not needed for Azurite's own." placeholder:"FILE" type:"path"`
+	OnStop             string `help:"What SIGTERM does with running VMs: keep them for the next serve, or stop them. (default keep)" placeholder:"keep|stop"`
+	LogLevel           string `help:"debug, info, warn or error. (default info)" placeholder:"LEVEL"`
+	LogFormat          string `help:"text or json. (default text)" placeholder:"FORMAT"`
 }
 
 // Run is the server's life: configuration, lock, parts, ready, end.
@@ -89,7 +91,7 @@ func (c *ServeCmd) configuration(g *Globals) (config.Config, error) {
 	for _, o := range []struct {
 		flag string
 		into *string
-	}{{c.Listen, &cfg.Listen}, {c.Launcher, &cfg.Launcher}, {c.OnStop, &cfg.OnStop}, {c.LogLevel, &cfg.LogLevel}, {c.LogFormat, &cfg.LogFormat}} {
+	}{{c.Listen, &cfg.Listen}, {c.Launcher, &cfg.Launcher}, {c.OnStop, &cfg.OnStop}, {c.LogLevel, &cfg.LogLevel}, {c.LogFormat, &cfg.LogFormat}, {c.BlobService, &cfg.BlobService.URL}, {c.BlobServiceKeyFile, &cfg.BlobService.KeyFile}} {
 		if o.flag != "" {
 			*o.into = o.flag
 		}

@@ -43,6 +43,8 @@ import (
 	"millpond.dev/millpond/internal/resource"
 	"millpond.dev/millpond/internal/sched"
 	"millpond.dev/millpond/internal/sqlite"
+	"millpond.dev/millpond/internal/storage"
+	"millpond.dev/millpond/internal/storageapi"
 	"millpond.dev/millpond/internal/wake"
 )
 
@@ -86,6 +88,7 @@ type edges struct {
 	authorization *armapi.AuthorizationHandler
 	batch         *batchapi.Edge
 	blob          *blobapi.Edge
+	storage       *storageapi.Edge
 	// status are the pages of the status mux by their patterns.
 	status map[string]http.Handler
 }
@@ -163,11 +166,16 @@ func newServer(ctx context.Context, cfg config.Config, data datadir.Dir, addr st
 	galleries = gallery.New(gallery.Options{DB: s.db, Clock: s.clock, Log: log, Keeper: keeper, Resources: resources, Auth: rights, Freezer: comp,
 		Inspect: inspect.Inspect, Preflight: gallery.Policy(cfg.PreflightPolicy()), EndOfLife: gallery.Policy(cfg.Galleries.EndOfLife), BaseImages: s.baseImages,
 		StandIns: cfg.Launcher == "fake"})
+	blobs, err := openBlobService(cfg.BlobService)
+	if err != nil {
+		return nil, err
+	}
+	stores := storage.New(storage.Options{DB: s.db, Clock: s.clock, Log: log, Rand: rand.Reader, Resources: resources, Behind: blobs})
 	var pools *pool.Service
 	var work *job.Service
 	accounts := account.New(account.Options{DB: s.db, Clock: s.clock, Log: log, Resources: resources, Pools: accountContents(func(ctx context.Context, name millpond.AccountName) error {
 		return deleteContents(ctx, name, pools, work)
-	}),
+	}), Storage: stores,
 		Quotas: account.Quotas{Pools: cfg.Quotas.Pools, Cores: cfg.Quotas.Cores, ActiveJobs: cfg.Quotas.ActiveJobs, Accounts: cfg.Quotas.Accounts}})
 
 	// Batch. The loops wake each other by these four signals.
@@ -193,6 +201,7 @@ func newServer(ctx context.Context, cfg config.Config, data datadir.Dir, addr st
 	work = job.New(job.Deps{DB: s.db, Clock: s.clock, Log: log, WakeSession: s.nodes.Wake,
 		Wakes: job.Wakes{Jobs: jobs, Scheduler: schedule, Nodes: nodes}, Config: job.Config{ActiveJobs: cfg.Quotas.ActiveJobs}})
 	armapi.Members(resources, comp, galleries, accounts)
+	armapi.StorageMembers(resources, stores)
 	networks := network.New(s.db, resources, rights)
 	armapi.NetworkMembers(resources, networks)
 	s.machines = machine.New(machine.Deps{DB: s.db, Clock: s.clock, Log: log, Launcher: parts[1], Changed: parts[1].Changed(), Resources: resources, Auth: rights,
@@ -205,7 +214,7 @@ func newServer(ctx context.Context, cfg config.Config, data datadir.Dir, addr st
 	s.sessions = nodeapi.New(channels, channels, log)
 	s.copying = []func(){comp.Wait, galleries.Wait, s.machines.Wait, deployments.Wait}
 	placer = sched.New(s.db, log, s.nodes, schedule)
-	s.loops = []reconcile.Loop{resources.Loop(), comp.Loop(), galleries.Loop(), accounts.Loop(), pools.Allocator(), pools.AutoScaler(), s.nodes.Machines(), s.nodes.Cleanup(), s.machines.Loop(), placer.Loop(), work.Loop(), work.Schedules(), deployments.Loop(), s.chunkLoop()}
+	s.loops = []reconcile.Loop{resources.Loop(), comp.Loop(), galleries.Loop(), accounts.Loop(), stores.Loop(), pools.Allocator(), pools.AutoScaler(), s.nodes.Machines(), s.nodes.Cleanup(), s.machines.Loop(), placer.Loop(), work.Loop(), work.Schedules(), deployments.Loop(), s.chunkLoop()}
 
 	// The edges and the door.
 	authority, err := httpd.LoadAuthority(data.CA(), data.CAKey(), s.clock)
@@ -214,7 +223,7 @@ func newServer(ctx context.Context, cfg config.Config, data datadir.Dir, addr st
 	}
 	assignments := armapi.NewAuthorization(rights, log)
 	assignments.Locks = resources
-	rm := armapi.New(armapi.Options{Log: log, Auth: rights, Resources: resources, Compute: comp, Gallery: galleries, Accounts: accounts, Network: networks, Machines: s.machines, Deployments: deployments,
+	rm := armapi.New(armapi.Options{Log: log, Auth: rights, Resources: resources, Compute: comp, Gallery: galleries, Accounts: accounts, Storage: stores, Network: networks, Machines: s.machines, Deployments: deployments,
 		Authenticate: func(r *http.Request) (millpond.Caller, error) {
 			token, _ := identity.Bearer(r)
 			return dir.Verify(r.Context(), token, directory.AudienceARM)
@@ -248,6 +257,9 @@ func newServer(ctx context.Context, cfg config.Config, data datadir.Dir, addr st
 	}
 	s.edges = edges{identity: identity.New(dir, s.clock, log), graph: identity.NewGraph(dir, rights, s.clock, log), arm: rm, authorization: assignments,
 		batch: batch, blob: blobapi.New(comp, log),
+		storage: storageapi.New(storageapi.Options{Accounts: stores, Behind: blobs, Auth: rights, Clock: s.clock, Log: log, Verify: func(ctx context.Context, token string) (millpond.Caller, error) {
+			return dir.Verify(ctx, token, directory.AudienceStorage)
+		}}),
 		status: map[string]http.Handler{"/metrics": pages.Metrics, "/healthz": http.HandlerFunc(s.healthz), "/": pages.Status}}
 	status := http.NewServeMux()
 	for pattern, page := range s.edges.status {
@@ -255,7 +267,7 @@ func newServer(ctx context.Context, cfg config.Config, data datadir.Dir, addr st
 	}
 	s.front = httpd.New(httpd.Config{Authority: authority, Clock: s.clock, Rand: rand.Reader, Log: log, Handlers: httpd.Handlers{
 		Identity: s.edges.identity, Metadata: http.HandlerFunc(identity.Metadata), ARM: rm, Graph: s.edges.graph, Aliases: http.HandlerFunc(rm.Aliases),
-		Batch: batch, Blob: s.edges.blob, Node: s.sessions, Status: status}})
+		Batch: batch, Blob: s.edges.blob, Storage: s.edges.storage, Node: s.sessions, Status: status}})
 	return s, nil
 }
 

@@ -22,6 +22,7 @@ import (
 	"millpond.dev/millpond/internal/batchapi"
 	"millpond.dev/millpond/internal/blobapi"
 	"millpond.dev/millpond/internal/identity"
+	"millpond.dev/millpond/internal/storageapi"
 )
 
 var update = flag.Bool("update", false, "write the files anew")
@@ -51,6 +52,12 @@ func TestFilesSayWhatTheRoutesSay(t *testing.T) {
 			section("Operations", blobapi.New(nil, nil).Routes()) +
 			"\nHosts: `md-….blob.storage.azure.net`, or this server's own address with `/blob`. `GET` serves Get Blob and, with `comp=pagelist`, Get Page Ranges; `PUT` serves Put Blob, " +
 			"with `comp=page` Put Page, and accepts `comp=properties` and `comp=metadata` without effect. Other values of `comp` are refused.\n",
+		"storage.md": "# Storage accounts\n\n" + made +
+			section("Operations", storageapi.New(storageapi.Options{}).Routes()) +
+			"\nHosts: `{account}.blob.core.windows.net`, or this server's own address with `/{account}`. Token audience: `https://storage.azure.com/`. " +
+			"Every blob operation of the service behind is passed on, but for these, which are refused with 400: batches (`comp=batch`), the properties, statistics and logs of the whole service, " +
+			"finding blobs by tags over the whole service, containers whose names begin with `$`, names of containers that are longer than 62 characters with the account's name, user delegation keys and links signed with them, " +
+			"and `x-ms-copy-source-authorization`.\n",
 	}
 	for name, want := range files {
 		if *update {
@@ -133,7 +140,7 @@ func members(all []batchapi.Refusal) string {
 // nouns tells for each file that refuses properties of bodies whose they are.
 func nouns() map[string]string {
 	return map[string]string{
-		"account.go": "Batch account", "disk.go": "disk, snapshot", "gallery.go": "gallery", "gallerysharing.go": "Resource Graph query", "image.go": "managed image", "imageversion.go": "image version",
+		"account.go": "Batch account", "storageaccount.go": "storage account", "disk.go": "disk, snapshot", "gallery.go": "gallery", "gallerysharing.go": "Resource Graph query", "image.go": "managed image", "imageversion.go": "image version",
 		"subscription.go": "subscription alias", "virtualmachine.go": "virtual machine", "virtualmachinebody.go": "virtual machine",
 		"virtualmachineextension.go": "extension of a machine", "virtualmachinecommand.go": "run command",
 		"deployment.go": "deployment", "network.go": "network resources", "virtualnetwork.go": "virtual network, subnet", "publicaddress.go": "public address", "networkinterface.go": "network interface", "securitygroup.go": "security group, rule",
@@ -221,7 +228,7 @@ var sentence = regexp.MustCompile(`^[A-Z].{15,}(\.|: (az|millpond) .+)$`)
 func TestRefusalsAreSentences(t *testing.T) {
 	batch := batchapi.New(batchapi.Options{})
 	all := slices.Concat(armapi.New(armapi.Options{}).Routes(), armapi.NewAuthorization(nil, nil).Routes(), batch.Routes(),
-		identity.New(nil, nil, nil).Routes(), identity.NewGraph(nil, nil, nil, nil).Routes(), blobapi.New(nil, nil).Routes())
+		identity.New(nil, nil, nil).Routes(), identity.NewGraph(nil, nil, nil, nil).Routes(), blobapi.New(nil, nil).Routes(), storageapi.New(storageapi.Options{}).Routes())
 	for _, r := range all {
 		if (r.Handle == nil) == (r.Refused == "") {
 			t.Errorf("%s must be either handled or refused", r.Name)

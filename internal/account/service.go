@@ -51,6 +51,13 @@ type Account struct {
 	PublicAccess string
 	Tenant       string
 	Identity     string `json:",omitempty"`
+	// AutoStorage is the linked storage account, nil without one.
+	AutoStorage *millpond.AutoStorage `json:",omitempty"`
+}
+
+// Storage finds storage accounts that are to be linked.
+type Storage interface {
+	Of(ctx context.Context, id millpond.ResourceID) (*millpond.StorageAccount, error)
 }
 
 // Options are what a Service needs.
@@ -60,6 +67,7 @@ type Options struct {
 	Log       *slog.Logger
 	Resources Resources
 	Pools     Pools // may be nil
+	Storage   Storage
 	Quotas    Quotas
 }
 
@@ -114,11 +122,69 @@ type Change struct {
 	Tags         map[string]string
 	Modes        []string
 	PublicAccess string
-	Patch        bool
+	// AutoStorage is the id of a storage account to link; a PUT without one unlinks.
+	AutoStorage string
+	Patch       bool
+}
+
+// checkStorage refuses what cannot be linked and returns its id.
+func (s *Service) checkStorage(ctx context.Context, c Change) (*millpond.AutoStorage, error) {
+	if c.AutoStorage == "" {
+		return nil, nil
+	}
+	bad := func(why string) error {
+		e := millpond.Errorf(millpond.Invalid, "InvalidAutoStorageAccount", "The specified auto storage account '%s' cannot be used: %s", c.AutoStorage, why)
+		e.Target = "properties.autoStorage.storageAccountId"
+		return e
+	}
+	id, ok := millpond.ParseResourceID(c.AutoStorage)
+	if !ok || !id.Is(millpond.TypeStorageAccount) {
+		return nil, bad("it must be the id of a storage account, as az storage account show --query id prints it.")
+	}
+	if !strings.EqualFold(id.Subscription, c.ID.Subscription) {
+		return nil, bad("it must be in the Batch account's subscription.")
+	}
+	a, err := s.Storage.Of(ctx, id)
+	if err != nil {
+		if millpond.KindOf(err) == millpond.Internal {
+			return nil, err
+		}
+		return nil, bad("it does not exist. Make it first: az storage account create")
+	}
+	return &millpond.AutoStorage{ID: a.ID, Mode: "StorageKeys", Synced: s.Clock.Now()}, nil
+}
+
+// SyncStorageKeys notes that the keys of the linked account changed. They are
+// read whenever they are needed, so nothing else is to be done.
+func (s *Service) SyncStorageKeys(ctx context.Context, id millpond.ResourceID) error {
+	err := s.DB.Update(ctx, func(tx *sqlite.Tx) error {
+		a, err := sqlite.Load[Account](tx, id.Key())
+		if errors.Is(err, sqlite.ErrNoRow) {
+			return s.Resources.NotFound(tx, id)
+		}
+		if err != nil {
+			return err
+		}
+		if a.AutoStorage == nil {
+			return noAutoStorage(a.ID.Name())
+		}
+		a.AutoStorage.Synced = tx.Now
+		return tx.Put(a)
+	})
+	s.forget(id.Name())
+	return err
+}
+
+func noAutoStorage(name string) *millpond.Error {
+	return millpond.Errorf(millpond.Conflict, "AccountHasNoAutoStorage", "The account %s has no auto-storage account. Link one: az batch account set --storage-account", name)
 }
 
 // Put creates or changes an account.
 func (s *Service) Put(ctx context.Context, c Change) (out *Account, err error) {
+	link, err := s.checkStorage(ctx, c)
+	if err != nil {
+		return nil, err
+	}
 	err = s.DB.Update(ctx, func(tx *sqlite.Tx) error {
 		out, err = sqlite.Load[Account](tx, c.ID.Key())
 		missing := errors.Is(err, sqlite.ErrNoRow)
@@ -152,6 +218,9 @@ func (s *Service) Put(ctx context.Context, c Change) (out *Account, err error) {
 		}
 		if c.PublicAccess != "" {
 			out.PublicAccess = c.PublicAccess
+		}
+		if link != nil || !c.Patch {
+			out.AutoStorage = link
 		}
 		return tx.Put(out)
 	})
@@ -343,6 +412,10 @@ func (s *Service) Lookup(ctx context.Context, name millpond.AccountName) (millpo
 		PrimaryKey: a.Primary, SecondaryKey: a.Secondary, PoolQuota: s.Quotas.Pools, CoreQuota: s.Quotas.Cores, Created: a.Created}
 	for _, m := range a.Modes {
 		b.SharedKeyAllowed = b.SharedKeyAllowed || strings.EqualFold(m, "SharedKey")
+		b.TaskTokenAllowed = b.TaskTokenAllowed || strings.EqualFold(m, "TaskAuthenticationToken")
+	}
+	if a.AutoStorage != nil {
+		b.AutoStorage = a.AutoStorage.ID
 	}
 	s.fresh.Lock()
 	defer s.fresh.Unlock()

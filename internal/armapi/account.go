@@ -25,6 +25,7 @@ func (e *Edge) accountRoutes() []azwire.Route {
 		{Name: "BatchAccount_Delete", Method: "DELETE", Path: at + "/{name}", Action: a + "/delete", Handle: e.deleteAccount},
 		{Name: "BatchAccount_GetKeys", Method: "POST", Path: at + "/{name}/listKeys", Action: a + "/listKeys/action", Handle: e.listKeys},
 		{Name: "BatchAccount_RegenerateKey", Method: "POST", Path: at + "/{name}/regenerateKeys", Action: a + "/regenerateKeys/action", Handle: e.regenerateKey},
+		{Name: "BatchAccount_SynchronizeAutoStorageKeys", Method: "POST", Path: at + "/{name}/syncAutoStorageKeys", Action: a + "/syncAutoStorageKeys/action", Handle: e.syncStorageKeys},
 		{Name: "Location_GetQuotas", Method: "GET", Path: loc + "/quotas", Action: "Microsoft.Batch/locations/quotas/read", Handle: e.locationQuotas},
 		{Name: "Location_CheckNameAvailability", Method: "POST", Path: loc + "/checkNameAvailability", Action: "Microsoft.Batch/locations/checkNameAvailability/action", Handle: e.checkAccountName},
 		{Name: "Location_ListSupportedVirtualMachineSkus", Method: "GET", Path: loc + "/virtualMachineSkus", Action: "Microsoft.Batch/locations/virtualMachineSkus/read", Handle: e.batchSizes},
@@ -47,7 +48,16 @@ func modesIn(in []*armbatch.AuthenticationMode) ([]string, error) {
 	return out, nil
 }
 
-const noAutoStorage = "Auto-storage is not supported yet. Create the account without --storage-account; resource files are fetched from any URL."
+// autoStorageIn is the id of the storage account that a body links.
+func autoStorageIn(p *armbatch.AutoStorageBaseProperties) (string, error) {
+	if p == nil {
+		return "", nil
+	}
+	if p.NodeIdentityReference != nil && val(p.NodeIdentityReference.ResourceID) != "" || p.AuthenticationMode != nil && !strings.EqualFold(string(*p.AuthenticationMode), "StorageKeys") {
+		return "", unsupported("properties.autoStorage.authenticationMode", "Auto-storage by managed identity is not supported. Use the authentication mode StorageKeys.")
+	}
+	return val(p.StorageAccountID), nil
+}
 
 func (e *Edge) putAccount(w http.ResponseWriter, r *azwire.Request) error {
 	var body armbatch.AccountCreateParameters
@@ -56,8 +66,6 @@ func (e *Edge) putAccount(w http.ResponseWriter, r *azwire.Request) error {
 	}
 	p := val(body.Properties)
 	switch {
-	case p.AutoStorage != nil:
-		return unsupported("properties.autoStorage", noAutoStorage)
 	case p.PoolAllocationMode != nil && !strings.EqualFold(string(*p.PoolAllocationMode), "BatchService"):
 		return unsupported("properties.poolAllocationMode", "Pool allocation mode %s is not supported. Use BatchService.", *p.PoolAllocationMode)
 	case p.KeyVaultReference != nil:
@@ -75,7 +83,11 @@ func (e *Edge) putAccount(w http.ResponseWriter, r *azwire.Request) error {
 	if err != nil {
 		return err
 	}
-	a, err := e.Accounts.Put(r.Context(), account.Change{ID: id(r, millpond.TypeAccount, "name"), Location: val(body.Location), Tags: tagsIn(body.Tags), Modes: modes, PublicAccess: public})
+	link, err := autoStorageIn(p.AutoStorage)
+	if err != nil {
+		return err
+	}
+	a, err := e.Accounts.Put(r.Context(), account.Change{ID: id(r, millpond.TypeAccount, "name"), Location: val(body.Location), Tags: tagsIn(body.Tags), Modes: modes, PublicAccess: public, AutoStorage: link})
 	if err == nil {
 		azwire.WriteJSON(w, http.StatusOK, e.encodeAccount(r, a)) // never 201
 	}
@@ -88,8 +100,9 @@ func (e *Edge) patchAccount(w http.ResponseWriter, r *azwire.Request) error {
 		return err
 	}
 	p := val(body.Properties)
-	if p.AutoStorage != nil {
-		return unsupported("properties.autoStorage", noAutoStorage)
+	link, err := autoStorageIn(p.AutoStorage)
+	if err != nil {
+		return err
 	}
 	modes, err := modesIn(p.AllowedAuthenticationModes)
 	if err != nil {
@@ -99,7 +112,7 @@ func (e *Edge) patchAccount(w http.ResponseWriter, r *azwire.Request) error {
 	if err != nil {
 		return err
 	}
-	a, err := e.Accounts.Put(r.Context(), account.Change{ID: id(r, millpond.TypeAccount, "name"), Tags: tagsIn(body.Tags), Modes: modes, PublicAccess: public, Patch: true})
+	a, err := e.Accounts.Put(r.Context(), account.Change{ID: id(r, millpond.TypeAccount, "name"), Tags: tagsIn(body.Tags), Modes: modes, PublicAccess: public, AutoStorage: link, Patch: true})
 	if err == nil {
 		azwire.WriteJSON(w, http.StatusOK, e.encodeAccount(r, a))
 	}
@@ -124,6 +137,9 @@ func (e *Edge) encodeAccount(r *azwire.Request, a *account.Account) *armbatch.Ac
 		PoolAllocationMode: ptr(armbatch.PoolAllocationModeBatchService), PublicNetworkAccess: ptr(armbatch.PublicNetworkAccessType(a.PublicAccess)),
 		DedicatedCoreQuota: ptr(int32(q.Cores)), LowPriorityCoreQuota: ptr(int32(q.Cores)), DedicatedCoreQuotaPerVMFamilyEnforced: ptr(false), PoolQuota: ptr(int32(q.Pools)), ActiveJobAndJobScheduleQuota: ptr(int32(q.ActiveJobs)),
 		Encryption: &armbatch.EncryptionProperties{KeySource: ptr(armbatch.KeySourceMicrosoftBatch)}, PrivateEndpointConnections: []*armbatch.PrivateEndpointConnection{},
+	}
+	if s := a.AutoStorage; s != nil {
+		p.AutoStorage = &armbatch.AutoStorageProperties{StorageAccountID: ptr(s.ID.String()), AuthenticationMode: ptr(armbatch.AutoStorageAuthenticationMode(s.Mode)), LastKeySync: ptr(s.Synced)}
 	}
 	families := map[string]bool{}
 	for _, s := range e.VMSizes() {
@@ -196,6 +212,14 @@ func (e *Edge) regenerateKey(w http.ResponseWriter, r *azwire.Request) error {
 	a, err := e.Accounts.RegenerateKey(r.Context(), id(r, millpond.TypeAccount, "name"), string(val(body.KeyName)))
 	if err == nil {
 		writeKeys(w, a)
+	}
+	return err
+}
+
+func (e *Edge) syncStorageKeys(w http.ResponseWriter, r *azwire.Request) error {
+	err := e.Accounts.SyncStorageKeys(r.Context(), id(r, millpond.TypeAccount, "name"))
+	if err == nil {
+		w.WriteHeader(http.StatusNoContent)
 	}
 	return err
 }

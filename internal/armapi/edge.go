@@ -26,6 +26,7 @@ import (
 	"millpond.dev/millpond/internal/machine"
 	"millpond.dev/millpond/internal/network"
 	"millpond.dev/millpond/internal/resource"
+	"millpond.dev/millpond/internal/storage"
 )
 
 // Authorizer says whether a caller may do something. Sees tells whether the
@@ -48,6 +49,7 @@ type Options struct {
 	Compute       *compute.Service
 	Gallery       *gallery.Service
 	Accounts      *account.Service
+	Storage       *storage.Service
 	Network       *network.Service
 	Machines      *machine.Service
 	Deployments   *deployment.Service
@@ -85,7 +87,7 @@ const SignedIn = "(any signed-in principal)"
 func (e *Edge) Routes() []azwire.Route {
 	var all []azwire.Route
 	for _, part := range [][]azwire.Route{e.subscriptionRoutes(), e.groupRoutes(), e.providerRoutes(), e.resourceRoutes(), e.operationRoutes(),
-		e.diskRoutes(), e.imageRoutes(), e.galleryRoutes(), e.versionRoutes(), e.checkRoutes(), e.sharingRoutes(), e.accountRoutes(), e.networkRoutes(), e.deploymentRoutes(),
+		e.diskRoutes(), e.imageRoutes(), e.galleryRoutes(), e.versionRoutes(), e.checkRoutes(), e.sharingRoutes(), e.accountRoutes(), e.storageRoutes(), e.networkRoutes(), e.deploymentRoutes(),
 		e.machineRoutes(), e.extensionRoutes(), e.commandRoutes(), e.catalogueRoutes(), e.refusedRoutes()} {
 		all = append(all, part...)
 	}

@@ -9,6 +9,7 @@ import (
 	"millpond.dev/millpond/internal/gallery"
 	"millpond.dev/millpond/internal/machine"
 	"millpond.dev/millpond/internal/resource"
+	"millpond.dev/millpond/internal/storage"
 )
 
 // MachineMembers tells the resource verbs how machines are deleted with their
@@ -22,6 +23,12 @@ func MachineMembers(res *resource.Service, m *machine.Service) {
 	res.Member(millpond.TypeVM, m.Remove)
 	res.Member(millpond.TypeExtension, with)
 	res.Member(millpond.TypeRunCommand, with)
+}
+
+// StorageMembers tells the resource verbs how storage accounts are deleted with
+// their group.
+func StorageMembers(res *resource.Service, st *storage.Service) {
+	res.Member(millpond.TypeStorageAccount, st.Gone)
 }
 
 // Members tells the resource verbs how each type of resource is deleted with

@@ -38,7 +38,6 @@ func (e *Edge) refusedRoutes() []azwire.Route {
 	const apps = "Application packages are not supported yet. Put the program into the image, or fetch it with a resource file."
 	out := []azwire.Route{
 		no("VirtualMachineScaleSets_CreateOrUpdate", "PUT", mc+"/virtualMachineScaleSets/{name}", "Microsoft.Compute/virtualMachineScaleSets/write", "Virtual machine scale sets are not supported. Use a Batch pool."),
-		no("StorageAccounts_Create", "PUT", "/subscriptions/{sub}/resourceGroups/{rg}/providers/Microsoft.Storage/storageAccounts/{name}", "Microsoft.Storage/storageAccounts/write", "Storage accounts are not supported yet. Upload VHDs to a disk: az disk create --upload-type Upload."),
 		no("Pool_Create", "PUT", mb+"/pools/{pool}", "Microsoft.Batch/batchAccounts/pools/write", pools),
 		no("Pool_Update", "PATCH", mb+"/pools/{pool}", "Microsoft.Batch/batchAccounts/pools/write", pools),
 		no("Pool_Get", "GET", mb+"/pools/{pool}", "Microsoft.Batch/batchAccounts/pools/read", pools),
@@ -46,7 +45,6 @@ func (e *Edge) refusedRoutes() []azwire.Route {
 		no("Pool_Delete", "DELETE", mb+"/pools/{pool}", "Microsoft.Batch/batchAccounts/pools/delete", pools),
 		no("Application_Create", "PUT", mb+"/applications/{app}", "Microsoft.Batch/batchAccounts/applications/write", apps),
 		no("Application_List", "GET", mb+"/applications", "Microsoft.Batch/batchAccounts/applications/read", apps),
-		no("BatchAccount_SynchronizeAutoStorageKeys", "POST", mb+"/syncAutoStorageKeys", "Microsoft.Batch/batchAccounts/syncAutoStorageKeys/action", "Auto-storage is not supported yet, so there are no keys of it to synchronize."),
 		no("Certificate_Create", "PUT", mb+"/certificates/{cert}", "Microsoft.Batch/batchAccounts/certificates/write", "Certificates left the service in 2025 and are not supported. Put secrets on a node with a resource file or in the image."),
 	}
 	const other = "Resources of type {ns}/{type} are not supported yet. docs/wire/resource-manager.md lists what is."

@@ -21,6 +21,10 @@ const (
 	GalleryArtifactPublisher = "85a2d0d9-2eba-4c9c-b355-11c2cc0788ab"
 	GalleryImageReader       = "cf7c76d2-98a3-4358-a134-615aa78bf44d"
 	GallerySharingAdmin      = "1ef6a3be-d0ac-425d-8c01-acb62866290b"
+	BlobDataReader           = "2a2b9908-6ea1-4ae2-8e65-a410df84e7d1"
+	BlobDataContributor      = "ba92f5b4-2d11-453d-a403-e96b0029c9fe"
+	BlobDataOwner            = "b7e6dc6d-f1e8-4753-8033-0f276bb0955b"
+	StorageContributor       = "17d1049b-9a84-46fb-8f53-869881c3d3ab"
 	DiskDataOperator         = "959f8984-c045-4866-89c7-12bf9737be2e"
 )
 
@@ -63,6 +67,23 @@ func builtIn() []millpond.RoleDefinition {
 		}),
 		role(GallerySharingAdmin, "Compute Gallery Sharing Admin", "Shares a gallery with other subscriptions and tenants.", millpond.Permission{
 			Actions: []string{"Microsoft.Compute/galleries/share/action"},
+		}),
+		role(BlobDataReader, "Storage Blob Data Reader", "Reads the blobs of storage accounts.", millpond.Permission{
+			Actions:     []string{blobContainers + "/read", blobServices + "/generateUserDelegationKey/action"},
+			DataActions: []string{blobContainers + "/blobs/read"},
+		}),
+		role(BlobDataContributor, "Storage Blob Data Contributor", "Reads, writes and deletes the containers and blobs of storage accounts.", millpond.Permission{
+			Actions: []string{blobContainers + "/delete", blobContainers + "/read", blobContainers + "/write", blobServices + "/generateUserDelegationKey/action"},
+			DataActions: []string{blobContainers + "/blobs/delete", blobContainers + "/blobs/read", blobContainers + "/blobs/write", blobContainers + "/blobs/move/action",
+				blobContainers + "/blobs/add/action"},
+		}),
+		role(BlobDataOwner, "Storage Blob Data Owner", "Does everything with the containers and blobs of storage accounts.", millpond.Permission{
+			Actions:     []string{blobContainers + "/*", blobServices + "/generateUserDelegationKey/action"},
+			DataActions: []string{blobContainers + "/blobs/*"},
+		}),
+		role(StorageContributor, "Storage Account Contributor", "Manages storage accounts, their keys included.", millpond.Permission{
+			Actions: []string{"Microsoft.Authorization/*/read", "Microsoft.Insights/alertRules/*", "Microsoft.Resources/deployments/*",
+				"Microsoft.Resources/subscriptions/resourceGroups/read", "Microsoft.Storage/storageAccounts/*"},
 		}),
 		role(DiskDataOperator, "Data Operator for Managed Disks", "Uploads and downloads the content of disks and snapshots.", millpond.Permission{
 			DataActions: []string{"Microsoft.Compute/disks/download/action", "Microsoft.Compute/disks/upload/action",
@@ -124,14 +145,22 @@ func lower(in []string) []string {
 	return out
 }
 
+// The two levels of blob storage that rights name.
+const (
+	blobServices   = "Microsoft.Storage/storageAccounts/blobServices"
+	blobContainers = blobServices + "/containers"
+)
+
 // grants says whether the role gives an action (in lower case), as an action or
 // as a data action. Azure keeps the two apart, but its Batch service honours
 // either: Contributors, who have no data actions, have always run jobs. The
 // service has no data that an action of the same name would not reach, so one
-// rule serves all of it (arm-and-identity.md §6).
+// rule serves all of it (arm-and-identity.md §6). Blobs are the exception: there
+// Azure is strict, and an Owner reads none by a token without a data role.
 func (r *role) grants(action string) bool {
+	dataOnly := strings.HasPrefix(action, strings.ToLower(blobContainers)+"/blobs/")
 	for _, p := range r.permissions {
-		if anyMatches(p.Actions, action) && !anyMatches(p.NotActions, action) {
+		if !dataOnly && anyMatches(p.Actions, action) && !anyMatches(p.NotActions, action) {
 			return true
 		}
 		if anyMatches(p.DataActions, action) && !anyMatches(p.NotDataActions, action) {

@@ -43,6 +43,17 @@ type Config struct {
 	Nodes     Nodes     `yaml:"nodes"`
 	Local     Local     `yaml:"local"`
 	Fake      Fake      `yaml:"fake"`
+	// BlobService is the real blob service behind storage accounts.
+	BlobService BlobService `yaml:"blobService"`
+}
+
+// BlobService is one account of a blob service, which this server alone uses.
+type BlobService struct {
+	// URL is the account's address: https://NAME.blob.core.windows.net, or
+	// http://HOST:PORT/NAME of an emulator. Empty: there are no storage accounts.
+	URL string `yaml:"url"`
+	// KeyFile holds the account's key; it may be empty for Azurite's own account.
+	KeyFile string `yaml:"keyFile"`
 }
 
 // Region is a place that accounts, disks and replicas are in.

@@ -43,7 +43,7 @@ func echo(name string) http.Handler {
 }
 
 func TestRequestsGoToTheirEdge(t *testing.T) {
-	h := Handlers{Identity: echo("identity"), Metadata: echo("metadata"), ARM: echo("arm"), Graph: echo("graph"), Batch: echo("batch"), Blob: echo("blob"), Node: echo("node"), Status: echo("status")}
+	h := Handlers{Identity: echo("identity"), Metadata: echo("metadata"), ARM: echo("arm"), Graph: echo("graph"), Batch: echo("batch"), Blob: echo("blob"), Storage: echo("storage"), Node: echo("node"), Status: echo("status")}
 	s := New(Config{Handlers: h, Clock: clock.System{}, Rand: rand.Reader, Log: slog.New(slog.DiscardHandler)})
 	for address, want := range map[string]string{
 		"https://login.microsoftonline.com/t/oauth2/v2.0/token":              "identity /t/oauth2/v2.0/token base=https://login.microsoftonline.com",
@@ -55,7 +55,9 @@ func TestRequestsGoToTheirEdge(t *testing.T) {
 		"https://acct.westus2.batch.azure.com/pools":                         "batch /pools base=https://acct.westus2.batch.azure.com account=acct region=westus2",
 		"https://acct.westus2.service.batch.azure.com/pools":                 "batch /pools base=https://acct.westus2.service.batch.azure.com account=acct region=westus2",
 		"https://md-1.z01.blob.storage.azure.net/c/abcd":                     "blob /c/abcd",
-		"https://store.blob.core.windows.net/c/b":                            "blob /c/b",
+		"https://store.blob.core.windows.net/c/b":                            "storage /c/b",
+		"https://pond.lan/acct/container/a%2Fb":                              "storage /acct/container/a%2Fb",
+		"https://pond.lan/acct":                                              "storage /acct",
 		"https://raw.githubusercontent.com/Azure/azure-rest-api-specs/x":     "404",
 		"https://vault.vault.azure.net/secrets":                              "404",
 		"https://127.0.0.1:7443/subscriptions/s/resourceGroups":              "arm /subscriptions/s/resourceGroups base=https://127.0.0.1:7443",

@@ -4,6 +4,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"regexp"
 	"strings"
 
 	millpond "millpond.dev/millpond"
@@ -19,13 +20,17 @@ type Handlers struct {
 	Aliases http.Handler
 	// Batch gets paths without the prefix of direct use; azwire.Front has it.
 	Batch http.Handler
-	// Blob gets paths as they are: /blob/… in direct use.
+	// Blob serves disks; it gets paths as they are: /blob/… in direct use.
 	Blob http.Handler
+	// Storage serves storage accounts; in direct use paths begin with the account.
+	Storage http.Handler
 	// Node serves /node/v1/….
 	Node http.Handler
 	// Status serves /, /healthz, /metrics and /status….
 	Status http.Handler
 }
+
+var accountName = regexp.MustCompile(`^[a-z0-9]{3,24}$`)
 
 // target is where a request goes and what the edge shall know about it.
 type target struct {
@@ -54,7 +59,10 @@ func (h Handlers) find(r *http.Request) target {
 		t.handler = h.Batch
 		t.front.Account, t.front.Region = accountOf(strings.TrimSuffix(host, azwire.BatchSuffix))
 	case azwire.ServiceBlob:
-		t.handler = h.Blob
+		t.handler = h.Storage
+		if strings.HasSuffix(host, azwire.DiskSuffix) {
+			t.handler = h.Blob
+		}
 	case azwire.ServiceAbsent, azwire.ServiceOther:
 		t.handler = nothing("Millpond does not serve " + host + ".")
 	case azwire.NoService:
@@ -119,6 +127,11 @@ func (h Handlers) direct(r *http.Request, base string) target {
 	case "", "healthz", "metrics", "status", "status.json":
 		t.handler = h.Status
 	default:
+		// Tenants have a hyphen or a dot in their names, storage accounts have not.
+		if accountName.MatchString(segs[0]) && segs[0] != "consumers" {
+			t.handler = h.Storage
+			return t
+		}
 		switch second {
 		case "oauth2", "v2.0", ".well-known", "discovery":
 			t.handler = h.Identity
