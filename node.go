@@ -150,11 +150,16 @@ type Node struct {
 	PendingDue time.Time
 
 	// Created is when the row was written; Phases count from it.
-	Created   time.Time
-	VMSize    string
-	Boot      BootImage
-	TokenHash string // SHA-256 of the node's channel credential
-	Address   string
+	Created time.Time
+	VMSize  string
+	Boot    BootImage
+	// ImageRevision and StartRevision are the pool's when the node got its image
+	// and began its start task. RolledBack: it has what was before the last
+	// rollout, because it failed with what is now.
+	ImageRevision, StartRevision int
+	RolledBack                   bool
+	TokenHash                    string // SHA-256 of the node's channel credential
+	Address                      string
 	// HostAddress is where the guest reaches the loopback of its host; nodes know
 	// it as host.millpond.internal.
 	HostAddress   string

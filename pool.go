@@ -91,6 +91,8 @@ type PoolSpec struct {
 	Metadata       []NameValue   `json:"metadata,omitempty"`
 	// OSDisk is what differs from the image's own OS disk.
 	OSDisk OSDiskSpec `json:"osDisk,omitzero"`
+	// Upgrade is nil when the pool was added without a policy.
+	Upgrade *UpgradePolicy `json:"upgrade,omitempty"`
 	// ResourceTags are kept and echoed.
 	ResourceTags map[string]string `json:"resourceTags,omitempty"`
 	// NodeCommunication is kept and echoed: default, classic or simplified.
@@ -175,29 +177,33 @@ type ResizeError struct {
 //
 // Writers: the verbs of package pool write Spec, State, targets, warnings and
 // the resize order; its allocator writes Boot, ResizeErrors and the end of a
-// resize.
+// resize; its rollouts write Rollout.
 type Pool struct {
 	Account AccountName
 	Spec    PoolSpec
 
-	State                 PoolState
-	StateTransition       time.Time
-	Allocation            AllocationState
-	AllocationTransition  time.Time
-	TargetDedicated       int
-	TargetLowPriority     int
-	ResizeTimeout         time.Duration
-	Deallocation          DeallocationOption
-	ResizeStarted         time.Time
-	ResizeErrors          []ResizeError
-	Warnings              []Warning
-	CurrentDedicated      int // counted from nodes when read
-	CurrentLowPriority    int
-	Boot                  BootImage  // resolved at add; resolved anew at each allocation when the reference has no version
-	Creator               Caller     // rights were checked for this caller
-	AutoScale             *AutoScale // nil: the size is fixed
-	Created, LastModified time.Time
-	Version               int64 // grows with each change by a user; the ETag
+	State                PoolState
+	StateTransition      time.Time
+	Allocation           AllocationState
+	AllocationTransition time.Time
+	TargetDedicated      int
+	TargetLowPriority    int
+	ResizeTimeout        time.Duration
+	Deallocation         DeallocationOption
+	ResizeStarted        time.Time
+	ResizeErrors         []ResizeError
+	Warnings             []Warning
+	CurrentDedicated     int // counted from nodes when read
+	CurrentLowPriority   int
+	Boot                 BootImage // resolved at add; resolved anew at each allocation when the reference has no version
+	Creator              Caller    // rights were checked for this caller
+	// ImageRevision and StartRevision count the changes of image and start task;
+	// a node with a lower number has what was before.
+	ImageRevision, StartRevision int
+	Rollout                      *Rollout   // the last one; nil before the first
+	AutoScale                    *AutoScale // nil: the size is fixed
+	Created, LastModified        time.Time
+	Version                      int64 // grows with each change by a user; the ETag
 }
 
 // AutoScale is how a pool sizes itself.

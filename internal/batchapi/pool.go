@@ -30,6 +30,7 @@ func (e *Edge) addPool(w http.ResponseWriter, r *request) error {
 	spec := poolSpec(in)
 	spec.Image.AllowManaged = spec.Image.ResourceID != "" && r.before("2020-03-01")
 	spec.OldestJobFirst = oldestFirst(m)
+	spec.Upgrade = upgradePolicy(in.UpgradePolicy, m)
 	t, err := targets(in.TargetDedicatedNodes, in.TargetLowPriorityNodes, in.ResizeTimeout)
 	if err != nil {
 		return err
@@ -289,7 +290,7 @@ func (r *request) poolEntity(p millpond.Pool) entity {
 		CreationTime: at(p.Created), LastModified: at(p.LastModified),
 		State: ptr(azbatch.PoolState(p.State)), StateTransitionTime: at(p.StateTransition),
 		AllocationState: ptr(azbatch.AllocationState(p.Allocation)), AllocationStateTransitionTime: at(p.AllocationTransition),
-		VMSize: ptr(s.VMSize), VirtualMachineConfiguration: machineModel(s), ResourceTags: tagsModel(s.ResourceTags), ResizeTimeout: ptr(azwire.FormatDuration(p.ResizeTimeout)),
+		VMSize: ptr(s.VMSize), VirtualMachineConfiguration: machineModel(s), ResourceTags: tagsModel(s.ResourceTags), UpgradePolicy: upgradeModel(s.Upgrade), ResizeTimeout: ptr(azwire.FormatDuration(p.ResizeTimeout)),
 		CurrentDedicatedNodes: count(p.CurrentDedicated), CurrentLowPriorityNodes: count(p.CurrentLowPriority),
 		TargetDedicatedNodes: count(p.TargetDedicated), TargetLowPriorityNodes: count(p.TargetLowPriority),
 		EnableAutoScale: ptr(p.AutoScale != nil), EnableInterNodeCommunication: ptr(false), TaskSlotsPerNode: count(s.TaskSlotsPerNode),
@@ -311,7 +312,12 @@ func (r *request) poolEntity(p millpond.Pool) entity {
 		m.UserAccounts = append(m.UserAccounts, a)
 	}
 	if p.Allocation == millpond.AllocationSteady {
-		for _, x := range p.ResizeErrors {
+		errs := p.ResizeErrors
+		if p.Rollout != nil && p.Rollout.Error != nil {
+			// There is no other place where clients look.
+			errs = append(append([]millpond.ResizeError(nil), errs...), *p.Rollout.Error)
+		}
+		for _, x := range errs {
 			m.ResizeErrors = append(m.ResizeErrors, azbatch.ResizeError{Code: ptr(x.Code), Message: ptr(x.Message), Values: pairs(withTime(x.Values, x.Time))})
 		}
 	}
@@ -322,6 +328,10 @@ func (r *request) poolEntity(p millpond.Pool) entity {
 	}
 	if len(p.Warnings) > 0 {
 		extra["warnings"] = p.Warnings
+	}
+	if p.Rollout != nil {
+		// Azure has no such member.
+		extra["rollout"] = rolloutModel(*p.Rollout)
 	}
 	return entity{m, extra}
 }

@@ -46,6 +46,9 @@ func (e *Edge) patchPool(w http.ResponseWriter, r *request) error {
 	if tagsGiven {
 		p.ResourceTags = ptr(tags(in.ResourceTags))
 	}
+	if in.UpgradePolicy != nil {
+		p.Upgrade = ptr(upgradePolicy(in.UpgradePolicy, m))
+	}
 	if err := e.Pools.Patch(r.Context(), r.Caller, r.acct, r.pool(), cond, p); err != nil {
 		return err
 	}

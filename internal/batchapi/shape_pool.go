@@ -4,6 +4,7 @@ import (
 	"strings"
 
 	millpond "millpond.dev/millpond"
+	"millpond.dev/millpond/internal/azwire"
 )
 
 // shapes are the rules of every body, by operation.
@@ -77,9 +78,8 @@ func poolAddShape() *rule {
 		"metadata":                    metadataRule(),
 		"mountConfiguration":          refuse("Mounting file systems on nodes is not supported yet. Mount in the start task."),
 		"targetNodeCommunicationMode": word("default", "classic", "simplified"),
-		"upgradePolicy": object(map[string]*rule{"mode": refuse("Nodes are not upgraded in place; reimage them.", "manual"),
-			"automaticOSUpgradePolicy": refuse("Nodes are not upgraded in place; reimage them."), "rollingUpgradePolicy": refuse("Nodes are not upgraded in place; reimage them.")}),
-		"resourceTags": table(text(256), 50),
+		"upgradePolicy":               upgradeRule(),
+		"resourceTags":                table(text(256), 50),
 		"identity": object(map[string]*rule{"type": refuse("Managed identities are not supported yet.", "None"),
 			"userAssignedIdentities": refuse("Managed identities are not supported yet.")}),
 	}).check(func(_ *body, m map[string]any, _ string) error {
@@ -230,6 +230,39 @@ func imageRule() *rule {
 			}
 		}
 		return nil
+	})
+}
+
+// upgradeRule holds the bounds of batch-data-plane.md §2.2.
+// nodeDeallocationOption is Millpond's own.
+func upgradeRule() *rule {
+	return object(map[string]*rule{
+		"mode": word("automatic", "manual", "rolling").needed(),
+		"automaticOSUpgradePolicy": object(map[string]*rule{"enableAutomaticOSUpgrade": truth(), "disableAutomaticRollback": truth(),
+			"useRollingUpgradePolicy": truth(), "osRollingUpgradeDeferral": truth()}),
+		"rollingUpgradePolicy": object(map[string]*rule{
+			"enableCrossZoneUpgrade":  refuse("A region here has no zones.", false),
+			"maxBatchInstancePercent": number(5, 100), "maxUnhealthyInstancePercent": number(5, 100), "maxUnhealthyUpgradedInstancePercent": number(0, 100),
+			"pauseTimeBetweenBatches": span(), "prioritizeUnhealthyInstances": truth(), "rollbackFailedInstancesOnPolicyBreach": truth(),
+			"nodeDeallocationOption": deallocation(),
+		}).check(func(_ *body, m map[string]any, path string) error {
+			batch, unhealthy := int64(20), int64(20)
+			if v, ok := m["maxBatchInstancePercent"].(int64); ok {
+				batch = v
+			}
+			if v, ok := m["maxUnhealthyInstancePercent"].(int64); ok {
+				unhealthy = v
+			}
+			if batch > unhealthy {
+				return invalid(path+".maxUnhealthyInstancePercent", unhealthy, "It must not be less than maxBatchInstancePercent.")
+			}
+			if s, ok := m["pauseTimeBetweenBatches"].(string); ok {
+				if _, infinite, err := azwire.ParseDuration(s); err != nil || infinite {
+					return invalid(path+".pauseTimeBetweenBatches", s, "A duration such as PT1M is expected.")
+				}
+			}
+			return nil
+		}),
 	})
 }
 

@@ -51,7 +51,7 @@ func TestWhatIsNotSupportedIsRefusedOnlyWhenItIsUsed(t *testing.T) {
 		{"pool", s.poolAdd, galleryPool, []string{
 			`{"cloudServiceConfiguration":{"osFamily":"6"}}`,
 			`{"certificateReferences":[{"thumbprint":"a"}]}`, `{"applicationPackageReferences":[{"applicationId":"a"}]}`, `{"applicationLicenses":["maya"]}`,
-			`{"mountConfiguration":[{}]}`, `{"upgradePolicy":{"mode":"rolling"}}`, `{"identity":{"type":"UserAssigned"}}`,
+			`{"mountConfiguration":[{}]}`, `{"upgradePolicy":{"mode":"rolling","rollingUpgradePolicy":{"enableCrossZoneUpgrade":true}}}`, `{"identity":{"type":"UserAssigned"}}`,
 			`{"networkConfiguration":{"subnetId":"/s"}}`, `{"networkConfiguration":{"endpointConfiguration":{"inboundNATPools":[{}]}}}`,
 			`{"networkConfiguration":{"publicIPAddressConfiguration":{"provision":"nopublicipaddresses"}}}`, `{"networkConfiguration":{"enableAcceleratedNetworking":true}}`,
 			`{"startTask":{"commandLine":"x","containerSettings":{"imageName":"i"}}}`,

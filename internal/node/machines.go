@@ -489,7 +489,14 @@ func (s *Service) reimage(ctx context.Context, id millpond.NodeID) error {
 		if err != nil {
 			return err
 		}
-		n.Boot = p.Boot
+		n.Boot, n.ImageRevision = p.Boot, p.ImageRevision
+		n.Boot.Findings = nil // the pool tells them
+		if n.Pending == millpond.NodeReimage {
+			n.RolledBack = false
+		}
+		if n.RolledBack && p.Rollout != nil {
+			n.Boot = p.Rollout.WasBoot
+		}
 		n.Generation++
 		n.Pending, n.PendingOption = "", ""
 		n.LastSequence, n.BootID, n.LaunchTries, n.NextLaunch, n.LaunchFailed = 0, "", 0, time.Time{}, false

@@ -269,7 +269,10 @@ func (x *session) register(tx *sqlite.Tx, book *ledger.Book, n *millpond.Node, h
 	if err != nil {
 		return 0, err
 	}
-	n.StartTask = p.Spec.StartTask
+	n.StartTask, n.StartRevision = p.Spec.StartTask, p.StartRevision
+	if n.RolledBack && p.Rollout != nil {
+		n.StartTask = p.Rollout.WasStart
+	}
 	if n.StartTask == nil {
 		n.StartTaskInfo = nil
 	} else {

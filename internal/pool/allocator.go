@@ -104,6 +104,9 @@ func (s *Service) carryOut(tx *sqlite.Tx, book *ledger.Book, p millpond.Pool, bo
 	if plan.Remove {
 		return tx.DeletePool(p.Account, p.Spec.ID)
 	}
+	if u := p.Spec.Upgrade; plan.CreateDedicated+plan.CreateLow > 0 && u.Rolls() && u.AutomaticOS && p.Boot.VersionID != boot.VersionID {
+		s.renew(&p, boot, tx.Now)
+	}
 	for i := range plan.CreateDedicated + plan.CreateLow {
 		if err := tx.InsertNode(s.newNode(tx, p, boot, i < plan.CreateDedicated)); err != nil {
 			return err
@@ -127,7 +130,7 @@ func (s *Service) carryOut(tx *sqlite.Tx, book *ledger.Book, p millpond.Pool, bo
 			}
 		}
 	}
-	changed := false
+	changed := p.Boot.VersionID == boot.VersionID && p.Rollout != nil && p.Rollout.Started.Equal(tx.Now)
 	if plan.CreateDedicated+plan.CreateLow > 0 && p.Boot.VersionID != boot.VersionID {
 		p.Boot, changed = boot, true
 	}
@@ -152,7 +155,7 @@ func (s *Service) newNode(tx *sqlite.Tx, p millpond.Pool, boot millpond.BootImag
 	return millpond.Node{
 		Account: p.Account, Pool: p.Spec.ID, ID: millpond.NodeID("tvmps_" + s.NewID() + suffix), Generation: 1, Dedicated: dedicated,
 		State: millpond.NodeCreating, StateTransition: tx.Now, Scheduling: millpond.SchedulingEnabled,
-		VMSize: p.Spec.VMSize, Boot: boot, Created: tx.Now,
+		VMSize: p.Spec.VMSize, Boot: boot, ImageRevision: p.ImageRevision, Created: tx.Now,
 		History: []millpond.NodeChange{{State: millpond.NodeCreating, Reason: "the pool grows", Time: tx.Now}},
 	}
 }

@@ -168,8 +168,12 @@ type scaled struct {
 	active  float64   // $ActiveTasks at the last evaluation that could be applied
 }
 
-// follow wakes the loop when tasks arrive.
+// follow wakes the loops: this one when tasks arrive, that of rollouts when a
+// node changes.
 func (s *Service) follow(c sqlite.Changes) {
+	if len(c.Nodes) > 0 && s.rolling.Load() {
+		s.Wakes.Rollouts.Wake()
+	}
 	s.scaler.mu.Lock()
 	any := s.scaler.any
 	s.scaler.mu.Unlock()

@@ -25,6 +25,7 @@ type Patch struct {
 	Scheduling   *Scheduling
 	UserAccounts *[]millpond.UserAccount
 	ResourceTags *map[string]string
+	Upgrade      **millpond.UpgradePolicy
 }
 
 // Machine is a pool's virtualMachineConfiguration, which is replaced as a whole.
@@ -57,6 +58,7 @@ func (p Patch) apply(s millpond.PoolSpec) millpond.PoolSpec {
 	set(&s.TaskSlotsPerNode, p.TaskSlots)
 	set(&s.UserAccounts, p.UserAccounts)
 	set(&s.ResourceTags, p.ResourceTags)
+	set(&s.Upgrade, p.Upgrade)
 	if m := p.Machine; m != nil {
 		s.Image, s.NodeAgentSKU, s.DataDisks, s.OSDisk = m.Image, m.NodeAgentSKU, m.DataDisks, m.OSDisk
 	}
@@ -67,7 +69,9 @@ func (p Patch) apply(s millpond.PoolSpec) millpond.PoolSpec {
 }
 
 // fixed names the members that differ between two specs and that a pool with
-// nodes cannot change (batch-data-plane.md §2.1, the letter E).
+// nodes cannot change (batch-data-plane.md §2.1, the letter E). A pool with an
+// upgrade policy can change its image, which Azure does not allow: its nodes take
+// it when the policy or a user has them reimaged.
 func fixed(was, is millpond.PoolSpec) (names []string) {
 	differ := func(name string, a, b any) {
 		if !reflect.DeepEqual(a, b) {
@@ -76,8 +80,10 @@ func fixed(was, is millpond.PoolSpec) (names []string) {
 	}
 	differ("displayName", was.DisplayName, is.DisplayName)
 	differ("vmSize", was.VMSize, is.VMSize)
-	differ("virtualMachineConfiguration.imageReference", was.Image, is.Image)
-	differ("virtualMachineConfiguration.nodeAgentSKUId", was.NodeAgentSKU, is.NodeAgentSKU)
+	if is.Upgrade == nil {
+		differ("virtualMachineConfiguration.imageReference", was.Image, is.Image)
+		differ("virtualMachineConfiguration.nodeAgentSKUId", was.NodeAgentSKU, is.NodeAgentSKU)
+	}
 	if len(was.DataDisks)+len(is.DataDisks) > 0 {
 		differ("virtualMachineConfiguration.dataDisks", was.DataDisks, is.DataDisks)
 	}
@@ -94,7 +100,8 @@ func fixed(was, is millpond.PoolSpec) (names []string) {
 }
 
 // Patch changes what users may change of a pool. Nodes see a new start task
-// after their next reboot or reimage. A new image is resolved for caller.
+// after their next reboot or reimage, and a new image after a reimage, which the
+// pool's upgrade policy may do. A new image is resolved for caller.
 func (s *Service) Patch(ctx context.Context, caller millpond.Caller, acct millpond.BatchAccount, id millpond.PoolID, cond millpond.Condition, patch Patch) error {
 	var was millpond.Pool
 	err := s.DB.View(ctx, func(tx *sqlite.Tx) (err error) {
@@ -136,6 +143,7 @@ func (s *Service) Patch(ctx context.Context, caller millpond.Caller, acct millpo
 				return notEmpty(names[0], len(nodes))
 			}
 		}
+		old := *p
 		if resolved {
 			p.Boot, p.Creator = boot, creator
 			s.warn(p)
@@ -144,8 +152,33 @@ func (s *Service) Patch(ctx context.Context, caller millpond.Caller, acct millpo
 			return err
 		}
 		p.Spec = is
+		s.revise(p, old, patch, tx.Now)
 		return nil
 	})
+}
+
+// revise counts a new image or start task, and begins to roll it out where the
+// policy says so. A patch of any of the three goes on with a rollout that was
+// stopped.
+func (s *Service) revise(p *millpond.Pool, old millpond.Pool, patch Patch, now time.Time) {
+	begin := p.Rollout != nil && p.Rollout.State == millpond.RolloutStopped && (patch.StartTask != nil || patch.Machine != nil || patch.Upgrade != nil)
+	if patch.Machine != nil && (p.Spec.Image != old.Spec.Image || p.Spec.NodeAgentSKU != old.Spec.NodeAgentSKU || p.Boot.VersionID != old.Boot.VersionID) {
+		p.ImageRevision++
+		begin = true
+	}
+	if !reflect.DeepEqual(p.Spec.StartTask, old.Spec.StartTask) {
+		p.StartRevision++
+		begin = true
+	}
+	if begin && p.Spec.Upgrade.Rolls() {
+		next := &millpond.Rollout{State: millpond.RolloutRunning, Started: now, WasBoot: old.Boot, WasStart: old.Spec.StartTask}
+		if r := p.Rollout; r != nil && r.State == millpond.RolloutStopped {
+			// What it was stopped for is nothing to go back to.
+			next.WasBoot, next.WasStart = r.WasBoot, r.WasStart
+		}
+		p.Rollout = next
+		s.Wakes.Rollouts.Wake()
+	}
 }
 
 func notEmpty(name string, nodes int) error {

@@ -5,10 +5,12 @@
 package pool
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
 	"math/rand/v2"
+	"sync/atomic"
 	"time"
 
 	millpond "millpond.dev/millpond"
@@ -38,7 +40,7 @@ type Accounts interface {
 }
 
 // Wakes are the loops that verbs and the allocator wake.
-type Wakes struct{ Allocator, Nodes, Scheduler, Jobs, AutoScale *wake.Signal }
+type Wakes struct{ Allocator, Nodes, Scheduler, Jobs, AutoScale, Rollouts *wake.Signal }
 
 // Config are the limits that an operator may change; zero values get defaults.
 type Config struct {
@@ -48,6 +50,9 @@ type Config struct {
 	TimeoutPer1000 time.Duration
 	// Every is the allocator's timer, a safety net behind the wakes; 30 s.
 	Every time.Duration
+	// ImageCheck is the time between looks for a newer version of an image that is
+	// to be rolled out by itself; 5 min.
+	ImageCheck time.Duration
 	// SamplePeriod is the time between samples for formulas; 30 s.
 	SamplePeriod time.Duration
 }
@@ -79,6 +84,11 @@ type Deps struct {
 type Service struct {
 	Deps
 	scaler scaler
+	// rolling is set while a pool has a rollout under way.
+	rolling atomic.Bool
+	// looked is when the loop of rollouts last looked for a newer image of a pool;
+	// only that loop uses it.
+	looked map[poolKey]time.Time
 }
 
 // New makes a Service.
@@ -110,7 +120,11 @@ func New(d Deps) *Service {
 	if d.Wakes.AutoScale == nil {
 		d.Wakes.AutoScale = wake.New()
 	}
-	s := &Service{Deps: d, scaler: scaler{pools: map[poolKey]*scaled{}}}
+	if d.Wakes.Rollouts == nil {
+		d.Wakes.Rollouts = wake.New()
+	}
+	d.Config.ImageCheck = cmp.Or(d.Config.ImageCheck, 5*time.Minute)
+	s := &Service{Deps: d, scaler: scaler{pools: map[poolKey]*scaled{}}, looked: map[poolKey]time.Time{}}
 	if d.DB != nil {
 		// Reading nothing, it cannot fail.
 		_ = d.DB.Follow(context.Background(), nil, s.follow)

@@ -165,6 +165,12 @@ func (t *Tx) Nodes(account millpond.AccountName, pool millpond.PoolID, after str
 		`SELECT `+headColumns+`, node.document FROM node WHERE account = ? AND pool_key = ? AND key > ?`+in+` ORDER BY key LIMIT ?`, args...)
 }
 
+// AllNodes lists all nodes of a pool.
+func (t *Tx) AllNodes(account millpond.AccountName, pool millpond.PoolID) ([]millpond.Node, error) {
+	return collect(t, func(r *sql.Rows) (millpond.Node, error) { return scanNode(r) },
+		`SELECT `+headColumns+`, node.document FROM node WHERE account = ? AND pool_key = ? ORDER BY key`, account.Key(), pool.Key())
+}
+
 // PoolHeads lists the heads of a pool's nodes.
 func (t *Tx) PoolHeads(account millpond.AccountName, poolKey string) ([]NodeHead, error) {
 	return collect(t, func(r *sql.Rows) (NodeHead, error) { return scanHead(r) },

@@ -14,8 +14,8 @@ func (t *Tx) InsertPool(p millpond.Pool) error {
 	if err != nil {
 		return err
 	}
-	_, err = t.exec(`INSERT INTO pool (account, key, state, allocation, document) VALUES (?, ?, ?, ?, ?)`,
-		p.Account.Key(), p.Spec.ID.Key(), string(p.State), string(p.Allocation), string(doc))
+	_, err = t.exec(`INSERT INTO pool (account, key, state, allocation, rolling, document) VALUES (?, ?, ?, ?, ?, ?)`,
+		p.Account.Key(), p.Spec.ID.Key(), string(p.State), string(p.Allocation), rolling(p), string(doc))
 	t.changes.Pools = append(t.changes.Pools, PoolChange{Pool: p})
 	return err
 }
@@ -26,8 +26,8 @@ func (t *Tx) PutPool(p millpond.Pool) error {
 	if err != nil {
 		return err
 	}
-	_, err = t.exec(`UPDATE pool SET state = ?, allocation = ?, document = ? WHERE account = ? AND key = ?`,
-		string(p.State), string(p.Allocation), string(doc), p.Account.Key(), p.Spec.ID.Key())
+	_, err = t.exec(`UPDATE pool SET state = ?, allocation = ?, rolling = ?, document = ? WHERE account = ? AND key = ?`,
+		string(p.State), string(p.Allocation), rolling(p), string(doc), p.Account.Key(), p.Spec.ID.Key())
 	t.changes.Pools = append(t.changes.Pools, PoolChange{Pool: p})
 	return err
 }
@@ -92,6 +92,17 @@ func (t *Tx) UnsettledPools() ([]millpond.Pool, error) {
 // AllPools lists the pools of all accounts, without their current sizes.
 func (t *Tx) AllPools() ([]millpond.Pool, error) {
 	return collect(t, func(r *sql.Rows) (millpond.Pool, error) { return scanPool(r) }, `SELECT document FROM pool`)
+}
+
+// RollingPools lists the pools of all accounts whose rollout is under way or that
+// look for newer images by themselves.
+func (t *Tx) RollingPools() ([]millpond.Pool, error) {
+	return collect(t, func(r *sql.Rows) (millpond.Pool, error) { return scanPool(r) },
+		`SELECT document FROM pool WHERE rolling = 1 AND state <> 'deleting' ORDER BY account, key`)
+}
+
+func rolling(p millpond.Pool) bool {
+	return p.Rollout != nil && p.Rollout.State == millpond.RolloutRunning || p.Spec.Upgrade.Rolls() && p.Spec.Upgrade.AutomaticOS
 }
 
 // CountPools counts the pools of an account.

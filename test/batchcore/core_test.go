@@ -3,6 +3,7 @@
 package batchcore
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -11,6 +12,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -29,10 +31,18 @@ import (
 var acct = millpond.BatchAccount{Name: "acct", Region: "westus2", PoolQuota: 20, CoreQuota: 1000}
 
 // images and accounts are the neighbours of the core.
-type images struct{}
+type images struct{ h *hall }
 
-func (images) ResolveForPool(context.Context, millpond.Caller, millpond.BatchAccount, millpond.ImageReference, string) (millpond.BootImage, error) {
-	return millpond.BootImage{VersionID: "/v/1.0.0", HyperV: "V2", OSDisk: millpond.BootDisk{Content: "c", SizeBytes: 1 << 20}, Replicas: 1}, nil
+// ResolveForPool takes an id that ends in a version as it is, and any other for
+// the newest, which the hall knows.
+func (i images) ResolveForPool(_ context.Context, _ millpond.Caller, _ millpond.BatchAccount, ref millpond.ImageReference, _ string) (millpond.BootImage, error) {
+	version := ref.ResourceID
+	if !strings.Contains(version, "/versions/") {
+		i.h.mu.Lock()
+		version = cmp.Or(i.h.latest, "/v/1.0.0")
+		i.h.mu.Unlock()
+	}
+	return millpond.BootImage{VersionID: version, HyperV: "V2", OSDisk: millpond.BootDisk{Content: "c", SizeBytes: 1 << 20}, Replicas: 1}, nil
 }
 
 func (images) ChooseReplicas(_ context.Context, _ millpond.BatchAccount, b millpond.BootImage, _ millpond.NodeID) (millpond.BootImage, error) {
@@ -78,20 +88,20 @@ func start(t *testing.T, path string, h *hall, c *shifted, cfg node.Config) *cor
 	}
 	allocator, nodes, scheduler, jobs := wake.New(), wake.New(), wake.New(), wake.New()
 	cfg.LogDir = filepath.Join(filepath.Dir(path), "consoles")
-	n := node.New(node.Deps{DB: db, Clock: c, Log: log, Launcher: h, Images: images{}, Accounts: accounts{}, Random: rand.Read,
+	n := node.New(node.Deps{DB: db, Clock: c, Log: log, Launcher: h, Images: images{h}, Accounts: accounts{}, Random: rand.Read,
 		Wakes: node.Wakes{Allocator: allocator, Nodes: nodes, Scheduler: scheduler, Jobs: jobs}, Config: cfg})
 	var placer *sched.Scheduler
-	p := pool.New(pool.Deps{DB: db, Clock: c, Log: log, Images: images{}, Machines: h, Accounts: accounts{}, WakeSession: n.Wake,
+	p := pool.New(pool.Deps{DB: db, Clock: c, Log: log, Images: images{h}, Machines: h, Accounts: accounts{}, WakeSession: n.Wake,
 		Blocked: func(ctx context.Context, acct millpond.AccountName, id millpond.PoolID) (int, error) {
 			return placer.Blocked(ctx, acct, id)
-		}, Config: pool.Config{SamplePeriod: 50 * time.Millisecond},
+		}, Config: pool.Config{SamplePeriod: 50 * time.Millisecond, ImageCheck: 50 * time.Millisecond},
 		NewID: func() string { b := make([]byte, 8); _, _ = rand.Read(b); return hex.EncodeToString(b) },
 		Wakes: pool.Wakes{Allocator: allocator, Nodes: nodes, Scheduler: scheduler, Jobs: jobs}})
 	j := job.New(job.Deps{DB: db, Clock: c, Log: log, WakeSession: n.Wake, Wakes: job.Wakes{Jobs: jobs, Scheduler: scheduler, Nodes: nodes}})
 	placer = sched.New(db, log, n, scheduler)
 	d := reconcile.NewDriver(c, log)
-	for _, l := range []reconcile.Loop{p.Allocator(), p.AutoScaler(), n.Machines(), n.Cleanup(), j.Loop(), j.Schedules(), placer.Loop()} {
-		if l.Name == "machines" || l.Name == "allocator" || l.Name == "job schedules" {
+	for _, l := range []reconcile.Loop{p.Allocator(), p.AutoScaler(), p.Rollouts(), n.Machines(), n.Cleanup(), j.Loop(), j.Schedules(), placer.Loop()} {
+		if l.Name == "machines" || l.Name == "allocator" || l.Name == "rollouts" || l.Name == "job schedules" {
 			l.Every = 200 * time.Millisecond // the test moves the clock, which wakes nobody
 		}
 		d.Start(ctx, l)

@@ -28,8 +28,10 @@ type hall struct {
 	// never leave preparing; mute that their agents never speak.
 	// stutter says that agents report everything twice, older reports too.
 	fails, holds, mute, stutter bool
-	limit                       int
-	launches                    int
+	// latest is the newest version of the image.
+	latest   string
+	limit    int
+	launches int
 	// attach is the core that sessions go to now; nil while the server is down.
 	attach func(ctx context.Context, id millpond.NodeID, generation int, token string, client nodev1.AgentClient) error
 	// overlap notes tasks that ran twice at once; runs counts every run by task.
