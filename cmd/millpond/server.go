@@ -26,6 +26,7 @@ import (
 	"millpond.dev/millpond/internal/datadir"
 	"millpond.dev/millpond/internal/deployment"
 	"millpond.dev/millpond/internal/directory"
+	"millpond.dev/millpond/internal/events"
 	"millpond.dev/millpond/internal/gallery"
 	"millpond.dev/millpond/internal/httpd"
 	"millpond.dev/millpond/internal/identity"
@@ -55,7 +56,9 @@ type server struct {
 	log   *slog.Logger
 	clock clock.Clock
 
-	db       *sqlite.DB
+	db *sqlite.DB
+	// events is told each commit from the first on.
+	events   *events.Log
 	chunks   []regionStores
 	launcher machines
 	// images sees that the host has its image host; nil with a launcher without
@@ -104,6 +107,9 @@ func newServer(ctx context.Context, cfg config.Config, data datadir.Dir, addr st
 	}()
 	s.driver = reconcile.NewDriver(s.clock, log)
 	if s.db, err = sqlite.Open(ctx, data.Database(), s.clock); err != nil {
+		return nil, err
+	}
+	if s.events, err = events.Open(ctx, s.db, s.clock, log, events.Config{KeepBytes: cfg.Events.KeepMiB << 20, KeepFor: time.Duration(cfg.Events.KeepFor)}); err != nil {
 		return nil, err
 	}
 
@@ -215,6 +221,7 @@ func newServer(ctx context.Context, cfg config.Config, data datadir.Dir, addr st
 	s.copying = []func(){comp.Wait, galleries.Wait, s.machines.Wait, deployments.Wait}
 	placer = sched.New(s.db, log, s.nodes, schedule)
 	s.loops = []reconcile.Loop{resources.Loop(), comp.Loop(), galleries.Loop(), accounts.Loop(), stores.Loop(), pools.Allocator(), pools.AutoScaler(), pools.Rollouts(), s.nodes.Machines(), s.nodes.Cleanup(), s.machines.Loop(), placer.Loop(), work.Loop(), work.Schedules(), deployments.Loop(), s.chunkLoop()}
+	s.loops = append(s.loops, s.events.Forget())
 
 	// The edges and the door.
 	authority, err := httpd.LoadAuthority(data.CA(), data.CAKey(), s.clock)
@@ -241,7 +248,7 @@ func newServer(ctx context.Context, cfg config.Config, data datadir.Dir, addr st
 			return t.DisplayName
 		}})
 	deployments.Through(rm.Local())
-	batch := batchapi.New(batchapi.Options{Accounts: accounts, Authz: rights, Pools: pools, Nodes: s.nodes, Jobs: work, Schedules: work, Clock: s.clock, Rand: rand.Reader, Log: log,
+	batch := batchapi.New(batchapi.Options{Accounts: accounts, Authz: rights, Pools: pools, Nodes: s.nodes, Jobs: work, Schedules: work, Events: s.events, Clock: s.clock, Rand: rand.Reader, Log: log,
 		Verify: func(ctx context.Context, token string) (millpond.Caller, error) {
 			return dir.Verify(ctx, token, directory.AudienceBatch)
 		},
@@ -298,6 +305,8 @@ func (s *server) start(ctx context.Context, l net.Listener) <-chan error {
 // stop is start in reverse: no new requests, no new decisions, then the node
 // sessions, the machines as told, the rows.
 func (s *server) stop(onStop string) error {
+	// Streams would go on for ever.
+	s.events.Close()
 	s.endServing()
 	err := <-s.served
 	s.endLoops()

@@ -112,6 +112,7 @@ type Options struct {
 	Nodes     Nodes
 	Jobs      Jobs
 	Schedules Schedules
+	Events    Events
 	// Verify checks a bearer token for the Batch audience. Its errors are
 	// Unauthenticated.
 	Verify func(ctx context.Context, token string) (millpond.Caller, error)

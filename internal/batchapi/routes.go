@@ -138,6 +138,10 @@ func (e *Edge) table() []azwire.Route {
 		{Name: "Certificate_Get", Method: "GET", Path: pathCert, Action: actCertsRead, Handle: e.with(e.noCertificate)},
 		{Name: "Certificate_Delete", Method: "DELETE", Path: pathCert, Action: actCertsDelete, Refused: noCertificates},
 		{Name: "Certificate_CancelDelete", Method: "POST", Path: pathCert + "/canceldelete", Action: actCertsWrite, Refused: noCertificates},
+
+		// What Azure does not have is below /millpond.
+		{Name: "Millpond_ListEvents", Method: "GET", Path: "/millpond/events", Action: actJobsRead, Handle: e.with(e.getEvents)},
+		{Name: "Millpond_ListPoolEvents", Method: "GET", Path: "/millpond/poolevents", Action: actPoolsRead, Handle: e.with(e.getPoolEvents)},
 	}
 }
 

@@ -41,6 +41,7 @@ type Config struct {
 	// Galleries are the policies for images.
 	Galleries Galleries `yaml:"galleries"`
 	Nodes     Nodes     `yaml:"nodes"`
+	Events    Events    `yaml:"events"`
 	Local     Local     `yaml:"local"`
 	Fake      Fake      `yaml:"fake"`
 	// BlobService is the real blob service behind storage accounts.
@@ -130,6 +131,12 @@ type Nodes struct {
 	LogRetention Duration `yaml:"logRetention"`
 }
 
+// Events bounds how far back a reader of events may go.
+type Events struct {
+	KeepMiB int64    `yaml:"keepMiB"`
+	KeepFor Duration `yaml:"keepFor"`
+}
+
 // Local configures the local launcher.
 type Local struct {
 	// Accel is auto, kvm or tcg.
@@ -187,6 +194,7 @@ func Default() Config {
 		Pools:     Pools{NodesPerReplica: 600, MinutesPer1000Nodes: 15},
 		Galleries: Galleries{Preflight: "auto", EndOfLife: "warn"},
 		Nodes:     Nodes{BootLimit: Duration(5 * time.Minute), ContactLimit: Duration(time.Minute), LogRetention: Duration(7 * 24 * time.Hour)},
+		Events:    Events{KeepMiB: 64, KeepFor: Duration(7 * 24 * time.Hour)},
 		Local:     Local{Accel: "auto", MemoryCapMiB: 2048},
 		Fake:      Fake{BootDelay: Duration(200 * time.Millisecond), MaxVMs: 100000},
 	}
@@ -270,6 +278,9 @@ func (c Config) Check() error {
 	}
 	if c.Nodes.BootLimit == 0 || c.Nodes.ContactLimit == 0 {
 		bad("nodes.bootLimit and nodes.contactLimit must be above 0")
+	}
+	if c.Events.KeepMiB < 1 || c.Events.KeepFor == 0 {
+		bad("events.keepMiB must be at least 1 and events.keepFor above 0")
 	}
 	if n := c.Local.ImageCacheMiB; n != 0 && n < 256 {
 		bad("local.imageCacheMiB is %d; it must be at least 256, or 0 for a tenth of the disk", n)

@@ -70,6 +70,8 @@ func (s *Service) AddSchedule(ctx context.Context, acct millpond.AccountName, sp
 		if err := s.admit(tx, acct); err != nil {
 			return err
 		}
+		// Followers know a change of state by its time.
+		v.StateTransition = tx.Now
 		return tx.PutSchedule(v)
 	})
 	if err == nil {

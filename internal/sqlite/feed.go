@@ -2,6 +2,7 @@ package sqlite
 
 import (
 	"context"
+	"time"
 
 	millpond "millpond.dev/millpond"
 )
@@ -14,10 +15,12 @@ type Changes struct {
 	Nodes []NodeChange
 	// JobNodes are jobs with a preparation task on nodes.
 	JobNodes []JobNodeChange
+	// Schedules are told to the journal and to followers; no plan needs them.
+	Schedules []ScheduleChange
 }
 
 func (c *Changes) empty() bool {
-	return len(c.Tasks)+len(c.Jobs)+len(c.Pools)+len(c.Nodes)+len(c.JobNodes) == 0
+	return len(c.Tasks)+len(c.Jobs)+len(c.Pools)+len(c.Nodes)+len(c.JobNodes)+len(c.Schedules) == 0
 }
 
 // TaskChange is a task as it is now; when Gone, as it was.
@@ -28,18 +31,18 @@ type TaskChange struct {
 
 // JobChange is a job as it is now; when Gone, only its account and id.
 type JobChange struct {
-	Job  millpond.Job
-	Gone bool
+	Job         millpond.Job
+	Added, Gone bool
 }
 
 // PoolChange is a pool as it is now; when Gone, only its account and id.
 type PoolChange struct {
-	Pool millpond.Pool
-	Gone bool
+	Pool        millpond.Pool
+	Added, Gone bool
 }
 
 // NodeChange is what placing tasks needs of a node as it is now; when Gone,
-// only its id.
+// only whose it was and its id.
 type NodeChange struct {
 	ID         millpond.NodeID
 	Account    millpond.AccountName
@@ -48,6 +51,7 @@ type NodeChange struct {
 	State      millpond.NodeState
 	Scheduling millpond.SchedulingState
 	Pending    millpond.NodeEvent
+	Changed    time.Time // of State
 	Gone       bool
 }
 

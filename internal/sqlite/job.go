@@ -28,7 +28,7 @@ func (t *Tx) InsertJob(j millpond.Job) error {
 		return err
 	}
 	_, err = t.exec(`INSERT INTO job (pool_key, state, priority, created, deadline, auto, document, account, key) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)`, args...)
-	t.changes.Jobs = append(t.changes.Jobs, JobChange{Job: j})
+	t.changes.Jobs = append(t.changes.Jobs, JobChange{Job: j, Added: true})
 	return err
 }
 

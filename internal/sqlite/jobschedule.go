@@ -15,11 +15,13 @@ func (t *Tx) PutSchedule(s millpond.JobSchedule) error {
 	}
 	_, err = t.exec(`INSERT INTO job_schedule (account, key, state, document) VALUES (?, ?, ?, ?)
 		ON CONFLICT (account, key) DO UPDATE SET state = excluded.state, document = excluded.document`, s.Account.Key(), s.Spec.ID.Key(), string(s.State), string(doc))
+	t.changes.Schedules = append(t.changes.Schedules, ScheduleChange{Schedule: s})
 	return err
 }
 
 // DeleteSchedule removes the row of a schedule without jobs.
 func (t *Tx) DeleteSchedule(account millpond.AccountName, id millpond.JobScheduleID) error {
+	t.changes.Schedules = append(t.changes.Schedules, ScheduleChange{Schedule: millpond.JobSchedule{Account: account, Spec: millpond.JobScheduleSpec{ID: id}}, Gone: true})
 	_, err := t.exec(`DELETE FROM job_schedule WHERE account = ? AND key = ?`, account.Key(), id.Key())
 	return err
 }

@@ -3,6 +3,7 @@ package sqlite
 import (
 	"database/sql"
 	"encoding/json"
+	"errors"
 	"time"
 
 	millpond "millpond.dev/millpond"
@@ -36,7 +37,7 @@ type NodeHead struct {
 
 // Change is the head as followers see it.
 func (h NodeHead) Change() NodeChange {
-	return NodeChange{ID: h.ID, Account: h.Account, Pool: h.Pool, Dedicated: h.Dedicated, State: h.State, Scheduling: h.Scheduling, Pending: h.Pending}
+	return NodeChange{ID: h.ID, Account: h.Account, Pool: h.Pool, Dedicated: h.Dedicated, State: h.State, Scheduling: h.Scheduling, Pending: h.Pending, Changed: h.Changed}
 }
 
 const headColumns = `node.id, node.account, node.pool_key, node.generation, node.dedicated, node.allocated, node.state, node.changed, node.scheduling,
@@ -121,7 +122,7 @@ func (t *Tx) PutNode(n millpond.Node) error {
 
 func (t *Tx) nodeChanged(n millpond.Node) {
 	t.staleHead(n.ID)
-	t.changes.Nodes = append(t.changes.Nodes, NodeChange{ID: n.ID, Account: n.Account, Pool: n.Pool.Key(), Dedicated: n.Dedicated, State: n.State, Scheduling: n.Scheduling, Pending: n.Pending})
+	t.changes.Nodes = append(t.changes.Nodes, NodeChange{ID: n.ID, Account: n.Account, Pool: n.Pool.Key(), Dedicated: n.Dedicated, State: n.State, Scheduling: n.Scheduling, Pending: n.Pending, Changed: n.StateTransition})
 }
 
 // PutNodeHead writes what tasks change of a node: state, sequence and counters.
@@ -146,7 +147,11 @@ func (t *Tx) DeleteNode(id millpond.NodeID) error {
 	if _, err := t.exec(`DELETE FROM task_directory WHERE node_key = ?`, id.Key()); err != nil {
 		return err
 	}
-	t.changes.Nodes = append(t.changes.Nodes, NodeChange{ID: id, Gone: true})
+	gone := NodeChange{ID: id, Gone: true}
+	if err := t.row(`SELECT account, pool_key FROM node WHERE key = ?`, id.Key()).Scan(&gone.Account, &gone.Pool); err != nil && !errors.Is(err, ErrNoRow) {
+		return err
+	}
+	t.changes.Nodes = append(t.changes.Nodes, gone)
 	t.staleHead(id)
 	_, err := t.exec(`DELETE FROM node WHERE key = ?`, id.Key())
 	return err

@@ -16,7 +16,7 @@ func (t *Tx) InsertPool(p millpond.Pool) error {
 	}
 	_, err = t.exec(`INSERT INTO pool (account, key, state, allocation, rolling, document) VALUES (?, ?, ?, ?, ?, ?)`,
 		p.Account.Key(), p.Spec.ID.Key(), string(p.State), string(p.Allocation), rolling(p), string(doc))
-	t.changes.Pools = append(t.changes.Pools, PoolChange{Pool: p})
+	t.changes.Pools = append(t.changes.Pools, PoolChange{Pool: p, Added: true})
 	return err
 }
 

@@ -45,6 +45,8 @@ type DB struct {
 	followers []func(Changes)
 	// recent belongs to the holder of mu.
 	recent recent
+	// journal writes changes down within their transaction, under mu.
+	journal func(*Tx, Changes) error
 }
 
 // statements are a pool's compiled queries. A query is compiled after the first
@@ -175,7 +177,7 @@ func (t *Tx) statement(query string) *sql.Stmt {
 func (db *DB) Update(ctx context.Context, fn func(*Tx) error) error {
 	db.mu.Lock()
 	defer db.mu.Unlock()
-	return run(ctx, db.write, &db.writes, db.clock, fn, db)
+	return run(ctx, db.write, &db.writes, db.clock, db.recorded(fn), db)
 }
 
 // View runs fn on a consistent snapshot. fn must not write.

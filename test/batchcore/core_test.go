@@ -18,6 +18,7 @@ import (
 
 	millpond "millpond.dev/millpond"
 	"millpond.dev/millpond/internal/clock"
+	"millpond.dev/millpond/internal/events"
 	"millpond.dev/millpond/internal/job"
 	"millpond.dev/millpond/internal/node"
 	"millpond.dev/millpond/internal/nodeproto/nodev1"
@@ -63,6 +64,7 @@ type core struct {
 	pools *pool.Service
 	nodes *node.Service
 	jobs  *job.Service
+	log   *events.Log
 	stop  func()
 }
 
@@ -86,6 +88,10 @@ func start(t *testing.T, path string, h *hall, c *shifted, cfg node.Config) *cor
 	if os.Getenv("CORE_LOG") != "" {
 		log = slog.New(slog.NewTextHandler(os.Stderr, nil))
 	}
+	changes, err := events.Open(ctx, db, c, log, events.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
 	allocator, nodes, scheduler, jobs := wake.New(), wake.New(), wake.New(), wake.New()
 	cfg.LogDir = filepath.Join(filepath.Dir(path), "consoles")
 	n := node.New(node.Deps{DB: db, Clock: c, Log: log, Launcher: h, Images: images{h}, Accounts: accounts{}, Random: rand.Read,
@@ -100,7 +106,7 @@ func start(t *testing.T, path string, h *hall, c *shifted, cfg node.Config) *cor
 	j := job.New(job.Deps{DB: db, Clock: c, Log: log, WakeSession: n.Wake, Wakes: job.Wakes{Jobs: jobs, Scheduler: scheduler, Nodes: nodes}})
 	placer = sched.New(db, log, n, scheduler)
 	d := reconcile.NewDriver(c, log)
-	for _, l := range []reconcile.Loop{p.Allocator(), p.AutoScaler(), p.Rollouts(), n.Machines(), n.Cleanup(), j.Loop(), j.Schedules(), placer.Loop()} {
+	for _, l := range []reconcile.Loop{p.Allocator(), p.AutoScaler(), p.Rollouts(), n.Machines(), n.Cleanup(), j.Loop(), j.Schedules(), placer.Loop(), changes.Forget()} {
 		if l.Name == "machines" || l.Name == "allocator" || l.Name == "rollouts" || l.Name == "job schedules" {
 			l.Every = 200 * time.Millisecond // the test moves the clock, which wakes nobody
 		}
@@ -118,8 +124,9 @@ func start(t *testing.T, path string, h *hall, c *shifted, cfg node.Config) *cor
 		return n.Serve(sctx, id, generation, client)
 	}
 	h.mu.Unlock()
-	core := &core{t: t, clock: c, pools: p, nodes: n, jobs: j}
+	core := &core{t: t, clock: c, pools: p, nodes: n, jobs: j, log: changes}
 	core.stop = func() {
+		changes.Close()
 		h.mu.Lock()
 		h.attach = nil
 		h.mu.Unlock()
