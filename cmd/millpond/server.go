@@ -253,6 +253,7 @@ func newServer(ctx context.Context, cfg config.Config, data datadir.Dir, addr st
 			return dir.Verify(ctx, token, directory.AudienceBatch)
 		},
 		SupportedImages: func(ctx context.Context) ([]batchapi.SupportedImage, error) { return supportedImages(ctx, galleries) }})
+	rm.Pools = batch
 	var collectors []prometheus.Collector
 	if s.images != nil {
 		collectors = append(collectors, imagehost.NewCollector(s.images.Client()))

@@ -53,7 +53,9 @@ type Options struct {
 	Network       *network.Service
 	Machines      *machine.Service
 	Deployments   *deployment.Service
-	VMSizes       func() []millpond.VMSize
+	// Pools is the Batch service.
+	Pools   BatchPools
+	VMSizes func() []millpond.VMSize
 	// TenantName is what a tenant is called; nil shows none.
 	TenantName func(ctx context.Context, tenant string) string
 	// PageSize bounds lists; 0 means 200.
@@ -87,7 +89,7 @@ const SignedIn = "(any signed-in principal)"
 func (e *Edge) Routes() []azwire.Route {
 	var all []azwire.Route
 	for _, part := range [][]azwire.Route{e.subscriptionRoutes(), e.groupRoutes(), e.providerRoutes(), e.resourceRoutes(), e.operationRoutes(),
-		e.diskRoutes(), e.imageRoutes(), e.galleryRoutes(), e.versionRoutes(), e.checkRoutes(), e.sharingRoutes(), e.accountRoutes(), e.storageRoutes(), e.networkRoutes(), e.deploymentRoutes(),
+		e.diskRoutes(), e.imageRoutes(), e.galleryRoutes(), e.versionRoutes(), e.checkRoutes(), e.sharingRoutes(), e.accountRoutes(), e.poolRoutes(), e.storageRoutes(), e.networkRoutes(), e.deploymentRoutes(),
 		e.machineRoutes(), e.extensionRoutes(), e.commandRoutes(), e.catalogueRoutes(), e.refusedRoutes()} {
 		all = append(all, part...)
 	}

@@ -105,7 +105,9 @@ func poolAddShape() *rule {
 				return invalid(name, v, "It can be given only with enableAutoScale true.")
 			}
 		}
-		return needTarget(m)
+		// Without a target the pool is empty. The documentation wants one, the
+		// service does not: the SDK's own tests leave both out.
+		return nil
 	})
 }
 

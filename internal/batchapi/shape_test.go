@@ -103,7 +103,6 @@ func TestWrongBodies(t *testing.T) {
 		{s.poolAdd, galleryPool, `{"id":""}`, "MissingRequiredProperty", "id", ""},
 		{s.poolAdd, galleryPool, `{"id":"a b"}`, "InvalidPropertyValue", "id", "1 to 64 letters"},
 		{s.poolAdd, galleryPool, `{"vmSize":7}`, "InvalidPropertyValue", "vmSize", "string is expected"},
-		{s.poolAdd, galleryPool, `{"targetDedicatedNodes":null}`, "MissingRequiredProperty", "targetDedicatedNodes", ""},
 		{s.poolAdd, galleryPool, `{"targetDedicatedNodes":-1}`, "InvalidPropertyValue", "targetDedicatedNodes", "between 0"},
 		{s.poolAdd, galleryPool, `{"targetDedicatedNodes":1.5}`, "InvalidPropertyValue", "targetDedicatedNodes", "whole number"},
 		{s.poolAdd, galleryPool, `{"targetDedicatedNodes":3000000000}`, "InvalidPropertyValue", "targetDedicatedNodes", "whole number"},

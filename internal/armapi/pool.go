@@ -1,0 +1,378 @@
+package armapi
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"net/url"
+	"reflect"
+	"strings"
+
+	millpond "millpond.dev/millpond"
+	"millpond.dev/millpond/internal/azwire"
+)
+
+// BatchPools runs an operation of the Batch service for a caller whose right
+// is proved: what /pools… answers there, with its headers.
+type BatchPools interface {
+	Call(ctx context.Context, caller millpond.Caller, acct millpond.BatchAccount, method, path string, header http.Header, body []byte) ([]byte, http.Header, error)
+}
+
+const poolType = millpond.TypeAccount + "/pools"
+
+func (e *Edge) poolRoutes() []azwire.Route {
+	const at = "/subscriptions/{sub}/resourceGroups/{rg}/providers/Microsoft.Batch/batchAccounts/{name}"
+	return []azwire.Route{
+		{Name: "Pool_ListByBatchAccount", Method: "GET", Path: at + "/pools", Action: poolType + "/read", Handle: e.listPools},
+		{Name: "Pool_Create", Method: "PUT", Path: at + "/pools/{pool}", Action: poolType + "/write", Handle: e.putPool},
+		{Name: "Pool_Update", Method: "PATCH", Path: at + "/pools/{pool}", Action: poolType + "/write", Handle: e.patchPool},
+		{Name: "Pool_Get", Method: "GET", Path: at + "/pools/{pool}", Action: poolType + "/read", Handle: e.getPool},
+		{Name: "Pool_Delete", Method: "DELETE", Path: at + "/pools/{pool}", Action: poolType + "/delete", Handle: e.deletePool},
+		{Name: "Pool_GetDeleteResult", Method: "GET", Path: at + "/poolOperationResults/{pool}", Action: poolType + "/read", Handle: e.poolResult},
+		{Name: "Pool_DisableAutoScale", Method: "POST", Path: at + "/pools/{pool}/disableAutoScale", Action: poolType + "/disableAutoscale/action", Handle: e.disablePoolAutoScale},
+		{Name: "Pool_StopResize", Method: "POST", Path: at + "/pools/{pool}/stopResize", Action: poolType + "/stopResize/action", Handle: e.stopPoolResize},
+	}
+}
+
+// poolCall is one pool of one account as a request names it.
+type poolCall struct {
+	e    *Edge
+	r    *azwire.Request
+	acct millpond.BatchAccount
+	path string
+}
+
+func (e *Edge) poolOf(r *azwire.Request) (poolCall, error) {
+	a, err := e.Accounts.Get(r.Context(), id(r, millpond.TypeAccount, "name"))
+	if err != nil {
+		return poolCall{}, err
+	}
+	acct, err := e.Accounts.Lookup(r.Context(), millpond.AccountName(a.ID.Name()))
+	return poolCall{e, r, acct, "/pools/" + url.PathEscape(r.Param("pool"))}, err
+}
+
+// do calls the Batch service; body is nil or an object.
+func (c poolCall) do(method, path string, header http.Header, body map[string]any) (map[string]any, error) {
+	var data []byte
+	if body != nil {
+		var err error
+		if data, err = json.Marshal(body); err != nil {
+			return nil, err
+		}
+	}
+	out, _, err := c.e.Pools.Call(c.r.Context(), c.r.Caller, c.acct, method, path, header, data)
+	if err != nil || len(out) == 0 {
+		return nil, err
+	}
+	var m map[string]any
+	return m, json.Unmarshal(out, &m)
+}
+
+func (c poolCall) get() (map[string]any, error) { return c.do("GET", c.path, nil, nil) }
+
+func (c poolCall) encode(doc map[string]any) map[string]any {
+	name, _ := doc["id"].(string)
+	return map[string]any{"id": c.acct.ID.String() + "/pools/" + name, "name": name, "type": poolType, "etag": doc["eTag"],
+		"properties": armPool(doc)}
+}
+
+func (c poolCall) write(w http.ResponseWriter) error {
+	doc, err := c.get()
+	if err != nil {
+		return err
+	}
+	if tag, ok := doc["eTag"].(string); ok {
+		w.Header().Set("ETag", tag)
+	}
+	azwire.WriteJSON(w, http.StatusOK, c.encode(doc))
+	return nil
+}
+
+// conditions are the headers that a write passes on.
+func conditions(r *azwire.Request) http.Header {
+	out := http.Header{}
+	if v := r.Header.Get("If-Match"); v != "" {
+		out.Set("If-Match", v)
+	}
+	return out
+}
+
+func (e *Edge) listPools(w http.ResponseWriter, r *azwire.Request) error {
+	c, err := e.poolOf(r)
+	if err != nil {
+		return err
+	}
+	value, next := []any{}, "/pools"
+	for next != "" {
+		page, err := c.do("GET", next, nil, nil)
+		if err != nil {
+			return err
+		}
+		list, _ := page["value"].([]any)
+		for _, x := range list {
+			if doc, ok := x.(map[string]any); ok {
+				value = append(value, c.encode(doc))
+			}
+		}
+		next = ""
+		if link, _ := page["odata.nextLink"].(string); link != "" {
+			u, err := url.Parse(link)
+			if err != nil {
+				return err
+			}
+			next = "/pools?" + u.RawQuery
+		}
+	}
+	azwire.WriteJSON(w, http.StatusOK, map[string]any{"value": value})
+	return nil
+}
+
+func (e *Edge) getPool(w http.ResponseWriter, r *azwire.Request) error {
+	c, err := e.poolOf(r)
+	if err != nil {
+		return err
+	}
+	return c.write(w)
+}
+
+// poolBody reads the properties of a pool.
+func poolBody(r *azwire.Request) (properties map[string]any, err error) {
+	var body struct {
+		Properties map[string]any `json:"properties"`
+		Identity   *struct {
+			Type string `json:"type"`
+		} `json:"identity"`
+	}
+	if err := decode(r, &body); err != nil {
+		return nil, err
+	}
+	if body.Identity != nil && body.Identity.Type != "" && !strings.EqualFold(body.Identity.Type, "None") {
+		return nil, unsupported("identity", "Managed identities of pools are not supported yet.")
+	}
+	if body.Properties == nil {
+		body.Properties = map[string]any{}
+	}
+	return body.Properties, nil
+}
+
+// putPool makes a pool. One that exists is changed where the body differs from
+// it, so that a template can be deployed again.
+func (e *Edge) putPool(w http.ResponseWriter, r *azwire.Request) error {
+	c, err := e.poolOf(r)
+	if err != nil {
+		return err
+	}
+	p, err := poolBody(r)
+	if err != nil {
+		return err
+	}
+	have, err := c.get()
+	switch {
+	case err == nil && r.Header.Get("If-None-Match") == "*":
+		return millpond.Errorf(millpond.Precondition, "PreconditionFailed", "The pool '%s' exists, and If-None-Match is '*'.", r.Param("pool"))
+	case err == nil:
+		scale := scaleOf(p)
+		change := batchPool(p)
+		for k, v := range change {
+			if within(v, have[k]) {
+				delete(change, k)
+			}
+		}
+		if err := c.change(have, change, scale); err != nil {
+			return err
+		}
+		return c.write(w)
+	case millpond.KindOf(err) != millpond.NotFound:
+		return err
+	}
+	scale := scaleOf(p)
+	doc := batchPool(p)
+	doc["id"] = r.Param("pool")
+	if a := object(scale, "autoScale"); a != nil {
+		doc["enableAutoScale"], doc["autoScaleFormula"] = true, a["formula"]
+		if v, ok := a["evaluationInterval"]; ok {
+			doc["autoScaleEvaluationInterval"] = v
+		}
+	} else {
+		for k, v := range object(scale, "fixedScale") {
+			if k != "nodeDeallocationOption" {
+				doc[k] = v
+			}
+		}
+	}
+	if _, err := c.do("POST", "/pools", nil, doc); err != nil {
+		return err
+	}
+	return c.write(w)
+}
+
+func (e *Edge) patchPool(w http.ResponseWriter, r *azwire.Request) error {
+	c, err := e.poolOf(r)
+	if err != nil {
+		return err
+	}
+	p, err := poolBody(r)
+	if err != nil {
+		return err
+	}
+	have, err := c.get()
+	if err != nil {
+		return err
+	}
+	scale := scaleOf(p)
+	if err := c.change(have, batchPool(p), scale); err != nil {
+		return err
+	}
+	return c.write(w)
+}
+
+// change applies a patch and then the scale settings, each of which is an
+// operation of its own in the Batch service; conditions hold for the first.
+func (c poolCall) change(have, patch, scale map[string]any) error {
+	header := conditions(c.r)
+	if len(patch) > 0 {
+		if _, err := c.do("PATCH", c.path, header, patch); err != nil {
+			return err
+		}
+		header = nil
+	}
+	auto, _ := have["enableAutoScale"].(bool)
+	if a := object(scale, "autoScale"); a != nil {
+		body := map[string]any{"autoScaleFormula": a["formula"]}
+		if v, ok := a["evaluationInterval"]; ok {
+			body["autoScaleEvaluationInterval"] = v
+		}
+		if auto && within(body, have) {
+			return nil
+		}
+		_, err := c.do("POST", c.path+"/enableautoscale", header, body)
+		return err
+	}
+	fixed := object(scale, "fixedScale")
+	if fixed == nil {
+		return nil
+	}
+	if auto {
+		if _, err := c.do("POST", c.path+"/disableautoscale", nil, nil); err != nil {
+			return err
+		}
+	}
+	resize := map[string]any{}
+	for _, k := range []string{"targetDedicatedNodes", "targetLowPriorityNodes"} {
+		if v, ok := fixed[k]; ok && !reflect.DeepEqual(v, have[k]) {
+			resize[k] = v
+		}
+	}
+	if len(resize) == 0 {
+		return nil
+	}
+	for _, k := range []string{"resizeTimeout", "nodeDeallocationOption"} {
+		if s, ok := fixed[k].(string); ok {
+			if k == "nodeDeallocationOption" {
+				s = strings.ToLower(s)
+			}
+			resize[k] = s
+		}
+	}
+	_, err := c.do("POST", c.path+"/resize", header, resize)
+	return err
+}
+
+// within says whether everything that want says is so in have. Words count in
+// any case; what have says beyond it does not matter.
+func within(want, have any) bool {
+	switch w := want.(type) {
+	case map[string]any:
+		h, _ := have.(map[string]any)
+		for k, v := range w {
+			if !within(v, h[k]) {
+				return false
+			}
+		}
+		return true
+	case []any:
+		h, _ := have.([]any)
+		if len(h) != len(w) {
+			return false
+		}
+		for i := range w {
+			if !within(w[i], h[i]) {
+				return false
+			}
+		}
+		return true
+	case string:
+		h, _ := have.(string)
+		return strings.EqualFold(w, h)
+	case bool:
+		h, _ := have.(bool)
+		return w == h
+	case nil:
+		return true
+	}
+	return reflect.DeepEqual(want, have)
+}
+
+func (e *Edge) deletePool(w http.ResponseWriter, r *azwire.Request) error {
+	c, err := e.poolOf(r)
+	if err != nil {
+		return err
+	}
+	_, err = c.do("DELETE", c.path, conditions(r), nil)
+	switch {
+	case err != nil && millpond.KindOf(err) == millpond.NotFound:
+		w.WriteHeader(http.StatusNoContent)
+		return nil
+	case err != nil && millpond.AsError(err).Code != "PoolBeingDeleted":
+		return err
+	}
+	e.pollPool(w, r)
+	return nil
+}
+
+// pollPool answers 202 with the address that tells when a deletion is done.
+func (e *Edge) pollPool(w http.ResponseWriter, r *azwire.Request) {
+	at := id(r, millpond.TypeAccount, "name").String() + "/poolOperationResults/" + url.PathEscape(r.Param("pool"))
+	w.Header().Set("Location", r.BaseURL+at+"?api-version="+url.QueryEscape(r.QueryValue("api-version")))
+	w.Header().Set("Retry-After", "1")
+	w.WriteHeader(http.StatusAccepted)
+}
+
+func (e *Edge) poolResult(w http.ResponseWriter, r *azwire.Request) error {
+	c, err := e.poolOf(r)
+	if err != nil {
+		return err
+	}
+	doc, err := c.get()
+	switch {
+	case err != nil && millpond.KindOf(err) == millpond.NotFound:
+		w.WriteHeader(http.StatusNoContent)
+	case err != nil:
+		return err
+	case doc["state"] == "deleting":
+		e.pollPool(w, r)
+	default:
+		// Another pool has the name by now: the deletion is done.
+		w.WriteHeader(http.StatusNoContent)
+	}
+	return nil
+}
+
+func (e *Edge) disablePoolAutoScale(w http.ResponseWriter, r *azwire.Request) error {
+	return e.poolCommand(w, r, "/disableautoscale")
+}
+
+func (e *Edge) stopPoolResize(w http.ResponseWriter, r *azwire.Request) error {
+	return e.poolCommand(w, r, "/stopresize")
+}
+
+func (e *Edge) poolCommand(w http.ResponseWriter, r *azwire.Request, command string) error {
+	c, err := e.poolOf(r)
+	if err != nil {
+		return err
+	}
+	if _, err := c.do("POST", c.path+command, nil, nil); err != nil {
+		return err
+	}
+	return c.write(w)
+}

@@ -1,0 +1,60 @@
+package batchapi
+
+import (
+	"bytes"
+	"context"
+	"net/http"
+	"net/url"
+
+	millpond "millpond.dev/millpond"
+	"millpond.dev/millpond/internal/azwire"
+)
+
+// Call runs one operation for a caller whose right has been proved elsewhere:
+// the Resource Manager's pools are this service's pools in other words. path
+// is below the account and may have a query; the body and the answer are JSON
+// in the newest version's shape. An error is in this service's terms.
+func (e *Edge) Call(ctx context.Context, caller millpond.Caller, acct millpond.BatchAccount, method, path string, header http.Header, body []byte) ([]byte, http.Header, error) {
+	u, err := url.Parse(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	hr := (&http.Request{Method: method, URL: u, Header: header, Body: http.NoBody, Host: acct.Host()}).WithContext(ctx)
+	if hr.Header == nil {
+		hr.Header = http.Header{}
+	}
+	if body != nil {
+		hr.Header.Set("Content-Type", contentType)
+		hr.Body, hr.ContentLength = readCloser{bytes.NewReader(body)}, int64(len(body))
+	}
+	route, params, _ := e.router.Match(method, u.EscapedPath())
+	if route == nil {
+		return nil, nil, millpond.Errorf(millpond.NotFound, "ResourceNotFound", "There is no operation of the Batch service at the path %s.", azwire.Clip(path))
+	}
+	r := &azwire.Request{Request: withAccount(hr, acct), BaseURL: "https://" + acct.Host(), Caller: caller, Route: route, APIVersion: newestVersion}
+	for k, v := range params {
+		r.SetParam(k, v)
+	}
+	w := &answer{header: http.Header{}}
+	if err := route.Handle(w, r); err != nil {
+		return nil, nil, err
+	}
+	return w.body.Bytes(), w.header, nil
+}
+
+// newestVersion is the api-version that Call speaks.
+const newestVersion = "2025-06-01"
+
+type readCloser struct{ *bytes.Reader }
+
+func (readCloser) Close() error { return nil }
+
+// answer keeps what a handler writes.
+type answer struct {
+	header http.Header
+	body   bytes.Buffer
+}
+
+func (a *answer) Header() http.Header         { return a.header }
+func (a *answer) Write(p []byte) (int, error) { return a.body.Write(p) }
+func (a *answer) WriteHeader(int)             {}

@@ -1,0 +1,2 @@
+def is_live_and_not_recording():
+    return True
