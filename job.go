@@ -71,6 +71,9 @@ type JobSpec struct {
 	// the job ends on every node where Preparation ran. Nil without.
 	Preparation *JobTask `json:"preparation,omitempty"`
 	Release     *JobTask `json:"release,omitempty"`
+	// Auto is the pool that is made for the job; Pool is then its id, as soon as
+	// the job is there.
+	Auto *AutoPool `json:"auto,omitempty"`
 }
 
 // Job is a job and how far it is. The verbs of package job are its only writer.
@@ -85,7 +88,9 @@ type Job struct {
 	DisableTasks       DisableTasks
 	TerminateReason    string
 	// Force: it ends without waiting for what still runs on nodes.
-	Force                 bool `json:",omitempty"`
+	Force bool `json:",omitempty"`
+	// SchedulingError is why the job could not be started.
+	SchedulingError       *SchedulingError `json:",omitempty"`
 	Started, Ended        time.Time
 	Created, LastModified time.Time
 	Version               int64

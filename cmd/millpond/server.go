@@ -204,7 +204,7 @@ func newServer(ctx context.Context, cfg config.Config, data datadir.Dir, addr st
 		},
 		Wakes:  pool.Wakes{Allocator: allocate, Nodes: nodes, Scheduler: schedule, Jobs: jobs},
 		Config: pool.Config{NodesPerReplica: cfg.Pools.NodesPerReplica, TimeoutPer1000: time.Duration(cfg.Pools.MinutesPer1000Nodes) * time.Minute}})
-	work = job.New(job.Deps{DB: s.db, Clock: s.clock, Log: log, WakeSession: s.nodes.Wake,
+	work = job.New(job.Deps{DB: s.db, Clock: s.clock, Log: log, WakeSession: s.nodes.Wake, Pools: pools,
 		Wakes: job.Wakes{Jobs: jobs, Scheduler: schedule, Nodes: nodes}, Config: job.Config{ActiveJobs: cfg.Quotas.ActiveJobs}})
 	armapi.Members(resources, comp, galleries, accounts)
 	armapi.StorageMembers(resources, stores)
@@ -221,6 +221,7 @@ func newServer(ctx context.Context, cfg config.Config, data datadir.Dir, addr st
 	s.copying = []func(){comp.Wait, galleries.Wait, s.machines.Wait, deployments.Wait}
 	placer = sched.New(s.db, log, s.nodes, schedule)
 	s.loops = []reconcile.Loop{resources.Loop(), comp.Loop(), galleries.Loop(), accounts.Loop(), stores.Loop(), pools.Allocator(), pools.AutoScaler(), pools.Rollouts(), s.nodes.Machines(), s.nodes.Cleanup(), s.machines.Loop(), placer.Loop(), work.Loop(), work.Schedules(), deployments.Loop(), s.chunkLoop()}
+	s.loops = append(s.loops, work.AutoPools())
 	s.loops = append(s.loops, s.events.Forget())
 
 	// The edges and the door.

@@ -19,13 +19,17 @@ func (r *request) force() bool { return strings.EqualFold(r.QueryValue("force"),
 
 func (e *Edge) addJob(w http.ResponseWriter, r *request) error {
 	var in azbatch.CreateJobContent
-	if _, err := readBody(w, r, e.shapes.jobAdd, false, &in); err != nil {
+	m, err := readBody(w, r, e.shapes.jobAdd, false, &in)
+	if err != nil {
 		return err
 	}
 	spec := jobSpec(azbatch.JobSpecification{DisplayName: in.DisplayName, PoolInfo: in.PoolInfo, Priority: in.Priority, MaxParallelTasks: in.MaxParallelTasks,
 		AllowTaskPreemption: in.AllowTaskPreemption, CommonEnvironmentSettings: in.CommonEnvironmentSettings, Constraints: in.Constraints, JobManagerTask: in.JobManagerTask, JobPreparationTask: in.JobPreparationTask, JobReleaseTask: in.JobReleaseTask,
 		Metadata: in.Metadata, OnAllTasksComplete: in.OnAllTasksComplete, OnTaskFailure: in.OnTaskFailure, UsesTaskDependencies: in.UsesTaskDependencies})
 	spec.ID = millpond.JobID(text0(in.ID))
+	if spec.Auto, err = e.autoPool(r, m); err != nil {
+		return err
+	}
 	j, err := e.Jobs.AddJob(r.Context(), r.acct.Name, spec)
 	if err != nil {
 		return err
@@ -81,7 +85,8 @@ func (e *Edge) getJob(w http.ResponseWriter, r *request) error {
 
 func (e *Edge) patchJob(w http.ResponseWriter, r *request) error {
 	var in azbatch.UpdateJobContent
-	if _, err := readBody(w, r, e.shapes.jobPatch, false, &in); err != nil {
+	m, err := readBody(w, r, e.shapes.jobPatch, false, &in)
+	if err != nil {
 		return err
 	}
 	cond, err := r.condition()
@@ -91,6 +96,9 @@ func (e *Edge) patchJob(w http.ResponseWriter, r *request) error {
 	p := job.Patch{Priority: intPtr(in.Priority), MaxParallelTasks: intPtr(in.MaxParallelTasks), AllowPreemption: in.AllowTaskPreemption, OnAllTasksComplete: (*string)(in.OnAllTasksComplete)}
 	if in.PoolInfo != nil && in.PoolInfo.PoolID != nil {
 		p.Pool = ptr(millpond.PoolID(*in.PoolInfo.PoolID))
+	}
+	if p.Auto, err = e.autoPool(r, m); err != nil {
+		return err
 	}
 	if c := in.Constraints; c != nil {
 		// A member that is present replaces the whole: what it leaves out is reset.
@@ -105,7 +113,8 @@ func (e *Edge) patchJob(w http.ResponseWriter, r *request) error {
 // updateJob is PUT: what is absent goes back to its default.
 func (e *Edge) updateJob(w http.ResponseWriter, r *request) error {
 	var in azbatch.UpdateJobContent
-	if _, err := readBody(w, r, e.shapes.jobUpdate, false, &in); err != nil {
+	m, err := readBody(w, r, e.shapes.jobUpdate, false, &in)
+	if err != nil {
 		return err
 	}
 	cond, err := r.condition()
@@ -114,6 +123,9 @@ func (e *Edge) updateJob(w http.ResponseWriter, r *request) error {
 	}
 	u := job.Update{Priority: number0(in.Priority), MaxParallelTasks: -1, Pool: millpond.PoolID(text0(in.PoolInfo.PoolID)), OnAllTasksComplete: "noaction",
 		AllowPreemption: truth0(in.AllowTaskPreemption), Metadata: metadata(in.Metadata)}
+	if u.Auto, err = e.autoPool(r, m); err != nil {
+		return err
+	}
 	if in.MaxParallelTasks != nil {
 		u.MaxParallelTasks = int(*in.MaxParallelTasks)
 	}
@@ -219,13 +231,16 @@ func (r *request) jobEntity(j millpond.Job) entity {
 		CreationTime: at(j.Created), LastModified: at(j.LastModified), State: ptr(azbatch.JobState(j.State)), StateTransitionTime: at(j.StateTransition),
 		Priority: count(s.Priority), MaxParallelTasks: count(s.MaxParallelTasks), AllowTaskPreemption: ptr(s.AllowPreemption), UsesTaskDependencies: ptr(s.UsesTaskDependencies),
 		Constraints: &azbatch.JobConstraints{MaxWallClockTime: ptr(azwire.LimitDuration(s.MaxWallClock)), MaxTaskRetryCount: count(s.MaxTaskRetries)},
-		PoolInfo:    &azbatch.PoolInfo{PoolID: ptr(string(s.Pool))}, CommonEnvironmentSettings: environmentModel(s.Environment), Metadata: metadataModel(s.Metadata, nil),
+		PoolInfo:    r.poolInfoModel(s), CommonEnvironmentSettings: environmentModel(s.Environment), Metadata: metadataModel(s.Metadata, nil),
 		OnAllTasksComplete: some(azbatch.OnAllTasksComplete(s.OnAllTasksComplete)), OnTaskFailure: ptr(onTaskFailure(s)), JobManagerTask: managerModel(s.Manager),
 		JobPreparationTask: preparationModel(s.Preparation), JobReleaseTask: releaseModel(s.Release),
 		ExecutionInfo: &azbatch.JobExecutionInfo{StartTime: at(jobStart(j)), PoolID: ptr(string(s.Pool))},
 	}
 	if j.Previous != "" {
 		m.PreviousState, m.PreviousStateTransitionTime = ptr(azbatch.JobState(j.Previous)), at(j.PreviousTransition)
+	}
+	if x := j.SchedulingError; x != nil {
+		m.ExecutionInfo.SchedulingError = &azbatch.JobSchedulingError{Category: ptr(azbatch.ErrorCategory(x.Category)), Code: ptr(x.Code), Message: ptr(x.Message), Details: pairs(x.Details)}
 	}
 	if j.State == millpond.JobCompleted {
 		m.ExecutionInfo.EndTime, m.ExecutionInfo.TerminationReason = at(j.Ended), some(j.TerminateReason)

@@ -18,11 +18,16 @@ func (r *request) schedule() millpond.JobScheduleID {
 
 func (e *Edge) addSchedule(w http.ResponseWriter, r *request) error {
 	var in azbatch.CreateJobScheduleContent
-	if _, err := readBody(w, r, e.shapes.scheduleAdd, false, &in); err != nil {
+	m, err := readBody(w, r, e.shapes.scheduleAdd, false, &in)
+	if err != nil {
+		return err
+	}
+	spec := jobSpec(*in.JobSpecification)
+	if spec.Auto, err = e.autoPool(r, m["jobSpecification"]); err != nil {
 		return err
 	}
 	v, err := e.Schedules.AddSchedule(r.Context(), r.acct.Name, millpond.JobScheduleSpec{ID: millpond.JobScheduleID(text0(in.ID)), DisplayName: text0(in.DisplayName),
-		Recurrence: recurrence(in.Schedule), Job: jobSpec(*in.JobSpecification), Metadata: metadata(in.Metadata)})
+		Recurrence: recurrence(in.Schedule), Job: spec, Metadata: metadata(in.Metadata)})
 	if err != nil {
 		return err
 	}
@@ -60,7 +65,8 @@ func (e *Edge) listScheduleJobs(w http.ResponseWriter, r *request) error {
 
 func (e *Edge) patchSchedule(w http.ResponseWriter, r *request) error {
 	var in azbatch.UpdateJobScheduleContent
-	if _, err := readBody(w, r, e.shapes.schedulePatch, false, &in); err != nil {
+	m, err := readBody(w, r, e.shapes.schedulePatch, false, &in)
+	if err != nil {
 		return err
 	}
 	cond, err := r.condition()
@@ -73,6 +79,9 @@ func (e *Edge) patchSchedule(w http.ResponseWriter, r *request) error {
 	}
 	if in.JobSpecification != nil {
 		p.Job = ptr(jobSpec(*in.JobSpecification))
+		if p.Job.Auto, err = e.autoPool(r, m["jobSpecification"]); err != nil {
+			return err
+		}
 	}
 	if in.Metadata != nil {
 		p.Metadata = ptr(metadata(in.Metadata))
@@ -83,7 +92,8 @@ func (e *Edge) patchSchedule(w http.ResponseWriter, r *request) error {
 // updateSchedule is PUT: without a schedule one job is made now.
 func (e *Edge) updateSchedule(w http.ResponseWriter, r *request) error {
 	var in azbatch.JobSchedule
-	if _, err := readBody(w, r, e.shapes.scheduleUpdate, false, &in); err != nil {
+	m, err := readBody(w, r, e.shapes.scheduleUpdate, false, &in)
+	if err != nil {
 		return err
 	}
 	cond, err := r.condition()
@@ -91,6 +101,9 @@ func (e *Edge) updateSchedule(w http.ResponseWriter, r *request) error {
 		return err
 	}
 	p := job.SchedulePatch{Recurrence: ptr(recurrence(in.Schedule)), Job: ptr(jobSpec(*in.JobSpecification)), Metadata: ptr(metadata(in.Metadata))}
+	if p.Job.Auto, err = e.autoPool(r, m["jobSpecification"]); err != nil {
+		return err
+	}
 	return e.scheduleDone(w, r, http.StatusOK, e.Schedules.ChangeSchedule(r.Context(), r.acct.Name, r.schedule(), cond, p))
 }
 

@@ -27,20 +27,9 @@ func (e *Edge) addPool(w http.ResponseWriter, r *request) error {
 	if err != nil {
 		return err
 	}
-	spec := poolSpec(in)
-	spec.Image.AllowManaged = spec.Image.ResourceID != "" && r.before("2020-03-01")
-	spec.OldestJobFirst = oldestFirst(m)
-	spec.Upgrade = upgradePolicy(in.UpgradePolicy, m)
-	t, err := targets(in.TargetDedicatedNodes, in.TargetLowPriorityNodes, in.ResizeTimeout)
+	spec, t, err := r.newPool(in, m)
 	if err != nil {
 		return err
-	}
-	if truth0(in.EnableAutoScale) {
-		a, err := autoScale(in.AutoScaleFormula, in.AutoScaleEvaluationInterval)
-		if err != nil {
-			return err
-		}
-		t.AutoScale = &a
 	}
 	p, err := e.Pools.Add(r.Context(), r.Caller, r.acct, spec, t)
 	if err != nil {
@@ -48,6 +37,22 @@ func (e *Edge) addPool(w http.ResponseWriter, r *request) error {
 	}
 	warn(w, p.Warnings)
 	return created(w, r, p, "pools", string(p.Spec.ID))
+}
+
+// newPool is the pool that a checked body asks for: in, and m where the model
+// lacks something.
+func (r *request) newPool(in azbatch.CreatePoolContent, m map[string]any) (millpond.PoolSpec, pool.Targets, error) {
+	spec := poolSpec(in)
+	spec.Image.AllowManaged = spec.Image.ResourceID != "" && r.before("2020-03-01")
+	spec.OldestJobFirst = oldestFirst(m)
+	spec.Upgrade = upgradePolicy(in.UpgradePolicy, m)
+	t, err := targets(in.TargetDedicatedNodes, in.TargetLowPriorityNodes, in.ResizeTimeout)
+	if err == nil && truth0(in.EnableAutoScale) {
+		var a pool.AutoScale
+		a, err = autoScale(in.AutoScaleFormula, in.AutoScaleEvaluationInterval)
+		t.AutoScale = &a
+	}
+	return spec, t, err
 }
 
 func (e *Edge) listPools(w http.ResponseWriter, r *request) error {

@@ -40,7 +40,7 @@ func (e *Edge) Refusals() []Refusal {
 }
 
 func (r *rule) refusals(path string, found func(path string, r *rule)) {
-	if r == nil {
+	if r == nil || r.like != "" {
 		return
 	}
 	if r.refused != "" {

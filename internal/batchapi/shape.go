@@ -58,6 +58,8 @@ type rule struct {
 	// it. Null, empty, and the values in unused mean that it is not used.
 	refused string
 	unused  []any
+	// like is the body that has the same refusals; they are listed there.
+	like string
 	// then looks at a whole object that is right in its parts.
 	then func(b *body, object map[string]any, path string) error
 }

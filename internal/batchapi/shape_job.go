@@ -3,7 +3,6 @@ package batchapi
 import millpond "millpond.dev/millpond"
 
 const (
-	noAutoPool   = "Pools made for one job are not supported yet. Add the pool and give its id."
 	noJobNetwork = "Networks of jobs are not supported yet."
 	noContainers = "Containers are not supported yet."
 )
@@ -19,7 +18,7 @@ func changeable() map[string]*rule {
 		"maxParallelTasks":    number(-1, anyInt),
 		"allowTaskPreemption": truth(),
 		"constraints":         jobConstraints(),
-		"poolInfo":            object(map[string]*rule{"poolId": text(128), "autoPoolSpecification": refuse(noAutoPool)}),
+		"poolInfo":            poolInfoRule(),
 		"onAllTasksComplete":  word("noaction", "terminatejob"),
 		"metadata":            metadataRule(),
 		"networkConfiguration": object(map[string]*rule{"subnetId": refuse(noJobNetwork),
@@ -55,7 +54,6 @@ func jobSpecificationShape() *rule {
 	m["jobPreparationTask"] = preparationRule()
 	m["jobReleaseTask"] = releaseRule()
 	m["commonEnvironmentSettings"] = environmentRule()
-	m["poolInfo"].members["poolId"].needed()
 	m["poolInfo"].needed()
 	return object(m).check(checkJob)
 }
@@ -64,7 +62,6 @@ func jobPatchShape() *rule { return object(changeable()).check(checkJob) }
 
 func jobUpdateShape() *rule {
 	m := changeable()
-	m["poolInfo"].members["poolId"].needed()
 	m["poolInfo"].needed()
 	return object(m).check(checkJob)
 }

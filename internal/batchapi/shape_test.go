@@ -68,7 +68,7 @@ func TestWhatIsNotSupportedIsRefusedOnlyWhenItIsUsed(t *testing.T) {
 			vm(`"securityProfile":{"encryptionAtHost":false,"uefiSettings":{"vTpmEnabled":false}},"dataDisks":[]`),
 		}},
 		{"job", s.jobAdd, jobBody, []string{
-			`{"jobPreparationTask":{"commandLine":"x","containerSettings":{"imageName":"i"}}}`, `{"poolInfo":{"poolId":"p","autoPoolSpecification":{"poolLifetimeOption":"job"}}}`,
+			`{"jobPreparationTask":{"commandLine":"x","containerSettings":{"imageName":"i"}}}`,
 			`{"networkConfiguration":{"subnetId":"/x"}}`,
 		}, []string{`{"onTaskFailure":"noaction","allowTaskPreemption":false,"usesTaskDependencies":false,"jobManagerTask":null,"maxParallelTasks":-1}`}},
 		{"task", s.taskAdd, taskBody, []string{

@@ -18,6 +18,7 @@ type Patch struct {
 	MaxTaskRetries     *int
 	AllowPreemption    *bool
 	Pool               *millpond.PoolID
+	Auto               *millpond.AutoPool
 	OnAllTasksComplete *string
 	Metadata           *[]millpond.NameValue
 }
@@ -31,6 +32,7 @@ type Update struct {
 	MaxTaskRetries     int
 	AllowPreemption    bool
 	Pool               millpond.PoolID
+	Auto               *millpond.AutoPool
 	OnAllTasksComplete string
 	Metadata           []millpond.NameValue
 }
@@ -54,9 +56,6 @@ func check(j *millpond.JobSpec) error {
 	}
 	if len(j.DisplayName) > 1024 {
 		return millpond.InvalidProperty("displayName", "", "A display name has at most 1024 characters.")
-	}
-	if j.Pool == "" {
-		return millpond.MissingProperty("poolInfo.poolId")
 	}
 	if j.Priority < -1000 || j.Priority > 1000 {
 		return millpond.Errorf(millpond.Invalid, "OutOfRangePriority", "The specified job priority is out of range. Give a value from -1000 to 1000.").With("PropertyValue", strconv.Itoa(j.Priority))
@@ -108,7 +107,14 @@ func (s *Service) AddJob(ctx context.Context, acct millpond.AccountName, spec mi
 	if err := check(&spec); err != nil {
 		return millpond.Job{}, err
 	}
-	j := newJob(s.Clock.Now(), acct, spec)
+	if err := checkPoolInfo(&spec, false); err != nil {
+		return millpond.Job{}, err
+	}
+	if err := s.checkAutoPool(ctx, acct, spec.Auto); err != nil {
+		return millpond.Job{}, err
+	}
+	now := s.Clock.Now()
+	var j millpond.Job
 	err := s.DB.Update(ctx, func(tx *sqlite.Tx) error {
 		if old, err := tx.Job(acct, spec.ID); err == nil {
 			if old.State == millpond.JobDeleting {
@@ -122,6 +128,10 @@ func (s *Service) AddJob(ctx context.Context, acct millpond.AccountName, spec mi
 		if err := s.admit(tx, acct); err != nil {
 			return err
 		}
+		j = newJob(now, acct, spec)
+		if err := s.ownPool(tx, &j, ""); err != nil {
+			return err
+		}
 		return insertJob(tx, j)
 	})
 	if err != nil {
@@ -130,7 +140,8 @@ func (s *Service) AddJob(ctx context.Context, acct millpond.AccountName, spec mi
 	if spec.Manager != nil {
 		s.Wakes.Scheduler.Wake()
 	}
-	s.Log.Info("job added", "account", acct, "job", spec.ID, "pool", spec.Pool)
+	s.Log.Info("job added", "account", acct, "job", spec.ID, "pool", j.Spec.Pool)
+	s.pools.Wake()
 	s.Wakes.Jobs.Wake()
 	return j, nil
 }
@@ -205,6 +216,7 @@ func (s *Service) changeJob(ctx context.Context, acct millpond.AccountName, id m
 	if err == nil {
 		s.Wakes.Jobs.Wake()
 		s.Wakes.Scheduler.Wake()
+		s.pools.Wake()
 	}
 	return err
 }
@@ -212,7 +224,7 @@ func (s *Service) changeJob(ctx context.Context, acct millpond.AccountName, id m
 // PatchJob changes what users may change of a job. The pool changes only while
 // the job is disabled.
 func (s *Service) PatchJob(ctx context.Context, acct millpond.AccountName, id millpond.JobID, cond millpond.Condition, p Patch) error {
-	return s.changeJob(ctx, acct, id, cond, func(_ *sqlite.Tx, _ *ledger.Book, j *millpond.Job) error {
+	return s.changeJob(ctx, acct, id, cond, func(tx *sqlite.Tx, _ *ledger.Book, j *millpond.Job) error {
 		spec := j.Spec
 		set(&spec.Priority, p.Priority)
 		set(&spec.MaxParallelTasks, p.MaxParallelTasks)
@@ -222,7 +234,7 @@ func (s *Service) PatchJob(ctx context.Context, acct millpond.AccountName, id mi
 		set(&spec.Pool, p.Pool)
 		set(&spec.OnAllTasksComplete, p.OnAllTasksComplete)
 		set(&spec.Metadata, p.Metadata)
-		return respec(j, spec)
+		return respec(tx, j, spec, p.Auto)
 	})
 }
 
@@ -234,7 +246,7 @@ func set[T any](dst *T, v *T) {
 
 // UpdateJob replaces what users may change of a job.
 func (s *Service) UpdateJob(ctx context.Context, acct millpond.AccountName, id millpond.JobID, cond millpond.Condition, u Update) error {
-	return s.changeJob(ctx, acct, id, cond, func(_ *sqlite.Tx, _ *ledger.Book, j *millpond.Job) error {
+	return s.changeJob(ctx, acct, id, cond, func(tx *sqlite.Tx, _ *ledger.Book, j *millpond.Job) error {
 		spec := j.Spec
 		spec.Priority, spec.MaxParallelTasks, spec.MaxWallClock, spec.MaxTaskRetries = u.Priority, u.MaxParallelTasks, u.MaxWallClock, u.MaxTaskRetries
 		spec.AllowPreemption = u.AllowPreemption
@@ -242,11 +254,11 @@ func (s *Service) UpdateJob(ctx context.Context, acct millpond.AccountName, id m
 		if u.Pool != "" {
 			spec.Pool = u.Pool
 		}
-		return respec(j, spec)
+		return respec(tx, j, spec, u.Auto)
 	})
 }
 
-func respec(j *millpond.Job, spec millpond.JobSpec) error {
+func respec(tx *sqlite.Tx, j *millpond.Job, spec millpond.JobSpec, auto *millpond.AutoPool) error {
 	switch j.State {
 	case millpond.JobCompleted, millpond.JobTerminating, millpond.JobDeleting:
 		return millpond.JobRefusal(j.State)
@@ -254,11 +266,25 @@ func respec(j *millpond.Job, spec millpond.JobSpec) error {
 	if err := check(&spec); err != nil {
 		return err
 	}
+	if auto != nil {
+		a, err := changeAuto(*j, *auto)
+		if err != nil {
+			return err
+		}
+		spec.Auto = a
+	}
 	if spec.Pool.Key() != j.Spec.Pool.Key() && j.State != millpond.JobDisabled {
 		return millpond.Errorf(millpond.Conflict, "OperationInvalidForCurrentState", "The pool of a job can be changed only while the job is disabled. Disable the job, change its pool, then enable it.")
 	}
 	if j.Spec.OnAllTasksComplete == terminateJob && spec.OnAllTasksComplete == noAction {
 		return millpond.InvalidProperty("onAllTasksComplete", noAction, "Once it is terminatejob it cannot be set back to noaction.")
+	}
+	if spec.Pool.Key() != j.Spec.Pool.Key() && j.Spec.Auto != nil {
+		// It has another pool now; the one that was made for it has no job left.
+		if err := leavePool(tx, *j); err != nil {
+			return err
+		}
+		spec.Auto = nil
 	}
 	j.Spec = spec
 	return nil

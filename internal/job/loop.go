@@ -152,12 +152,18 @@ func (s *Service) settle(ctx context.Context, acct millpond.AccountName, id mill
 			case quiet:
 				quieted = true
 				if j.State == millpond.JobDeleting {
+					if err := leavePool(tx, j); err != nil {
+						return err
+					}
 					more, err = remove(tx, book, j)
 					return err
 				}
 				_, err = shift(&j, millpond.JobQuiet, tx.Now)
 				if j.State == millpond.JobCompleted {
 					j.Ended = tx.Now
+					if err := leavePool(tx, j); err != nil {
+						return err
+					}
 				}
 				book.Scheduler = true
 			}
@@ -168,6 +174,7 @@ func (s *Service) settle(ctx context.Context, acct millpond.AccountName, id mill
 		})
 		if quieted {
 			s.schedules.Wake()
+			s.pools.Wake()
 		}
 		if err != nil || !more {
 			return at, err

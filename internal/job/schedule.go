@@ -45,6 +45,9 @@ func checkSchedule(s *millpond.JobScheduleSpec, now time.Time) error {
 	if err := check(&job); err != nil {
 		return err
 	}
+	if err := checkPoolInfo(&job, true); err != nil {
+		return err
+	}
 	job.ID = ""
 	s.Job = job
 	return nil
@@ -54,6 +57,9 @@ func checkSchedule(s *millpond.JobScheduleSpec, now time.Time) error {
 func (s *Service) AddSchedule(ctx context.Context, acct millpond.AccountName, spec millpond.JobScheduleSpec) (millpond.JobSchedule, error) {
 	now := s.Clock.Now()
 	if err := checkSchedule(&spec, now); err != nil {
+		return millpond.JobSchedule{}, err
+	}
+	if err := s.checkAutoPool(ctx, acct, spec.Job.Auto); err != nil {
 		return millpond.JobSchedule{}, err
 	}
 	v := millpond.JobSchedule{Account: acct, Spec: spec, State: millpond.ScheduleActive, StateTransition: now, Created: now, LastModified: now, Version: 1, NextRun: later(now, spec.Recurrence.DoNotRunUntil)}
@@ -156,6 +162,11 @@ func (s *Service) changeSchedule(ctx context.Context, acct millpond.AccountName,
 
 // ChangeSchedule changes what future jobs are like and when they are made.
 func (s *Service) ChangeSchedule(ctx context.Context, acct millpond.AccountName, id millpond.JobScheduleID, cond millpond.Condition, p SchedulePatch) error {
+	if p.Job != nil {
+		if err := s.checkAutoPool(ctx, acct, p.Job.Auto); err != nil {
+			return err
+		}
+	}
 	return s.changeSchedule(ctx, acct, id, cond, func(tx *sqlite.Tx, _ *ledger.Book, v *millpond.JobSchedule) error {
 		if err := millpond.JobScheduleRefusal(v.State); err != nil {
 			return err
@@ -352,9 +363,9 @@ func (s *Service) runSchedules(ctx context.Context) (string, time.Time, error) {
 
 // stepSchedule takes a schedule one step further and tells when it is due again.
 func (s *Service) stepSchedule(ctx context.Context, acct millpond.AccountName, id millpond.JobScheduleID) (at time.Time, err error) {
-	made := false
+	made, left := false, false
 	err = s.update(ctx, func(tx *sqlite.Tx, _ *ledger.Book) error {
-		made = false
+		made, left = false, false
 		v, err := tx.Schedule(acct, id)
 		if err != nil {
 			return ignoreNoRow(err)
@@ -368,8 +379,16 @@ func (s *Service) stepSchedule(ctx context.Context, acct millpond.AccountName, i
 		case rest:
 			return nil
 		case vanish:
+			if err := leavePools(tx, v); err != nil {
+				return err
+			}
+			left = true
 			return tx.DeleteSchedule(acct, id)
 		case complete:
+			if err := leavePools(tx, v); err != nil {
+				return err
+			}
+			left = true
 			v.Enter(millpond.ScheduleCompleted, tx.Now)
 		case skip:
 			v.NextRun = following(v, tx.Now)
@@ -382,7 +401,11 @@ func (s *Service) stepSchedule(ctx context.Context, acct millpond.AccountName, i
 			at = v.NextRun
 			spec := v.Spec.Job
 			spec.ID = v.Recent
-			if err := insertJob(tx, newJob(tx.Now, acct, spec)); err != nil {
+			j := newJob(tx.Now, acct, spec)
+			if err := s.ownPool(tx, &j, v.Spec.ID); err != nil {
+				return err
+			}
+			if err := insertJob(tx, j); err != nil {
 				return err
 			}
 		}
@@ -392,6 +415,9 @@ func (s *Service) stepSchedule(ctx context.Context, acct millpond.AccountName, i
 		s.Log.Info("job of a schedule added", "account", acct, "schedule", id)
 		s.Wakes.Jobs.Wake()
 		s.Wakes.Scheduler.Wake()
+	}
+	if err == nil && (made || left) {
+		s.pools.Wake()
 	}
 	return at, err
 }

@@ -7,7 +7,10 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"strings"
 	"time"
+
+	"github.com/google/uuid"
 
 	millpond "millpond.dev/millpond"
 	"millpond.dev/millpond/internal/clock"
@@ -34,8 +37,13 @@ type Deps struct {
 	Log   *slog.Logger
 	// WakeSession makes a node's session look at its rows; may be nil.
 	WakeSession func(millpond.NodeID)
-	Wakes       Wakes
-	Config      Config
+	// Pools makes and deletes the pools of jobs.
+	Pools Pools
+	// NewID gives random text that makes a pool's id, 36 letters, digits and
+	// hyphens at most; nil gives random UUIDs.
+	NewID  func() string
+	Wakes  Wakes
+	Config Config
 }
 
 // Service is the verbs of jobs and tasks. It is safe for concurrent use.
@@ -43,6 +51,8 @@ type Service struct {
 	Deps
 	// schedules wakes the loop of job schedules.
 	schedules *wake.Signal
+	// pools wakes the loop of the pools of jobs.
+	pools *wake.Signal
 }
 
 // New makes a Service.
@@ -50,13 +60,16 @@ func New(d Deps) *Service {
 	if d.WakeSession == nil {
 		d.WakeSession = func(millpond.NodeID) {}
 	}
+	if d.NewID == nil {
+		d.NewID = func() string { return strings.ToUpper(uuid.NewString()) }
+	}
 	if d.Config.ActiveJobs == 0 {
 		d.Config.ActiveJobs = 300
 	}
 	if d.Config.Every == 0 {
 		d.Config.Every = 30 * time.Second
 	}
-	return &Service{Deps: d, schedules: wake.New()}
+	return &Service{Deps: d, schedules: wake.New(), pools: wake.New()}
 }
 
 // apply wakes whoever has something to do after a transaction.

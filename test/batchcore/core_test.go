@@ -103,9 +103,10 @@ func start(t *testing.T, path string, h *hall, c *shifted, cfg node.Config) *cor
 		}, Config: pool.Config{SamplePeriod: 50 * time.Millisecond, ImageCheck: 50 * time.Millisecond},
 		NewID: func() string { b := make([]byte, 8); _, _ = rand.Read(b); return hex.EncodeToString(b) },
 		Wakes: pool.Wakes{Allocator: allocator, Nodes: nodes, Scheduler: scheduler, Jobs: jobs}})
-	j := job.New(job.Deps{DB: db, Clock: c, Log: log, WakeSession: n.Wake, Wakes: job.Wakes{Jobs: jobs, Scheduler: scheduler, Nodes: nodes}})
+	j := job.New(job.Deps{DB: db, Clock: c, Log: log, WakeSession: n.Wake, Pools: p, Wakes: job.Wakes{Jobs: jobs, Scheduler: scheduler, Nodes: nodes}})
 	placer = sched.New(db, log, n, scheduler)
 	d := reconcile.NewDriver(c, log)
+	d.Start(ctx, j.AutoPools())
 	for _, l := range []reconcile.Loop{p.Allocator(), p.AutoScaler(), p.Rollouts(), n.Machines(), n.Cleanup(), j.Loop(), j.Schedules(), placer.Loop(), changes.Forget()} {
 		if l.Name == "machines" || l.Name == "allocator" || l.Name == "rollouts" || l.Name == "job schedules" {
 			l.Every = 200 * time.Millisecond // the test moves the clock, which wakes nobody
