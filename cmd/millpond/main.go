@@ -26,6 +26,7 @@ type commands struct {
 	Status      StatusCmd      `cmd:"" help:"Show accounts, pools and nodes, with what is wrong and how long it took."`
 	Events      EventsCmd      `cmd:"" help:"Print the changes of pools, nodes, jobs and tasks, and follow them."`
 	Job         JobCmd         `cmd:"" help:"Wait for jobs."`
+	Logs        LogsCmd        `cmd:"" help:"Print what a task wrote, and follow it while it runs."`
 	Image       ImageCmd       `cmd:"" help:"Build, export, upload and look into machine images."`
 	CloudConfig CloudConfigCmd `cmd:"" help:"Print the file for az cloud register, for use without exec."`
 	Doctor      DoctorCmd      `cmd:"" help:"Say whether this host is fit: QEMU, acceleration, disk, memory, ports, clients."`

@@ -222,6 +222,9 @@ func (a *Agent) ReadFile(ctx context.Context, q *connect.Request[nodev1.ReadFile
 	if err != nil {
 		return err
 	}
+	if q.Msg.GetFollow() {
+		return a.follow(ctx, place, q.Msg, s)
+	}
 	f, err := place.Files.Open(q.Msg.GetPath())
 	if err != nil {
 		return fileError(err)

@@ -99,6 +99,9 @@ func (e *Edge) listNodeFiles(w http.ResponseWriter, r *request) error {
 }
 
 func (e *Edge) getTaskFile(w http.ResponseWriter, r *request) error {
+	if follows(r) {
+		return e.followTaskFile(w, r)
+	}
 	t, err := e.taskTree(r.Context(), r)
 	if err != nil {
 		return err
@@ -107,6 +110,9 @@ func (e *Edge) getTaskFile(w http.ResponseWriter, r *request) error {
 }
 
 func (e *Edge) getNodeFile(w http.ResponseWriter, r *request) error {
+	if follows(r) {
+		return e.followNodeFile(w, r)
+	}
 	t, err := e.nodeTree(r.Context(), r)
 	if err != nil {
 		return err

@@ -293,6 +293,10 @@ func (s memFiles) Read(_ context.Context, path string, offset, length int64) (io
 	return io.NopCloser(bytes.NewReader(data)), nil
 }
 
+func (s memFiles) Follow(ctx context.Context, path string, offset int64) (io.ReadCloser, error) {
+	return s.Read(ctx, path, offset, 0)
+}
+
 func (s memFiles) Delete(_ context.Context, path string, _ bool) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()

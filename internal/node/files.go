@@ -20,6 +20,9 @@ type Files interface {
 	// Read gives length bytes from offset; length 0 reads to the end as it is now.
 	Read(ctx context.Context, path string, offset, length int64) (io.ReadCloser, error)
 	Delete(ctx context.Context, path string, recursive bool) error
+	// Follow gives a file from an offset on as it grows, until no task runs in its
+	// directory. From an agent that cannot follow it ends with the file.
+	Follow(ctx context.Context, path string, offset int64) (io.ReadCloser, error)
 }
 
 // File is a file or directory on a node.
@@ -112,6 +115,16 @@ func (f *files) Read(ctx context.Context, path string, offset, length int64) (io
 		return nil, err
 	}
 	return r, nil
+}
+
+func (f *files) Follow(ctx context.Context, path string, offset int64) (io.ReadCloser, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	stream, err := f.client.ReadFile(ctx, connect.NewRequest(&nodev1.ReadFileRequest{Path: path, Offset: offset, Follow: true}))
+	if err != nil {
+		cancel()
+		return nil, fileError(err)
+	}
+	return &reader{stream: stream, cancel: cancel}, nil
 }
 
 func (f *files) Delete(ctx context.Context, path string, recursive bool) error {

@@ -237,6 +237,8 @@ func (h *hall) close() {
 // "hang-once", which hangs in its first run, "mostly", which fails each fifth
 // time, and "fail-until N", which fails until its Nth run.
 type agent struct {
+	// What a script does not have.
+	nodev1.UnimplementedAgentHandler
 	hall   *hall
 	bootID string
 	ctx    context.Context

@@ -211,6 +211,9 @@ func (m *Machine) Heartbeat() *nodev1.Heartbeat {
 			if f := strings.Fields(line); len(f) >= 2 && f[0] == "MemAvailable:" {
 				kib, _ := strconv.ParseUint(f[1], 10, 64)
 				h.MemoryAvailable = kib << 10
+			} else if len(f) >= 2 && f[0] == "MemTotal:" {
+				kib, _ := strconv.ParseUint(f[1], 10, 64)
+				h.MemoryTotal = kib << 10
 			}
 		}
 	}
@@ -219,6 +222,7 @@ func (m *Machine) Heartbeat() *nodev1.Heartbeat {
 		h.DiskTotal = st.Blocks * uint64(st.Bsize)
 		h.DiskAvailable = st.Bavail * uint64(st.Bsize)
 	}
+	count(h, readFile("/proc/stat"), readFile("/proc/diskstats"), readFile("/proc/net/dev"))
 	return h
 }
 

@@ -74,4 +74,8 @@ func (dispatch) ReadFile(ctx context.Context, q *connect.Request[nodev1.ReadFile
 	return of(ctx).ReadFile(ctx, q, s)
 }
 
+func (dispatch) Outputs(ctx context.Context, q *connect.Request[nodev1.OutputsRequest], s *connect.ServerStream[nodev1.Output]) error {
+	return of(ctx).Outputs(ctx, q, s)
+}
+
 var _ nodev1.AgentHandler = dispatch{}

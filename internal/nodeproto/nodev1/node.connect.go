@@ -57,6 +57,8 @@ const (
 	AgentStatFileProcedure = "/millpond.node.v1.Agent/StatFile"
 	// AgentReadFileProcedure is the fully-qualified name of the Agent's ReadFile RPC.
 	AgentReadFileProcedure = "/millpond.node.v1.Agent/ReadFile"
+	// AgentOutputsProcedure is the fully-qualified name of the Agent's Outputs RPC.
+	AgentOutputsProcedure = "/millpond.node.v1.Agent/Outputs"
 	// AgentDeleteFileProcedure is the fully-qualified name of the Agent's DeleteFile RPC.
 	AgentDeleteFileProcedure = "/millpond.node.v1.Agent/DeleteFile"
 	// AgentShutdownProcedure is the fully-qualified name of the Agent's Shutdown RPC.
@@ -88,6 +90,9 @@ type AgentClient interface {
 	ListFiles(context.Context, *connect.Request[ListFilesRequest]) (*connect.Response[ListFilesResponse], error)
 	StatFile(context.Context, *connect.Request[StatFileRequest]) (*connect.Response[FileInfo], error)
 	ReadFile(context.Context, *connect.Request[ReadFileRequest]) (*connect.ServerStreamForClient[FileChunk], error)
+	// Outputs sends stdout.txt and stderr.txt of tasks that have ended, for the
+	// server to keep, and then for each directory one without a name.
+	Outputs(context.Context, *connect.Request[OutputsRequest]) (*connect.ServerStreamForClient[Output], error)
 	DeleteFile(context.Context, *connect.Request[DeleteFileRequest]) (*connect.Response[DeleteFileResponse], error)
 	// Shutdown ends the guest in order, after the answer has gone.
 	Shutdown(context.Context, *connect.Request[ShutdownRequest]) (*connect.Response[ShutdownResponse], error)
@@ -171,6 +176,12 @@ func NewAgentClient(httpClient connect.HTTPClient, baseURL string, opts ...conne
 			connect.WithSchema(agentMethods.ByName("ReadFile")),
 			connect.WithClientOptions(opts...),
 		),
+		outputs: connect.NewClient[OutputsRequest, Output](
+			httpClient,
+			baseURL+AgentOutputsProcedure,
+			connect.WithSchema(agentMethods.ByName("Outputs")),
+			connect.WithClientOptions(opts...),
+		),
 		deleteFile: connect.NewClient[DeleteFileRequest, DeleteFileResponse](
 			httpClient,
 			baseURL+AgentDeleteFileProcedure,
@@ -210,6 +221,7 @@ type agentClient struct {
 	listFiles   *connect.Client[ListFilesRequest, ListFilesResponse]
 	statFile    *connect.Client[StatFileRequest, FileInfo]
 	readFile    *connect.Client[ReadFileRequest, FileChunk]
+	outputs     *connect.Client[OutputsRequest, Output]
 	deleteFile  *connect.Client[DeleteFileRequest, DeleteFileResponse]
 	shutdown    *connect.Client[ShutdownRequest, ShutdownResponse]
 	freeze      *connect.Client[FreezeRequest, FreezeResponse]
@@ -266,6 +278,11 @@ func (c *agentClient) ReadFile(ctx context.Context, req *connect.Request[ReadFil
 	return c.readFile.CallServerStream(ctx, req)
 }
 
+// Outputs calls millpond.node.v1.Agent.Outputs.
+func (c *agentClient) Outputs(ctx context.Context, req *connect.Request[OutputsRequest]) (*connect.ServerStreamForClient[Output], error) {
+	return c.outputs.CallServerStream(ctx, req)
+}
+
 // DeleteFile calls millpond.node.v1.Agent.DeleteFile.
 func (c *agentClient) DeleteFile(ctx context.Context, req *connect.Request[DeleteFileRequest]) (*connect.Response[DeleteFileResponse], error) {
 	return c.deleteFile.CallUnary(ctx, req)
@@ -307,6 +324,9 @@ type AgentHandler interface {
 	ListFiles(context.Context, *connect.Request[ListFilesRequest]) (*connect.Response[ListFilesResponse], error)
 	StatFile(context.Context, *connect.Request[StatFileRequest]) (*connect.Response[FileInfo], error)
 	ReadFile(context.Context, *connect.Request[ReadFileRequest], *connect.ServerStream[FileChunk]) error
+	// Outputs sends stdout.txt and stderr.txt of tasks that have ended, for the
+	// server to keep, and then for each directory one without a name.
+	Outputs(context.Context, *connect.Request[OutputsRequest], *connect.ServerStream[Output]) error
 	DeleteFile(context.Context, *connect.Request[DeleteFileRequest]) (*connect.Response[DeleteFileResponse], error)
 	// Shutdown ends the guest in order, after the answer has gone.
 	Shutdown(context.Context, *connect.Request[ShutdownRequest]) (*connect.Response[ShutdownResponse], error)
@@ -386,6 +406,12 @@ func NewAgentHandler(svc AgentHandler, opts ...connect.HandlerOption) (string, h
 		connect.WithSchema(agentMethods.ByName("ReadFile")),
 		connect.WithHandlerOptions(opts...),
 	)
+	agentOutputsHandler := connect.NewServerStreamHandler(
+		AgentOutputsProcedure,
+		svc.Outputs,
+		connect.WithSchema(agentMethods.ByName("Outputs")),
+		connect.WithHandlerOptions(opts...),
+	)
 	agentDeleteFileHandler := connect.NewUnaryHandler(
 		AgentDeleteFileProcedure,
 		svc.DeleteFile,
@@ -432,6 +458,8 @@ func NewAgentHandler(svc AgentHandler, opts ...connect.HandlerOption) (string, h
 			agentStatFileHandler.ServeHTTP(w, r)
 		case AgentReadFileProcedure:
 			agentReadFileHandler.ServeHTTP(w, r)
+		case AgentOutputsProcedure:
+			agentOutputsHandler.ServeHTTP(w, r)
 		case AgentDeleteFileProcedure:
 			agentDeleteFileHandler.ServeHTTP(w, r)
 		case AgentShutdownProcedure:
@@ -487,6 +515,10 @@ func (UnimplementedAgentHandler) StatFile(context.Context, *connect.Request[Stat
 
 func (UnimplementedAgentHandler) ReadFile(context.Context, *connect.Request[ReadFileRequest], *connect.ServerStream[FileChunk]) error {
 	return connect.NewError(connect.CodeUnimplemented, errors.New("millpond.node.v1.Agent.ReadFile is not implemented"))
+}
+
+func (UnimplementedAgentHandler) Outputs(context.Context, *connect.Request[OutputsRequest], *connect.ServerStream[Output]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("millpond.node.v1.Agent.Outputs is not implemented"))
 }
 
 func (UnimplementedAgentHandler) DeleteFile(context.Context, *connect.Request[DeleteFileRequest]) (*connect.Response[DeleteFileResponse], error) {

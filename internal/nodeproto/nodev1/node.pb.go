@@ -830,6 +830,16 @@ type Heartbeat struct {
 	MemoryAvailable uint64                 `protobuf:"varint,2,opt,name=memory_available,json=memoryAvailable,proto3" json:"memory_available,omitempty"`
 	DiskTotal       uint64                 `protobuf:"varint,3,opt,name=disk_total,json=diskTotal,proto3" json:"disk_total,omitempty"`
 	DiskAvailable   uint64                 `protobuf:"varint,4,opt,name=disk_available,json=diskAvailable,proto3" json:"disk_available,omitempty"`
+	// Counters since boot, for autoscale; what the machine cannot tell is 0.
+	CpuBusy         uint64 `protobuf:"varint,60,opt,name=cpu_busy,json=cpuBusy,proto3" json:"cpu_busy,omitempty"`    // hundredths of a second over all processors
+	CpuTotal        uint64 `protobuf:"varint,61,opt,name=cpu_total,json=cpuTotal,proto3" json:"cpu_total,omitempty"` // of which cpu_busy is a part
+	MemoryTotal     uint64 `protobuf:"varint,62,opt,name=memory_total,json=memoryTotal,proto3" json:"memory_total,omitempty"`
+	DiskReadBytes   uint64 `protobuf:"varint,63,opt,name=disk_read_bytes,json=diskReadBytes,proto3" json:"disk_read_bytes,omitempty"`
+	DiskWriteBytes  uint64 `protobuf:"varint,64,opt,name=disk_write_bytes,json=diskWriteBytes,proto3" json:"disk_write_bytes,omitempty"`
+	DiskReads       uint64 `protobuf:"varint,65,opt,name=disk_reads,json=diskReads,proto3" json:"disk_reads,omitempty"`
+	DiskWrites      uint64 `protobuf:"varint,66,opt,name=disk_writes,json=diskWrites,proto3" json:"disk_writes,omitempty"`
+	NetworkInBytes  uint64 `protobuf:"varint,67,opt,name=network_in_bytes,json=networkInBytes,proto3" json:"network_in_bytes,omitempty"`
+	NetworkOutBytes uint64 `protobuf:"varint,68,opt,name=network_out_bytes,json=networkOutBytes,proto3" json:"network_out_bytes,omitempty"`
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
@@ -888,6 +898,69 @@ func (x *Heartbeat) GetDiskTotal() uint64 {
 func (x *Heartbeat) GetDiskAvailable() uint64 {
 	if x != nil {
 		return x.DiskAvailable
+	}
+	return 0
+}
+
+func (x *Heartbeat) GetCpuBusy() uint64 {
+	if x != nil {
+		return x.CpuBusy
+	}
+	return 0
+}
+
+func (x *Heartbeat) GetCpuTotal() uint64 {
+	if x != nil {
+		return x.CpuTotal
+	}
+	return 0
+}
+
+func (x *Heartbeat) GetMemoryTotal() uint64 {
+	if x != nil {
+		return x.MemoryTotal
+	}
+	return 0
+}
+
+func (x *Heartbeat) GetDiskReadBytes() uint64 {
+	if x != nil {
+		return x.DiskReadBytes
+	}
+	return 0
+}
+
+func (x *Heartbeat) GetDiskWriteBytes() uint64 {
+	if x != nil {
+		return x.DiskWriteBytes
+	}
+	return 0
+}
+
+func (x *Heartbeat) GetDiskReads() uint64 {
+	if x != nil {
+		return x.DiskReads
+	}
+	return 0
+}
+
+func (x *Heartbeat) GetDiskWrites() uint64 {
+	if x != nil {
+		return x.DiskWrites
+	}
+	return 0
+}
+
+func (x *Heartbeat) GetNetworkInBytes() uint64 {
+	if x != nil {
+		return x.NetworkInBytes
+	}
+	return 0
+}
+
+func (x *Heartbeat) GetNetworkOutBytes() uint64 {
+	if x != nil {
+		return x.NetworkOutBytes
 	}
 	return 0
 }
@@ -1797,10 +1870,14 @@ func (x *StatFileRequest) GetPath() string {
 }
 
 type ReadFileRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Path          string                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
-	Offset        int64                  `protobuf:"varint,2,opt,name=offset,proto3" json:"offset,omitempty"`
-	Length        int64                  `protobuf:"varint,3,opt,name=length,proto3" json:"length,omitempty"` // 0: to the end of the file as it is now
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Path   string                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
+	Offset int64                  `protobuf:"varint,2,opt,name=offset,proto3" json:"offset,omitempty"`
+	Length int64                  `protobuf:"varint,3,opt,name=length,proto3" json:"length,omitempty"` // 0: to the end of the file as it is now
+	// follow goes on with what is written later, until no task runs in the
+	// directory of the file; length is ignored then. An agent from before this
+	// ends with the file.
+	Follow        bool `protobuf:"varint,60,opt,name=follow,proto3" json:"follow,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1854,6 +1931,13 @@ func (x *ReadFileRequest) GetLength() int64 {
 		return x.Length
 	}
 	return 0
+}
+
+func (x *ReadFileRequest) GetFollow() bool {
+	if x != nil {
+		return x.Follow
+	}
+	return false
 }
 
 type FileChunk struct {
@@ -2236,6 +2320,155 @@ func (*ThawResponse) Descriptor() ([]byte, []int) {
 	return file_node_proto_rawDescGZIP(), []int{37}
 }
 
+type OutputsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// directories are tasks', relative to the node's root.
+	Directories []string `protobuf:"bytes,1,rep,name=directories,proto3" json:"directories,omitempty"`
+	// limit bounds each of the two parts of a file, in bytes.
+	Limit         int64 `protobuf:"varint,2,opt,name=limit,proto3" json:"limit,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OutputsRequest) Reset() {
+	*x = OutputsRequest{}
+	mi := &file_node_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OutputsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OutputsRequest) ProtoMessage() {}
+
+func (x *OutputsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_node_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OutputsRequest.ProtoReflect.Descriptor instead.
+func (*OutputsRequest) Descriptor() ([]byte, []int) {
+	return file_node_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *OutputsRequest) GetDirectories() []string {
+	if x != nil {
+		return x.Directories
+	}
+	return nil
+}
+
+func (x *OutputsRequest) GetLimit() int64 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+type Output struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Directory string                 `protobuf:"bytes,1,opt,name=directory,proto3" json:"directory,omitempty"`
+	// name is stdout.txt or stderr.txt; empty when all of the directory was sent.
+	Name     string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Size     int64                  `protobuf:"varint,3,opt,name=size,proto3" json:"size,omitempty"` // of the whole file
+	Modified *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=modified,proto3" json:"modified,omitempty"`
+	Mode     uint32                 `protobuf:"varint,5,opt,name=mode,proto3" json:"mode,omitempty"`
+	// head is the beginning, tail the end; a file of up to twice the limit is
+	// whole in the two together.
+	Head          []byte `protobuf:"bytes,6,opt,name=head,proto3" json:"head,omitempty"`
+	Tail          []byte `protobuf:"bytes,7,opt,name=tail,proto3" json:"tail,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Output) Reset() {
+	*x = Output{}
+	mi := &file_node_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Output) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Output) ProtoMessage() {}
+
+func (x *Output) ProtoReflect() protoreflect.Message {
+	mi := &file_node_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Output.ProtoReflect.Descriptor instead.
+func (*Output) Descriptor() ([]byte, []int) {
+	return file_node_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *Output) GetDirectory() string {
+	if x != nil {
+		return x.Directory
+	}
+	return ""
+}
+
+func (x *Output) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Output) GetSize() int64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *Output) GetModified() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Modified
+	}
+	return nil
+}
+
+func (x *Output) GetMode() uint32 {
+	if x != nil {
+		return x.Mode
+	}
+	return 0
+}
+
+func (x *Output) GetHead() []byte {
+	if x != nil {
+		return x.Head
+	}
+	return nil
+}
+
+func (x *Output) GetTail() []byte {
+	if x != nil {
+		return x.Tail
+	}
+	return nil
+}
+
 var File_node_proto protoreflect.FileDescriptor
 
 const file_node_proto_rawDesc = "" +
@@ -2313,13 +2546,24 @@ const file_node_proto_rawDesc = "" +
 	"\adetails\x18\x04 \x03(\v2&.millpond.node.v1.Failure.DetailsEntryR\adetails\x1a:\n" +
 	"\fDetailsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x92\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xd5\x03\n" +
 	"\tHeartbeat\x12\x14\n" +
 	"\x05load1\x18\x01 \x01(\x01R\x05load1\x12)\n" +
 	"\x10memory_available\x18\x02 \x01(\x04R\x0fmemoryAvailable\x12\x1d\n" +
 	"\n" +
 	"disk_total\x18\x03 \x01(\x04R\tdiskTotal\x12%\n" +
-	"\x0edisk_available\x18\x04 \x01(\x04R\rdiskAvailable\".\n" +
+	"\x0edisk_available\x18\x04 \x01(\x04R\rdiskAvailable\x12\x19\n" +
+	"\bcpu_busy\x18< \x01(\x04R\acpuBusy\x12\x1b\n" +
+	"\tcpu_total\x18= \x01(\x04R\bcpuTotal\x12!\n" +
+	"\fmemory_total\x18> \x01(\x04R\vmemoryTotal\x12&\n" +
+	"\x0fdisk_read_bytes\x18? \x01(\x04R\rdiskReadBytes\x12(\n" +
+	"\x10disk_write_bytes\x18@ \x01(\x04R\x0ediskWriteBytes\x12\x1d\n" +
+	"\n" +
+	"disk_reads\x18A \x01(\x04R\tdiskReads\x12\x1f\n" +
+	"\vdisk_writes\x18B \x01(\x04R\n" +
+	"diskWrites\x12(\n" +
+	"\x10network_in_bytes\x18C \x01(\x04R\x0enetworkInBytes\x12*\n" +
+	"\x11network_out_bytes\x18D \x01(\x04R\x0fnetworkOutBytes\".\n" +
 	"\x12AcknowledgeRequest\x12\x18\n" +
 	"\athrough\x18\x01 \x01(\x04R\athrough\"\x15\n" +
 	"\x13AcknowledgeResponse\"\xf2\x03\n" +
@@ -2375,11 +2619,12 @@ const file_node_proto_rawDesc = "" +
 	"\bmodified\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\bmodified\x12\x12\n" +
 	"\x04mode\x18\x05 \x01(\rR\x04mode\"%\n" +
 	"\x0fStatFileRequest\x12\x12\n" +
-	"\x04path\x18\x01 \x01(\tR\x04path\"U\n" +
+	"\x04path\x18\x01 \x01(\tR\x04path\"m\n" +
 	"\x0fReadFileRequest\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\tR\x04path\x12\x16\n" +
 	"\x06offset\x18\x02 \x01(\x03R\x06offset\x12\x16\n" +
-	"\x06length\x18\x03 \x01(\x03R\x06length\"\x1f\n" +
+	"\x06length\x18\x03 \x01(\x03R\x06length\x12\x16\n" +
+	"\x06follow\x18< \x01(\bR\x06follow\"\x1f\n" +
 	"\tFileChunk\x12\x12\n" +
 	"\x04data\x18\x01 \x01(\fR\x04data\"E\n" +
 	"\x11DeleteFileRequest\x12\x12\n" +
@@ -2395,7 +2640,18 @@ const file_node_proto_rawDesc = "" +
 	"\x06frozen\x18\x01 \x01(\x05R\x06frozen\x12\x18\n" +
 	"\atrimmed\x18\x02 \x01(\x04R\atrimmed\"\r\n" +
 	"\vThawRequest\"\x0e\n" +
-	"\fThawResponse2\xef\b\n" +
+	"\fThawResponse\"H\n" +
+	"\x0eOutputsRequest\x12 \n" +
+	"\vdirectories\x18\x01 \x03(\tR\vdirectories\x12\x14\n" +
+	"\x05limit\x18\x02 \x01(\x03R\x05limit\"\xc2\x01\n" +
+	"\x06Output\x12\x1c\n" +
+	"\tdirectory\x18\x01 \x01(\tR\tdirectory\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
+	"\x04size\x18\x03 \x01(\x03R\x04size\x126\n" +
+	"\bmodified\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\bmodified\x12\x12\n" +
+	"\x04mode\x18\x05 \x01(\rR\x04mode\x12\x12\n" +
+	"\x04head\x18\x06 \x01(\fR\x04head\x12\x12\n" +
+	"\x04tail\x18\a \x01(\fR\x04tail2\xb8\t\n" +
 	"\x05Agent\x12H\n" +
 	"\x05Hello\x12\x1e.millpond.node.v1.HelloRequest\x1a\x1f.millpond.node.v1.HelloResponse\x12B\n" +
 	"\x05Watch\x12\x1e.millpond.node.v1.WatchRequest\x1a\x17.millpond.node.v1.Event0\x01\x12Z\n" +
@@ -2407,7 +2663,8 @@ const file_node_proto_rawDesc = "" +
 	"RemoveTask\x12#.millpond.node.v1.RemoveTaskRequest\x1a$.millpond.node.v1.RemoveTaskResponse\x12T\n" +
 	"\tListFiles\x12\".millpond.node.v1.ListFilesRequest\x1a#.millpond.node.v1.ListFilesResponse\x12I\n" +
 	"\bStatFile\x12!.millpond.node.v1.StatFileRequest\x1a\x1a.millpond.node.v1.FileInfo\x12L\n" +
-	"\bReadFile\x12!.millpond.node.v1.ReadFileRequest\x1a\x1b.millpond.node.v1.FileChunk0\x01\x12W\n" +
+	"\bReadFile\x12!.millpond.node.v1.ReadFileRequest\x1a\x1b.millpond.node.v1.FileChunk0\x01\x12G\n" +
+	"\aOutputs\x12 .millpond.node.v1.OutputsRequest\x1a\x18.millpond.node.v1.Output0\x01\x12W\n" +
 	"\n" +
 	"DeleteFile\x12#.millpond.node.v1.DeleteFileRequest\x1a$.millpond.node.v1.DeleteFileResponse\x12Q\n" +
 	"\bShutdown\x12!.millpond.node.v1.ShutdownRequest\x1a\".millpond.node.v1.ShutdownResponse\x12K\n" +
@@ -2426,7 +2683,7 @@ func file_node_proto_rawDescGZIP() []byte {
 	return file_node_proto_rawDescData
 }
 
-var file_node_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
+var file_node_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
 var file_node_proto_goTypes = []any{
 	(*HelloRequest)(nil),          // 0: millpond.node.v1.HelloRequest
 	(*HelloResponse)(nil),         // 1: millpond.node.v1.HelloResponse
@@ -2466,76 +2723,81 @@ var file_node_proto_goTypes = []any{
 	(*FreezeResponse)(nil),        // 35: millpond.node.v1.FreezeResponse
 	(*ThawRequest)(nil),           // 36: millpond.node.v1.ThawRequest
 	(*ThawResponse)(nil),          // 37: millpond.node.v1.ThawResponse
-	nil,                           // 38: millpond.node.v1.Failure.DetailsEntry
-	nil,                           // 39: millpond.node.v1.RunTaskRequest.EnvironmentEntry
-	(*timestamppb.Timestamp)(nil), // 40: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 41: google.protobuf.Duration
+	(*OutputsRequest)(nil),        // 38: millpond.node.v1.OutputsRequest
+	(*Output)(nil),                // 39: millpond.node.v1.Output
+	nil,                           // 40: millpond.node.v1.Failure.DetailsEntry
+	nil,                           // 41: millpond.node.v1.RunTaskRequest.EnvironmentEntry
+	(*timestamppb.Timestamp)(nil), // 42: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 43: google.protobuf.Duration
 }
 var file_node_proto_depIdxs = []int32{
-	40, // 0: millpond.node.v1.HelloRequest.now:type_name -> google.protobuf.Timestamp
-	40, // 1: millpond.node.v1.HelloResponse.booted:type_name -> google.protobuf.Timestamp
+	42, // 0: millpond.node.v1.HelloRequest.now:type_name -> google.protobuf.Timestamp
+	42, // 1: millpond.node.v1.HelloResponse.booted:type_name -> google.protobuf.Timestamp
 	3,  // 2: millpond.node.v1.HelloResponse.running:type_name -> millpond.node.v1.TaskKey
 	2,  // 3: millpond.node.v1.HelloResponse.stages:type_name -> millpond.node.v1.Stage
-	41, // 4: millpond.node.v1.Stage.duration:type_name -> google.protobuf.Duration
-	40, // 5: millpond.node.v1.Event.time:type_name -> google.protobuf.Timestamp
+	43, // 4: millpond.node.v1.Stage.duration:type_name -> google.protobuf.Duration
+	42, // 5: millpond.node.v1.Event.time:type_name -> google.protobuf.Timestamp
 	6,  // 6: millpond.node.v1.Event.task_started:type_name -> millpond.node.v1.TaskStarted
 	7,  // 7: millpond.node.v1.Event.task_completed:type_name -> millpond.node.v1.TaskCompleted
 	10, // 8: millpond.node.v1.Event.heartbeat:type_name -> millpond.node.v1.Heartbeat
 	3,  // 9: millpond.node.v1.TaskStarted.key:type_name -> millpond.node.v1.TaskKey
-	40, // 10: millpond.node.v1.TaskStarted.start_time:type_name -> google.protobuf.Timestamp
+	42, // 10: millpond.node.v1.TaskStarted.start_time:type_name -> google.protobuf.Timestamp
 	3,  // 11: millpond.node.v1.TaskCompleted.key:type_name -> millpond.node.v1.TaskKey
-	40, // 12: millpond.node.v1.TaskCompleted.start_time:type_name -> google.protobuf.Timestamp
-	40, // 13: millpond.node.v1.TaskCompleted.end_time:type_name -> google.protobuf.Timestamp
+	42, // 12: millpond.node.v1.TaskCompleted.start_time:type_name -> google.protobuf.Timestamp
+	42, // 13: millpond.node.v1.TaskCompleted.end_time:type_name -> google.protobuf.Timestamp
 	9,  // 14: millpond.node.v1.TaskCompleted.failure:type_name -> millpond.node.v1.Failure
 	8,  // 15: millpond.node.v1.TaskCompleted.usage:type_name -> millpond.node.v1.Usage
-	41, // 16: millpond.node.v1.Usage.user_cpu:type_name -> google.protobuf.Duration
-	41, // 17: millpond.node.v1.Usage.kernel_cpu:type_name -> google.protobuf.Duration
-	38, // 18: millpond.node.v1.Failure.details:type_name -> millpond.node.v1.Failure.DetailsEntry
+	43, // 16: millpond.node.v1.Usage.user_cpu:type_name -> google.protobuf.Duration
+	43, // 17: millpond.node.v1.Usage.kernel_cpu:type_name -> google.protobuf.Duration
+	40, // 18: millpond.node.v1.Failure.details:type_name -> millpond.node.v1.Failure.DetailsEntry
 	3,  // 19: millpond.node.v1.RunTaskRequest.key:type_name -> millpond.node.v1.TaskKey
-	39, // 20: millpond.node.v1.RunTaskRequest.environment:type_name -> millpond.node.v1.RunTaskRequest.EnvironmentEntry
+	41, // 20: millpond.node.v1.RunTaskRequest.environment:type_name -> millpond.node.v1.RunTaskRequest.EnvironmentEntry
 	14, // 21: millpond.node.v1.RunTaskRequest.user:type_name -> millpond.node.v1.User
 	15, // 22: millpond.node.v1.RunTaskRequest.resource_files:type_name -> millpond.node.v1.ResourceFile
-	41, // 23: millpond.node.v1.RunTaskRequest.max_wall_clock:type_name -> google.protobuf.Duration
+	43, // 23: millpond.node.v1.RunTaskRequest.max_wall_clock:type_name -> google.protobuf.Duration
 	13, // 24: millpond.node.v1.RunTasksRequest.tasks:type_name -> millpond.node.v1.RunTaskRequest
 	19, // 25: millpond.node.v1.RunTasksResponse.results:type_name -> millpond.node.v1.RunTaskResult
 	3,  // 26: millpond.node.v1.StopTaskRequest.key:type_name -> millpond.node.v1.TaskKey
 	3,  // 27: millpond.node.v1.RemoveTaskRequest.key:type_name -> millpond.node.v1.TaskKey
 	26, // 28: millpond.node.v1.ListFilesResponse.files:type_name -> millpond.node.v1.FileInfo
-	40, // 29: millpond.node.v1.FileInfo.modified:type_name -> google.protobuf.Timestamp
-	41, // 30: millpond.node.v1.FreezeRequest.limit:type_name -> google.protobuf.Duration
-	0,  // 31: millpond.node.v1.Agent.Hello:input_type -> millpond.node.v1.HelloRequest
-	4,  // 32: millpond.node.v1.Agent.Watch:input_type -> millpond.node.v1.WatchRequest
-	11, // 33: millpond.node.v1.Agent.Acknowledge:input_type -> millpond.node.v1.AcknowledgeRequest
-	13, // 34: millpond.node.v1.Agent.RunTask:input_type -> millpond.node.v1.RunTaskRequest
-	17, // 35: millpond.node.v1.Agent.RunTasks:input_type -> millpond.node.v1.RunTasksRequest
-	20, // 36: millpond.node.v1.Agent.StopTask:input_type -> millpond.node.v1.StopTaskRequest
-	22, // 37: millpond.node.v1.Agent.RemoveTask:input_type -> millpond.node.v1.RemoveTaskRequest
-	24, // 38: millpond.node.v1.Agent.ListFiles:input_type -> millpond.node.v1.ListFilesRequest
-	27, // 39: millpond.node.v1.Agent.StatFile:input_type -> millpond.node.v1.StatFileRequest
-	28, // 40: millpond.node.v1.Agent.ReadFile:input_type -> millpond.node.v1.ReadFileRequest
-	30, // 41: millpond.node.v1.Agent.DeleteFile:input_type -> millpond.node.v1.DeleteFileRequest
-	32, // 42: millpond.node.v1.Agent.Shutdown:input_type -> millpond.node.v1.ShutdownRequest
-	34, // 43: millpond.node.v1.Agent.Freeze:input_type -> millpond.node.v1.FreezeRequest
-	36, // 44: millpond.node.v1.Agent.Thaw:input_type -> millpond.node.v1.ThawRequest
-	1,  // 45: millpond.node.v1.Agent.Hello:output_type -> millpond.node.v1.HelloResponse
-	5,  // 46: millpond.node.v1.Agent.Watch:output_type -> millpond.node.v1.Event
-	12, // 47: millpond.node.v1.Agent.Acknowledge:output_type -> millpond.node.v1.AcknowledgeResponse
-	16, // 48: millpond.node.v1.Agent.RunTask:output_type -> millpond.node.v1.RunTaskResponse
-	18, // 49: millpond.node.v1.Agent.RunTasks:output_type -> millpond.node.v1.RunTasksResponse
-	21, // 50: millpond.node.v1.Agent.StopTask:output_type -> millpond.node.v1.StopTaskResponse
-	23, // 51: millpond.node.v1.Agent.RemoveTask:output_type -> millpond.node.v1.RemoveTaskResponse
-	25, // 52: millpond.node.v1.Agent.ListFiles:output_type -> millpond.node.v1.ListFilesResponse
-	26, // 53: millpond.node.v1.Agent.StatFile:output_type -> millpond.node.v1.FileInfo
-	29, // 54: millpond.node.v1.Agent.ReadFile:output_type -> millpond.node.v1.FileChunk
-	31, // 55: millpond.node.v1.Agent.DeleteFile:output_type -> millpond.node.v1.DeleteFileResponse
-	33, // 56: millpond.node.v1.Agent.Shutdown:output_type -> millpond.node.v1.ShutdownResponse
-	35, // 57: millpond.node.v1.Agent.Freeze:output_type -> millpond.node.v1.FreezeResponse
-	37, // 58: millpond.node.v1.Agent.Thaw:output_type -> millpond.node.v1.ThawResponse
-	45, // [45:59] is the sub-list for method output_type
-	31, // [31:45] is the sub-list for method input_type
-	31, // [31:31] is the sub-list for extension type_name
-	31, // [31:31] is the sub-list for extension extendee
-	0,  // [0:31] is the sub-list for field type_name
+	42, // 29: millpond.node.v1.FileInfo.modified:type_name -> google.protobuf.Timestamp
+	43, // 30: millpond.node.v1.FreezeRequest.limit:type_name -> google.protobuf.Duration
+	42, // 31: millpond.node.v1.Output.modified:type_name -> google.protobuf.Timestamp
+	0,  // 32: millpond.node.v1.Agent.Hello:input_type -> millpond.node.v1.HelloRequest
+	4,  // 33: millpond.node.v1.Agent.Watch:input_type -> millpond.node.v1.WatchRequest
+	11, // 34: millpond.node.v1.Agent.Acknowledge:input_type -> millpond.node.v1.AcknowledgeRequest
+	13, // 35: millpond.node.v1.Agent.RunTask:input_type -> millpond.node.v1.RunTaskRequest
+	17, // 36: millpond.node.v1.Agent.RunTasks:input_type -> millpond.node.v1.RunTasksRequest
+	20, // 37: millpond.node.v1.Agent.StopTask:input_type -> millpond.node.v1.StopTaskRequest
+	22, // 38: millpond.node.v1.Agent.RemoveTask:input_type -> millpond.node.v1.RemoveTaskRequest
+	24, // 39: millpond.node.v1.Agent.ListFiles:input_type -> millpond.node.v1.ListFilesRequest
+	27, // 40: millpond.node.v1.Agent.StatFile:input_type -> millpond.node.v1.StatFileRequest
+	28, // 41: millpond.node.v1.Agent.ReadFile:input_type -> millpond.node.v1.ReadFileRequest
+	38, // 42: millpond.node.v1.Agent.Outputs:input_type -> millpond.node.v1.OutputsRequest
+	30, // 43: millpond.node.v1.Agent.DeleteFile:input_type -> millpond.node.v1.DeleteFileRequest
+	32, // 44: millpond.node.v1.Agent.Shutdown:input_type -> millpond.node.v1.ShutdownRequest
+	34, // 45: millpond.node.v1.Agent.Freeze:input_type -> millpond.node.v1.FreezeRequest
+	36, // 46: millpond.node.v1.Agent.Thaw:input_type -> millpond.node.v1.ThawRequest
+	1,  // 47: millpond.node.v1.Agent.Hello:output_type -> millpond.node.v1.HelloResponse
+	5,  // 48: millpond.node.v1.Agent.Watch:output_type -> millpond.node.v1.Event
+	12, // 49: millpond.node.v1.Agent.Acknowledge:output_type -> millpond.node.v1.AcknowledgeResponse
+	16, // 50: millpond.node.v1.Agent.RunTask:output_type -> millpond.node.v1.RunTaskResponse
+	18, // 51: millpond.node.v1.Agent.RunTasks:output_type -> millpond.node.v1.RunTasksResponse
+	21, // 52: millpond.node.v1.Agent.StopTask:output_type -> millpond.node.v1.StopTaskResponse
+	23, // 53: millpond.node.v1.Agent.RemoveTask:output_type -> millpond.node.v1.RemoveTaskResponse
+	25, // 54: millpond.node.v1.Agent.ListFiles:output_type -> millpond.node.v1.ListFilesResponse
+	26, // 55: millpond.node.v1.Agent.StatFile:output_type -> millpond.node.v1.FileInfo
+	29, // 56: millpond.node.v1.Agent.ReadFile:output_type -> millpond.node.v1.FileChunk
+	39, // 57: millpond.node.v1.Agent.Outputs:output_type -> millpond.node.v1.Output
+	31, // 58: millpond.node.v1.Agent.DeleteFile:output_type -> millpond.node.v1.DeleteFileResponse
+	33, // 59: millpond.node.v1.Agent.Shutdown:output_type -> millpond.node.v1.ShutdownResponse
+	35, // 60: millpond.node.v1.Agent.Freeze:output_type -> millpond.node.v1.FreezeResponse
+	37, // 61: millpond.node.v1.Agent.Thaw:output_type -> millpond.node.v1.ThawResponse
+	47, // [47:62] is the sub-list for method output_type
+	32, // [32:47] is the sub-list for method input_type
+	32, // [32:32] is the sub-list for extension type_name
+	32, // [32:32] is the sub-list for extension extendee
+	0,  // [0:32] is the sub-list for field type_name
 }
 
 func init() { file_node_proto_init() }
@@ -2555,7 +2817,7 @@ func file_node_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_node_proto_rawDesc), len(file_node_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   40,
+			NumMessages:   42,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -1,0 +1,165 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"io"
+	"path"
+	"strings"
+	"time"
+
+	"connectrpc.com/connect"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"millpond.dev/millpond/internal/nodeproto/nodev1"
+)
+
+// followPeriod is how often a file that is followed is looked at. A look costs one
+// read; to be told by the kernel would not reach every file system that images
+// have.
+const followPeriod = 100 * time.Millisecond
+
+// runsIn says whether an attempt runs in the directory of a file.
+func (a *Agent) runsIn(file string) bool {
+	file = path.Clean(file)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for dir := range a.directories {
+		if strings.HasPrefix(file, strings.TrimSuffix(dir, "/")+"/") {
+			return true
+		}
+	}
+	return false
+}
+
+// follow sends a file from an offset on as it grows, until no attempt runs in its
+// directory.
+func (a *Agent) follow(ctx context.Context, place Place, q *nodev1.ReadFileRequest, s *connect.ServerStream[nodev1.FileChunk]) error {
+	offset := q.GetOffset()
+	if offset < 0 {
+		return connect.NewError(connect.CodeOutOfRange, errors.New("the range lies outside of the file"))
+	}
+	if _, err := place.Files.Stat(q.GetPath()); err != nil {
+		return fileError(err)
+	}
+	// The headers go with the first message; the server waits for them.
+	if err := s.Send(&nodev1.FileChunk{}); err != nil {
+		return err
+	}
+	look := time.NewTicker(followPeriod)
+	defer look.Stop()
+	buf := make([]byte, chunkSize)
+	for {
+		// Asked before reading: what was written before the end is read.
+		runs := a.runsIn(q.GetPath())
+		sent, err := sendFrom(place.Files, q.GetPath(), offset, buf, s)
+		if err != nil {
+			return err
+		}
+		if offset += sent; !runs {
+			return nil
+		}
+		select {
+		case <-look.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-a.ctx.Done():
+			return connect.NewError(connect.CodeUnavailable, errors.New("the agent is stopping"))
+		}
+	}
+}
+
+// sendFrom sends what a file has from an offset on, as it is now.
+func sendFrom(files Files, name string, offset int64, buf []byte, s *connect.ServerStream[nodev1.FileChunk]) (sent int64, err error) {
+	f, err := files.Open(name)
+	if err != nil {
+		return 0, fileError(err)
+	}
+	defer f.Close()
+	for {
+		n, err := f.ReadAt(buf, offset+sent)
+		if n > 0 {
+			if err := s.Send(&nodev1.FileChunk{Data: buf[:n]}); err != nil {
+				return sent, err
+			}
+			sent += int64(n)
+		}
+		if err == io.EOF {
+			return sent, nil
+		}
+		if err != nil {
+			return sent, fileError(err)
+		}
+	}
+}
+
+// outputNames are the files that a server keeps of a task.
+var outputNames = [...]string{"stdout.txt", "stderr.txt"}
+
+// maxOutput bounds what a server may ask for of one part of a file.
+const maxOutput = 16 << 20
+
+// Outputs sends what tasks wrote; what is not there, or cannot be read, is left
+// out.
+func (a *Agent) Outputs(ctx context.Context, q *connect.Request[nodev1.OutputsRequest], s *connect.ServerStream[nodev1.Output]) error {
+	_, place, err := a.ready()
+	if err != nil {
+		return err
+	}
+	limit := q.Msg.GetLimit()
+	if limit <= 0 || limit > maxOutput {
+		return connect.NewError(connect.CodeInvalidArgument, errors.New("the limit is not above 0, or is too large"))
+	}
+	for _, dir := range q.Msg.GetDirectories() {
+		for _, name := range outputNames {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			out, err := output(place.Files, dir, name, limit)
+			if err != nil {
+				continue
+			}
+			if err := s.Send(out); err != nil {
+				return err
+			}
+		}
+		if err := s.Send(&nodev1.Output{Directory: dir}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func output(files Files, dir, name string, limit int64) (*nodev1.Output, error) {
+	file := path.Join(dir, name)
+	info, err := files.Stat(file)
+	if err != nil {
+		return nil, err
+	}
+	f, err := files.Open(file)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	out := &nodev1.Output{Directory: dir, Name: name, Size: f.Size(), Modified: info.GetModified(), Mode: info.GetMode()}
+	if out.Modified == nil {
+		out.Modified = timestamppb.New(time.Time{})
+	}
+	if out.Head, err = part(f, 0, min(limit, out.Size)); err != nil {
+		return nil, err
+	}
+	if rest := out.Size - int64(len(out.Head)); rest > 0 {
+		n := min(limit, rest)
+		out.Tail, err = part(f, out.Size-n, n)
+	}
+	return out, err
+}
+
+func part(f File, offset, length int64) ([]byte, error) {
+	b := make([]byte, length)
+	n, err := f.ReadAt(b, offset)
+	if err == io.EOF {
+		err = nil
+	}
+	return b[:n], err
+}
