@@ -138,15 +138,25 @@ func (t *Tx) Task(account millpond.AccountName, job millpond.JobID, id millpond.
 	return t.scanTask(t.row(`SELECT spec, run FROM task WHERE account = ? AND job_key = ? AND key = ?`, k.account, k.job, k.task))
 }
 
+// The pages of a job's tasks: each reads as many rows as it answers, whatever
+// the job has.
+const (
+	taskPage      = `SELECT spec, run FROM task WHERE account = ? AND job_key = ? AND key > ? ORDER BY key LIMIT ?`
+	taskStatePage = `SELECT spec, run FROM task WHERE account = ? AND job_key = ? AND state = ? AND key > ? ORDER BY key LIMIT ?`
+	placedTasks   = `SELECT spec, run FROM task WHERE node_key = ? AND placed = 1 ORDER BY account, job_key, key`
+	countState    = `SELECT coalesce(sum(n), 0) FROM job_count WHERE account = ? AND job_key = ? AND state = ?`
+	countStates   = `SELECT state, result, n, slots FROM job_count WHERE account = ? AND job_key = ?`
+)
+
 // Tasks lists tasks of a job after a key, in any of states if there are any.
 // Each state is a range of an index; their pages are merged.
 func (t *Tx) Tasks(account millpond.AccountName, job millpond.JobID, after string, limit int, states []string) ([]millpond.Task, error) {
 	if len(states) == 0 {
-		return t.tasks(`SELECT spec, run FROM task WHERE account = ? AND job_key = ? AND key > ? ORDER BY key LIMIT ?`, account.Key(), job.Key(), after, limit)
+		return t.tasks(taskPage, account.Key(), job.Key(), after, limit)
 	}
 	var out []millpond.Task
 	for _, s := range states {
-		some, err := t.tasks(`SELECT spec, run FROM task WHERE account = ? AND job_key = ? AND state = ? AND key > ? ORDER BY key LIMIT ?`, account.Key(), job.Key(), s, after, limit)
+		some, err := t.tasks(taskStatePage, account.Key(), job.Key(), s, after, limit)
 		if err != nil {
 			return nil, err
 		}
@@ -160,7 +170,7 @@ func (t *Tx) Tasks(account millpond.AccountName, job millpond.JobID, after strin
 
 // PlacedTasks lists the tasks that occupy a node.
 func (t *Tx) PlacedTasks(node millpond.NodeID) ([]millpond.Task, error) {
-	return t.tasks(`SELECT spec, run FROM task WHERE node_key = ? AND placed = 1 ORDER BY account, job_key, key`, node.Key())
+	return t.tasks(placedTasks, node.Key())
 }
 
 // CountPlaced counts the tasks of a job that occupy nodes.
@@ -176,7 +186,7 @@ func (t *Tx) countTasks(account millpond.AccountName, job millpond.JobID, states
 	}
 	for _, s := range states {
 		var some int
-		if err := t.row(`SELECT coalesce(sum(n), 0) FROM job_count WHERE account = ? AND job_key = ? AND state = ?`, account.Key(), job.Key(), string(s)).Scan(&some); err != nil {
+		if err := t.row(countState, account.Key(), job.Key(), string(s)).Scan(&some); err != nil {
 			return 0, err
 		}
 		n += some
@@ -276,7 +286,7 @@ func (t *Tx) TaskCounts(account millpond.AccountName, job millpond.JobID) (tasks
 		n, slots      int
 	}
 	rows, err := collect(t, func(r *sql.Rows) (v row, err error) { return v, r.Scan(&v.state, &v.result, &v.n, &v.slots) },
-		`SELECT state, result, n, slots FROM job_count WHERE account = ? AND job_key = ?`, account.Key(), job.Key())
+		countStates, account.Key(), job.Key())
 	for _, r := range rows {
 		switch millpond.TaskState(r.state) {
 		case millpond.TaskActive:
