@@ -9,28 +9,32 @@ import (
 	millpond "millpond.dev/millpond"
 	"millpond.dev/millpond/internal/node"
 	"millpond.dev/millpond/internal/pool"
+	"millpond.dev/millpond/test/seeds"
 )
 
 // TestWhateverHappens lets tasks run while machines die and reboot, the server
-// restarts, pools are resized, nodes disabled, tasks ended and run again, and
-// agents repeat what they reported, in random orders. Afterwards no task is
-// lost, none has run twice at once (setup checks that), what completed stays
-// completed, and every resize has ended.
+// restarts, pools are resized in every way and the resizes stopped, nodes
+// disabled, jobs disabled and enabled, tasks ended and run again, urgent jobs
+// take slots, and agents repeat what they reported, in random orders. Throughout
+// no node has more than its slots. Afterwards no task is lost, none has run
+// twice at once (setup checks that), what completed stays completed, and every
+// resize has ended. The seed decides what is asked, not how it falls together;
+// TestStepByStep is the same without anything that runs by itself.
 func TestWhateverHappens(t *testing.T) {
-	seeds := 4
+	n := 4
 	if testing.Short() {
-		seeds = 1
+		n = 1
 	}
-	for seed := range seeds {
-		t.Run(fmt.Sprint(seed), func(t *testing.T) {
-			c, h, restart := setup(t, node.Config{StopGrace: 200 * time.Millisecond})
-			h.mu.Lock()
-			h.stutter = true
-			h.mu.Unlock()
-			(&chaos{t: t, c: c, h: h, restart: restart, rng: rand.New(rand.NewPCG(uint64(seed), 7)), done: map[string]millpond.Task{}, again: map[string]bool{}}).run()
-		})
-	}
+	seeds.Each(t, n, func(t *testing.T, seed uint64) {
+		c, h, restart := setup(t, node.Config{StopGrace: 200 * time.Millisecond})
+		h.mu.Lock()
+		h.stutter = true
+		h.mu.Unlock()
+		(&chaos{t: t, c: c, h: h, restart: restart, rng: rand.New(rand.NewPCG(seed, 7)), done: map[string]millpond.Task{}, again: map[string]bool{}}).run()
+	})
 }
+
+var chaosJobs = []millpond.JobID{"chain", "loose", "prepared", "urgent"}
 
 type chaos struct {
 	t       *testing.T
@@ -53,8 +57,9 @@ func (x *chaos) run() {
 		s.Preparation = &millpond.JobTask{TaskSpec: millpond.TaskSpec{CommandLine: "mostly", MaxRetries: ptr(1)}, WaitForSuccess: true, RerunOnReboot: true}
 		s.Release = &millpond.JobTask{TaskSpec: millpond.TaskSpec{CommandLine: "sleep 5ms"}}
 	})
-	x.c.addJob("loose", "p", func(s *millpond.JobSpec) { s.MaxTaskRetries = 1 })
-	steps := []func(){x.add, x.add, x.add, x.crash, x.reboot, x.restarted, x.resize, x.toggle, x.end, x.runAgain}
+	x.c.addJob("loose", "p", func(s *millpond.JobSpec) { s.MaxTaskRetries, s.AllowPreemption = 1, true })
+	x.c.addJob("urgent", "p", func(s *millpond.JobSpec) { s.Priority, s.MaxParallelTasks = 100, 2 })
+	steps := []func(){x.add, x.add, x.add, x.crash, x.reboot, x.restarted, x.resize, x.stopResize, x.toggle, x.end, x.runAgain, x.pause, x.proceed}
 	for range 40 {
 		steps[x.rng.IntN(len(steps))]()
 		x.look()
@@ -74,6 +79,7 @@ func (x *chaos) add() {
 				s.DependsOn = &millpond.Dependencies{Tasks: []millpond.TaskID{millpond.TaskID(fmt.Sprint(before))}}
 			}
 		})
+		x.c.addTask("urgent", id, fmt.Sprintf("sleep %dms", x.rng.IntN(10)), func(s *millpond.TaskSpec) { s.RequiredSlots = 1 + x.rng.IntN(2) })
 		x.added++
 	}
 }
@@ -110,7 +116,22 @@ func (x *chaos) restarted() { x.c = x.restart() }
 
 func (x *chaos) resize() {
 	n := 1 + x.rng.IntN(4)
-	_ = x.c.pools.Resize(ctx, acct.Name, "p", millpond.Condition{}, pool.Targets{Dedicated: &n}, millpond.DeallocateRequeue)
+	options := []millpond.DeallocationOption{millpond.DeallocateRequeue, millpond.DeallocateTaskCompletion}
+	_ = x.c.pools.Resize(ctx, acct.Name, "p", millpond.Condition{}, pool.Targets{Dedicated: &n}, options[x.rng.IntN(2)])
+}
+
+func (x *chaos) stopResize() { _ = x.c.pools.StopResize(ctx, acct.Name, "p", millpond.Condition{}) }
+
+// pause disables a job, proceed enables all.
+func (x *chaos) pause() {
+	how := []millpond.DisableTasks{millpond.DisableRequeue, millpond.DisableWait}
+	_ = x.c.jobs.DisableJob(ctx, acct.Name, chaosJobs[x.rng.IntN(len(chaosJobs))], millpond.Condition{}, how[x.rng.IntN(2)])
+}
+
+func (x *chaos) proceed() {
+	for _, job := range chaosJobs {
+		_ = x.c.jobs.EnableJob(ctx, acct.Name, job, millpond.Condition{})
+	}
 }
 
 func (x *chaos) toggle() {
@@ -143,7 +164,7 @@ func (x *chaos) runAgain() {
 // against the rows.
 func (x *chaos) look() {
 	x.t.Helper()
-	for _, job := range []millpond.JobID{"chain", "loose", "prepared"} {
+	for _, job := range chaosJobs {
 		tasks, _, err := x.c.jobs.ListTasks(ctx, acct.Name, job, millpond.ListQuery[millpond.Task]{})
 		x.c.must(err)
 		for _, v := range tasks {
@@ -155,6 +176,11 @@ func (x *chaos) look() {
 			case v.State == millpond.TaskCompleted:
 				x.done[key] = v
 			}
+		}
+	}
+	for _, n := range x.c.list("p") {
+		if n.RunningSlots > 2 {
+			x.t.Fatalf("node %s runs tasks of %d slots", n.ID, n.RunningSlots)
 		}
 	}
 }
@@ -179,7 +205,8 @@ func (x *chaos) heal() {
 			n := len(x.c.list("p")) + 1
 			_ = x.c.pools.Resize(ctx, acct.Name, "p", millpond.Condition{}, pool.Targets{Dedicated: &n}, millpond.DeallocateRequeue)
 		}
-		for _, job := range []millpond.JobID{"chain", "loose", "prepared"} {
+		x.proceed()
+		for _, job := range chaosJobs {
 			k, _, err := x.c.jobs.TaskCounts(ctx, acct.Name, job)
 			if err != nil || k.Completed != x.added || k.Active+k.Running != 0 {
 				return false
@@ -188,8 +215,8 @@ func (x *chaos) heal() {
 		return true
 	})
 	x.look()
-	if len(x.done) != 3*x.added {
-		x.t.Errorf("%d of %d tasks are there", len(x.done), 3*x.added)
+	if n := len(chaosJobs) * x.added; len(x.done) != n {
+		x.t.Errorf("%d of %d tasks are there", len(x.done), n)
 	}
 	x.released()
 	for key, v := range x.done {
