@@ -27,6 +27,7 @@ type commands struct {
 	Events      EventsCmd      `cmd:"" help:"Print the changes of pools, nodes, jobs and tasks, and follow them."`
 	Job         JobCmd         `cmd:"" help:"Wait for jobs."`
 	Logs        LogsCmd        `cmd:"" help:"Print what a task wrote, and follow it while it runs."`
+	Node        NodeCmd        `cmd:"" help:"Look into nodes, also after they are gone."`
 	Image       ImageCmd       `cmd:"" help:"Build, export, upload and look into machine images."`
 	CloudConfig CloudConfigCmd `cmd:"" help:"Print the file for az cloud register, for use without exec."`
 	Doctor      DoctorCmd      `cmd:"" help:"Say whether this host is fit: QEMU, acceleration, disk, memory, ports, clients."`

@@ -33,6 +33,7 @@ import (
 	"millpond.dev/millpond/internal/imagehost"
 	"millpond.dev/millpond/internal/inspect"
 	"millpond.dev/millpond/internal/job"
+	"millpond.dev/millpond/internal/kept"
 	"millpond.dev/millpond/internal/launch"
 	"millpond.dev/millpond/internal/machine"
 	"millpond.dev/millpond/internal/network"
@@ -58,7 +59,9 @@ type server struct {
 
 	db *sqlite.DB
 	// events is told each commit from the first on.
-	events   *events.Log
+	events *events.Log
+	// kept has what tasks and nodes wrote that are gone.
+	kept     *kept.Store
 	chunks   []regionStores
 	launcher machines
 	// images sees that the host has its image host; nil with a launcher without
@@ -110,6 +113,10 @@ func newServer(ctx context.Context, cfg config.Config, data datadir.Dir, addr st
 		return nil, err
 	}
 	if s.events, err = events.Open(ctx, s.db, s.clock, log, events.Config{KeepBytes: cfg.Events.KeepMiB << 20, KeepFor: time.Duration(cfg.Events.KeepFor)}); err != nil {
+		return nil, err
+	}
+
+	if s.kept, err = kept.Open(ctx, data.Kept(), cfg.Nodes.KeepMiB<<20); err != nil {
 		return nil, err
 	}
 
@@ -193,10 +200,10 @@ func newServer(ctx context.Context, cfg config.Config, data datadir.Dir, addr st
 	parts, forward := launch.Parts(s.launcher, func(n millpond.NodeID) bool { return !n.IsVM() }, millpond.NodeID.IsVM)
 	s.forward = forward
 	s.nodes = node.New(node.Deps{DB: s.db, Clock: s.clock, Log: log, Launcher: parts[0], Images: galleries, Accounts: accountsByName{accounts},
-		Sizes: s.size, Random: rand.Read,
+		Sizes: s.size, Random: rand.Read, Kept: s.kept,
 		Wakes: node.Wakes{Allocator: allocate, Nodes: nodes, Scheduler: schedule, Jobs: jobs},
 		Config: node.Config{BootLimit: time.Duration(cfg.Nodes.BootLimit), Silence: time.Duration(cfg.Nodes.ContactLimit), LogDir: data.NodeLogs(),
-			LogRetention: time.Duration(cfg.Nodes.LogRetention), Version: version, EndpointFile: data.Endpoint(), CAFile: data.CA()}})
+			LogRetention: time.Duration(cfg.Nodes.LogRetention), KeepPart: cfg.Nodes.KeepPartKiB << 10, Version: version, EndpointFile: data.Endpoint(), CAFile: data.CA()}})
 	pools = pool.New(pool.Deps{DB: s.db, Clock: s.clock, Log: log, Images: galleries, Machines: s.launcher, Accounts: accountsByName{accounts},
 		Sizes: s.size, NewID: randomID, WakeSession: s.nodes.Wake,
 		Blocked: func(ctx context.Context, acct millpond.AccountName, id millpond.PoolID) (int, error) {
@@ -352,6 +359,9 @@ func (s *server) close() error {
 	}
 	if s.images != nil {
 		err = errors.Join(err, s.images.Close())
+	}
+	if s.kept != nil {
+		err = errors.Join(err, s.kept.Close())
 	}
 	if s.db != nil {
 		err = errors.Join(err, s.db.Close())

@@ -56,6 +56,9 @@ type Nodes interface {
 	DisableScheduling(ctx context.Context, acct millpond.AccountName, pool millpond.PoolID, id millpond.NodeID, o millpond.DeallocationOption) error
 	EnableScheduling(ctx context.Context, acct millpond.AccountName, pool millpond.PoolID, id millpond.NodeID) error
 	Files(ctx context.Context, acct millpond.AccountName, pool millpond.PoolID, id millpond.NodeID) (node.Files, error)
+	KeptFiles(ctx context.Context, id millpond.NodeID, directory string) (node.Files, error)
+	Logs(ctx context.Context, acct millpond.AccountName, pool millpond.PoolID, id millpond.NodeID) ([]node.Log, error)
+	ReadLog(ctx context.Context, acct millpond.AccountName, pool millpond.PoolID, id millpond.NodeID, name string) ([]byte, error)
 }
 
 // Jobs are the verbs of jobs and tasks, as package job has them.

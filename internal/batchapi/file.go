@@ -31,10 +31,21 @@ type tree struct {
 	root  string
 	// address is the URL of the tree's own "files".
 	address string
+	// kept is said in a header when the files come from the server's store.
+	kept string
 }
 
 // below is the path of name from the node's root.
 func (t tree) below(name string) string { return path.Join(t.root, name) }
+
+// keptHeader says that a file is not read from its node, and why.
+const keptHeader = "millpond-kept"
+
+func (t tree) tell(w http.ResponseWriter) {
+	if t.kept != "" {
+		w.Header().Set(keptHeader, t.kept)
+	}
+}
 
 func (t tree) url(name string) string { return t.address + "/" + escapePath(name) }
 
@@ -74,12 +85,30 @@ func (e *Edge) taskTree(ctx context.Context, r *request) (tree, error) {
 	if t.Node == "" || t.Directory == "" {
 		return tree{}, millpond.Errorf(millpond.Conflict, "TaskFilesUnavailable", "The task has not run on a node yet (its state is %s), so it has no files.", t.State)
 	}
+	out := tree{root: strings.Trim(t.Directory, "/"), address: r.address("jobs", string(r.job()), "tasks", string(r.task()), "files")}
 	files, err := e.Nodes.Files(ctx, r.acct.Name, t.Pool, t.Node)
+	out.files = files
+	gone := err
+	if gone == nil && t.State == millpond.TaskCompleted {
+		// A node that was reimaged has its files no longer.
+		_, gone = files.Stat(ctx, out.root)
+	}
+	if k := millpond.KindOf(gone); gone != nil && (k == millpond.NotFound || k == millpond.Conflict) && t.State == millpond.TaskCompleted {
+		kept, keptErr := e.Nodes.KeptFiles(ctx, t.Node, out.root)
+		if keptErr == nil {
+			out.files = kept
+			out.kept = "The files of the task are gone with node " + string(t.Node) + "; this is what the server keeps of its standard output and error."
+			return out, nil
+		}
+		if millpond.KindOf(keptErr) != millpond.NotFound {
+			return out, keptErr
+		}
+	}
 	if k := millpond.KindOf(err); err != nil && (k == millpond.NotFound || k == millpond.Conflict) {
 		return tree{}, millpond.Errorf(millpond.Conflict, "TaskFilesUnavailable",
 			"The files of the task are on node %s of pool %s, which is gone or cannot be reached: %s", t.Node, t.Pool, millpond.AsError(err).Message).Because(err)
 	}
-	return tree{files: files, root: strings.Trim(t.Directory, "/"), address: r.address("jobs", string(r.job()), "tasks", string(r.task()), "files")}, err
+	return out, err
 }
 
 func (e *Edge) listTaskFiles(w http.ResponseWriter, r *request) error {
@@ -141,6 +170,7 @@ func (e *Edge) listFiles(w http.ResponseWriter, r *request, t tree) error {
 	if err != nil {
 		return err
 	}
+	t.tell(w)
 	recursive := strings.EqualFold(r.QueryValue("recursive"), "true")
 	found, err := t.files.List(r.Context(), t.root, recursive)
 	if err != nil {
@@ -212,6 +242,7 @@ func (e *Edge) getFile(w http.ResponseWriter, r *request, t tree) error {
 		return err
 	}
 	h := w.Header()
+	t.tell(w)
 	versionHeaders(w, v)
 	h.Set("Content-Type", octetStream)
 	h.Set("ocp-batch-file-isdirectory", strconv.FormatBool(f.Dir))

@@ -136,6 +136,7 @@ func (e *Edge) beginFollow(w http.ResponseWriter, r *request, t tree, name strin
 	h.Set("X-Accel-Buffering", "no")
 	h.Set("ocp-batch-file-url", t.url(name))
 	h.Set(followHeader, "true")
+	t.tell(w)
 	w.WriteHeader(http.StatusOK)
 	out := &eventWriter{w: w, control: http.NewResponseController(w)}
 	out.flush()

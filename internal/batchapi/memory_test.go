@@ -239,6 +239,16 @@ func (s memNodes) Files(_ context.Context, _ millpond.AccountName, _ millpond.Po
 	return memFiles(s), s.act(id, "")
 }
 
+func (s memNodes) KeptFiles(context.Context, millpond.NodeID, string) (node.Files, error) {
+	return nil, missingNoun("FileNotFound")
+}
+func (s memNodes) Logs(_ context.Context, _ millpond.AccountName, _ millpond.PoolID, id millpond.NodeID) ([]node.Log, error) {
+	return []node.Log{{Name: "console.log", Size: 5, Modified: s.modified}}, s.act(id, "")
+}
+func (s memNodes) ReadLog(_ context.Context, _ millpond.AccountName, _ millpond.PoolID, id millpond.NodeID, _ string) ([]byte, error) {
+	return []byte("hello"), s.act(id, "")
+}
+
 type memFiles struct{ *service }
 
 func (s memFiles) List(_ context.Context, dir string, recursive bool) ([]node.File, error) {

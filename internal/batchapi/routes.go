@@ -141,6 +141,8 @@ func (e *Edge) table() []azwire.Route {
 
 		// What Azure does not have is below /millpond.
 		{Name: "Millpond_ListEvents", Method: "GET", Path: "/millpond/events", Action: actJobsRead, Handle: e.with(e.getEvents)},
+		{Name: "Millpond_ListNodeLogs", Method: "GET", Path: pathNode + "/millpond/logs", Action: actPoolsRead, Handle: e.with(e.listNodeLogs)},
+		{Name: "Millpond_GetNodeLog", Method: "GET", Path: pathNode + "/millpond/logs/{logName}", Action: actPoolsRead, Handle: e.with(e.getNodeLog)},
 		{Name: "Millpond_ListPoolEvents", Method: "GET", Path: "/millpond/poolevents", Action: actPoolsRead, Handle: e.with(e.getPoolEvents)},
 	}
 }

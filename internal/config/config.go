@@ -129,6 +129,10 @@ type Nodes struct {
 	BootLimit    Duration `yaml:"bootLimit"`
 	ContactLimit Duration `yaml:"contactLimit"`
 	LogRetention Duration `yaml:"logRetention"`
+	// KeepMiB bounds what is kept of tasks and nodes that are gone; KeepPartKiB what
+	// is kept of each end of a file.
+	KeepMiB     int64 `yaml:"keepMiB"`
+	KeepPartKiB int64 `yaml:"keepPartKiB"`
 }
 
 // Events bounds how far back a reader of events may go.
@@ -205,7 +209,7 @@ func Default() Config {
 		Quotas:    Quotas{Pools: 100, Cores: 10000, ActiveJobs: 300, Accounts: 50},
 		Pools:     Pools{NodesPerReplica: 600, MinutesPer1000Nodes: 15},
 		Galleries: Galleries{Preflight: "auto", EndOfLife: "warn"},
-		Nodes:     Nodes{BootLimit: Duration(5 * time.Minute), ContactLimit: Duration(time.Minute), LogRetention: Duration(7 * 24 * time.Hour)},
+		Nodes:     Nodes{BootLimit: Duration(5 * time.Minute), ContactLimit: Duration(time.Minute), LogRetention: Duration(7 * 24 * time.Hour), KeepMiB: 1024, KeepPartKiB: 1024},
 		Events:    Events{KeepMiB: 64, KeepFor: Duration(7 * 24 * time.Hour)},
 		Local:     Local{Accel: "auto", MemoryCapMiB: 2048},
 		Fake:      Fake{BootDelay: Duration(200 * time.Millisecond), MaxVMs: 100000},
@@ -290,6 +294,9 @@ func (c Config) Check() error {
 	}
 	if c.Nodes.BootLimit == 0 || c.Nodes.ContactLimit == 0 {
 		bad("nodes.bootLimit and nodes.contactLimit must be above 0")
+	}
+	if c.Nodes.KeepMiB < 1 || c.Nodes.KeepPartKiB < 1 || c.Nodes.KeepPartKiB > 16384 {
+		bad("nodes.keepMiB must be at least 1, and nodes.keepPartKiB from 1 to 16384")
 	}
 	if c.Events.KeepMiB < 1 || c.Events.KeepFor == 0 {
 		bad("events.keepMiB must be at least 1 and events.keepFor above 0")

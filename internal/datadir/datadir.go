@@ -76,6 +76,9 @@ func (d Dir) Cache() string { return d.path("cache") }
 // ImageHost is the folder of this host's image host: its sockets and its cache.
 func (d Dir) ImageHost() string { return d.path("image-host") }
 
+// Kept is the store of what tasks and nodes wrote that are gone.
+func (d Dir) Kept() string { return d.path("kept.db") }
+
 // NodeLogs has consoles and logs of nodes, kept after they are gone.
 func (d Dir) NodeLogs() string { return d.path("logs", "nodes") }
 

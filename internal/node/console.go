@@ -76,6 +76,10 @@ func (s *Service) cleanup(ctx context.Context) (string, time.Time, error) {
 	for _, n := range nodes {
 		s.Wake(n)
 	}
+	gone, err := s.cleanKept(ctx)
+	if err != nil {
+		return "", time.Time{}, err
+	}
 	removed := 0
 	if s.Config.LogDir != "" {
 		entries, err := os.ReadDir(s.Config.LogDir)
@@ -92,5 +96,5 @@ func (s *Service) cleanup(ctx context.Context) (string, time.Time, error) {
 			}
 		}
 	}
-	return fmt.Sprintf("%d nodes have task directories to remove, %d consoles removed", len(nodes), removed), next, nil
+	return fmt.Sprintf("%d nodes have task directories to remove, %d consoles and %d kept files removed", len(nodes), removed, gone), next, nil
 }

@@ -481,6 +481,7 @@ func (s *Service) noteAsked(id millpond.NodeID) {
 
 // reimage begins a new generation; launching it replaces the machine.
 func (s *Service) reimage(ctx context.Context, id millpond.NodeID) error {
+	s.keepLast(ctx, id)
 	return s.edit(ctx, id, func(tx *sqlite.Tx, book *ledger.Book, n *millpond.Node) error {
 		if n.Pending != millpond.NodeReimage && n.Pending != millpond.NodeUpgrade {
 			return nil
@@ -519,6 +520,7 @@ func (s *Service) remove(ctx context.Context, id millpond.NodeID) error {
 	if err != nil {
 		return err
 	}
+	s.keepLast(ctx, id)
 	s.keepConsole(ctx, id, generation)
 	if err := s.Launcher.Destroy(ctx, id); err != nil {
 		return err

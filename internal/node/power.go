@@ -53,6 +53,7 @@ func (s *Service) preempt(ctx context.Context, id millpond.NodeID) error {
 	if err != nil {
 		return err
 	}
+	s.keepLast(ctx, id)
 	s.keepConsole(ctx, id, generation)
 	if err := s.Launcher.Destroy(ctx, id); err != nil {
 		return err

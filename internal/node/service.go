@@ -15,6 +15,7 @@ import (
 
 	millpond "millpond.dev/millpond"
 	"millpond.dev/millpond/internal/clock"
+	"millpond.dev/millpond/internal/kept"
 	"millpond.dev/millpond/internal/launch"
 	"millpond.dev/millpond/internal/ledger"
 	"millpond.dev/millpond/internal/sqlite"
@@ -54,6 +55,10 @@ type Config struct {
 	LogDir string
 	// LogRetention is how long they are kept; 7 days.
 	LogRetention time.Duration
+	// KeepDelay is how long a node must be quiet before what its tasks wrote is
+	// kept; 2 s. KeepPart is how much of each end of a file; 1 MiB.
+	KeepDelay time.Duration
+	KeepPart  int64
 	// Version is the server's own, told to agents.
 	Version string
 	// EndpointFile and CAFile are how supervisors reach the server.
@@ -72,6 +77,8 @@ type Deps struct {
 	Sizes func(name string) (millpond.VMSize, bool)
 	// Random fills its argument with random bytes, such as crypto/rand.Read.
 	Random func([]byte) (int, error)
+	// Kept has what tasks and nodes wrote, after they are gone; nil keeps nothing.
+	Kept   *kept.Store
 	Wakes  Wakes
 	Config Config
 }
@@ -91,6 +98,10 @@ type Service struct {
 	jobChanges int
 	contact    map[string]time.Time // when a node was last heard, by key
 	asked      map[string]time.Time // when a node was asked to reboot, by key
+	// dropped are places in Kept that are to be forgotten; keeping bounds the nodes
+	// that are asked for outputs at once.
+	dropped map[kept.Place]struct{}
+	keeping chan struct{}
 }
 
 // New makes a Service.
@@ -106,8 +117,11 @@ func New(d Deps) *Service {
 	c.Relaunches = orDefault(c.Relaunches, 3)
 	c.Every = orDefault(c.Every, 15*time.Second)
 	c.LogRetention = orDefault(c.LogRetention, 7*24*time.Hour)
+	c.KeepDelay = orDefault(c.KeepDelay, 2*time.Second)
+	c.KeepPart = orDefault(c.KeepPart, 1<<20)
 	s := &Service{Deps: d, started: d.Clock.Now(), sessions: map[string]*session{}, settings: map[[2]string]jobSettings{}, contact: map[string]time.Time{}, asked: map[string]time.Time{}}
 	s.reports.svc = s
+	s.dropped, s.keeping = map[kept.Place]struct{}{}, make(chan struct{}, keepAtOnce)
 	// Reading nothing, it cannot fail.
 	_ = d.DB.Follow(context.Background(), nil, s.follow)
 	return s
@@ -130,6 +144,9 @@ func (s *Service) follow(c sqlite.Changes) {
 		}
 	}
 	for _, t := range c.Tasks {
+		if t.Gone {
+			s.dropKept(t.Task)
+		}
 		if t.Gone || t.Task.State != millpond.TaskRunning || t.Task.Stopping != "" {
 			continue
 		}

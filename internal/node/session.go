@@ -36,6 +36,8 @@ type session struct {
 	done   chan struct{}
 	wake   *wake.Signal
 	acks   *wake.Signal
+	// keeps asks for what tasks wrote to be kept.
+	keeps *wake.Signal
 	// ready: Hello is answered; Service.mu guards it.
 	ready bool
 
@@ -90,7 +92,7 @@ const callLimit = 30 * time.Second
 func (s *Service) Serve(ctx context.Context, id millpond.NodeID, generation int, client nodev1.AgentClient) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	x := &session{svc: s, node: id, generation: generation, client: client, cancel: cancel, done: make(chan struct{}), wake: wake.New(), acks: wake.New(),
+	x := &session{svc: s, node: id, generation: generation, client: client, cancel: cancel, done: make(chan struct{}), wake: wake.New(), acks: wake.New(), keeps: wake.New(),
 		running: map[attempt]bool{}, ended: map[attempt]ending{}, synced: make(chan struct{})}
 	defer close(x.done)
 	if err := s.enter(ctx, x); err != nil {
@@ -159,6 +161,8 @@ func (x *session) serve(ctx context.Context) error {
 	g.Go(func() error { return x.listen(ctx, hello.GetLastSequence()) })
 	g.Go(func() error { return x.tell(ctx) })
 	g.Go(func() error { return x.acknowledge(ctx) })
+	g.Go(func() error { return x.keep(ctx) })
+	x.keeps.Wake()
 	x.look.Store(true)
 	x.wake.Wake()
 	x.svc.Wakes.Scheduler.Wake()
@@ -436,6 +440,7 @@ func (x *session) take(ctx context.Context, batch []*nodev1.Event) (uint64, erro
 	x.through = max(x.through, known)
 	x.mu.Unlock()
 	x.acks.Wake()
+	x.keeps.Wake()
 	if x.blocked.Swap(false) {
 		x.look.Store(true)
 		x.wake.Wake()

@@ -319,7 +319,7 @@ type TaskDirectory struct {
 // PutTaskDirectory notes a directory to be removed, once per node and directory.
 func (t *Tx) PutTaskDirectory(d TaskDirectory) error {
 	_, err := t.exec(`INSERT INTO task_directory (node_key, directory, account, job, task, attempt, due) VALUES (?, ?, ?, ?, ?, ?, ?)
-		ON CONFLICT (node_key, directory) DO UPDATE SET attempt = excluded.attempt, due = excluded.due`,
+		ON CONFLICT (node_key, directory) DO UPDATE SET attempt = excluded.attempt, due = excluded.due, kept = 0`,
 		d.Node.Key(), d.Directory, d.Account.Key(), d.Job.Key(), d.Task.Key(), d.Attempt, micros(d.Due))
 	return err
 }

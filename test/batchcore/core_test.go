@@ -20,6 +20,7 @@ import (
 	"millpond.dev/millpond/internal/clock"
 	"millpond.dev/millpond/internal/events"
 	"millpond.dev/millpond/internal/job"
+	"millpond.dev/millpond/internal/kept"
 	"millpond.dev/millpond/internal/node"
 	"millpond.dev/millpond/internal/nodeproto/nodev1"
 	"millpond.dev/millpond/internal/pool"
@@ -92,9 +93,16 @@ func start(t *testing.T, path string, h *hall, c *shifted, cfg node.Config) *cor
 	if err != nil {
 		t.Fatal(err)
 	}
+	outputs, err := kept.Open(ctx, filepath.Join(filepath.Dir(path), "kept.db"), 1<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if cfg.KeepDelay == 0 {
+		cfg.KeepDelay = 50 * time.Millisecond
+	}
 	allocator, nodes, scheduler, jobs := wake.New(), wake.New(), wake.New(), wake.New()
 	cfg.LogDir = filepath.Join(filepath.Dir(path), "consoles")
-	n := node.New(node.Deps{DB: db, Clock: c, Log: log, Launcher: h, Images: images{h}, Accounts: accounts{}, Random: rand.Read,
+	n := node.New(node.Deps{DB: db, Clock: c, Log: log, Launcher: h, Images: images{h}, Accounts: accounts{}, Random: rand.Read, Kept: outputs,
 		Wakes: node.Wakes{Allocator: allocator, Nodes: nodes, Scheduler: scheduler, Jobs: jobs}, Config: cfg})
 	var placer *sched.Scheduler
 	p := pool.New(pool.Deps{DB: db, Clock: c, Log: log, Images: images{h}, Machines: h, Accounts: accounts{}, WakeSession: n.Wake,
@@ -134,6 +142,7 @@ func start(t *testing.T, path string, h *hall, c *shifted, cfg node.Config) *cor
 		cancel()
 		d.Wait()
 		time.Sleep(20 * time.Millisecond) // sessions end with ctx; nothing depends on it but the log
+		outputs.Close()
 		db.Close()
 	}
 	return core
