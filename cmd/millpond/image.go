@@ -19,7 +19,7 @@ import (
 	"millpond.dev/millpond/internal/datadir"
 	"millpond.dev/millpond/internal/diskformat"
 	"millpond.dev/millpond/internal/image"
-	"millpond.dev/millpond/internal/image/filestore"
+	"millpond.dev/millpond/internal/image/rawfile"
 	"millpond.dev/millpond/internal/inspect"
 )
 
@@ -173,7 +173,7 @@ func (c *ImageListCmd) Run(g *Globals) error {
 
 // openDisk opens the disk in a file of any format that is read here.
 func openDisk(path string) (image.Source, func() error, error) {
-	f, err := filestore.OpenFile(path)
+	f, err := rawfile.Open(path)
 	if err != nil {
 		return nil, nil, err
 	}

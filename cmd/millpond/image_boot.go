@@ -15,7 +15,7 @@ import (
 	"millpond.dev/millpond/internal/diskformat"
 	"millpond.dev/millpond/internal/gallery"
 	"millpond.dev/millpond/internal/image"
-	"millpond.dev/millpond/internal/image/filestore"
+	"millpond.dev/millpond/internal/image/rawfile"
 	"millpond.dev/millpond/internal/launch"
 	"millpond.dev/millpond/internal/seed"
 	"millpond.dev/millpond/internal/vhd"
@@ -78,7 +78,7 @@ func (c *ImageCheckCmd) boot(ctx context.Context, g *Globals, checked gallery.Ch
 // disks opens the file, or the contents in the stores; what it returns closes them.
 func (c *ImageCheckCmd) disks(ctx context.Context, g *Globals, cfg config.Config, checked gallery.Checked, o *bootcheck.Options) (done []func() error, err error) {
 	if checked.Disks == nil {
-		f, err := filestore.OpenFile(c.What)
+		f, err := rawfile.Open(c.What)
 		if err != nil {
 			return nil, err
 		}

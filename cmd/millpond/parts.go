@@ -21,8 +21,8 @@ import (
 	"millpond.dev/millpond/internal/datadir"
 	"millpond.dev/millpond/internal/directory"
 	"millpond.dev/millpond/internal/gallery"
-	"millpond.dev/millpond/internal/image/filestore"
 	"millpond.dev/millpond/internal/image/layer"
+	"millpond.dev/millpond/internal/image/rawfile"
 	"millpond.dev/millpond/internal/inspect"
 	"millpond.dev/millpond/internal/job"
 	"millpond.dev/millpond/internal/launch"
@@ -231,7 +231,7 @@ func (s *server) baseImages(ctx context.Context) ([]gallery.BaseImage, error) {
 			// A build under way has no description yet.
 			continue
 		}
-		file, err := filestore.OpenFile(f)
+		file, err := rawfile.Open(f)
 		if err != nil {
 			return nil, err
 		}

@@ -9,8 +9,8 @@ import (
 	millpond "millpond.dev/millpond"
 	"millpond.dev/millpond/internal/custody"
 	"millpond.dev/millpond/internal/image"
-	"millpond.dev/millpond/internal/image/filestore"
 	"millpond.dev/millpond/internal/image/layer"
+	"millpond.dev/millpond/internal/image/rawfile"
 	"millpond.dev/millpond/internal/sqlite"
 )
 
@@ -178,7 +178,7 @@ func (s *Service) ingestFile(ctx context.Context, hold *custody.Hold, file, regi
 			return content{home.Name(), string(c.ID), c.Size}, nil
 		}
 	}
-	f, err := filestore.OpenFile(file)
+	f, err := rawfile.Open(file)
 	if err != nil {
 		return content{}, err
 	}

@@ -17,7 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"millpond.dev/millpond/internal/image/chunkstore"
-	"millpond.dev/millpond/internal/image/filestore"
+	"millpond.dev/millpond/internal/image/rawfile"
 )
 
 // imageData is how much data the images of these measurements have.
@@ -150,7 +150,7 @@ func BenchmarkIngest(b *testing.B) {
 
 func ingest(b *testing.B, s *chunkstore.Store, src string, data *int64) time.Duration {
 	b.Helper()
-	f, err := filestore.OpenFile(src)
+	f, err := rawfile.Open(src)
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -12,7 +12,7 @@ import (
 	"testing"
 
 	"millpond.dev/millpond/internal/image"
-	"millpond.dev/millpond/internal/image/filestore"
+	"millpond.dev/millpond/internal/image/rawfile"
 )
 
 // twoPackages are what a second version of the image has more than the first;
@@ -123,12 +123,12 @@ func rootPartition(b *testing.B, disk string) string {
 func eachChange(b *testing.B, old, now string, do func(p []byte, off int64) error) {
 	b.Helper()
 	const block = 64 << 10
-	a, err := filestore.OpenFile(old)
+	a, err := rawfile.Open(old)
 	if err != nil {
 		b.Fatal(err)
 	}
 	defer a.Close()
-	z, err := filestore.OpenFile(now)
+	z, err := rawfile.Open(now)
 	if err != nil {
 		b.Fatal(err)
 	}

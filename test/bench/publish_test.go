@@ -19,8 +19,8 @@ import (
 
 	"millpond.dev/millpond/internal/image"
 	"millpond.dev/millpond/internal/image/chunkstore"
-	"millpond.dev/millpond/internal/image/filestore"
 	"millpond.dev/millpond/internal/image/layer"
+	"millpond.dev/millpond/internal/image/rawfile"
 	"millpond.dev/millpond/test/lab"
 )
 
@@ -307,7 +307,7 @@ func openStore(b *testing.B, name, dir string) *chunkstore.Store {
 }
 
 func ingestFile(s *chunkstore.Store, path string) (image.Content, error) {
-	f, err := filestore.OpenFile(path)
+	f, err := rawfile.Open(path)
 	if err != nil {
 		return image.Content{}, err
 	}

@@ -1,7 +1,7 @@
-// Package filestore reads raw disk files of this host as sources that know their
+// Package rawfile reads raw disk files of this host as sources that know their
 // holes: built base images, and files that a user names. Managed disks are in
 // internal/image/layer. cmd/millpond uses it.
-package filestore
+package rawfile
 
 import (
 	"errors"
@@ -19,8 +19,8 @@ type File struct {
 	seek sync.Mutex
 }
 
-// OpenFile opens a raw file for reading. Its size is taken now.
-func OpenFile(path string) (*File, error) {
+// Open opens a raw file for reading. Its size is taken now.
+func Open(path string) (*File, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
