@@ -4,14 +4,20 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
+
+	"millpond.dev/millpond/internal/config"
+	"millpond.dev/millpond/internal/image/bucket"
+	"millpond.dev/millpond/internal/image/chunkstore"
 )
 
 // DoctorCmd says whether this host is fit for the local launcher.
@@ -42,6 +48,7 @@ func (d *DoctorCmd) Run(g *Globals) error {
 		memory(),
 		disk(string(g.Data)),
 		d.port(g),
+		stores(ctx, g),
 		tool(ctx, "az", false, "azure-cli", "az", "version"),
 	}
 	fatal := 0
@@ -123,6 +130,50 @@ func disk(dir string) finding {
 	}
 	free := st.Bavail * uint64(st.Bsize)
 	f.ok, f.seen = free > 5<<30, fmt.Sprintf("%.1f GiB free under %s", float64(free)/(1<<30), dir)
+	return f
+}
+
+// stores asks those of the configuration's stores that are services.
+func stores(ctx context.Context, g *Globals) finding {
+	f := finding{name: "image stores", mend: "see that the service runs, that the bucket or container is there, and that its credentials are in the environment"}
+	cfg, err := config.Load(g.Data.Config(), false)
+	if err != nil {
+		f.seen, f.mend = err.Error(), "correct "+g.Data.Config()
+		return f
+	}
+	var all []regionStores
+	n := 0
+	for _, r := range cfg.Regions {
+		here := regionStores{region: r.Name}
+		for i, place := range r.Stores {
+			p, err := bucket.ParsePlace(place)
+			if err == nil && p.Dir != "" {
+				continue
+			}
+			var s *chunkstore.Store
+			if err == nil {
+				s, err = chunkstore.Open(ctx, storeName(r.Name, i), place)
+			}
+			if err != nil {
+				f.seen = err.Error()
+				return f
+			}
+			here.stores = append(here.stores, s)
+			n++
+		}
+		all = append(all, here)
+	}
+	defer closeStores(all)
+	wrong := checkStores(ctx, all)
+	if f.ok = len(wrong) == 0; f.ok {
+		f.seen = fmt.Sprintf("%d in services answer; the others are folders", n)
+		return f
+	}
+	var texts []string
+	for _, name := range slices.Sorted(maps.Keys(wrong)) {
+		texts = append(texts, wrong[name].Error())
+	}
+	f.seen = strings.Join(texts, "; ")
 	return f
 }
 

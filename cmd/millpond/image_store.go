@@ -35,9 +35,13 @@ func (f *storesFlags) open(ctx context.Context, g *Globals) (all []regionStores,
 	if all, err = openRegionStores(ctx, cfg, g.Data); err != nil {
 		return nil, nil, err
 	}
+	wrong := checkStores(ctx, all)
 	for _, r := range all {
 		for _, s := range r.stores {
 			if f.Store == "" || f.Store == s.Name() {
+				if err := wrong[s.Name()]; err != nil {
+					return nil, nil, errors.Join(err, closeStores(all))
+				}
 				chosen = append(chosen, s)
 			}
 		}

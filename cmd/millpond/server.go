@@ -155,13 +155,6 @@ func newServer(ctx context.Context, cfg config.Config, data datadir.Dir, addr st
 	if err != nil {
 		return nil, err
 	}
-	strange, err := keeper.Sweep(ctx)
-	if err != nil {
-		return nil, err
-	}
-	for _, name := range strange {
-		log.Warn("nothing that this data folder knows uses the contents of a store: they are left as they are; a store must not be used by two servers", "store", name)
-	}
 	var galleries *gallery.Service
 	comp, err := compute.New(ctx, compute.Options{DB: s.db, Clock: s.clock, Log: log, Keeper: keeper, Disks: disks, Live: liveDisks{s}, Guests: guests{s}, Resources: resources, Auth: rights,
 		HTTP: &http.Client{Timeout: time.Hour},
@@ -227,7 +220,7 @@ func newServer(ctx context.Context, cfg config.Config, data datadir.Dir, addr st
 	s.sessions = nodeapi.New(channels, channels, log)
 	s.copying = []func(){comp.Wait, galleries.Wait, s.machines.Wait, deployments.Wait}
 	placer = sched.New(s.db, log, s.nodes, schedule)
-	s.loops = []reconcile.Loop{resources.Loop(), comp.Loop(), galleries.Loop(), accounts.Loop(), stores.Loop(), pools.Allocator(), pools.AutoScaler(), pools.Rollouts(), s.nodes.Machines(), s.nodes.Cleanup(), s.machines.Loop(), placer.Loop(), work.Loop(), work.Schedules(), deployments.Loop(), s.chunkLoop()}
+	s.loops = []reconcile.Loop{resources.Loop(), comp.Loop(), galleries.Loop(), accounts.Loop(), stores.Loop(), pools.Allocator(), pools.AutoScaler(), pools.Rollouts(), s.nodes.Machines(), s.nodes.Cleanup(), s.machines.Loop(), placer.Loop(), work.Loop(), work.Schedules(), deployments.Loop(), s.storeLoop(keeper), s.chunkLoop()}
 	s.loops = append(s.loops, work.AutoPools())
 	s.loops = append(s.loops, s.events.Forget())
 

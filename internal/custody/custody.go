@@ -10,6 +10,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -43,12 +45,14 @@ type Keeper struct {
 	// later are contents whose deletion has to wait for a node or was failed by a
 	// store; Collect tries again.
 	later map[sqlite.ContentUse]bool
+	// unswept are the stores that Sweep has still to look at.
+	unswept map[string]bool
 }
 
 // New makes a Keeper. inUse may be nil.
 func New(db *sqlite.DB, regions []Region, inUse func(ctx context.Context) (map[string]bool, error)) (*Keeper, error) {
 	k := &Keeper{db: db, regions: map[string][]image.Store{}, stores: map[string]image.Store{}, inUse: inUse,
-		held: map[sqlite.ContentUse]int{}, deleting: map[sqlite.ContentUse]chan struct{}{}, later: map[sqlite.ContentUse]bool{}}
+		held: map[sqlite.ContentUse]int{}, deleting: map[sqlite.ContentUse]chan struct{}{}, later: map[sqlite.ContentUse]bool{}, unswept: map[string]bool{}}
 	for _, r := range regions {
 		if len(r.Stores) == 0 {
 			return nil, fmt.Errorf("region %s has no store", r.Name)
@@ -57,7 +61,7 @@ func New(db *sqlite.DB, regions []Region, inUse func(ctx context.Context) (map[s
 			if old := k.stores[s.Name()]; old != nil && old != s {
 				return nil, fmt.Errorf("two stores are called %s", s.Name())
 			}
-			k.stores[s.Name()] = s
+			k.stores[s.Name()], k.unswept[s.Name()] = s, true
 		}
 		k.regions[millpond.NormalizeRegion(r.Name)] = r.Stores
 	}
@@ -182,33 +186,61 @@ func (k *Keeper) Collect(ctx context.Context) error {
 	return k.Release(ctx, uses)
 }
 
-// Sweep deletes every content that no row uses: what a crash left behind. It is
-// called once, at the start. A store that was not empty when it was first seen is
-// left alone, and named, until a row uses something of it: it may be another
-// server's, whose rows are elsewhere.
-func (k *Keeper) Sweep(ctx context.Context) (strange []string, err error) {
-	for name, s := range k.stores {
-		all, err := s.List(ctx)
-		if err != nil {
-			return strange, err
-		}
-		ours, err := k.ours(ctx, s, all)
-		if err != nil {
-			return strange, err
-		}
-		if !ours {
-			strange = append(strange, name)
+// Sweep deletes every content that no row uses: what a crash left behind. Each store
+// is looked at once, all at the same time; one that fails or does not answer within
+// limit is named by the error and left for the next call, as are those that answers,
+// which may be nil, says no of. A store that was not empty
+// when it was first seen is left alone, and named, until a row uses something of it:
+// it may be another server's, whose rows are elsewhere.
+//
+// It may run beside others' work: what they hold or have a row for stays.
+func (k *Keeper) Sweep(ctx context.Context, limit time.Duration, answers func(store string) bool) (strange []string, err error) {
+	var mu sync.Mutex
+	var errs []error
+	var all sync.WaitGroup
+	k.mu.Lock()
+	names := slices.Sorted(maps.Keys(k.unswept))
+	k.mu.Unlock()
+	for _, name := range names {
+		if answers != nil && !answers(name) {
 			continue
 		}
-		uses := make([]sqlite.ContentUse, len(all))
-		for i, c := range all {
-			uses[i] = sqlite.ContentUse{Store: name, Content: string(c.ID)}
-		}
-		if err := k.Release(ctx, uses); err != nil {
-			return strange, err
-		}
+		all.Go(func() {
+			limited, cancel := context.WithTimeout(ctx, limit)
+			defer cancel()
+			ours, err := k.sweep(limited, k.stores[name])
+			mu.Lock()
+			defer mu.Unlock()
+			switch {
+			case err != nil:
+				errs = append(errs, fmt.Errorf("store %s: %w", name, err))
+				return
+			case !ours:
+				strange = append(strange, name)
+			}
+			k.mu.Lock()
+			delete(k.unswept, name)
+			k.mu.Unlock()
+		})
 	}
-	return strange, nil
+	all.Wait()
+	slices.Sort(strange)
+	return strange, errors.Join(errs...)
+}
+
+func (k *Keeper) sweep(ctx context.Context, s image.Store) (ours bool, err error) {
+	all, err := s.List(ctx)
+	if err != nil {
+		return false, err
+	}
+	if ours, err = k.ours(ctx, s, all); err != nil || !ours {
+		return ours, err
+	}
+	uses := make([]sqlite.ContentUse, len(all))
+	for i, c := range all {
+		uses[i] = sqlite.ContentUse{Store: s.Name(), Content: string(c.ID)}
+	}
+	return true, k.Release(ctx, uses)
 }
 
 // ours says whether what is in a store has been put there by this server, and

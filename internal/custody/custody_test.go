@@ -6,6 +6,7 @@ import (
 	"errors"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"millpond.dev/millpond/internal/clock"
 	"millpond.dev/millpond/internal/custody"
@@ -47,10 +48,15 @@ func TestHold(t *testing.T) {
 	}
 	st := &stubborn{Store: f}
 	nodes := map[string]bool{}
-	k, err := custody.New(db, []custody.Region{{Name: "West US 2", Stores: []image.Store{st}}}, func(context.Context) (map[string]bool, error) { return nodes, nil })
-	if err != nil {
-		t.Fatal(err)
+	// Each is a server's start: a store is swept once in its life.
+	fresh := func() *custody.Keeper {
+		k, err := custody.New(db, []custody.Region{{Name: "West US 2", Stores: []image.Store{st}}}, func(context.Context) (map[string]bool, error) { return nodes, nil })
+		if err != nil {
+			t.Fatal(err)
+		}
+		return k
 	}
+	k := fresh()
 	bits := source(bytes.Repeat([]byte{1}, 4096))
 	a, b := k.Hold(), k.Hold()
 	c, err := a.Ingest(ctx, st, bits, nil)
@@ -74,7 +80,7 @@ func TestHold(t *testing.T) {
 		t.Error(err)
 	}
 	// The store is not known yet to be this server's.
-	if strange, err := k.Sweep(ctx); err != nil || len(strange) != 1 {
+	if strange, err := fresh().Sweep(ctx, time.Minute, nil); err != nil || len(strange) != 1 {
 		t.Error(strange, err)
 	}
 	there("held by the second", true)
@@ -101,7 +107,7 @@ func TestHold(t *testing.T) {
 		}
 	}
 	left()
-	if strange, err := k.Sweep(ctx); err != nil || len(strange) != 1 {
+	if strange, err := fresh().Sweep(ctx, time.Minute, nil); err != nil || len(strange) != 1 {
 		t.Errorf("a store that may be another server's: %v, %v", strange, err)
 	}
 	there("it may be another server's", true)
@@ -109,7 +115,7 @@ func TestHold(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, what := range []string{"the store is empty", "a crash left it behind"} {
-		if strange, err := k.Sweep(ctx); err != nil || len(strange) != 0 {
+		if strange, err := fresh().Sweep(ctx, time.Minute, nil); err != nil || len(strange) != 0 {
 			t.Errorf("%s: %v, %v", what, strange, err)
 		}
 		there(what, false)

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"path/filepath"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -80,5 +82,93 @@ func TestASilentStore(t *testing.T) {
 	}
 	if err := <-kept; millpond.KindOf(err) != millpond.NotFound {
 		t.Errorf("the content that was deleted: %v", err)
+	}
+}
+
+// listless is a store that does not list what it has.
+type listless struct {
+	*chunkstore.Store
+	mu     sync.Mutex
+	silent bool
+}
+
+func (s *listless) say(silent bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.silent = silent
+}
+
+func (s *listless) List(ctx context.Context) ([]image.Content, error) {
+	s.mu.Lock()
+	silent := s.silent
+	s.mu.Unlock()
+	if silent {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	return s.Store.List(ctx)
+}
+
+// What a crash left is deleted in the stores that answer, and in the others when they do.
+func TestSweepLeavesASilentStoreForLater(t *testing.T) {
+	ctx, dir := context.Background(), t.TempDir()
+	db, err := sqlite.Open(ctx, filepath.Join(dir, "db"), clock.System{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	open := func(name string) *listless {
+		f, err := chunkstore.Open(ctx, name, filepath.Join(dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { f.Close() })
+		return &listless{Store: f}
+	}
+	one, two := open("one"), open("two")
+	start := func() *custody.Keeper {
+		k, err := custody.New(db, []custody.Region{{Name: "westus2", Stores: []image.Store{one, two}}}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return k
+	}
+	sweep := func(k *custody.Keeper, limit time.Duration, answers func(string) bool) error {
+		strange, err := k.Sweep(ctx, limit, answers)
+		if len(strange) != 0 {
+			t.Errorf("strange: %v", strange)
+		}
+		return err
+	}
+	left := func() (n int) {
+		for _, s := range []*listless{one, two} {
+			all, err := s.Store.List(ctx)
+			if err != nil {
+				t.Fatal(err)
+			}
+			n += len(all)
+		}
+		return n
+	}
+	// Both are known to be ours, and have what nothing uses.
+	if err := sweep(start(), time.Minute, nil); err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range []*listless{one, two} {
+		if _, err := s.Ingest(ctx, source(bytes.Repeat([]byte{1}, 4096)), nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	k := start()
+	two.say(true)
+	if err := sweep(k, 50*time.Millisecond, nil); err == nil || !strings.Contains(err.Error(), "store two") || left() != 1 {
+		t.Errorf("beside a silent store: %v, %d left", err, left())
+	}
+	if err := sweep(k, time.Minute, func(string) bool { return false }); err != nil || left() != 1 {
+		t.Errorf("a store that is known to be away: %v, %d left", err, left())
+	}
+	two.say(false)
+	if err := sweep(k, time.Minute, nil); err != nil || left() != 0 {
+		t.Errorf("when it answers: %v, %d left", err, left())
 	}
 }

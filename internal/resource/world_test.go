@@ -242,7 +242,7 @@ func (w *world) open() {
 		return used, err
 	})
 	w.ok(err)
-	_, err = w.keeper.Sweep(w.ctx)
+	_, err = w.keeper.Sweep(w.ctx, time.Minute, nil)
 	w.ok(err)
 	w.disks, err = layer.OpenDisks(filepath.Join(w.dir, "disks"), compute.Bases(w.keeper))
 	w.ok(err)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"time"
 
 	"gocloud.dev/blob"
 	_ "gocloud.dev/blob/azureblob" // azblob://
@@ -17,20 +18,63 @@ import (
 // durable there.
 type Cloud struct{ b *blob.Bucket }
 
-// openCloud opens what u names and looks whether it answers.
+// openCloud names a bucket and its credentials; nothing is asked of the service
+// yet, which may be away for now. Check asks.
 func openCloud(ctx context.Context, u string) (*Cloud, error) {
 	b, err := blob.OpenBucket(ctx, u)
 	if err != nil {
 		return nil, err
 	}
-	ok, err := b.IsAccessible(ctx)
+	return &Cloud{b}, nil
+}
+
+// Check asks whether the bucket is there and may be used.
+func (c *Cloud) Check(ctx context.Context) error {
+	ctx, l := limited(ctx)
+	defer l.end()
+	ok, err := c.b.IsAccessible(ctx)
 	if err == nil && !ok {
 		err = errors.New("there is no such bucket or container; make it first")
 	}
-	if err != nil {
-		return nil, errors.Join(err, b.Close())
+	return l.told(ctx, err)
+}
+
+const (
+	// callLimit is how long a service may be silent: the clients of the services
+	// wait without end for one that takes a request and never answers.
+	callLimit = time.Minute
+	// slowest is the bandwidth, in bytes a second, that a body's time is counted by.
+	slowest = 64 << 10
+)
+
+// errSilent is the cause of a call that was given up.
+var errSilent = fmt.Errorf("the service has not answered for %s: %w", callLimit, context.DeadlineExceeded)
+
+// limit ends a call that the service leaves without an answer.
+type limit struct {
+	cancel context.CancelCauseFunc
+	timer  *time.Timer
+}
+
+func limited(ctx context.Context) (context.Context, *limit) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	return ctx, &limit{cancel, time.AfterFunc(callLimit, func() { cancel(errSilent) })}
+}
+
+// more gives time for n bytes.
+func (l *limit) more(n int64) { l.timer.Reset(callLimit + time.Duration(n/slowest)*time.Second) }
+
+func (l *limit) end() {
+	l.timer.Stop()
+	l.cancel(nil)
+}
+
+// told is err, or why the call was given up.
+func (l *limit) told(ctx context.Context, err error) error {
+	if err != nil && errors.Is(context.Cause(ctx), errSilent) {
+		return errSilent
 	}
-	return &Cloud{b}, nil
+	return err
 }
 
 // NewCloud is a Bucket over an open bucket of Go CDK, which Close closes.
@@ -46,34 +90,42 @@ func known(err error) error {
 	return err
 }
 
-func (c *Cloud) Get(ctx context.Context, key string, limit int64) ([]byte, error) {
+func (c *Cloud) Get(ctx context.Context, key string, most int64) ([]byte, error) {
 	// The in-memory one does not look.
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
+	ctx, l := limited(ctx)
+	defer l.end()
 	r, err := c.b.NewReader(ctx, key, nil)
 	if err != nil {
-		return nil, known(err)
+		return nil, l.told(ctx, known(err))
 	}
 	defer r.Close()
-	if r.Size() > limit {
+	if r.Size() > most {
 		return nil, ErrTooLarge
 	}
+	l.more(r.Size())
 	data := make([]byte, r.Size())
 	if _, err := io.ReadFull(r, data); err != nil {
-		return nil, fmt.Errorf("read %s: %w", key, err)
+		return nil, fmt.Errorf("read %s: %w", key, l.told(ctx, err))
 	}
 	return data, nil
 }
 
 func (c *Cloud) Put(ctx context.Context, key string, data []byte, _ How) error {
-	return c.b.WriteAll(ctx, key, data, &blob.WriterOptions{ContentType: "application/octet-stream"})
+	ctx, l := limited(ctx)
+	defer l.end()
+	l.more(int64(len(data)))
+	return l.told(ctx, c.b.WriteAll(ctx, key, data, &blob.WriterOptions{ContentType: "application/octet-stream"}))
 }
 
 func (c *Cloud) Stat(ctx context.Context, key string) (Info, error) {
+	ctx, l := limited(ctx)
+	defer l.end()
 	a, err := c.b.Attributes(ctx, key)
 	if err != nil {
-		return Info{}, known(err)
+		return Info{}, l.told(ctx, known(err))
 	}
 	return Info{Key: key, Size: a.Size, Modified: a.ModTime}, nil
 }
@@ -82,7 +134,11 @@ func (c *Cloud) List(ctx context.Context, prefix string) iter.Seq2[Info, error] 
 	return func(yield func(Info, error) bool) {
 		it := c.b.List(&blob.ListOptions{Prefix: prefix})
 		for {
+			// The time that whoever lists takes for an object is not the service's.
+			ctx, l := limited(ctx)
 			o, err := it.Next(ctx)
+			err = l.told(ctx, err)
+			l.end()
 			if errors.Is(err, io.EOF) {
 				return
 			}
@@ -98,7 +154,9 @@ func (c *Cloud) List(ctx context.Context, prefix string) iter.Seq2[Info, error] 
 }
 
 func (c *Cloud) Delete(ctx context.Context, key string) error {
-	if err := known(c.b.Delete(ctx, key)); err != nil && !errors.Is(err, ErrNotFound) {
+	ctx, l := limited(ctx)
+	defer l.end()
+	if err := l.told(ctx, known(c.b.Delete(ctx, key))); err != nil && !errors.Is(err, ErrNotFound) {
 		return err
 	}
 	return nil

@@ -140,7 +140,7 @@ func (p Place) String() string {
 }
 
 // Open opens the bucket, which Close closes. A folder that is not there is made; a
-// service's bucket has to be there.
+// service is not asked yet, so that one that is away keeps nobody from starting.
 func (p Place) Open(ctx context.Context) (Bucket, error) {
 	if p.Dir != "" {
 		return OpenFolder(p.Dir)

@@ -120,8 +120,21 @@ func TestS3(t *testing.T) {
 	t.Setenv("AWS_SECRET_ACCESS_KEY", "test")
 	t.Setenv("AWS_EC2_METADATA_DISABLED", "true")
 	both(t, "s3://images?region=eu-1&endpoint="+srv.URL)
-	if _, err := chunkstore.Open(context.Background(), "gone", "s3://nothere?region=eu-1&endpoint="+srv.URL); err == nil {
-		t.Error("a bucket that is not there was opened")
+	checked(t, "s3://images?region=eu-1&endpoint="+srv.URL, "s3://nothere?region=eu-1&endpoint="+srv.URL)
+}
+
+// checked: a store in a bucket that is not there is opened, and Check tells.
+func checked(t *testing.T, there, gone string) {
+	t.Helper()
+	for at, good := range map[string]bool{there: true, gone: false} {
+		s, err := chunkstore.Open(context.Background(), "checked", at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Check(context.Background()); (err == nil) != good {
+			t.Errorf("Check of %s = %v", at, err)
+		}
+		s.Close()
 	}
 }
 
@@ -180,7 +193,5 @@ func TestAzurite(t *testing.T) {
 	t.Setenv("AZURE_STORAGE_ACCOUNT", account)
 	t.Setenv("AZURE_STORAGE_KEY", key)
 	both(t, "azblob://images?endpoint="+endpoint)
-	if _, err := chunkstore.Open(ctx, "gone", "azblob://nothere?endpoint="+endpoint); err == nil {
-		t.Error("a container that is not there was opened")
-	}
+	checked(t, "azblob://images?endpoint="+endpoint, "azblob://nothere?endpoint="+endpoint)
 }

@@ -53,7 +53,8 @@ type Options struct {
 }
 
 // Open opens the store at a place that bucket.ParsePlace understands: a folder or
-// a URL. A folder that is not there yet is made. Close ends it.
+// a URL. A folder that is not there yet is made; a service is asked by Check and by
+// the first use, not here. Close ends it.
 func Open(ctx context.Context, name, at string) (*Store, error) {
 	place, err := bucket.ParsePlace(at)
 	if err != nil {
@@ -80,6 +81,19 @@ func Open(ctx context.Context, name, at string) (*Store, error) {
 		return nil, err
 	}
 	return s, nil
+}
+
+// Check asks whether what the store lies on answers and may be used. A local folder
+// has been looked at when it was opened.
+func (s *Store) Check(ctx context.Context) error {
+	c, ok := s.bucket.(interface{ Check(context.Context) error })
+	if !ok {
+		return nil
+	}
+	if err := c.Check(ctx); err != nil {
+		return fmt.Errorf("store %s (%s): %w", s.name, s.place, err)
+	}
+	return nil
 }
 
 // remoteWorkers is how many chunks are on their way to or from a service at a
