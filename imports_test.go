@@ -25,7 +25,7 @@ var tiers = map[string]int{
 	"internal/azwire":    3,
 	"internal/directory": 4, "internal/authz": 4, "internal/account": 4, "internal/storage": 4, "internal/resource": 4, "internal/compute": 4, "internal/machine": 4, "internal/gallery": 4, "internal/network": 4, "internal/deployment": 4,
 	"internal/events": 4,
-	"internal/pool":   4, "internal/node": 4, "internal/job": 4, "internal/sched": 4,
+	"internal/pool":   4, "internal/node": 4, "internal/job": 4, "internal/sched": 4, "internal/usage": 4,
 	"internal/image/chunkstore": 6, "internal/image/bucket": 7, "internal/image/bucket/buckettest": 6,
 	"internal/autoscale": 5,
 	"internal/bootcheck": 4, "internal/launch/local": 4, "internal/launch/fake": 5, "internal/launch/launchtest": 6, "internal/vmrun": 5, "internal/imagehost": 6, "internal/agent": 6, "internal/baseimage": 6,

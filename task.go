@@ -130,6 +130,8 @@ type Task struct {
 	// Satisfies is set while those that depend on the task may start.
 	Satisfies    bool `json:",omitempty"`
 	FilesRemoved bool `json:",omitempty"`
+	// Usage is what all its attempts used.
+	Usage Usage `json:",omitzero"`
 	// Order is the place in the job's queue: older first.
 	Order        int64
 	Created      time.Time

@@ -47,6 +47,7 @@ import (
 	"millpond.dev/millpond/internal/sqlite"
 	"millpond.dev/millpond/internal/storage"
 	"millpond.dev/millpond/internal/storageapi"
+	"millpond.dev/millpond/internal/usage"
 	"millpond.dev/millpond/internal/wake"
 )
 
@@ -249,7 +250,7 @@ func newServer(ctx context.Context, cfg config.Config, data datadir.Dir, addr st
 			return t.DisplayName
 		}})
 	deployments.Through(rm.Local())
-	batch := batchapi.New(batchapi.Options{Accounts: accounts, Authz: rights, Pools: pools, Nodes: s.nodes, Jobs: work, Schedules: work, Events: s.events, Clock: s.clock, Rand: rand.Reader, Log: log,
+	batch := batchapi.New(batchapi.Options{Accounts: accounts, Authz: rights, Pools: pools, Nodes: s.nodes, Jobs: work, Schedules: work, Stats: &usage.Service{DB: s.db, Clock: s.clock, Sizes: s.size}, Events: s.events, Clock: s.clock, Rand: rand.Reader, Log: log,
 		Verify: func(ctx context.Context, token string) (millpond.Caller, error) {
 			return dir.Verify(ctx, token, directory.AudienceBatch)
 		},

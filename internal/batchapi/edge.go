@@ -115,6 +115,7 @@ type Options struct {
 	Nodes     Nodes
 	Jobs      Jobs
 	Schedules Schedules
+	Stats     Statistics
 	Events    Events
 	// Verify checks a bearer token for the Batch audience. Its errors are
 	// Unauthenticated.

@@ -62,9 +62,14 @@ func jobSpec(in azbatch.JobSpecification) millpond.JobSpec {
 }
 
 func (e *Edge) listJobs(w http.ResponseWriter, r *request) error {
+	encode := r.jobEntity
 	return listOf(e, w, r, e.lists.jobs, maxPage, func(q millpond.ListQuery[millpond.Job]) ([]millpond.Job, string, error) {
-		return e.Jobs.ListJobs(r.Context(), r.acct.Name, q)
-	}, r.jobEntity)
+		rows, next, err := e.Jobs.ListJobs(r.Context(), r.acct.Name, q)
+		if err == nil {
+			encode, err = e.jobStats(r, rows)
+		}
+		return rows, next, err
+	}, func(v millpond.Job) entity { return encode(v) })
 }
 
 func (e *Edge) getJob(w http.ResponseWriter, r *request) error {
@@ -80,7 +85,11 @@ func (e *Edge) getJob(w http.ResponseWriter, r *request) error {
 	if err := cond.Check(j, millpond.Read); err != nil {
 		return err
 	}
-	return e.writeEntity(w, r, "jobs", e.lists.jobs.members, r.jobEntity(j))
+	encode, err := e.jobStats(r, []millpond.Job{j})
+	if err != nil {
+		return err
+	}
+	return e.writeEntity(w, r, "jobs", e.lists.jobs.members, encode(j))
 }
 
 func (e *Edge) patchJob(w http.ResponseWriter, r *request) error {

@@ -35,9 +35,14 @@ func (e *Edge) addSchedule(w http.ResponseWriter, r *request) error {
 }
 
 func (e *Edge) listSchedules(w http.ResponseWriter, r *request) error {
+	encode := r.scheduleEntity
 	return listOf(e, w, r, e.lists.schedules, maxPage, func(q millpond.ListQuery[millpond.JobSchedule]) ([]millpond.JobSchedule, string, error) {
-		return e.Schedules.ListSchedules(r.Context(), r.acct.Name, q)
-	}, r.scheduleEntity)
+		rows, next, err := e.Schedules.ListSchedules(r.Context(), r.acct.Name, q)
+		if err == nil {
+			encode, err = e.scheduleStats(r, rows)
+		}
+		return rows, next, err
+	}, func(v millpond.JobSchedule) entity { return encode(v) })
 }
 
 // getSchedule also answers HEAD, where 404 is an ordinary answer.
@@ -54,13 +59,22 @@ func (e *Edge) getSchedule(w http.ResponseWriter, r *request) error {
 	if err := cond.Check(v, millpond.Read); err != nil {
 		return err
 	}
-	return e.writeEntity(w, r, "jobschedules", e.lists.schedules.members, r.scheduleEntity(v))
+	encode, err := e.scheduleStats(r, []millpond.JobSchedule{v})
+	if err != nil {
+		return err
+	}
+	return e.writeEntity(w, r, "jobschedules", e.lists.schedules.members, encode(v))
 }
 
 func (e *Edge) listScheduleJobs(w http.ResponseWriter, r *request) error {
+	encode := r.jobEntity
 	return listOf(e, w, r, e.lists.scheduled, maxPage, func(q millpond.ListQuery[millpond.Job]) ([]millpond.Job, string, error) {
-		return e.Schedules.ListScheduleJobs(r.Context(), r.acct.Name, r.schedule(), q)
-	}, r.jobEntity)
+		rows, next, err := e.Schedules.ListScheduleJobs(r.Context(), r.acct.Name, r.schedule(), q)
+		if err == nil {
+			encode, err = e.jobStats(r, rows)
+		}
+		return rows, next, err
+	}, func(v millpond.Job) entity { return encode(v) })
 }
 
 func (e *Edge) patchSchedule(w http.ResponseWriter, r *request) error {

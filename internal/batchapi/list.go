@@ -30,9 +30,8 @@ func (l list[T]) query(r *request, most int) (q millpond.ListQuery[T], sel azwir
 	if sel, err = azwire.ParseSelection(r.QueryValue("$select"), l.members); err != nil {
 		return q, nil, err
 	}
-	if x := r.QueryValue("$expand"); x != "" && x != "stats" {
-		return q, nil, millpond.Errorf(millpond.Invalid, "InvalidQueryParameterValue", "The query parameter $expand can only be stats, not %q.", azwire.Clip(x)).
-			With("QueryParameterName", "$expand").With("QueryParameterValue", azwire.Clip(x))
+	if _, err := r.wantsStats(); err != nil {
+		return q, nil, err
 	}
 	if q.Limit, err = azwire.MaxResults(r.Request, most); err != nil {
 		return q, nil, err
@@ -60,6 +59,7 @@ type lists struct {
 	scheduled list[millpond.Job]
 	schedules list[millpond.JobSchedule]
 	jobNodes  list[millpond.JobNode]
+	usage     list[millpond.UsageInterval]
 	images    list[SupportedImage]
 	files     list[file]
 }
@@ -121,6 +121,9 @@ func makeLists() lists {
 			members: []string{"id", "displayName", "url", "eTag", "lastModified", "creationTime", "state", "stateTransitionTime", "previousState",
 				"previousStateTransitionTime", "schedule", "jobSpecification", "executionInfo", "metadata", "stats"}},
 	}
+	l.usage = list[millpond.UsageInterval]{set: "poolusagemetrics", members: []string{"poolId", "startTime", "endTime", "vmSize", "totalCoreHours"},
+		table: azwire.FilterTable{"poolId": {Kind: text, Ops: azwire.OpText}},
+		get:   func(u millpond.UsageInterval, _ string) azwire.Value { return azwire.TextValue(string(u.Pool)) }}
 	l.jobNodes = list[millpond.JobNode]{set: "jobpreparationandreleasetaskstatuslist", get: jobNodeProperty, table: azwire.FilterTable{"poolId": word, "nodeId": word},
 		members: []string{"poolId", "nodeId", "nodeUrl", "jobPreparationTaskExecutionInfo", "jobReleaseTaskExecutionInfo"}}
 	for _, t := range []string{"jobPreparationTaskExecutionInfo/", "jobReleaseTaskExecutionInfo/"} {

@@ -569,7 +569,7 @@ func newEdge(t testing.TB) (*Edge, *service) {
 	other.Name, other.PrimaryKey, other.SecondaryKey = "other", "YW4gZW50aXJlbHkgZGlmZmVyZW50IGtleSBvZiBvdGhlcg==", ""
 	other.ID.Names = []string{"other"}
 	return New(Options{
-		Accounts: memAccounts{testAccount(), disabled, other}, Authz: memRights{}, Pools: memPools{s}, Nodes: memNodes{s}, Jobs: memJobs{s}, Schedules: memSchedules{s},
+		Accounts: memAccounts{testAccount(), disabled, other}, Authz: memRights{}, Pools: memPools{s}, Nodes: memNodes{s}, Jobs: memJobs{s}, Schedules: memSchedules{s}, Stats: memStats{},
 		Verify: func(_ context.Context, token string) (millpond.Caller, error) {
 			switch token {
 			case "admin", "reader", "nobody":
@@ -630,4 +630,35 @@ func (s memSchedules) TerminateSchedule(context.Context, millpond.AccountName, m
 
 func (s memSchedules) DeleteSchedule(context.Context, millpond.AccountName, millpond.JobScheduleID, millpond.Condition, bool) error {
 	return errNoSchedule()
+}
+
+// memStats knows that nothing was ever used.
+type memStats struct{}
+
+func (memStats) Jobs(_ context.Context, _ millpond.AccountName, ids ...millpond.JobID) (map[string]millpond.JobStatistics, error) {
+	out := map[string]millpond.JobStatistics{}
+	for _, id := range ids {
+		out[id.Key()] = millpond.JobStatistics{}
+	}
+	return out, nil
+}
+
+func (memStats) Schedules(context.Context, millpond.AccountName, ...millpond.JobScheduleID) (map[string]millpond.JobStatistics, error) {
+	return nil, nil
+}
+
+func (memStats) Pools(context.Context, millpond.AccountName, ...millpond.PoolID) (map[string]millpond.PoolUsage, error) {
+	return nil, nil
+}
+
+func (memStats) AllJobs(context.Context, millpond.AccountName) (millpond.JobStatistics, error) {
+	return millpond.JobStatistics{}, nil
+}
+
+func (memStats) AllPools(context.Context, millpond.AccountName) (millpond.PoolUsage, error) {
+	return millpond.PoolUsage{}, nil
+}
+
+func (memStats) Usage(context.Context, millpond.AccountName, time.Time, time.Time, millpond.ListQuery[millpond.UsageInterval]) ([]millpond.UsageInterval, string, error) {
+	return nil, "", nil
 }

@@ -56,9 +56,14 @@ func (r *request) newPool(in azbatch.CreatePoolContent, m map[string]any) (millp
 }
 
 func (e *Edge) listPools(w http.ResponseWriter, r *request) error {
+	encode := r.poolEntity
 	return listOf(e, w, r, e.lists.pools, maxPage, func(q millpond.ListQuery[millpond.Pool]) ([]millpond.Pool, string, error) {
-		return e.Pools.List(r.Context(), r.acct.Name, q)
-	}, r.poolEntity)
+		rows, next, err := e.Pools.List(r.Context(), r.acct.Name, q)
+		if err == nil {
+			encode, err = e.poolStats(r, rows)
+		}
+		return rows, next, err
+	}, func(v millpond.Pool) entity { return encode(v) })
 }
 
 // getPool also answers HEAD, where 404 is an ordinary answer.
@@ -76,7 +81,11 @@ func (e *Edge) getPool(w http.ResponseWriter, r *request) error {
 		return err
 	}
 	warn(w, p.Warnings)
-	return e.writeEntity(w, r, "pools", e.lists.pools.members, r.poolEntity(p))
+	encode, err := e.poolStats(r, []millpond.Pool{p})
+	if err != nil {
+		return err
+	}
+	return e.writeEntity(w, r, "pools", e.lists.pools.members, encode(p))
 }
 
 func (e *Edge) deletePool(w http.ResponseWriter, r *request) error {

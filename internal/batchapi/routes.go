@@ -41,8 +41,6 @@ const (
 	noUsers        = "User accounts of a single node are not supported yet. Give the pool userAccounts, which every node gets."
 	noRemoteLogin  = "Remote login to nodes is not supported yet. Run a task, or read a node's files at /pools/{poolId}/nodes/{nodeId}/files."
 	noLogUpload    = "Uploading node logs to blob storage is not supported yet. The files of a node can be read at /pools/{poolId}/nodes/{nodeId}/files."
-	noUsage        = "The usage of pools is not metered yet. Nodes and their states are listed at /pools/{poolId}/nodes and /nodecounts."
-	noStatistics   = "Lifetime statistics were removed from the service in 2023 and are not kept."
 	noCertificates = "Certificates left the service in 2025 and are not supported. Put secrets on a node with a resource file or in the image."
 )
 
@@ -66,8 +64,8 @@ func (e *Edge) table() []azwire.Route {
 		{Name: "Account_ListSupportedImages", Method: "GET", Path: "/supportedimages", Action: actPoolsRead, Handle: e.with(e.listSupportedImages)},
 		{Name: "Account_ListNodeAgentSkus", Method: "GET", Path: "/nodeagentskus", Action: actPoolsRead, Handle: e.with(e.listNodeAgents)},
 		{Name: "Account_ListPoolNodeCounts", Method: "GET", Path: "/nodecounts", Action: actPoolsRead, Handle: e.with(e.listNodeCounts)},
-		{Name: "Pool_ListUsageMetrics", Method: "GET", Path: "/poolusagemetrics", Action: actPoolsRead, Refused: noUsage},
-		{Name: "Pool_GetAllLifetimeStatistics", Method: "GET", Path: "/lifetimepoolstats", Action: actPoolsRead, Refused: noStatistics},
+		{Name: "Pool_ListUsageMetrics", Method: "GET", Path: "/poolusagemetrics", Action: actPoolsRead, Handle: e.with(e.listUsageMetrics)},
+		{Name: "Pool_GetAllLifetimeStatistics", Method: "GET", Path: "/lifetimepoolstats", Action: actPoolsRead, Handle: e.with(e.lifetimePools)},
 
 		{Name: "ComputeNode_List", Method: "GET", Path: pathPool + "/nodes", Action: actPoolsRead, Handle: e.with(e.listNodes)},
 		{Name: "ComputeNode_Get", Method: "GET", Path: pathNode, Action: actPoolsRead, Handle: e.with(e.getNode)},
@@ -107,7 +105,7 @@ func (e *Edge) table() []azwire.Route {
 		{Name: "Job_Terminate", Method: "POST", Path: pathJob + "/terminate", Action: actJobsWrite, Handle: e.with(e.terminateJob)},
 		{Name: "Job_GetTaskCounts", Method: "GET", Path: pathJob + "/taskcounts", Action: actJobsRead, Handle: e.with(e.taskCounts)},
 		{Name: "Job_ListPreparationAndReleaseTaskStatus", Method: "GET", Path: pathJob + "/jobpreparationandreleasetaskstatus", Action: actJobsRead, Handle: e.with(e.listPreparation)},
-		{Name: "Job_GetAllLifetimeStatistics", Method: "GET", Path: "/lifetimejobstats", Action: actJobsRead, Refused: noStatistics},
+		{Name: "Job_GetAllLifetimeStatistics", Method: "GET", Path: "/lifetimejobstats", Action: actJobsRead, Handle: e.with(e.lifetimeJobs)},
 
 		{Name: "JobSchedule_Add", Method: "POST", Path: "/jobschedules", Action: actSchedWrite, Handle: e.with(e.addSchedule)},
 		{Name: "JobSchedule_List", Method: "GET", Path: "/jobschedules", Action: actSchedRead, Handle: e.with(e.listSchedules)},

@@ -106,9 +106,13 @@ func (e *Edge) itemFailed(res *taskResult, r *request, err *millpond.Error) {
 }
 
 func (e *Edge) listTasks(w http.ResponseWriter, r *request) error {
+	encode, err := e.taskStats(r)
+	if err != nil {
+		return err
+	}
 	return listOf(e, w, r, e.lists.tasks, maxPage, func(q millpond.ListQuery[millpond.Task]) ([]millpond.Task, string, error) {
 		return e.Jobs.ListTasks(r.Context(), r.acct.Name, r.job(), q)
-	}, r.taskEntity)
+	}, encode)
 }
 
 func (e *Edge) getTask(w http.ResponseWriter, r *request) error {
@@ -125,7 +129,11 @@ func (e *Edge) getTask(w http.ResponseWriter, r *request) error {
 		return err
 	}
 	target(w, r, "jobs", string(r.job()), "tasks", string(t.Spec.ID))
-	return e.writeEntity(w, r, "tasks", e.lists.tasks.members, r.taskEntity(t))
+	encode, err := e.taskStats(r)
+	if err != nil {
+		return err
+	}
+	return e.writeEntity(w, r, "tasks", e.lists.tasks.members, encode(t))
 }
 
 func (e *Edge) updateTask(w http.ResponseWriter, r *request) error {

@@ -81,6 +81,8 @@ type Report struct {
 	ExitCode   *int
 	// Failure is nil when the command ran and gave an exit code of 0.
 	Failure *millpond.TaskFailure
+	// Usage is what the attempt used; its WallClock is not set.
+	Usage millpond.Usage
 }
 
 // Head is a node's head as this transaction has it; nil when there is no such
@@ -279,6 +281,12 @@ func (b *Book) Ended(v millpond.Task, jobRetries int, r Report) error {
 	if !r.Start.IsZero() {
 		v.Started = r.Start
 	}
+	used := r.Usage
+	if !r.Start.IsZero() && r.End.After(r.Start) {
+		used.WallClock = r.End.Sub(r.Start)
+	}
+	v.Usage = v.Usage.Plus(used)
+	b.tx.AddStatistics(v.Account, v.Job, millpond.JobStatistics{Usage: used})
 	switch {
 	case r.Failure == nil:
 		return b.complete(v, millpond.TaskSucceeded, nil, r.End)
@@ -288,6 +296,7 @@ func (b *Book) Ended(v millpond.Task, jobRetries int, r Report) error {
 		node := v.Node
 		v.RetryCount++
 		v.LastRetry = b.tx.Now
+		b.tx.AddStatistics(v.Account, v.Job, millpond.JobStatistics{Retries: 1})
 		return b.release(v, millpond.TaskRetry, node, true)
 	}
 	return b.complete(v, millpond.TaskFailedForGood, r.Failure, r.End)
@@ -425,9 +434,15 @@ func (b *Book) complete(v millpond.Task, ev millpond.TaskEvent, f *millpond.Task
 		end = b.tx.Now
 	}
 	v.Ended, v.Failure, v.Result = end, f, "success"
+	come := millpond.JobStatistics{Succeeded: 1, Wait: max(0, v.Started.Sub(v.Created))}
 	if f != nil {
 		v.Result = "failure"
+		come.Succeeded, come.Failed = 0, 1
 	}
+	if v.Started.IsZero() {
+		come.Wait = 0
+	}
+	b.tx.AddStatistics(v.Account, v.Job, come)
 	v.Stopping, v.StopMessage, v.StopRequeue = "", "", false
 	if onNode {
 		if err := b.leave(v, node, true); err != nil {

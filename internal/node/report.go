@@ -166,6 +166,10 @@ func reportOf(c *nodev1.TaskCompleted) ledger.Report {
 		code := int(c.GetExitCode())
 		r.ExitCode = &code
 	}
+	if u := c.GetUsage(); u != nil {
+		r.Usage = millpond.Usage{UserCPU: atLeast0(u.GetUserCpu().AsDuration()), KernelCPU: atLeast0(u.GetKernelCpu().AsDuration()),
+			Reads: count0(u.GetReads()), Writes: count0(u.GetWrites()), BytesRead: count0(u.GetBytesRead()), BytesWritten: count0(u.GetBytesWritten())}
+	}
 	if f := c.GetFailure(); f != nil {
 		r.Failure = &millpond.TaskFailure{Category: "usererror", Code: f.GetCode(), Message: f.GetMessage()}
 		if f.GetServerError() {
@@ -179,6 +183,14 @@ func reportOf(c *nodev1.TaskCompleted) ledger.Report {
 	}
 	return r
 }
+
+// A guest's figures are what a guest says: none may make a sum go backwards.
+func atLeast0(d time.Duration) time.Duration { return min(max(0, d), mostUsage) }
+
+func count0(n uint64) int64 { return int64(min(n, 1<<50)) }
+
+// mostUsage is more than one attempt can have used.
+const mostUsage = 10 * 365 * 24 * time.Hour
 
 // startTaskEnded applies the end of a start task's attempt: ready, another try,
 // or giving up.

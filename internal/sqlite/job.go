@@ -48,6 +48,9 @@ func (t *Tx) DeleteJob(account millpond.AccountName, id millpond.JobID) error {
 	if err := t.flushCounts(); err != nil {
 		return err
 	}
+	if err := t.foldJob(account, id); err != nil {
+		return err
+	}
 	if _, err := t.exec(`DELETE FROM job_count WHERE account = ? AND job_key = ?`, account.Key(), id.Key()); err != nil {
 		return err
 	}

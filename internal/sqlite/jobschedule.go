@@ -22,6 +22,9 @@ func (t *Tx) PutSchedule(s millpond.JobSchedule) error {
 // DeleteSchedule removes the row of a schedule without jobs.
 func (t *Tx) DeleteSchedule(account millpond.AccountName, id millpond.JobScheduleID) error {
 	t.changes.Schedules = append(t.changes.Schedules, ScheduleChange{Schedule: millpond.JobSchedule{Account: account, Spec: millpond.JobScheduleSpec{ID: id}}, Gone: true})
+	if err := t.foldStatistics(account, id.Key()+":", ""); err != nil {
+		return err
+	}
 	_, err := t.exec(`DELETE FROM job_schedule WHERE account = ? AND key = ?`, account.Key(), id.Key())
 	return err
 }

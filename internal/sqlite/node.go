@@ -103,7 +103,10 @@ func (t *Tx) InsertNode(n millpond.Node) error {
 		string(n.Scheduling), string(n.Pending), string(n.PendingOption), n.VMSize, int64(n.LastSequence), micros(n.NextLaunch), micros(n.PendingDue), n.LaunchFailed,
 		n.TasksRun, n.TasksSucceeded, recent, doc)
 	t.nodeChanged(n)
-	return err
+	if err != nil {
+		return err
+	}
+	return t.live(n)
 }
 
 // PutNode writes all of a node that is there.
@@ -117,7 +120,10 @@ func (t *Tx) PutNode(n millpond.Node) error {
 		n.Generation, micros(n.Allocated), string(n.State), micros(n.StateTransition), string(n.Scheduling), string(n.Pending), string(n.PendingOption),
 		int64(n.LastSequence), micros(n.NextLaunch), micros(n.PendingDue), n.LaunchFailed, n.TasksRun, n.TasksSucceeded, recent, doc, n.ID.Key())
 	t.nodeChanged(n)
-	return err
+	if err != nil {
+		return err
+	}
+	return t.live(n)
 }
 
 func (t *Tx) nodeChanged(n millpond.Node) {
@@ -153,6 +159,9 @@ func (t *Tx) DeleteNode(id millpond.NodeID) error {
 	}
 	t.changes.Nodes = append(t.changes.Nodes, gone)
 	t.staleHead(id)
+	if err := t.ended(id); err != nil {
+		return err
+	}
 	_, err := t.exec(`DELETE FROM node WHERE key = ?`, id.Key())
 	return err
 }

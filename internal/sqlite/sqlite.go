@@ -148,6 +148,7 @@ type Tx struct {
 	changes  Changes
 	rowsSeen map[taskID]taskRow
 	counts   map[countKey]count
+	stats    map[statKey]millpond.JobStatistics
 	// recent is the database's; nil in a transaction that only reads. The rest is
 	// what this transaction changes of it.
 	recent     *recent
@@ -209,6 +210,9 @@ func run(ctx context.Context, pool *sql.DB, compiled *statements, c clock.Clock,
 		return err
 	}
 	if err := t.flushCounts(); err != nil {
+		return err
+	}
+	if err := t.flushStatistics(); err != nil {
 		return err
 	}
 	if err := tx.Commit(); err != nil {

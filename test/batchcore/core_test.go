@@ -27,6 +27,7 @@ import (
 	"millpond.dev/millpond/internal/reconcile"
 	"millpond.dev/millpond/internal/sched"
 	"millpond.dev/millpond/internal/sqlite"
+	"millpond.dev/millpond/internal/usage"
 	"millpond.dev/millpond/internal/wake"
 )
 
@@ -65,8 +66,11 @@ type core struct {
 	pools *pool.Service
 	nodes *node.Service
 	jobs  *job.Service
+	stats *usage.Service
 	log   *events.Log
 	stop  func()
+	// address is where the edge of sdk listens.
+	address string
 }
 
 // shifted is the machine's clock, moved on by what a test says.
@@ -133,7 +137,7 @@ func start(t *testing.T, path string, h *hall, c *shifted, cfg node.Config) *cor
 		return n.Serve(sctx, id, generation, client)
 	}
 	h.mu.Unlock()
-	core := &core{t: t, clock: c, pools: p, nodes: n, jobs: j, log: changes}
+	core := &core{t: t, clock: c, pools: p, nodes: n, jobs: j, stats: &usage.Service{DB: db, Clock: c}, log: changes}
 	core.stop = func() {
 		changes.Close()
 		h.mu.Lock()

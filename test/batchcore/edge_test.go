@@ -41,7 +41,7 @@ func refusedWith(err error, code string) bool {
 // The Go SDK drives the whole core through the edge.
 func TestThroughTheEdge(t *testing.T) {
 	c, _, _ := setup(t, node.Config{})
-	server := httptest.NewServer(batchapi.New(batchapi.Options{Accounts: accounts{}, Authz: everybody{}, Pools: c.pools, Nodes: c.nodes, Jobs: c.jobs, Schedules: c.jobs, Clock: c.clock,
+	server := httptest.NewServer(batchapi.New(batchapi.Options{Accounts: accounts{}, Authz: everybody{}, Pools: c.pools, Nodes: c.nodes, Jobs: c.jobs, Schedules: c.jobs, Stats: c.stats, Clock: c.clock,
 		Rand: rand.Reader, Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 		Verify: func(context.Context, string) (millpond.Caller, error) {
 			return millpond.Caller{Method: millpond.AuthToken, Object: "o"}, nil

@@ -32,7 +32,7 @@ func (blinkered) Authorize(_ context.Context, _ millpond.Caller, action, _ strin
 
 // serve is the edge over the core, for plain HTTP.
 func (c *core) serve(rights batchapi.Authorizer) (base string, end func()) {
-	server := httptest.NewServer(batchapi.New(batchapi.Options{Accounts: accounts{}, Authz: rights, Pools: c.pools, Nodes: c.nodes, Jobs: c.jobs, Schedules: c.jobs, Events: c.log, Clock: c.clock,
+	server := httptest.NewServer(batchapi.New(batchapi.Options{Accounts: accounts{}, Authz: rights, Pools: c.pools, Nodes: c.nodes, Jobs: c.jobs, Schedules: c.jobs, Stats: c.stats, Events: c.log, Clock: c.clock,
 		Rand: rand.Reader, Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 		Verify: func(context.Context, string) (millpond.Caller, error) {
 			return millpond.Caller{Method: millpond.AuthToken, Object: "o"}, nil

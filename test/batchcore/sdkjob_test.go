@@ -22,12 +22,13 @@ import (
 // sdk is the Go SDK's client of a core, over HTTP.
 func (c *core) sdk() *azbatch.Client {
 	c.t.Helper()
-	server := httptest.NewServer(batchapi.New(batchapi.Options{Accounts: accounts{}, Authz: everybody{}, Pools: c.pools, Nodes: c.nodes, Jobs: c.jobs, Schedules: c.jobs, Clock: c.clock,
+	server := httptest.NewServer(batchapi.New(batchapi.Options{Accounts: accounts{}, Authz: everybody{}, Pools: c.pools, Nodes: c.nodes, Jobs: c.jobs, Schedules: c.jobs, Stats: c.stats, Clock: c.clock,
 		Rand: rand.Reader, Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 		Verify: func(context.Context, string) (millpond.Caller, error) {
 			return millpond.Caller{Method: millpond.AuthToken, Object: "o"}, nil
 		}}))
 	c.t.Cleanup(server.Close)
+	c.address = server.URL
 	client, err := azbatch.NewClient(server.URL+"/batch/acct.westus2", everybody{}, &azbatch.ClientOptions{ClientOptions: policy.ClientOptions{InsecureAllowCredentialWithHTTP: true}})
 	c.must(err)
 	return client

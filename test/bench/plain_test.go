@@ -30,6 +30,7 @@ import (
 	"millpond.dev/millpond/internal/reconcile"
 	"millpond.dev/millpond/internal/sched"
 	"millpond.dev/millpond/internal/sqlite"
+	"millpond.dev/millpond/internal/usage"
 	"millpond.dev/millpond/internal/wake"
 )
 
@@ -89,7 +90,7 @@ func startPlain(b testing.TB) *plain {
 		d.Start(ctx, l)
 	}
 	go n.Forward(ctx)
-	server := httptest.NewServer(batchapi.New(batchapi.Options{Accounts: neighbours{}, Authz: neighbours{}, Pools: p, Nodes: n, Jobs: j, Schedules: j, Clock: clk, Rand: rand.Reader, Log: log,
+	server := httptest.NewServer(batchapi.New(batchapi.Options{Accounts: neighbours{}, Authz: neighbours{}, Pools: p, Nodes: n, Jobs: j, Schedules: j, Stats: &usage.Service{DB: db, Clock: clk}, Clock: clk, Rand: rand.Reader, Log: log,
 		Verify: func(context.Context, string) (millpond.Caller, error) {
 			return millpond.Caller{Method: millpond.AuthToken, Object: "o"}, nil
 		}}))

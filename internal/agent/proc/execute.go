@@ -88,7 +88,13 @@ func (t *task) execute(ctx context.Context, started func(time.Time)) (*int32, ti
 	started(start)
 
 	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
+	var io ioCounts
+	go func() {
+		// The counts are those of the process and of all it has waited for; they go
+		// when it is waited for itself.
+		io = countsAtExit(cmd.Process.Pid)
+		ended <- cmd.Wait()
+	}()
 	k := killer{pid: cmd.Process.Pid, mark: mark, group: group}
 	var limit <-chan time.Time
 	if d := t.request.GetMaxWallClock(); d != nil {
@@ -108,6 +114,9 @@ func (t *task) execute(ctx context.Context, started func(time.Time)) (*int32, ti
 		werr = k.end(ended, t.runner.cfg.Grace)
 	}
 	k.sweep()
+	if !errors.Is(werr, errUnkillable) && cmd.ProcessState != nil {
+		t.report.Usage = usageOf(cmd.ProcessState, io, group)
+	}
 	exit, err := exitCode(werr)
 	if why != nil {
 		return exit, start, why

@@ -39,9 +39,11 @@ func (k killer) end(ended <-chan error, grace time.Duration) error {
 		return err
 	case <-timer.C:
 		// In uninterruptible sleep; the reader of ended has a buffer.
-		return errors.New("the process does not end even when killed")
+		return errUnkillable
 	}
 }
+
+var errUnkillable = errors.New("the process does not end even when killed")
 
 // sweep kills what the command has left behind: its process group, its cgroup,
 // and, without a cgroup, every process that carries the attempt's mark in its

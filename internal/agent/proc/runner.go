@@ -99,7 +99,7 @@ func (r *Runner) sweepFormer() {
 // Run implements agent.Runner.
 func (r *Runner) Run(ctx context.Context, q *nodev1.RunTaskRequest, started func(time.Time)) *nodev1.TaskCompleted {
 	report := &nodev1.TaskCompleted{Key: q.GetKey()}
-	exit, start, err := r.run(ctx, q, started)
+	exit, start, err := r.run(ctx, q, report, started)
 	if !start.IsZero() {
 		report.StartTime = timestamppb.New(start)
 	}
@@ -156,9 +156,9 @@ func failureOf(exit *int32, err error) *nodev1.Failure {
 	}
 }
 
-// run takes the steps. The returned error is a *failure, or the *millpond.Error
+// run takes the steps, and notes in the report what the command used. The returned error is a *failure, or the *millpond.Error
 // that ended the attempt.
-func (r *Runner) run(ctx context.Context, q *nodev1.RunTaskRequest, started func(time.Time)) (*int32, time.Time, error) {
+func (r *Runner) run(ctx context.Context, q *nodev1.RunTaskRequest, report *nodev1.TaskCompleted, started func(time.Time)) (*int32, time.Time, error) {
 	none := time.Time{}
 	dir, err := r.directory(q.GetDirectory())
 	if err != nil {
@@ -169,7 +169,7 @@ func (r *Runner) run(ctx context.Context, q *nodev1.RunTaskRequest, started func
 		return nil, none, err
 	}
 	defer drop()
-	t := &task{runner: r, request: q, user: who, dir: dir, wd: filepath.Join(dir, "wd")}
+	t := &task{runner: r, request: q, report: report, user: who, dir: dir, wd: filepath.Join(dir, "wd")}
 	if err := t.makeDirectories(); err != nil {
 		return nil, none, err
 	}

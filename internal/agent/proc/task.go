@@ -19,6 +19,7 @@ import (
 type task struct {
 	runner  *Runner
 	request *nodev1.RunTaskRequest
+	report  *nodev1.TaskCompleted
 	user    account
 	dir, wd string
 }
