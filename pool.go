@@ -139,9 +139,17 @@ type UserIdentity struct {
 	Given bool `json:"given,omitempty"`
 }
 
-// ResourceFile is fetched to the node before the command runs.
+// ResourceFile is fetched to the node before the command runs: one file by URL,
+// or the blobs of a container, by a signed URL or by its name in the account's
+// linked storage.
 type ResourceFile struct {
-	URL      string `json:"url"`
+	URL string `json:"url"`
+	// ContainerURL is signed for reading and listing. Secret.
+	ContainerURL  string `json:"containerUrl,omitempty"`
+	AutoContainer string `json:"autoContainer,omitempty"`
+	// BlobPrefix limits a container to the blobs whose names begin with it.
+	BlobPrefix string `json:"blobPrefix,omitempty"`
+	// FilePath is the file, or for a container the directory.
 	FilePath string `json:"filePath"`
 	FileMode string `json:"fileMode,omitempty"`
 }

@@ -66,6 +66,7 @@ type TaskSpec struct {
 	CommandLine   string         `json:"commandLine"`
 	Environment   []NameValue    `json:"environment,omitempty"`
 	ResourceFiles []ResourceFile `json:"resourceFiles,omitempty"`
+	OutputFiles   []OutputFile   `json:"outputFiles,omitempty"`
 	User          UserIdentity   `json:"user"`
 	RequiredSlots int            `json:"requiredSlots"`
 	// Affinity is a soft hint, usually a node's affinity id.

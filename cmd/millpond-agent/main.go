@@ -22,6 +22,7 @@ import (
 	"millpond.dev/millpond/internal/agent"
 	"millpond.dev/millpond/internal/agent/guest"
 	"millpond.dev/millpond/internal/agent/proc"
+	"millpond.dev/millpond/internal/agent/transfer"
 	"millpond.dev/millpond/internal/agent/waagent"
 	"millpond.dev/millpond/internal/clock"
 	"millpond.dev/millpond/internal/nodeproto"
@@ -61,13 +62,15 @@ func run() error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	reach := &transfer.Reach{}
 	machine := guest.New(guest.Config{
+		Reach:      reach,
 		Root:       *root,
 		Clock:      clock.System{},
 		Log:        log,
 		Privileged: !*trial,
 		Runner: func(root string) agent.Runner {
-			return proc.New(proc.Config{Root: root, SameUser: *trial, Clock: clock.System{}, Log: log})
+			return proc.New(proc.Config{Root: root, SameUser: *trial, Clock: clock.System{}, Log: log, Reach: reach})
 		},
 	})
 	a := agent.New(agent.Config{

@@ -185,6 +185,11 @@ func newServer(ctx context.Context, cfg config.Config, data datadir.Dir, addr st
 	}), Storage: stores,
 		Quotas: account.Quotas{Pools: cfg.Quotas.Pools, Cores: cfg.Quotas.Cores, ActiveJobs: cfg.Quotas.ActiveJobs, Accounts: cfg.Quotas.Accounts}})
 
+	authority, err := httpd.LoadAuthority(data.CA(), data.CAKey(), s.clock)
+	if err != nil {
+		return nil, err
+	}
+
 	// Batch. The loops wake each other by these four signals.
 	allocate, nodes, schedule, jobs := wake.New(), wake.New(), wake.New(), wake.New()
 	var placer *sched.Scheduler
@@ -194,10 +199,11 @@ func newServer(ctx context.Context, cfg config.Config, data datadir.Dir, addr st
 	parts, forward := launch.Parts(s.launcher, func(n millpond.NodeID) bool { return !n.IsVM() }, millpond.NodeID.IsVM)
 	s.forward = forward
 	s.nodes = node.New(node.Deps{DB: s.db, Clock: s.clock, Log: log, Launcher: parts[0], Images: galleries, Accounts: accountsByName{accounts},
-		Sizes: s.size, Random: rand.Read, Kept: s.kept,
+		Links: newNodeLinks(accounts, stores, addr), Sizes: s.size, Random: rand.Read, Kept: s.kept,
 		Wakes: node.Wakes{Allocator: allocate, Nodes: nodes, Scheduler: schedule, Jobs: jobs},
 		Config: node.Config{BootLimit: time.Duration(cfg.Nodes.BootLimit), Silence: time.Duration(cfg.Nodes.ContactLimit), LogDir: data.NodeLogs(),
-			LogRetention: time.Duration(cfg.Nodes.LogRetention), KeepPart: cfg.Nodes.KeepPartKiB << 10, Version: version, EndpointFile: data.Endpoint(), CAFile: data.CA()}})
+			LogRetention: time.Duration(cfg.Nodes.LogRetention), KeepPart: cfg.Nodes.KeepPartKiB << 10, Version: version, EndpointFile: data.Endpoint(), CAFile: data.CA(),
+			Listener: addr, ServerCA: authority.PEM(), AzureHosts: azwire.ServedHosts()}})
 	pools = pool.New(pool.Deps{DB: s.db, Clock: s.clock, Log: log, Images: galleries, Machines: s.launcher, Accounts: accountsByName{accounts},
 		Sizes: s.size, NewID: randomID, WakeSession: s.nodes.Wake,
 		Blocked: func(ctx context.Context, acct millpond.AccountName, id millpond.PoolID) (int, error) {
@@ -226,10 +232,6 @@ func newServer(ctx context.Context, cfg config.Config, data datadir.Dir, addr st
 	s.loops = append(s.loops, s.events.Forget())
 
 	// The edges and the door.
-	authority, err := httpd.LoadAuthority(data.CA(), data.CAKey(), s.clock)
-	if err != nil {
-		return nil, err
-	}
 	assignments := armapi.NewAuthorization(rights, log)
 	assignments.Locks = resources
 	rm := armapi.New(armapi.Options{Log: log, Auth: rights, Resources: resources, Compute: comp, Gallery: galleries, Accounts: accounts, Storage: stores, Network: networks, Machines: s.machines, Deployments: deployments,

@@ -166,7 +166,7 @@ func (s *Service) SyncStorageKeys(ctx context.Context, id millpond.ResourceID) e
 			return err
 		}
 		if a.AutoStorage == nil {
-			return noAutoStorage(a.ID.Name())
+			return NoAutoStorage(a.ID.Name())
 		}
 		a.AutoStorage.Synced = tx.Now
 		return tx.Put(a)
@@ -175,7 +175,8 @@ func (s *Service) SyncStorageKeys(ctx context.Context, id millpond.ResourceID) e
 	return err
 }
 
-func noAutoStorage(name string) *millpond.Error {
+// NoAutoStorage is the error of what needs a linked storage account.
+func NoAutoStorage(name string) *millpond.Error {
 	return millpond.Errorf(millpond.Conflict, "AccountHasNoAutoStorage", "The account %s has no auto-storage account. Link one: az batch account set --storage-account", name)
 }
 

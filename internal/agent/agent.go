@@ -64,6 +64,8 @@ type Runner interface {
 	// it never does. When ctx ends it kills the command; the cause of ctx, a
 	// *millpond.Error, becomes the failure. It always returns a report.
 	Run(ctx context.Context, q *nodev1.RunTaskRequest, started func(time.Time)) *nodev1.TaskCompleted
+	// Install brings application packages onto the machine; nil when all are there.
+	Install(ctx context.Context, packages []*nodev1.ApplicationPackage) *nodev1.Failure
 	// Remove deletes a task's directory, given relative to the node's root.
 	Remove(directory string) error
 }

@@ -191,6 +191,15 @@ func (a *Agent) RemoveTask(_ context.Context, q *connect.Request[nodev1.RemoveTa
 	return connect.NewResponse(&nodev1.RemoveTaskResponse{}), nil
 }
 
+// Install goes on when its caller has gone: the next one finds what is there.
+func (a *Agent) Install(_ context.Context, q *connect.Request[nodev1.InstallRequest]) (*connect.Response[nodev1.InstallResponse], error) {
+	_, place, err := a.ready()
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&nodev1.InstallResponse{Failure: place.Runner.Install(a.ctx, q.Msg.GetPackages())}), nil
+}
+
 func (a *Agent) ListFiles(_ context.Context, q *connect.Request[nodev1.ListFilesRequest]) (*connect.Response[nodev1.ListFilesResponse], error) {
 	_, place, err := a.ready()
 	if err != nil {

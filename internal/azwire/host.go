@@ -28,6 +28,13 @@ const (
 	DiskSuffix  = ".blob.storage.azure.net"
 )
 
+// ServedHosts are the names that Millpond answers for, ends of names with a dot
+// first.
+func ServedHosts() []string {
+	return []string{"login.microsoftonline.com", "login.windows.net", "login.microsoft.com", "sts.windows.net", "management.azure.com", "management.core.windows.net", "graph.microsoft.com",
+		BatchSuffix, BlobSuffix, DiskSuffix}
+}
+
 // ServiceOf tells what a host name, without port, stands for. It is the one list
 // of the names that Millpond answers for (arm-and-identity.md §1.2): the
 // listener mounts by it and the proxy of `millpond exec` tunnels by it.

@@ -257,7 +257,8 @@ func environment(in []azbatch.EnvironmentSetting) []millpond.NameValue {
 func resourceFiles(in []azbatch.ResourceFile) []millpond.ResourceFile {
 	var out []millpond.ResourceFile
 	for _, f := range in {
-		out = append(out, millpond.ResourceFile{URL: text0(f.HTTPURL), FilePath: text0(f.FilePath), FileMode: text0(f.FileMode)})
+		out = append(out, millpond.ResourceFile{URL: text0(f.HTTPURL), ContainerURL: text0(f.StorageContainerURL), AutoContainer: text0(f.AutoStorageContainerName),
+			BlobPrefix: text0(f.BlobPrefix), FilePath: text0(f.FilePath), FileMode: text0(f.FileMode)})
 	}
 	return out
 }
@@ -414,7 +415,8 @@ func environmentModel(in []millpond.NameValue) []azbatch.EnvironmentSetting {
 func filesModel(in []millpond.ResourceFile) []azbatch.ResourceFile {
 	var out []azbatch.ResourceFile
 	for _, f := range in {
-		out = append(out, azbatch.ResourceFile{HTTPURL: ptr(f.URL), FilePath: ptr(f.FilePath), FileMode: some(f.FileMode)})
+		out = append(out, azbatch.ResourceFile{HTTPURL: some(f.URL), StorageContainerURL: some(f.ContainerURL), AutoStorageContainerName: some(f.AutoContainer),
+			BlobPrefix: some(f.BlobPrefix), FilePath: some(f.FilePath), FileMode: some(f.FileMode)})
 	}
 	return out
 }

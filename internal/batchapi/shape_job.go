@@ -79,7 +79,7 @@ func taskAddShape() *rule {
 		"containerSettings":            refuse(noContainers),
 		"exitConditions":               exitConditionsRule(),
 		"resourceFiles":                resourceFilesRule(),
-		"outputFiles":                  refuse("Uploading output files is not supported yet. Read them from the task's files."),
+		"outputFiles":                  outputFilesRule(),
 		"environmentSettings":          environmentRule(),
 		"affinityInfo":                 object(map[string]*rule{"affinityId": text(256).needed()}),
 		"constraints":                  taskConstraints(),

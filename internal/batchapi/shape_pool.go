@@ -1,6 +1,7 @@
 package batchapi
 
 import (
+	"regexp"
 	"strings"
 
 	millpond "millpond.dev/millpond"
@@ -340,33 +341,61 @@ func userIdentityRule() *rule {
 	})
 }
 
+var containerName = regexp.MustCompile(`^[a-z0-9](-?[a-z0-9]){2,62}$`)
+
+// webAddress wants a URL; what is signed in it is not repeated in the answer.
+func webAddress(path, u string) error {
+	if low := strings.ToLower(u); !strings.HasPrefix(low, "http://") && !strings.HasPrefix(low, "https://") {
+		return invalid(path, u, "It must begin with http:// or https://.")
+	}
+	return nil
+}
+
 func resourceFilesRule() *rule {
-	const container = "Storage containers as a source of files are not supported yet. Give the URL of each file in httpUrl."
 	return many(object(map[string]*rule{
 		"httpUrl": text(8192),
 		// blobSource is the name before 2018-12-01.8.0.
 		"blobSource":               text(8192),
 		"filePath":                 text(1024),
 		"fileMode":                 text(8),
-		"storageContainerUrl":      refuse(container),
-		"autoStorageContainerName": refuse(container),
-		"blobPrefix":               refuse(container),
+		"storageContainerUrl":      text(8192),
+		"autoStorageContainerName": text(63),
+		"blobPrefix":               text(1024),
 		"identityReference":        refuse("Managed identities are not supported yet. Use a URL with a signature."),
 	}).check(func(_ *body, m map[string]any, path string) error {
 		if s, ok := m["blobSource"]; ok && m["httpUrl"] == nil {
 			m["httpUrl"] = s
 		}
 		delete(m, "blobSource")
-		u, _ := m["httpUrl"].(string)
-		if u == "" {
+		source := ""
+		for _, name := range []string{"httpUrl", "storageContainerUrl", "autoStorageContainerName"} {
+			u, _ := m[name].(string)
+			switch {
+			case u == "":
+				delete(m, name)
+				continue
+			case source != "":
+				return invalid(path+"."+name, u, "Only one of httpUrl, storageContainerUrl and autoStorageContainerName can be given.")
+			case name == "autoStorageContainerName" && !containerName.MatchString(u):
+				return invalid(path+"."+name, u, "It must be the name of a container: 3 to 63 lower-case letters, digits and hyphens.")
+			case name != "autoStorageContainerName":
+				if err := webAddress(path+"."+name, u); err != nil {
+					return err
+				}
+			}
+			source = name
+		}
+		if source == "" {
 			return missing(path + ".httpUrl")
 		}
-		if low := strings.ToLower(u); !strings.HasPrefix(low, "http://") && !strings.HasPrefix(low, "https://") {
-			return invalid(path+".httpUrl", u, "It must begin with http:// or https://.")
-		}
 		file, _ := m["filePath"].(string)
-		if file == "" {
-			return missing(path + ".filePath")
+		if source == "httpUrl" {
+			if prefix, _ := m["blobPrefix"].(string); prefix != "" {
+				return invalid(path+".blobPrefix", prefix, "It can be given with a container only.")
+			}
+			if file == "" {
+				return missing(path + ".filePath")
+			}
 		}
 		if strings.HasPrefix(file, "/") {
 			return invalid(path+".filePath", file, "It must be relative to the task's working directory.")

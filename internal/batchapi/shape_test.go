@@ -55,7 +55,7 @@ func TestWhatIsNotSupportedIsRefusedOnlyWhenItIsUsed(t *testing.T) {
 			`{"networkConfiguration":{"subnetId":"/s"}}`, `{"networkConfiguration":{"endpointConfiguration":{"inboundNATPools":[{}]}}}`,
 			`{"networkConfiguration":{"publicIPAddressConfiguration":{"provision":"nopublicipaddresses"}}}`, `{"networkConfiguration":{"enableAcceleratedNetworking":true}}`,
 			`{"startTask":{"commandLine":"x","containerSettings":{"imageName":"i"}}}`,
-			`{"startTask":{"commandLine":"x","resourceFiles":[{"storageContainerUrl":"https://x"}]}}`, `{"startTask":{"commandLine":"x","resourceFiles":[{"autoStorageContainerName":"c"}]}}`,
+			`{"startTask":{"commandLine":"x","resourceFiles":[{"storageContainerUrl":"https://x","identityReference":{"resourceId":"x"}}]}}`,
 			vm(`"containerConfiguration":{"type":"dockerCompatible"}`), vm(`"extensions":[{"name":"x"}]`), vm(`"windowsConfiguration":{"x":1,"enableAutomaticUpdates":"maybe"}`),
 			vm(`"diskEncryptionConfiguration":{"targets":["osdisk"]}`), vm(`"nodePlacementConfiguration":{"policy":"zonal"}`),
 			vm(`"osDisk":{"writeAcceleratorEnabled":true}`), vm(`"securityProfile":{"securityType":"trustedLaunch"}`), vm(`"securityProfile":{"uefiSettings":{"secureBootEnabled":true}}`),
@@ -72,7 +72,7 @@ func TestWhatIsNotSupportedIsRefusedOnlyWhenItIsUsed(t *testing.T) {
 			`{"networkConfiguration":{"subnetId":"/x"}}`,
 		}, []string{`{"onTaskFailure":"noaction","allowTaskPreemption":false,"usesTaskDependencies":false,"jobManagerTask":null,"maxParallelTasks":-1}`}},
 		{"task", s.taskAdd, taskBody, []string{
-			`{"multiInstanceSettings":{"coordinationCommandLine":"x"}}`, `{"outputFiles":[{}]}`,
+			`{"multiInstanceSettings":{"coordinationCommandLine":"x"}}`, `{"outputFiles":[{"filePattern":"x","uploadOptions":{"uploadCondition":"tasksuccess"},"destination":{"container":{"containerUrl":"https://x","identityReference":{"resourceId":"x"}}}}]}`,
 			`{"containerSettings":{"imageName":"x"}}`, `{"authenticationTokenSettings":{"access":["job"]}}`,
 			`{"applicationPackageReferences":[{"applicationId":"a"}]}`,
 		}, []string{`{"dependsOn":{"taskIds":[],"taskIdRanges":[]},"outputFiles":[],"exitConditions":{},"authenticationTokenSettings":{"access":[]},"applicationPackageReferences":[]}`}},

@@ -171,7 +171,13 @@ func (x *session) compare(ctx context.Context, w wanted, stopped map[attempt]boo
 	}
 	if hasStart {
 		if running, ended := x.state(start); !running && !ended {
-			if err := x.run(ctx, []*nodev1.RunTaskRequest{x.startRequest(w)}); err != nil {
+			q, err := x.startRequest(ctx, w)
+			if err == nil {
+				err = x.run(ctx, []*nodev1.RunTaskRequest{q})
+			} else {
+				err = x.impossible(ctx, q.GetKey(), err)
+			}
+			if err != nil {
 				return err
 			}
 		}
@@ -225,7 +231,14 @@ func (x *session) begin(ctx context.Context, w wanted, tasks []millpond.Task) er
 		if err != nil {
 			return err
 		}
-		list = append(list, x.taskRequest(w, t, settings))
+		q, err := x.taskRequest(ctx, w, t, settings)
+		if err != nil {
+			if err := x.impossible(ctx, q.GetKey(), err); err != nil {
+				return err
+			}
+			continue
+		}
+		list = append(list, q)
 	}
 	for len(list) > 0 {
 		n := min(len(list), mostAtOnce)
@@ -346,7 +359,12 @@ func (x *session) answered(ctx context.Context, q *nodev1.RunTaskRequest, err er
 }
 
 func (x *session) refused(ctx context.Context, key *nodev1.TaskKey, why error) error {
-	c := &nodev1.TaskCompleted{Key: key, Failure: &nodev1.Failure{ServerError: true, Code: "Unknown", Message: "The node's agent could not start the task: " + why.Error()}}
+	return x.conclude(ctx, &nodev1.TaskCompleted{Key: key, Failure: &nodev1.Failure{ServerError: true, Code: "Unknown", Message: "The node's agent could not start the task: " + why.Error()}})
+}
+
+// conclude applies the end of an attempt that the agent does not report.
+func (x *session) conclude(ctx context.Context, c *nodev1.TaskCompleted) error {
+	key := c.GetKey()
 	return x.svc.update(ctx, func(tx *sqlite.Tx, book *ledger.Book) error {
 		if key.GetJobId() == "" {
 			return x.startTaskEnded(tx, book, c)
@@ -417,19 +435,24 @@ func startAttempt(n millpond.Node) (attempt, bool) {
 	return attempt{task: startTaskID, number: i.Attempt}, true
 }
 
-func (x *session) startRequest(w wanted) *nodev1.RunTaskRequest {
+// startRequest is the start task's attempt; with an error all but its key may be
+// missing.
+func (x *session) startRequest(ctx context.Context, w wanted) (*nodev1.RunTaskRequest, error) {
 	t := w.node.StartTask
-	return &nodev1.RunTaskRequest{
-		Key:           &nodev1.TaskKey{TaskId: startTaskID, Attempt: int32(w.node.StartTaskInfo.Attempt)},
-		CommandLine:   t.CommandLine,
-		Directory:     "startup",
-		Environment:   environment(x.nodeVariables(w.node), t.Environment),
-		User:          user(w.pool, t.User),
-		ResourceFiles: resourceFiles(t.ResourceFiles),
+	q := &nodev1.RunTaskRequest{
+		Key:         &nodev1.TaskKey{TaskId: startTaskID, Attempt: int32(w.node.StartTaskInfo.Attempt)},
+		CommandLine: t.CommandLine,
+		Directory:   "startup",
+		Environment: environment(x.nodeVariables(w.node), t.Environment),
+		User:        user(w.pool, t.User),
 	}
+	var err error
+	q.ResourceFiles, err = x.files(ctx, t.ResourceFiles)
+	return q, err
 }
 
-func (x *session) taskRequest(w wanted, t millpond.Task, job jobSettings) *nodev1.RunTaskRequest {
+// taskRequest is a task's attempt; with an error all but its key may be missing.
+func (x *session) taskRequest(ctx context.Context, w wanted, t millpond.Task, job jobSettings) (*nodev1.RunTaskRequest, error) {
 	own := x.nodeVariables(w.node)
 	own["AZ_BATCH_JOB_ID"], own["AZ_BATCH_TASK_ID"] = string(t.Job), string(t.Spec.ID)
 	if job.prepared != "" && t.Directory != job.prepared {
@@ -438,14 +461,16 @@ func (x *session) taskRequest(w wanted, t millpond.Task, job jobSettings) *nodev
 	}
 	q := &nodev1.RunTaskRequest{
 		Key: taskKey(t), CommandLine: t.Spec.CommandLine, Directory: t.Directory,
-		Environment:   environment(own, job.environment, t.Spec.Environment),
-		User:          user(w.pool, t.Spec.User),
-		ResourceFiles: resourceFiles(t.Spec.ResourceFiles),
+		Environment: environment(own, job.environment, t.Spec.Environment),
+		User:        user(w.pool, t.Spec.User),
+		OutputFiles: x.outputs(t.Spec.OutputFiles),
 	}
 	if t.Spec.MaxWallClock > 0 {
 		q.MaxWallClock = durationpb.New(t.Spec.MaxWallClock)
 	}
-	return q
+	var err error
+	q.ResourceFiles, err = x.files(ctx, t.Spec.ResourceFiles)
+	return q, err
 }
 
 func (x *session) nodeVariables(n millpond.Node) map[string]string {
@@ -482,16 +507,4 @@ func user(p millpond.Pool, id millpond.UserIdentity) *nodev1.User {
 		}
 	}
 	return &nodev1.User{Name: id.UserName, Admin: id.Admin, TaskScope: id.TaskScope}
-}
-
-func resourceFiles(files []millpond.ResourceFile) []*nodev1.ResourceFile {
-	var out []*nodev1.ResourceFile
-	for _, f := range files {
-		mode, err := strconv.ParseUint(f.FileMode, 8, 32)
-		if err != nil {
-			mode = 0 // the agent's default
-		}
-		out = append(out, &nodev1.ResourceFile{Url: f.URL, Path: f.FilePath, Mode: uint32(mode)})
-	}
-	return out
 }

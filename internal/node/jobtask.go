@@ -73,7 +73,11 @@ func (x *session) tellJobs(ctx context.Context, w wanted, stopped map[attempt]bo
 		case j.row.Stopping:
 			known = false
 		case !running:
-			q := x.taskRequest(w, t, settingsOf(j.job))
+			var q *nodev1.RunTaskRequest
+			if q, err = x.taskRequest(ctx, w, t, settingsOf(j.job)); err != nil {
+				err = x.impossible(ctx, q.GetKey(), err)
+				break
+			}
 			q.SharedDirectory = j.row.Phase == millpond.JobNodePreparing
 			err = x.run(ctx, []*nodev1.RunTaskRequest{q})
 		}

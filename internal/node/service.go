@@ -61,6 +61,11 @@ type Config struct {
 	KeepPart  int64
 	// Version is the server's own, told to agents.
 	Version string
+	// Listener is host:port of the server, and ServerCA its CA as PEM: what nodes
+	// call for AzureHosts, which are names, or ends of names with a dot first.
+	Listener   string
+	ServerCA   []byte
+	AzureHosts []string
 	// EndpointFile and CAFile are how supervisors reach the server.
 	EndpointFile, CAFile string
 }
@@ -73,6 +78,8 @@ type Deps struct {
 	Launcher launch.Launcher
 	Images   Images
 	Accounts Accounts
+	// Links is nil when there are no storage accounts.
+	Links Links
 	// Sizes finds a VM size; nil is millpond.FindVMSize.
 	Sizes func(name string) (millpond.VMSize, bool)
 	// Random fills its argument with random bytes, such as crypto/rand.Read.
@@ -108,6 +115,9 @@ type Service struct {
 func New(d Deps) *Service {
 	if d.Sizes == nil {
 		d.Sizes = millpond.FindVMSize
+	}
+	if d.Links == nil {
+		d.Links = noLinks{}
 	}
 	c := &d.Config
 	c.BootLimit = orDefault(c.BootLimit, 5*time.Minute)

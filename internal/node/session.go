@@ -203,7 +203,8 @@ func (x *session) hello(ctx context.Context) (*nodev1.HelloResponse, millpond.No
 	answer, err := x.client.Hello(call, connect.NewRequest(&nodev1.HelloRequest{
 		NodeId: string(n.ID), Generation: int32(n.Generation), Hostname: hostname(n.ID), Now: timestamppb.New(x.svc.Clock.Now()), Entropy: entropy,
 		PoolId: string(n.Pool), AccountName: string(n.Account), ServerVersion: x.svc.Config.Version,
-		HostAddress: n.HostAddress,
+		HostAddress:   n.HostAddress,
+		ServerAddress: serverAddress(x.svc.Config.Listener, n.HostAddress), ServerCa: x.svc.Config.ServerCA, AzureHosts: x.svc.Config.AzureHosts,
 	}))
 	if err != nil {
 		return nil, n, fmt.Errorf("say hello to node %s: %w", n.ID, err)

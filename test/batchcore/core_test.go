@@ -106,7 +106,7 @@ func start(t *testing.T, path string, h *hall, c *shifted, cfg node.Config) *cor
 	}
 	allocator, nodes, scheduler, jobs := wake.New(), wake.New(), wake.New(), wake.New()
 	cfg.LogDir = filepath.Join(filepath.Dir(path), "consoles")
-	n := node.New(node.Deps{DB: db, Clock: c, Log: log, Launcher: h, Images: images{h}, Accounts: accounts{}, Random: rand.Read, Kept: outputs,
+	n := node.New(node.Deps{DB: db, Clock: c, Log: log, Launcher: h, Images: images{h}, Accounts: accounts{}, Links: h.links, Random: rand.Read, Kept: outputs,
 		Wakes: node.Wakes{Allocator: allocator, Nodes: nodes, Scheduler: scheduler, Jobs: jobs}, Config: cfg})
 	var placer *sched.Scheduler
 	p := pool.New(pool.Deps{DB: db, Clock: c, Log: log, Images: images{h}, Machines: h, Accounts: accounts{}, WakeSession: n.Wake,

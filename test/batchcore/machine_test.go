@@ -14,6 +14,7 @@ import (
 
 	millpond "millpond.dev/millpond"
 	"millpond.dev/millpond/internal/launch"
+	"millpond.dev/millpond/internal/node"
 	"millpond.dev/millpond/internal/nodeproto"
 	"millpond.dev/millpond/internal/nodeproto/nodev1"
 )
@@ -42,6 +43,8 @@ type hall struct {
 	// real, if set, is the folder below which machines are real agents that run
 	// commands as processes of this one; resets keep its files.
 	real string
+	// links, if set, are what nodes get at blobs by.
+	links node.Links
 	// gate lets commands "gate" end.
 	gate chan struct{}
 }
@@ -478,6 +481,10 @@ func (a *agent) RemoveTask(_ context.Context, q *connect.Request[nodev1.RemoveTa
 	}
 	a.removed = append(a.removed, q.Msg.Directory)
 	return connect.NewResponse(&nodev1.RemoveTaskResponse{}), nil
+}
+
+func (a *agent) Install(context.Context, *connect.Request[nodev1.InstallRequest]) (*connect.Response[nodev1.InstallResponse], error) {
+	return connect.NewResponse(&nodev1.InstallResponse{}), nil
 }
 
 func (a *agent) ListFiles(context.Context, *connect.Request[nodev1.ListFilesRequest]) (*connect.Response[nodev1.ListFilesResponse], error) {

@@ -10,6 +10,7 @@ import (
 	guestagent "millpond.dev/millpond/internal/agent"
 	"millpond.dev/millpond/internal/agent/guest"
 	"millpond.dev/millpond/internal/agent/proc"
+	"millpond.dev/millpond/internal/agent/transfer"
 	"millpond.dev/millpond/internal/clock"
 	"millpond.dev/millpond/internal/nodeproto/nodev1"
 )
@@ -19,8 +20,9 @@ import (
 func (m *machine) realAgent() nodev1.AgentHandler {
 	root := filepath.Join(m.hall.real, m.spec.Node.Key())
 	log := slog.New(slog.DiscardHandler)
-	g := guest.New(guest.Config{Root: root, Clock: clock.System{}, Log: log, Runner: func(root string) guestagent.Runner {
-		return proc.New(proc.Config{Root: root, SameUser: true, Clock: clock.System{}, Log: log})
+	reach := &transfer.Reach{}
+	g := guest.New(guest.Config{Root: root, Reach: reach, Clock: clock.System{}, Log: log, Runner: func(root string) guestagent.Runner {
+		return proc.New(proc.Config{Root: root, SameUser: true, Clock: clock.System{}, Log: log, Reach: reach})
 	}})
 	a := guestagent.New(guestagent.Config{Version: "test", Machine: g, Clock: clock.System{}, Log: log, Heartbeat: time.Second})
 	context.AfterFunc(m.ctx, func() { _ = a.Close() })

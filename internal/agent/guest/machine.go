@@ -25,6 +25,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"millpond.dev/millpond/internal/agent"
+	"millpond.dev/millpond/internal/agent/transfer"
 	"millpond.dev/millpond/internal/clock"
 	"millpond.dev/millpond/internal/nodeproto/nodev1"
 )
@@ -57,6 +58,8 @@ type Config struct {
 	// Privileged machines set clock, name and entropy and mount disks; others
 	// (tests, a trial run on a host) leave the machine as it is.
 	Privileged bool
+	// Reach is told by each Hello how the server is reached; nil if nobody asks.
+	Reach *transfer.Reach
 	// Runner makes the runner once the root directory is known.
 	Runner func(root string) agent.Runner
 }
@@ -99,6 +102,9 @@ func (m *Machine) attempt(what string, err error) {
 func (m *Machine) Adopt(_ context.Context, q *nodev1.HelloRequest) (agent.Place, *nodev1.HelloResponse, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if m.cfg.Reach != nil {
+		m.cfg.Reach.Set(q.GetServerAddress(), q.GetServerCa(), q.GetAzureHosts())
+	}
 	if m.cfg.Privileged {
 		if len(q.GetEntropy()) > 0 {
 			m.attempt("entropy", addEntropy(q.GetEntropy()))

@@ -43,6 +43,14 @@ func (o *online) Run(ctx context.Context, q *nodev1.RunTaskRequest, started func
 	return o.Runner.Run(ctx, q, started)
 }
 
+// Install implements agent.Runner.
+func (o *online) Install(ctx context.Context, packages []*nodev1.ApplicationPackage) *nodev1.Failure {
+	if !o.settled.Load() {
+		o.wait(ctx)
+	}
+	return o.Runner.Install(ctx, packages)
+}
+
 func (o *online) wait(ctx context.Context) {
 	tick := time.NewTicker(networkTick)
 	defer tick.Stop()

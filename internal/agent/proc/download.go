@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	"millpond.dev/millpond/internal/agent/transfer"
 	"millpond.dev/millpond/internal/nodeproto/nodev1"
 )
 
@@ -28,20 +29,12 @@ type Download struct {
 	Stall time.Duration
 }
 
-func (d Download) withDefaults() Download {
+func (d Download) withDefaults(reach *transfer.Reach) Download {
 	if d.Stall == 0 {
 		d.Stall = time.Minute
 	}
 	if d.Client == nil {
-		d.Client = &http.Client{Transport: &http.Transport{
-			Proxy:                 http.ProxyFromEnvironment,
-			DialContext:           (&net.Dialer{Timeout: 30 * time.Second}).DialContext,
-			TLSHandshakeTimeout:   30 * time.Second,
-			ResponseHeaderTimeout: d.Stall,
-			IdleConnTimeout:       30 * time.Second,
-			DisableCompression:    true, // the file is the bytes as they are stored
-			ForceAttemptHTTP2:     true,
-		}}
+		d.Client = &http.Client{Transport: reach.Transport(d.Stall)}
 	}
 	if d.Tries == 0 {
 		d.Tries = 5

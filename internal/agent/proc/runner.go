@@ -24,6 +24,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	millpond "millpond.dev/millpond"
+	"millpond.dev/millpond/internal/agent/transfer"
 	"millpond.dev/millpond/internal/clock"
 	"millpond.dev/millpond/internal/nodeproto/nodev1"
 )
@@ -43,6 +44,8 @@ type Config struct {
 	Etc string
 	// Download tells how resource files are fetched.
 	Download Download
+	// Reach is the way to Azure's names, which Hello tells; nil: as names say.
+	Reach *transfer.Reach
 }
 
 // Runner runs attempts. It is safe for concurrent use.
@@ -52,6 +55,11 @@ type Runner struct {
 	group *cgroup // nil when this machine gives us none
 	// rootless is set when accounts cannot be made or taken.
 	rootless bool
+
+	blobs *transfer.Blobs
+	proxy *transfer.Proxy
+	// installs has a lock for each package's directory.
+	installs sync.Map
 
 	// prefix begins the marks of this root directory's attempts.
 	prefix string
@@ -71,8 +79,18 @@ func New(cfg Config) *Runner {
 	if cfg.Etc == "" {
 		cfg.Etc = "/etc"
 	}
-	cfg.Download = cfg.Download.withDefaults()
+	if cfg.Reach == nil {
+		cfg.Reach = &transfer.Reach{}
+	}
+	cfg.Download = cfg.Download.withDefaults(cfg.Reach)
 	r := &Runner{cfg: cfg, rootless: cfg.SameUser || os.Geteuid() != 0, users: &accounts{etc: cfg.Etc}}
+	r.blobs = transfer.NewBlobs(cfg.Reach, cfg.Download.Stall)
+	// Tasks must be able to read the bundle of CAs and none to change it.
+	public := "/run/millpond-agent"
+	if r.rootless {
+		public = filepath.Join(cfg.Root, "volatile")
+	}
+	r.proxy = transfer.NewProxy(cfg.Reach, public)
 	group, err := findCgroup()
 	if err != nil {
 		cfg.Log.Info("no cgroup for tasks; their leftovers are found by environment", "reason", err)
@@ -173,16 +191,27 @@ func (r *Runner) run(ctx context.Context, q *nodev1.RunTaskRequest, report *node
 	if err := t.makeDirectories(); err != nil {
 		return nil, none, err
 	}
-	if err := t.fetch(ctx); err != nil {
-		if ctx.Err() != nil {
-			return nil, none, context.Cause(ctx)
+	for _, step := range []func(context.Context) error{t.install, t.fetch} {
+		if err := step(ctx); err != nil {
+			if ctx.Err() != nil {
+				return nil, none, context.Cause(ctx)
+			}
+			return nil, none, err
 		}
-		return nil, none, err
 	}
 	if ctx.Err() != nil {
 		return nil, none, context.Cause(ctx)
 	}
-	return t.execute(ctx, started)
+	exit, start, err := t.execute(ctx, started)
+	if start.IsZero() || ctx.Err() != nil {
+		// It never ran, or was ended by somebody who does not wait for its files.
+		return exit, start, err
+	}
+	if uerr := t.upload(ctx, err == nil && exit != nil && *exit == 0); uerr != nil && err == nil && exit != nil && *exit == 0 {
+		// Why the command failed matters more than that its files did not arrive.
+		err = uerr
+	}
+	return exit, start, err
 }
 
 // directory is the absolute path of a task's directory. Only those that tasks

@@ -22,6 +22,8 @@ type task struct {
 	report  *nodev1.TaskCompleted
 	user    account
 	dir, wd string
+	// packages are the variables that lead to application packages.
+	packages map[string]string
 }
 
 // basePath is PATH when the server sends none.
@@ -93,7 +95,11 @@ func (t *task) fetch(ctx context.Context) error {
 		uid, gid = -1, -1
 	}
 	for _, f := range t.request.GetResourceFiles() {
-		if err := t.runner.cfg.Download.fetch(ctx, root, f, uid, gid); err != nil {
+		get := t.runner.cfg.Download.fetch
+		if f.GetContainer() {
+			get = t.runner.fetchContainer
+		}
+		if err := get(ctx, root, f, uid, gid); err != nil {
 			return err
 		}
 	}
@@ -114,6 +120,19 @@ func (t *task) environment(mark string) []string {
 			env[k] = v
 		}
 	}
+	reach, err := t.runner.proxy.Environment()
+	if err != nil {
+		t.runner.cfg.Log.Warn("tasks cannot reach the server by Azure's names", "error", err)
+	}
+	// A task with a proxy of its own keeps that, and what it trusts.
+	if env["HTTPS_PROXY"] == "" && env["https_proxy"] == "" {
+		for k, v := range reach {
+			if env[k] == "" {
+				env[k] = v
+			}
+		}
+	}
+	maps.Copy(env, t.packages)
 	shared := filepath.Join(root, "shared")
 	env["PATH"] = strings.TrimSuffix(env["PATH"], ":") + ":" + shared + ":" + t.wd
 	maps.Copy(env, map[string]string{

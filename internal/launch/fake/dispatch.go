@@ -42,6 +42,10 @@ func (dispatch) RemoveTask(ctx context.Context, q *connect.Request[nodev1.Remove
 	return of(ctx).RemoveTask(ctx, q)
 }
 
+func (dispatch) Install(ctx context.Context, q *connect.Request[nodev1.InstallRequest]) (*connect.Response[nodev1.InstallResponse], error) {
+	return of(ctx).Install(ctx, q)
+}
+
 func (dispatch) ListFiles(ctx context.Context, q *connect.Request[nodev1.ListFilesRequest]) (*connect.Response[nodev1.ListFilesResponse], error) {
 	return of(ctx).ListFiles(ctx, q)
 }

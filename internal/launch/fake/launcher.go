@@ -22,6 +22,7 @@ import (
 	"time"
 
 	millpond "millpond.dev/millpond"
+	"millpond.dev/millpond/internal/agent/transfer"
 	"millpond.dev/millpond/internal/clock"
 	"millpond.dev/millpond/internal/launch"
 	"millpond.dev/millpond/internal/nodeproto"
@@ -70,9 +71,13 @@ type Launcher struct {
 	cfg     Config
 	changed *wake.Signal
 	handler http.Handler // all nodes'
-	ctx     context.Context
-	cancel  context.CancelFunc
-	wg      sync.WaitGroup
+	// reach, http and blobs fetch and list what tasks name, for all nodes.
+	reach  *transfer.Reach
+	http   *http.Client
+	blobs  *transfer.Blobs
+	ctx    context.Context
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
 
 	mu        sync.Mutex
 	rng       *rand.Rand
@@ -89,7 +94,8 @@ func New(cfg Config) *Launcher {
 	cfg.MemoryMiB = cmp.Or(cfg.MemoryMiB, 64<<20)
 	cfg.Heartbeat = cmp.Or(cfg.Heartbeat, 5*time.Second)
 	cfg.Speed = cmp.Or(cfg.Speed, 1)
-	l := &Launcher{cfg: cfg, changed: wake.New(), handler: nodeproto.NewHandler(dispatch{}), rng: rand.New(rand.NewPCG(cfg.Seed, 0)), behaviour: cfg.Behaviour, vms: map[string]*vm{}}
+	l := &Launcher{cfg: cfg, changed: wake.New(), handler: nodeproto.NewHandler(dispatch{}), rng: rand.New(rand.NewPCG(cfg.Seed, 0)), behaviour: cfg.Behaviour, vms: map[string]*vm{}, reach: &transfer.Reach{}}
+	l.http, l.blobs = &http.Client{Transport: l.reach.Transport(time.Minute)}, transfer.NewBlobs(l.reach, time.Minute)
 	l.ctx, l.cancel = context.WithCancel(context.Background())
 	return l
 }

@@ -17,6 +17,7 @@ import (
 	millpond "millpond.dev/millpond"
 	"millpond.dev/millpond/internal/agent"
 	"millpond.dev/millpond/internal/agent/proc"
+	"millpond.dev/millpond/internal/agent/transfer"
 	"millpond.dev/millpond/internal/nodeproto/nodev1"
 )
 
@@ -47,6 +48,10 @@ func (r *runner) Run(ctx context.Context, q *nodev1.RunTaskRequest, started func
 	}
 	disk := r.boot.vm.disk
 	disk.fresh(dir)
+	if f := r.Install(ctx, q.GetPackages()); f != nil {
+		report.Failure = f
+		return report
+	}
 	for _, f := range q.GetResourceFiles() {
 		if code, message, server := r.fetch(ctx, dir, f); code != "" {
 			if ctx.Err() != nil {
@@ -83,6 +88,9 @@ func (r *runner) Run(ctx context.Context, q *nodev1.RunTaskRequest, started func
 		return ended(errors.Is(context.Cause(sh.ctx), errLimit))
 	}
 	report.ExitCode = &code
+	if len(q.GetOutputFiles()) > 0 && code == 0 {
+		return fail(false, "FileUploadMiscError", "Nodes of the fake launcher upload no output files. Use the local launcher.")
+	}
 	if code != 0 {
 		return fail(false, "FailureExitCode", fmt.Sprintf("The task process exited with an unexpected exit code: %d. See stderr.txt and stdout.txt of the task.", code))
 	}
@@ -118,6 +126,22 @@ func environment(q *nodev1.RunTaskRequest, dir string) map[string]string {
 
 // fetch brings a resource file; code is empty when it has.
 func (r *runner) fetch(ctx context.Context, dir string, f *nodev1.ResourceFile) (code, message string, server bool) {
+	if f.GetContainer() {
+		err := r.boot.vm.l.blobs.List(ctx, f.GetUrl(), f.GetBlobPrefix(), func(name string) error {
+			u, err := transfer.BlobURL(f.GetUrl(), name)
+			if err == nil {
+				code, message, server = r.fetch(ctx, dir, &nodev1.ResourceFile{Url: u, Path: path.Join(f.GetPath(), name), Mode: f.GetMode()})
+			}
+			if code != "" {
+				err = errors.New(code)
+			}
+			return err
+		})
+		if err != nil && code == "" {
+			return "ResourceContainerListMiscError", "The specified Azure Blob container could not be listed.", true
+		}
+		return code, message, server
+	}
 	name, err := clean(f.GetPath())
 	if err != nil || name == "." {
 		return "ResourceFileCreateFailed", "The resource file's path must name a file below the working directory.", false
@@ -126,7 +150,7 @@ func (r *runner) fetch(ctx context.Context, dir string, f *nodev1.ResourceFile) 
 	if err != nil {
 		return "BlobDownloadMiscError", "The resource file's URL cannot be requested.", false
 	}
-	resp, err := http.DefaultClient.Do(q)
+	resp, err := r.boot.vm.l.http.Do(q)
 	if err != nil {
 		return "BlobDownloadMiscError", "The resource file could not be downloaded.", true
 	}
@@ -152,6 +176,28 @@ func (r *runner) fetch(ctx context.Context, dir string, f *nodev1.ResourceFile) 
 		return "ResourceFileCreateFailed", err.Error(), true
 	}
 	return "", "", false
+}
+
+// Install implements agent.Runner. Fake nodes run no programs, so a package is
+// there as soon as it can be fetched.
+func (r *runner) Install(ctx context.Context, packages []*nodev1.ApplicationPackage) *nodev1.Failure {
+	for _, p := range packages {
+		q, err := http.NewRequestWithContext(ctx, http.MethodHead, p.GetUrl(), nil)
+		if err == nil {
+			var resp *http.Response
+			if resp, err = r.boot.vm.l.http.Do(q); err == nil {
+				resp.Body.Close()
+				if resp.StatusCode != http.StatusOK {
+					err = errors.New("the service answered " + resp.Status)
+				}
+			}
+		}
+		if err != nil {
+			return &nodev1.Failure{Code: "ApplicationPackageError", Message: fmt.Sprintf("The application package %s version %s could not be installed on the node.", p.GetId(), p.GetVersion()),
+				Details: map[string]string{"ApplicationPackageReference": p.GetId() + "#" + p.GetVersion(), "Message": err.Error()}}
+		}
+	}
+	return nil
 }
 
 func (r *runner) Remove(directory string) error {

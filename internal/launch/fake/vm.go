@@ -280,6 +280,7 @@ func wait(ctx context.Context, d time.Duration) bool {
 // Adopt implements agent.Machine.
 func (b *boot) Adopt(_ context.Context, q *nodev1.HelloRequest) (agent.Place, *nodev1.HelloResponse, error) {
 	v := b.vm
+	v.l.reach.Set(q.GetServerAddress(), q.GetServerCa(), q.GetAzureHosts())
 	return agent.Place{Runner: &runner{boot: b}, Files: v.disk}, &nodev1.HelloResponse{
 		BootId:    b.id,
 		Kernel:    "fake",

@@ -51,6 +51,8 @@ const (
 	AgentStopTaskProcedure = "/millpond.node.v1.Agent/StopTask"
 	// AgentRemoveTaskProcedure is the fully-qualified name of the Agent's RemoveTask RPC.
 	AgentRemoveTaskProcedure = "/millpond.node.v1.Agent/RemoveTask"
+	// AgentInstallProcedure is the fully-qualified name of the Agent's Install RPC.
+	AgentInstallProcedure = "/millpond.node.v1.Agent/Install"
 	// AgentListFilesProcedure is the fully-qualified name of the Agent's ListFiles RPC.
 	AgentListFilesProcedure = "/millpond.node.v1.Agent/ListFiles"
 	// AgentStatFileProcedure is the fully-qualified name of the Agent's StatFile RPC.
@@ -87,6 +89,9 @@ type AgentClient interface {
 	StopTask(context.Context, *connect.Request[StopTaskRequest]) (*connect.Response[StopTaskResponse], error)
 	// RemoveTask deletes a task's directory; it must not be running.
 	RemoveTask(context.Context, *connect.Request[RemoveTaskRequest]) (*connect.Response[RemoveTaskResponse], error)
+	// Install brings application packages onto the node; those that are there
+	// already are left alone. It answers when all are there or one cannot be.
+	Install(context.Context, *connect.Request[InstallRequest]) (*connect.Response[InstallResponse], error)
 	ListFiles(context.Context, *connect.Request[ListFilesRequest]) (*connect.Response[ListFilesResponse], error)
 	StatFile(context.Context, *connect.Request[StatFileRequest]) (*connect.Response[FileInfo], error)
 	ReadFile(context.Context, *connect.Request[ReadFileRequest]) (*connect.ServerStreamForClient[FileChunk], error)
@@ -158,6 +163,12 @@ func NewAgentClient(httpClient connect.HTTPClient, baseURL string, opts ...conne
 			connect.WithSchema(agentMethods.ByName("RemoveTask")),
 			connect.WithClientOptions(opts...),
 		),
+		install: connect.NewClient[InstallRequest, InstallResponse](
+			httpClient,
+			baseURL+AgentInstallProcedure,
+			connect.WithSchema(agentMethods.ByName("Install")),
+			connect.WithClientOptions(opts...),
+		),
 		listFiles: connect.NewClient[ListFilesRequest, ListFilesResponse](
 			httpClient,
 			baseURL+AgentListFilesProcedure,
@@ -218,6 +229,7 @@ type agentClient struct {
 	runTasks    *connect.Client[RunTasksRequest, RunTasksResponse]
 	stopTask    *connect.Client[StopTaskRequest, StopTaskResponse]
 	removeTask  *connect.Client[RemoveTaskRequest, RemoveTaskResponse]
+	install     *connect.Client[InstallRequest, InstallResponse]
 	listFiles   *connect.Client[ListFilesRequest, ListFilesResponse]
 	statFile    *connect.Client[StatFileRequest, FileInfo]
 	readFile    *connect.Client[ReadFileRequest, FileChunk]
@@ -261,6 +273,11 @@ func (c *agentClient) StopTask(ctx context.Context, req *connect.Request[StopTas
 // RemoveTask calls millpond.node.v1.Agent.RemoveTask.
 func (c *agentClient) RemoveTask(ctx context.Context, req *connect.Request[RemoveTaskRequest]) (*connect.Response[RemoveTaskResponse], error) {
 	return c.removeTask.CallUnary(ctx, req)
+}
+
+// Install calls millpond.node.v1.Agent.Install.
+func (c *agentClient) Install(ctx context.Context, req *connect.Request[InstallRequest]) (*connect.Response[InstallResponse], error) {
+	return c.install.CallUnary(ctx, req)
 }
 
 // ListFiles calls millpond.node.v1.Agent.ListFiles.
@@ -321,6 +338,9 @@ type AgentHandler interface {
 	StopTask(context.Context, *connect.Request[StopTaskRequest]) (*connect.Response[StopTaskResponse], error)
 	// RemoveTask deletes a task's directory; it must not be running.
 	RemoveTask(context.Context, *connect.Request[RemoveTaskRequest]) (*connect.Response[RemoveTaskResponse], error)
+	// Install brings application packages onto the node; those that are there
+	// already are left alone. It answers when all are there or one cannot be.
+	Install(context.Context, *connect.Request[InstallRequest]) (*connect.Response[InstallResponse], error)
 	ListFiles(context.Context, *connect.Request[ListFilesRequest]) (*connect.Response[ListFilesResponse], error)
 	StatFile(context.Context, *connect.Request[StatFileRequest]) (*connect.Response[FileInfo], error)
 	ReadFile(context.Context, *connect.Request[ReadFileRequest], *connect.ServerStream[FileChunk]) error
@@ -388,6 +408,12 @@ func NewAgentHandler(svc AgentHandler, opts ...connect.HandlerOption) (string, h
 		connect.WithSchema(agentMethods.ByName("RemoveTask")),
 		connect.WithHandlerOptions(opts...),
 	)
+	agentInstallHandler := connect.NewUnaryHandler(
+		AgentInstallProcedure,
+		svc.Install,
+		connect.WithSchema(agentMethods.ByName("Install")),
+		connect.WithHandlerOptions(opts...),
+	)
 	agentListFilesHandler := connect.NewUnaryHandler(
 		AgentListFilesProcedure,
 		svc.ListFiles,
@@ -452,6 +478,8 @@ func NewAgentHandler(svc AgentHandler, opts ...connect.HandlerOption) (string, h
 			agentStopTaskHandler.ServeHTTP(w, r)
 		case AgentRemoveTaskProcedure:
 			agentRemoveTaskHandler.ServeHTTP(w, r)
+		case AgentInstallProcedure:
+			agentInstallHandler.ServeHTTP(w, r)
 		case AgentListFilesProcedure:
 			agentListFilesHandler.ServeHTTP(w, r)
 		case AgentStatFileProcedure:
@@ -503,6 +531,10 @@ func (UnimplementedAgentHandler) StopTask(context.Context, *connect.Request[Stop
 
 func (UnimplementedAgentHandler) RemoveTask(context.Context, *connect.Request[RemoveTaskRequest]) (*connect.Response[RemoveTaskResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("millpond.node.v1.Agent.RemoveTask is not implemented"))
+}
+
+func (UnimplementedAgentHandler) Install(context.Context, *connect.Request[InstallRequest]) (*connect.Response[InstallResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("millpond.node.v1.Agent.Install is not implemented"))
 }
 
 func (UnimplementedAgentHandler) ListFiles(context.Context, *connect.Request[ListFilesRequest]) (*connect.Response[ListFilesResponse], error) {

@@ -41,7 +41,13 @@ type HelloRequest struct {
 	ServerVersion string `protobuf:"bytes,8,opt,name=server_version,json=serverVersion,proto3" json:"server_version,omitempty"`
 	// host_address is where the guest reaches its host's loopback, if it can; the
 	// agent makes it known as host.millpond.internal.
-	HostAddress   string `protobuf:"bytes,9,opt,name=host_address,json=hostAddress,proto3" json:"host_address,omitempty"`
+	HostAddress string `protobuf:"bytes,9,opt,name=host_address,json=hostAddress,proto3" json:"host_address,omitempty"`
+	// server_address is host:port where the guest reaches the server's listener,
+	// empty if it cannot. The server answers there for azure_hosts, which are names
+	// or, with a dot first, ends of names, with certificates of server_ca (PEM).
+	ServerAddress string   `protobuf:"bytes,40,opt,name=server_address,json=serverAddress,proto3" json:"server_address,omitempty"`
+	ServerCa      []byte   `protobuf:"bytes,41,opt,name=server_ca,json=serverCa,proto3" json:"server_ca,omitempty"`
+	AzureHosts    []string `protobuf:"bytes,42,rep,name=azure_hosts,json=azureHosts,proto3" json:"azure_hosts,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -137,6 +143,27 @@ func (x *HelloRequest) GetHostAddress() string {
 		return x.HostAddress
 	}
 	return ""
+}
+
+func (x *HelloRequest) GetServerAddress() string {
+	if x != nil {
+		return x.ServerAddress
+	}
+	return ""
+}
+
+func (x *HelloRequest) GetServerCa() []byte {
+	if x != nil {
+		return x.ServerCa
+	}
+	return nil
+}
+
+func (x *HelloRequest) GetAzureHosts() []string {
+	if x != nil {
+		return x.AzureHosts
+	}
+	return nil
 }
 
 type HelloResponse struct {
@@ -1059,9 +1086,12 @@ type RunTaskRequest struct {
 	ResourceFiles []*ResourceFile      `protobuf:"bytes,6,rep,name=resource_files,json=resourceFiles,proto3" json:"resource_files,omitempty"`
 	MaxWallClock  *durationpb.Duration `protobuf:"bytes,7,opt,name=max_wall_clock,json=maxWallClock,proto3" json:"max_wall_clock,omitempty"` // absent: no limit
 	// shared_directory lets other users of the node read the task's directory.
-	SharedDirectory bool `protobuf:"varint,20,opt,name=shared_directory,json=sharedDirectory,proto3" json:"shared_directory,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	SharedDirectory bool          `protobuf:"varint,20,opt,name=shared_directory,json=sharedDirectory,proto3" json:"shared_directory,omitempty"`
+	OutputFiles     []*OutputFile `protobuf:"bytes,40,rep,name=output_files,json=outputFiles,proto3" json:"output_files,omitempty"`
+	// packages are installed before the command runs, and named in its environment.
+	Packages      []*ApplicationPackage `protobuf:"bytes,41,rep,name=packages,proto3" json:"packages,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RunTaskRequest) Reset() {
@@ -1150,6 +1180,323 @@ func (x *RunTaskRequest) GetSharedDirectory() bool {
 	return false
 }
 
+func (x *RunTaskRequest) GetOutputFiles() []*OutputFile {
+	if x != nil {
+		return x.OutputFiles
+	}
+	return nil
+}
+
+func (x *RunTaskRequest) GetPackages() []*ApplicationPackage {
+	if x != nil {
+		return x.Packages
+	}
+	return nil
+}
+
+// OutputFile is uploaded when the command has ended.
+type OutputFile struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// pattern is relative to the working directory, or absolute.
+	Pattern string `protobuf:"bytes,1,opt,name=pattern,proto3" json:"pattern,omitempty"`
+	// container_url is signed for writing.
+	ContainerUrl string `protobuf:"bytes,2,opt,name=container_url,json=containerUrl,proto3" json:"container_url,omitempty"`
+	// path is the blob's name, or with wildcards in the pattern what all begin with.
+	Path    string    `protobuf:"bytes,3,opt,name=path,proto3" json:"path,omitempty"`
+	Headers []*Header `protobuf:"bytes,4,rep,name=headers,proto3" json:"headers,omitempty"`
+	// condition is tasksuccess, taskfailure or taskcompletion.
+	Condition     string `protobuf:"bytes,5,opt,name=condition,proto3" json:"condition,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OutputFile) Reset() {
+	*x = OutputFile{}
+	mi := &file_node_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OutputFile) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OutputFile) ProtoMessage() {}
+
+func (x *OutputFile) ProtoReflect() protoreflect.Message {
+	mi := &file_node_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OutputFile.ProtoReflect.Descriptor instead.
+func (*OutputFile) Descriptor() ([]byte, []int) {
+	return file_node_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *OutputFile) GetPattern() string {
+	if x != nil {
+		return x.Pattern
+	}
+	return ""
+}
+
+func (x *OutputFile) GetContainerUrl() string {
+	if x != nil {
+		return x.ContainerUrl
+	}
+	return ""
+}
+
+func (x *OutputFile) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *OutputFile) GetHeaders() []*Header {
+	if x != nil {
+		return x.Headers
+	}
+	return nil
+}
+
+func (x *OutputFile) GetCondition() string {
+	if x != nil {
+		return x.Condition
+	}
+	return ""
+}
+
+type Header struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Value         string                 `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Header) Reset() {
+	*x = Header{}
+	mi := &file_node_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Header) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Header) ProtoMessage() {}
+
+func (x *Header) ProtoReflect() protoreflect.Message {
+	mi := &file_node_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Header.ProtoReflect.Descriptor instead.
+func (*Header) Descriptor() ([]byte, []int) {
+	return file_node_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *Header) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Header) GetValue() string {
+	if x != nil {
+		return x.Value
+	}
+	return ""
+}
+
+// ApplicationPackage is one version of an application.
+type ApplicationPackage struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Id      string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Version string                 `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
+	// stamp tells uploads of one version apart.
+	Stamp string `protobuf:"bytes,3,opt,name=stamp,proto3" json:"stamp,omitempty"`
+	// url is signed for reading the zip archive.
+	Url string `protobuf:"bytes,4,opt,name=url,proto3" json:"url,omitempty"`
+	// default: the node also knows it under a name without the version.
+	Default       bool `protobuf:"varint,5,opt,name=default,proto3" json:"default,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ApplicationPackage) Reset() {
+	*x = ApplicationPackage{}
+	mi := &file_node_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ApplicationPackage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ApplicationPackage) ProtoMessage() {}
+
+func (x *ApplicationPackage) ProtoReflect() protoreflect.Message {
+	mi := &file_node_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ApplicationPackage.ProtoReflect.Descriptor instead.
+func (*ApplicationPackage) Descriptor() ([]byte, []int) {
+	return file_node_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *ApplicationPackage) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *ApplicationPackage) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *ApplicationPackage) GetStamp() string {
+	if x != nil {
+		return x.Stamp
+	}
+	return ""
+}
+
+func (x *ApplicationPackage) GetUrl() string {
+	if x != nil {
+		return x.Url
+	}
+	return ""
+}
+
+func (x *ApplicationPackage) GetDefault() bool {
+	if x != nil {
+		return x.Default
+	}
+	return false
+}
+
+type InstallRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Packages      []*ApplicationPackage  `protobuf:"bytes,1,rep,name=packages,proto3" json:"packages,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *InstallRequest) Reset() {
+	*x = InstallRequest{}
+	mi := &file_node_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *InstallRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*InstallRequest) ProtoMessage() {}
+
+func (x *InstallRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_node_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use InstallRequest.ProtoReflect.Descriptor instead.
+func (*InstallRequest) Descriptor() ([]byte, []int) {
+	return file_node_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *InstallRequest) GetPackages() []*ApplicationPackage {
+	if x != nil {
+		return x.Packages
+	}
+	return nil
+}
+
+// failure is absent when all are there; its detail ApplicationPackageReference
+// names the package.
+type InstallResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Failure       *Failure               `protobuf:"bytes,1,opt,name=failure,proto3" json:"failure,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *InstallResponse) Reset() {
+	*x = InstallResponse{}
+	mi := &file_node_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *InstallResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*InstallResponse) ProtoMessage() {}
+
+func (x *InstallResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_node_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use InstallResponse.ProtoReflect.Descriptor instead.
+func (*InstallResponse) Descriptor() ([]byte, []int) {
+	return file_node_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *InstallResponse) GetFailure() *Failure {
+	if x != nil {
+		return x.Failure
+	}
+	return nil
+}
+
 type User struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// name is a pool user account; empty for the auto user.
@@ -1165,7 +1512,7 @@ type User struct {
 
 func (x *User) Reset() {
 	*x = User{}
-	mi := &file_node_proto_msgTypes[14]
+	mi := &file_node_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1177,7 +1524,7 @@ func (x *User) String() string {
 func (*User) ProtoMessage() {}
 
 func (x *User) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[14]
+	mi := &file_node_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1190,7 +1537,7 @@ func (x *User) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use User.ProtoReflect.Descriptor instead.
 func (*User) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{14}
+	return file_node_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *User) GetName() string {
@@ -1229,17 +1576,21 @@ func (x *User) GetGid() int32 {
 }
 
 type ResourceFile struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Url           string                 `protobuf:"bytes,1,opt,name=url,proto3" json:"url,omitempty"`
-	Path          string                 `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"`  // relative to the working directory
-	Mode          uint32                 `protobuf:"varint,3,opt,name=mode,proto3" json:"mode,omitempty"` // 0 means 0770
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Url   string                 `protobuf:"bytes,1,opt,name=url,proto3" json:"url,omitempty"`
+	Path  string                 `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"`  // relative to the working directory
+	Mode  uint32                 `protobuf:"varint,3,opt,name=mode,proto3" json:"mode,omitempty"` // 0 means 0770
+	// container: url is that of a container, and path the directory into which its
+	// blobs come whose names begin with blob_prefix.
+	Container     bool   `protobuf:"varint,40,opt,name=container,proto3" json:"container,omitempty"`
+	BlobPrefix    string `protobuf:"bytes,41,opt,name=blob_prefix,json=blobPrefix,proto3" json:"blob_prefix,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ResourceFile) Reset() {
 	*x = ResourceFile{}
-	mi := &file_node_proto_msgTypes[15]
+	mi := &file_node_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1251,7 +1602,7 @@ func (x *ResourceFile) String() string {
 func (*ResourceFile) ProtoMessage() {}
 
 func (x *ResourceFile) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[15]
+	mi := &file_node_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1264,7 +1615,7 @@ func (x *ResourceFile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceFile.ProtoReflect.Descriptor instead.
 func (*ResourceFile) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{15}
+	return file_node_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ResourceFile) GetUrl() string {
@@ -1288,6 +1639,20 @@ func (x *ResourceFile) GetMode() uint32 {
 	return 0
 }
 
+func (x *ResourceFile) GetContainer() bool {
+	if x != nil {
+		return x.Container
+	}
+	return false
+}
+
+func (x *ResourceFile) GetBlobPrefix() string {
+	if x != nil {
+		return x.BlobPrefix
+	}
+	return ""
+}
+
 type RunTaskResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1296,7 +1661,7 @@ type RunTaskResponse struct {
 
 func (x *RunTaskResponse) Reset() {
 	*x = RunTaskResponse{}
-	mi := &file_node_proto_msgTypes[16]
+	mi := &file_node_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1308,7 +1673,7 @@ func (x *RunTaskResponse) String() string {
 func (*RunTaskResponse) ProtoMessage() {}
 
 func (x *RunTaskResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[16]
+	mi := &file_node_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1321,7 +1686,7 @@ func (x *RunTaskResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunTaskResponse.ProtoReflect.Descriptor instead.
 func (*RunTaskResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{16}
+	return file_node_proto_rawDescGZIP(), []int{21}
 }
 
 type RunTasksRequest struct {
@@ -1333,7 +1698,7 @@ type RunTasksRequest struct {
 
 func (x *RunTasksRequest) Reset() {
 	*x = RunTasksRequest{}
-	mi := &file_node_proto_msgTypes[17]
+	mi := &file_node_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1345,7 +1710,7 @@ func (x *RunTasksRequest) String() string {
 func (*RunTasksRequest) ProtoMessage() {}
 
 func (x *RunTasksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[17]
+	mi := &file_node_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1358,7 +1723,7 @@ func (x *RunTasksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunTasksRequest.ProtoReflect.Descriptor instead.
 func (*RunTasksRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{17}
+	return file_node_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *RunTasksRequest) GetTasks() []*RunTaskRequest {
@@ -1378,7 +1743,7 @@ type RunTasksResponse struct {
 
 func (x *RunTasksResponse) Reset() {
 	*x = RunTasksResponse{}
-	mi := &file_node_proto_msgTypes[18]
+	mi := &file_node_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1390,7 +1755,7 @@ func (x *RunTasksResponse) String() string {
 func (*RunTasksResponse) ProtoMessage() {}
 
 func (x *RunTasksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[18]
+	mi := &file_node_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1403,7 +1768,7 @@ func (x *RunTasksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunTasksResponse.ProtoReflect.Descriptor instead.
 func (*RunTasksResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{18}
+	return file_node_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *RunTasksResponse) GetResults() []*RunTaskResult {
@@ -1425,7 +1790,7 @@ type RunTaskResult struct {
 
 func (x *RunTaskResult) Reset() {
 	*x = RunTaskResult{}
-	mi := &file_node_proto_msgTypes[19]
+	mi := &file_node_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1437,7 +1802,7 @@ func (x *RunTaskResult) String() string {
 func (*RunTaskResult) ProtoMessage() {}
 
 func (x *RunTaskResult) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[19]
+	mi := &file_node_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1450,7 +1815,7 @@ func (x *RunTaskResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunTaskResult.ProtoReflect.Descriptor instead.
 func (*RunTaskResult) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{19}
+	return file_node_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *RunTaskResult) GetCode() uint32 {
@@ -1479,7 +1844,7 @@ type StopTaskRequest struct {
 
 func (x *StopTaskRequest) Reset() {
 	*x = StopTaskRequest{}
-	mi := &file_node_proto_msgTypes[20]
+	mi := &file_node_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1491,7 +1856,7 @@ func (x *StopTaskRequest) String() string {
 func (*StopTaskRequest) ProtoMessage() {}
 
 func (x *StopTaskRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[20]
+	mi := &file_node_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1504,7 +1869,7 @@ func (x *StopTaskRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopTaskRequest.ProtoReflect.Descriptor instead.
 func (*StopTaskRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{20}
+	return file_node_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *StopTaskRequest) GetKey() *TaskKey {
@@ -1536,7 +1901,7 @@ type StopTaskResponse struct {
 
 func (x *StopTaskResponse) Reset() {
 	*x = StopTaskResponse{}
-	mi := &file_node_proto_msgTypes[21]
+	mi := &file_node_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1548,7 +1913,7 @@ func (x *StopTaskResponse) String() string {
 func (*StopTaskResponse) ProtoMessage() {}
 
 func (x *StopTaskResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[21]
+	mi := &file_node_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1561,7 +1926,7 @@ func (x *StopTaskResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopTaskResponse.ProtoReflect.Descriptor instead.
 func (*StopTaskResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{21}
+	return file_node_proto_rawDescGZIP(), []int{26}
 }
 
 type RemoveTaskRequest struct {
@@ -1574,7 +1939,7 @@ type RemoveTaskRequest struct {
 
 func (x *RemoveTaskRequest) Reset() {
 	*x = RemoveTaskRequest{}
-	mi := &file_node_proto_msgTypes[22]
+	mi := &file_node_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1586,7 +1951,7 @@ func (x *RemoveTaskRequest) String() string {
 func (*RemoveTaskRequest) ProtoMessage() {}
 
 func (x *RemoveTaskRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[22]
+	mi := &file_node_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1599,7 +1964,7 @@ func (x *RemoveTaskRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveTaskRequest.ProtoReflect.Descriptor instead.
 func (*RemoveTaskRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{22}
+	return file_node_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *RemoveTaskRequest) GetKey() *TaskKey {
@@ -1624,7 +1989,7 @@ type RemoveTaskResponse struct {
 
 func (x *RemoveTaskResponse) Reset() {
 	*x = RemoveTaskResponse{}
-	mi := &file_node_proto_msgTypes[23]
+	mi := &file_node_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1636,7 +2001,7 @@ func (x *RemoveTaskResponse) String() string {
 func (*RemoveTaskResponse) ProtoMessage() {}
 
 func (x *RemoveTaskResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[23]
+	mi := &file_node_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1649,7 +2014,7 @@ func (x *RemoveTaskResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveTaskResponse.ProtoReflect.Descriptor instead.
 func (*RemoveTaskResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{23}
+	return file_node_proto_rawDescGZIP(), []int{28}
 }
 
 type ListFilesRequest struct {
@@ -1663,7 +2028,7 @@ type ListFilesRequest struct {
 
 func (x *ListFilesRequest) Reset() {
 	*x = ListFilesRequest{}
-	mi := &file_node_proto_msgTypes[24]
+	mi := &file_node_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1675,7 +2040,7 @@ func (x *ListFilesRequest) String() string {
 func (*ListFilesRequest) ProtoMessage() {}
 
 func (x *ListFilesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[24]
+	mi := &file_node_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1688,7 +2053,7 @@ func (x *ListFilesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListFilesRequest.ProtoReflect.Descriptor instead.
 func (*ListFilesRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{24}
+	return file_node_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ListFilesRequest) GetDirectory() string {
@@ -1714,7 +2079,7 @@ type ListFilesResponse struct {
 
 func (x *ListFilesResponse) Reset() {
 	*x = ListFilesResponse{}
-	mi := &file_node_proto_msgTypes[25]
+	mi := &file_node_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1726,7 +2091,7 @@ func (x *ListFilesResponse) String() string {
 func (*ListFilesResponse) ProtoMessage() {}
 
 func (x *ListFilesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[25]
+	mi := &file_node_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1739,7 +2104,7 @@ func (x *ListFilesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListFilesResponse.ProtoReflect.Descriptor instead.
 func (*ListFilesResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{25}
+	return file_node_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ListFilesResponse) GetFiles() []*FileInfo {
@@ -1762,7 +2127,7 @@ type FileInfo struct {
 
 func (x *FileInfo) Reset() {
 	*x = FileInfo{}
-	mi := &file_node_proto_msgTypes[26]
+	mi := &file_node_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1774,7 +2139,7 @@ func (x *FileInfo) String() string {
 func (*FileInfo) ProtoMessage() {}
 
 func (x *FileInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[26]
+	mi := &file_node_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1787,7 +2152,7 @@ func (x *FileInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileInfo.ProtoReflect.Descriptor instead.
 func (*FileInfo) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{26}
+	return file_node_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *FileInfo) GetPath() string {
@@ -1834,7 +2199,7 @@ type StatFileRequest struct {
 
 func (x *StatFileRequest) Reset() {
 	*x = StatFileRequest{}
-	mi := &file_node_proto_msgTypes[27]
+	mi := &file_node_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1846,7 +2211,7 @@ func (x *StatFileRequest) String() string {
 func (*StatFileRequest) ProtoMessage() {}
 
 func (x *StatFileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[27]
+	mi := &file_node_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1859,7 +2224,7 @@ func (x *StatFileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatFileRequest.ProtoReflect.Descriptor instead.
 func (*StatFileRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{27}
+	return file_node_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *StatFileRequest) GetPath() string {
@@ -1884,7 +2249,7 @@ type ReadFileRequest struct {
 
 func (x *ReadFileRequest) Reset() {
 	*x = ReadFileRequest{}
-	mi := &file_node_proto_msgTypes[28]
+	mi := &file_node_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1896,7 +2261,7 @@ func (x *ReadFileRequest) String() string {
 func (*ReadFileRequest) ProtoMessage() {}
 
 func (x *ReadFileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[28]
+	mi := &file_node_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1909,7 +2274,7 @@ func (x *ReadFileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadFileRequest.ProtoReflect.Descriptor instead.
 func (*ReadFileRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{28}
+	return file_node_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ReadFileRequest) GetPath() string {
@@ -1949,7 +2314,7 @@ type FileChunk struct {
 
 func (x *FileChunk) Reset() {
 	*x = FileChunk{}
-	mi := &file_node_proto_msgTypes[29]
+	mi := &file_node_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1961,7 +2326,7 @@ func (x *FileChunk) String() string {
 func (*FileChunk) ProtoMessage() {}
 
 func (x *FileChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[29]
+	mi := &file_node_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1974,7 +2339,7 @@ func (x *FileChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileChunk.ProtoReflect.Descriptor instead.
 func (*FileChunk) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{29}
+	return file_node_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *FileChunk) GetData() []byte {
@@ -1994,7 +2359,7 @@ type DeleteFileRequest struct {
 
 func (x *DeleteFileRequest) Reset() {
 	*x = DeleteFileRequest{}
-	mi := &file_node_proto_msgTypes[30]
+	mi := &file_node_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2006,7 +2371,7 @@ func (x *DeleteFileRequest) String() string {
 func (*DeleteFileRequest) ProtoMessage() {}
 
 func (x *DeleteFileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[30]
+	mi := &file_node_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2019,7 +2384,7 @@ func (x *DeleteFileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteFileRequest.ProtoReflect.Descriptor instead.
 func (*DeleteFileRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{30}
+	return file_node_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *DeleteFileRequest) GetPath() string {
@@ -2044,7 +2409,7 @@ type DeleteFileResponse struct {
 
 func (x *DeleteFileResponse) Reset() {
 	*x = DeleteFileResponse{}
-	mi := &file_node_proto_msgTypes[31]
+	mi := &file_node_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2056,7 +2421,7 @@ func (x *DeleteFileResponse) String() string {
 func (*DeleteFileResponse) ProtoMessage() {}
 
 func (x *DeleteFileResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[31]
+	mi := &file_node_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2069,7 +2434,7 @@ func (x *DeleteFileResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteFileResponse.ProtoReflect.Descriptor instead.
 func (*DeleteFileResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{31}
+	return file_node_proto_rawDescGZIP(), []int{36}
 }
 
 type ShutdownRequest struct {
@@ -2081,7 +2446,7 @@ type ShutdownRequest struct {
 
 func (x *ShutdownRequest) Reset() {
 	*x = ShutdownRequest{}
-	mi := &file_node_proto_msgTypes[32]
+	mi := &file_node_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2093,7 +2458,7 @@ func (x *ShutdownRequest) String() string {
 func (*ShutdownRequest) ProtoMessage() {}
 
 func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[32]
+	mi := &file_node_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2106,7 +2471,7 @@ func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownRequest.ProtoReflect.Descriptor instead.
 func (*ShutdownRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{32}
+	return file_node_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ShutdownRequest) GetReboot() bool {
@@ -2124,7 +2489,7 @@ type ShutdownResponse struct {
 
 func (x *ShutdownResponse) Reset() {
 	*x = ShutdownResponse{}
-	mi := &file_node_proto_msgTypes[33]
+	mi := &file_node_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2136,7 +2501,7 @@ func (x *ShutdownResponse) String() string {
 func (*ShutdownResponse) ProtoMessage() {}
 
 func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[33]
+	mi := &file_node_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2149,7 +2514,7 @@ func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownResponse.ProtoReflect.Descriptor instead.
 func (*ShutdownResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{33}
+	return file_node_proto_rawDescGZIP(), []int{38}
 }
 
 type FreezeRequest struct {
@@ -2161,7 +2526,7 @@ type FreezeRequest struct {
 
 func (x *FreezeRequest) Reset() {
 	*x = FreezeRequest{}
-	mi := &file_node_proto_msgTypes[34]
+	mi := &file_node_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2173,7 +2538,7 @@ func (x *FreezeRequest) String() string {
 func (*FreezeRequest) ProtoMessage() {}
 
 func (x *FreezeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[34]
+	mi := &file_node_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2186,7 +2551,7 @@ func (x *FreezeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FreezeRequest.ProtoReflect.Descriptor instead.
 func (*FreezeRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{34}
+	return file_node_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *FreezeRequest) GetLimit() *durationpb.Duration {
@@ -2206,7 +2571,7 @@ type FreezeResponse struct {
 
 func (x *FreezeResponse) Reset() {
 	*x = FreezeResponse{}
-	mi := &file_node_proto_msgTypes[35]
+	mi := &file_node_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2218,7 +2583,7 @@ func (x *FreezeResponse) String() string {
 func (*FreezeResponse) ProtoMessage() {}
 
 func (x *FreezeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[35]
+	mi := &file_node_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2231,7 +2596,7 @@ func (x *FreezeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FreezeResponse.ProtoReflect.Descriptor instead.
 func (*FreezeResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{35}
+	return file_node_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *FreezeResponse) GetFrozen() int32 {
@@ -2256,7 +2621,7 @@ type ThawRequest struct {
 
 func (x *ThawRequest) Reset() {
 	*x = ThawRequest{}
-	mi := &file_node_proto_msgTypes[36]
+	mi := &file_node_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2268,7 +2633,7 @@ func (x *ThawRequest) String() string {
 func (*ThawRequest) ProtoMessage() {}
 
 func (x *ThawRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[36]
+	mi := &file_node_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2281,7 +2646,7 @@ func (x *ThawRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ThawRequest.ProtoReflect.Descriptor instead.
 func (*ThawRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{36}
+	return file_node_proto_rawDescGZIP(), []int{41}
 }
 
 type ThawResponse struct {
@@ -2292,7 +2657,7 @@ type ThawResponse struct {
 
 func (x *ThawResponse) Reset() {
 	*x = ThawResponse{}
-	mi := &file_node_proto_msgTypes[37]
+	mi := &file_node_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2304,7 +2669,7 @@ func (x *ThawResponse) String() string {
 func (*ThawResponse) ProtoMessage() {}
 
 func (x *ThawResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[37]
+	mi := &file_node_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2317,7 +2682,7 @@ func (x *ThawResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ThawResponse.ProtoReflect.Descriptor instead.
 func (*ThawResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{37}
+	return file_node_proto_rawDescGZIP(), []int{42}
 }
 
 type OutputsRequest struct {
@@ -2332,7 +2697,7 @@ type OutputsRequest struct {
 
 func (x *OutputsRequest) Reset() {
 	*x = OutputsRequest{}
-	mi := &file_node_proto_msgTypes[38]
+	mi := &file_node_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2344,7 +2709,7 @@ func (x *OutputsRequest) String() string {
 func (*OutputsRequest) ProtoMessage() {}
 
 func (x *OutputsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[38]
+	mi := &file_node_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2357,7 +2722,7 @@ func (x *OutputsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OutputsRequest.ProtoReflect.Descriptor instead.
 func (*OutputsRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{38}
+	return file_node_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *OutputsRequest) GetDirectories() []string {
@@ -2392,7 +2757,7 @@ type Output struct {
 
 func (x *Output) Reset() {
 	*x = Output{}
-	mi := &file_node_proto_msgTypes[39]
+	mi := &file_node_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2404,7 +2769,7 @@ func (x *Output) String() string {
 func (*Output) ProtoMessage() {}
 
 func (x *Output) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[39]
+	mi := &file_node_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2417,7 +2782,7 @@ func (x *Output) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Output.ProtoReflect.Descriptor instead.
 func (*Output) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{39}
+	return file_node_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *Output) GetDirectory() string {
@@ -2474,7 +2839,7 @@ var File_node_proto protoreflect.FileDescriptor
 const file_node_proto_rawDesc = "" +
 	"\n" +
 	"\n" +
-	"node.proto\x12\x10millpond.node.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1egoogle/protobuf/duration.proto\"\xb1\x02\n" +
+	"node.proto\x12\x10millpond.node.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1egoogle/protobuf/duration.proto\"\x96\x03\n" +
 	"\fHelloRequest\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1e\n" +
 	"\n" +
@@ -2486,7 +2851,11 @@ const file_node_proto_rawDesc = "" +
 	"\apool_id\x18\x06 \x01(\tR\x06poolId\x12!\n" +
 	"\faccount_name\x18\a \x01(\tR\vaccountName\x12%\n" +
 	"\x0eserver_version\x18\b \x01(\tR\rserverVersion\x12!\n" +
-	"\fhost_address\x18\t \x01(\tR\vhostAddress\"\xf8\x02\n" +
+	"\fhost_address\x18\t \x01(\tR\vhostAddress\x12%\n" +
+	"\x0eserver_address\x18( \x01(\tR\rserverAddress\x12\x1b\n" +
+	"\tserver_ca\x18) \x01(\fR\bserverCa\x12\x1f\n" +
+	"\vazure_hosts\x18* \x03(\tR\n" +
+	"azureHosts\"\xf8\x02\n" +
 	"\rHelloResponse\x12#\n" +
 	"\ragent_version\x18\x01 \x01(\tR\fagentVersion\x12\x17\n" +
 	"\aboot_id\x18\x02 \x01(\tR\x06bootId\x12\x1d\n" +
@@ -2566,7 +2935,7 @@ const file_node_proto_rawDesc = "" +
 	"\x11network_out_bytes\x18D \x01(\x04R\x0fnetworkOutBytes\".\n" +
 	"\x12AcknowledgeRequest\x12\x18\n" +
 	"\athrough\x18\x01 \x01(\x04R\athrough\"\x15\n" +
-	"\x13AcknowledgeResponse\"\xf2\x03\n" +
+	"\x13AcknowledgeResponse\"\xf5\x04\n" +
 	"\x0eRunTaskRequest\x12+\n" +
 	"\x03key\x18\x01 \x01(\v2\x19.millpond.node.v1.TaskKeyR\x03key\x12!\n" +
 	"\fcommand_line\x18\x02 \x01(\tR\vcommandLine\x12\x1c\n" +
@@ -2575,21 +2944,46 @@ const file_node_proto_rawDesc = "" +
 	"\x04user\x18\x05 \x01(\v2\x16.millpond.node.v1.UserR\x04user\x12E\n" +
 	"\x0eresource_files\x18\x06 \x03(\v2\x1e.millpond.node.v1.ResourceFileR\rresourceFiles\x12?\n" +
 	"\x0emax_wall_clock\x18\a \x01(\v2\x19.google.protobuf.DurationR\fmaxWallClock\x12)\n" +
-	"\x10shared_directory\x18\x14 \x01(\bR\x0fsharedDirectory\x1a>\n" +
+	"\x10shared_directory\x18\x14 \x01(\bR\x0fsharedDirectory\x12?\n" +
+	"\foutput_files\x18( \x03(\v2\x1c.millpond.node.v1.OutputFileR\voutputFiles\x12@\n" +
+	"\bpackages\x18) \x03(\v2$.millpond.node.v1.ApplicationPackageR\bpackages\x1a>\n" +
 	"\x10EnvironmentEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"s\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xb1\x01\n" +
+	"\n" +
+	"OutputFile\x12\x18\n" +
+	"\apattern\x18\x01 \x01(\tR\apattern\x12#\n" +
+	"\rcontainer_url\x18\x02 \x01(\tR\fcontainerUrl\x12\x12\n" +
+	"\x04path\x18\x03 \x01(\tR\x04path\x122\n" +
+	"\aheaders\x18\x04 \x03(\v2\x18.millpond.node.v1.HeaderR\aheaders\x12\x1c\n" +
+	"\tcondition\x18\x05 \x01(\tR\tcondition\"2\n" +
+	"\x06Header\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value\"\x80\x01\n" +
+	"\x12ApplicationPackage\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\tR\aversion\x12\x14\n" +
+	"\x05stamp\x18\x03 \x01(\tR\x05stamp\x12\x10\n" +
+	"\x03url\x18\x04 \x01(\tR\x03url\x12\x18\n" +
+	"\adefault\x18\x05 \x01(\bR\adefault\"R\n" +
+	"\x0eInstallRequest\x12@\n" +
+	"\bpackages\x18\x01 \x03(\v2$.millpond.node.v1.ApplicationPackageR\bpackages\"F\n" +
+	"\x0fInstallResponse\x123\n" +
+	"\afailure\x18\x01 \x01(\v2\x19.millpond.node.v1.FailureR\afailure\"s\n" +
 	"\x04User\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05admin\x18\x02 \x01(\bR\x05admin\x12\x1d\n" +
 	"\n" +
 	"task_scope\x18\x03 \x01(\bR\ttaskScope\x12\x10\n" +
 	"\x03uid\x18\x04 \x01(\x05R\x03uid\x12\x10\n" +
-	"\x03gid\x18\x05 \x01(\x05R\x03gid\"H\n" +
+	"\x03gid\x18\x05 \x01(\x05R\x03gid\"\x87\x01\n" +
 	"\fResourceFile\x12\x10\n" +
 	"\x03url\x18\x01 \x01(\tR\x03url\x12\x12\n" +
 	"\x04path\x18\x02 \x01(\tR\x04path\x12\x12\n" +
-	"\x04mode\x18\x03 \x01(\rR\x04mode\"\x11\n" +
+	"\x04mode\x18\x03 \x01(\rR\x04mode\x12\x1c\n" +
+	"\tcontainer\x18( \x01(\bR\tcontainer\x12\x1f\n" +
+	"\vblob_prefix\x18) \x01(\tR\n" +
+	"blobPrefix\"\x11\n" +
 	"\x0fRunTaskResponse\"I\n" +
 	"\x0fRunTasksRequest\x126\n" +
 	"\x05tasks\x18\x01 \x03(\v2 .millpond.node.v1.RunTaskRequestR\x05tasks\"M\n" +
@@ -2651,7 +3045,8 @@ const file_node_proto_rawDesc = "" +
 	"\bmodified\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\bmodified\x12\x12\n" +
 	"\x04mode\x18\x05 \x01(\rR\x04mode\x12\x12\n" +
 	"\x04head\x18\x06 \x01(\fR\x04head\x12\x12\n" +
-	"\x04tail\x18\a \x01(\fR\x04tail2\xb8\t\n" +
+	"\x04tail\x18\a \x01(\fR\x04tail2\x88\n" +
+	"\n" +
 	"\x05Agent\x12H\n" +
 	"\x05Hello\x12\x1e.millpond.node.v1.HelloRequest\x1a\x1f.millpond.node.v1.HelloResponse\x12B\n" +
 	"\x05Watch\x12\x1e.millpond.node.v1.WatchRequest\x1a\x17.millpond.node.v1.Event0\x01\x12Z\n" +
@@ -2660,7 +3055,8 @@ const file_node_proto_rawDesc = "" +
 	"\bRunTasks\x12!.millpond.node.v1.RunTasksRequest\x1a\".millpond.node.v1.RunTasksResponse\x12Q\n" +
 	"\bStopTask\x12!.millpond.node.v1.StopTaskRequest\x1a\".millpond.node.v1.StopTaskResponse\x12W\n" +
 	"\n" +
-	"RemoveTask\x12#.millpond.node.v1.RemoveTaskRequest\x1a$.millpond.node.v1.RemoveTaskResponse\x12T\n" +
+	"RemoveTask\x12#.millpond.node.v1.RemoveTaskRequest\x1a$.millpond.node.v1.RemoveTaskResponse\x12N\n" +
+	"\aInstall\x12 .millpond.node.v1.InstallRequest\x1a!.millpond.node.v1.InstallResponse\x12T\n" +
 	"\tListFiles\x12\".millpond.node.v1.ListFilesRequest\x1a#.millpond.node.v1.ListFilesResponse\x12I\n" +
 	"\bStatFile\x12!.millpond.node.v1.StatFileRequest\x1a\x1a.millpond.node.v1.FileInfo\x12L\n" +
 	"\bReadFile\x12!.millpond.node.v1.ReadFileRequest\x1a\x1b.millpond.node.v1.FileChunk0\x01\x12G\n" +
@@ -2683,7 +3079,7 @@ func file_node_proto_rawDescGZIP() []byte {
 	return file_node_proto_rawDescData
 }
 
-var file_node_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
+var file_node_proto_msgTypes = make([]protoimpl.MessageInfo, 47)
 var file_node_proto_goTypes = []any{
 	(*HelloRequest)(nil),          // 0: millpond.node.v1.HelloRequest
 	(*HelloResponse)(nil),         // 1: millpond.node.v1.HelloResponse
@@ -2699,105 +3095,117 @@ var file_node_proto_goTypes = []any{
 	(*AcknowledgeRequest)(nil),    // 11: millpond.node.v1.AcknowledgeRequest
 	(*AcknowledgeResponse)(nil),   // 12: millpond.node.v1.AcknowledgeResponse
 	(*RunTaskRequest)(nil),        // 13: millpond.node.v1.RunTaskRequest
-	(*User)(nil),                  // 14: millpond.node.v1.User
-	(*ResourceFile)(nil),          // 15: millpond.node.v1.ResourceFile
-	(*RunTaskResponse)(nil),       // 16: millpond.node.v1.RunTaskResponse
-	(*RunTasksRequest)(nil),       // 17: millpond.node.v1.RunTasksRequest
-	(*RunTasksResponse)(nil),      // 18: millpond.node.v1.RunTasksResponse
-	(*RunTaskResult)(nil),         // 19: millpond.node.v1.RunTaskResult
-	(*StopTaskRequest)(nil),       // 20: millpond.node.v1.StopTaskRequest
-	(*StopTaskResponse)(nil),      // 21: millpond.node.v1.StopTaskResponse
-	(*RemoveTaskRequest)(nil),     // 22: millpond.node.v1.RemoveTaskRequest
-	(*RemoveTaskResponse)(nil),    // 23: millpond.node.v1.RemoveTaskResponse
-	(*ListFilesRequest)(nil),      // 24: millpond.node.v1.ListFilesRequest
-	(*ListFilesResponse)(nil),     // 25: millpond.node.v1.ListFilesResponse
-	(*FileInfo)(nil),              // 26: millpond.node.v1.FileInfo
-	(*StatFileRequest)(nil),       // 27: millpond.node.v1.StatFileRequest
-	(*ReadFileRequest)(nil),       // 28: millpond.node.v1.ReadFileRequest
-	(*FileChunk)(nil),             // 29: millpond.node.v1.FileChunk
-	(*DeleteFileRequest)(nil),     // 30: millpond.node.v1.DeleteFileRequest
-	(*DeleteFileResponse)(nil),    // 31: millpond.node.v1.DeleteFileResponse
-	(*ShutdownRequest)(nil),       // 32: millpond.node.v1.ShutdownRequest
-	(*ShutdownResponse)(nil),      // 33: millpond.node.v1.ShutdownResponse
-	(*FreezeRequest)(nil),         // 34: millpond.node.v1.FreezeRequest
-	(*FreezeResponse)(nil),        // 35: millpond.node.v1.FreezeResponse
-	(*ThawRequest)(nil),           // 36: millpond.node.v1.ThawRequest
-	(*ThawResponse)(nil),          // 37: millpond.node.v1.ThawResponse
-	(*OutputsRequest)(nil),        // 38: millpond.node.v1.OutputsRequest
-	(*Output)(nil),                // 39: millpond.node.v1.Output
-	nil,                           // 40: millpond.node.v1.Failure.DetailsEntry
-	nil,                           // 41: millpond.node.v1.RunTaskRequest.EnvironmentEntry
-	(*timestamppb.Timestamp)(nil), // 42: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 43: google.protobuf.Duration
+	(*OutputFile)(nil),            // 14: millpond.node.v1.OutputFile
+	(*Header)(nil),                // 15: millpond.node.v1.Header
+	(*ApplicationPackage)(nil),    // 16: millpond.node.v1.ApplicationPackage
+	(*InstallRequest)(nil),        // 17: millpond.node.v1.InstallRequest
+	(*InstallResponse)(nil),       // 18: millpond.node.v1.InstallResponse
+	(*User)(nil),                  // 19: millpond.node.v1.User
+	(*ResourceFile)(nil),          // 20: millpond.node.v1.ResourceFile
+	(*RunTaskResponse)(nil),       // 21: millpond.node.v1.RunTaskResponse
+	(*RunTasksRequest)(nil),       // 22: millpond.node.v1.RunTasksRequest
+	(*RunTasksResponse)(nil),      // 23: millpond.node.v1.RunTasksResponse
+	(*RunTaskResult)(nil),         // 24: millpond.node.v1.RunTaskResult
+	(*StopTaskRequest)(nil),       // 25: millpond.node.v1.StopTaskRequest
+	(*StopTaskResponse)(nil),      // 26: millpond.node.v1.StopTaskResponse
+	(*RemoveTaskRequest)(nil),     // 27: millpond.node.v1.RemoveTaskRequest
+	(*RemoveTaskResponse)(nil),    // 28: millpond.node.v1.RemoveTaskResponse
+	(*ListFilesRequest)(nil),      // 29: millpond.node.v1.ListFilesRequest
+	(*ListFilesResponse)(nil),     // 30: millpond.node.v1.ListFilesResponse
+	(*FileInfo)(nil),              // 31: millpond.node.v1.FileInfo
+	(*StatFileRequest)(nil),       // 32: millpond.node.v1.StatFileRequest
+	(*ReadFileRequest)(nil),       // 33: millpond.node.v1.ReadFileRequest
+	(*FileChunk)(nil),             // 34: millpond.node.v1.FileChunk
+	(*DeleteFileRequest)(nil),     // 35: millpond.node.v1.DeleteFileRequest
+	(*DeleteFileResponse)(nil),    // 36: millpond.node.v1.DeleteFileResponse
+	(*ShutdownRequest)(nil),       // 37: millpond.node.v1.ShutdownRequest
+	(*ShutdownResponse)(nil),      // 38: millpond.node.v1.ShutdownResponse
+	(*FreezeRequest)(nil),         // 39: millpond.node.v1.FreezeRequest
+	(*FreezeResponse)(nil),        // 40: millpond.node.v1.FreezeResponse
+	(*ThawRequest)(nil),           // 41: millpond.node.v1.ThawRequest
+	(*ThawResponse)(nil),          // 42: millpond.node.v1.ThawResponse
+	(*OutputsRequest)(nil),        // 43: millpond.node.v1.OutputsRequest
+	(*Output)(nil),                // 44: millpond.node.v1.Output
+	nil,                           // 45: millpond.node.v1.Failure.DetailsEntry
+	nil,                           // 46: millpond.node.v1.RunTaskRequest.EnvironmentEntry
+	(*timestamppb.Timestamp)(nil), // 47: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 48: google.protobuf.Duration
 }
 var file_node_proto_depIdxs = []int32{
-	42, // 0: millpond.node.v1.HelloRequest.now:type_name -> google.protobuf.Timestamp
-	42, // 1: millpond.node.v1.HelloResponse.booted:type_name -> google.protobuf.Timestamp
+	47, // 0: millpond.node.v1.HelloRequest.now:type_name -> google.protobuf.Timestamp
+	47, // 1: millpond.node.v1.HelloResponse.booted:type_name -> google.protobuf.Timestamp
 	3,  // 2: millpond.node.v1.HelloResponse.running:type_name -> millpond.node.v1.TaskKey
 	2,  // 3: millpond.node.v1.HelloResponse.stages:type_name -> millpond.node.v1.Stage
-	43, // 4: millpond.node.v1.Stage.duration:type_name -> google.protobuf.Duration
-	42, // 5: millpond.node.v1.Event.time:type_name -> google.protobuf.Timestamp
+	48, // 4: millpond.node.v1.Stage.duration:type_name -> google.protobuf.Duration
+	47, // 5: millpond.node.v1.Event.time:type_name -> google.protobuf.Timestamp
 	6,  // 6: millpond.node.v1.Event.task_started:type_name -> millpond.node.v1.TaskStarted
 	7,  // 7: millpond.node.v1.Event.task_completed:type_name -> millpond.node.v1.TaskCompleted
 	10, // 8: millpond.node.v1.Event.heartbeat:type_name -> millpond.node.v1.Heartbeat
 	3,  // 9: millpond.node.v1.TaskStarted.key:type_name -> millpond.node.v1.TaskKey
-	42, // 10: millpond.node.v1.TaskStarted.start_time:type_name -> google.protobuf.Timestamp
+	47, // 10: millpond.node.v1.TaskStarted.start_time:type_name -> google.protobuf.Timestamp
 	3,  // 11: millpond.node.v1.TaskCompleted.key:type_name -> millpond.node.v1.TaskKey
-	42, // 12: millpond.node.v1.TaskCompleted.start_time:type_name -> google.protobuf.Timestamp
-	42, // 13: millpond.node.v1.TaskCompleted.end_time:type_name -> google.protobuf.Timestamp
+	47, // 12: millpond.node.v1.TaskCompleted.start_time:type_name -> google.protobuf.Timestamp
+	47, // 13: millpond.node.v1.TaskCompleted.end_time:type_name -> google.protobuf.Timestamp
 	9,  // 14: millpond.node.v1.TaskCompleted.failure:type_name -> millpond.node.v1.Failure
 	8,  // 15: millpond.node.v1.TaskCompleted.usage:type_name -> millpond.node.v1.Usage
-	43, // 16: millpond.node.v1.Usage.user_cpu:type_name -> google.protobuf.Duration
-	43, // 17: millpond.node.v1.Usage.kernel_cpu:type_name -> google.protobuf.Duration
-	40, // 18: millpond.node.v1.Failure.details:type_name -> millpond.node.v1.Failure.DetailsEntry
+	48, // 16: millpond.node.v1.Usage.user_cpu:type_name -> google.protobuf.Duration
+	48, // 17: millpond.node.v1.Usage.kernel_cpu:type_name -> google.protobuf.Duration
+	45, // 18: millpond.node.v1.Failure.details:type_name -> millpond.node.v1.Failure.DetailsEntry
 	3,  // 19: millpond.node.v1.RunTaskRequest.key:type_name -> millpond.node.v1.TaskKey
-	41, // 20: millpond.node.v1.RunTaskRequest.environment:type_name -> millpond.node.v1.RunTaskRequest.EnvironmentEntry
-	14, // 21: millpond.node.v1.RunTaskRequest.user:type_name -> millpond.node.v1.User
-	15, // 22: millpond.node.v1.RunTaskRequest.resource_files:type_name -> millpond.node.v1.ResourceFile
-	43, // 23: millpond.node.v1.RunTaskRequest.max_wall_clock:type_name -> google.protobuf.Duration
-	13, // 24: millpond.node.v1.RunTasksRequest.tasks:type_name -> millpond.node.v1.RunTaskRequest
-	19, // 25: millpond.node.v1.RunTasksResponse.results:type_name -> millpond.node.v1.RunTaskResult
-	3,  // 26: millpond.node.v1.StopTaskRequest.key:type_name -> millpond.node.v1.TaskKey
-	3,  // 27: millpond.node.v1.RemoveTaskRequest.key:type_name -> millpond.node.v1.TaskKey
-	26, // 28: millpond.node.v1.ListFilesResponse.files:type_name -> millpond.node.v1.FileInfo
-	42, // 29: millpond.node.v1.FileInfo.modified:type_name -> google.protobuf.Timestamp
-	43, // 30: millpond.node.v1.FreezeRequest.limit:type_name -> google.protobuf.Duration
-	42, // 31: millpond.node.v1.Output.modified:type_name -> google.protobuf.Timestamp
-	0,  // 32: millpond.node.v1.Agent.Hello:input_type -> millpond.node.v1.HelloRequest
-	4,  // 33: millpond.node.v1.Agent.Watch:input_type -> millpond.node.v1.WatchRequest
-	11, // 34: millpond.node.v1.Agent.Acknowledge:input_type -> millpond.node.v1.AcknowledgeRequest
-	13, // 35: millpond.node.v1.Agent.RunTask:input_type -> millpond.node.v1.RunTaskRequest
-	17, // 36: millpond.node.v1.Agent.RunTasks:input_type -> millpond.node.v1.RunTasksRequest
-	20, // 37: millpond.node.v1.Agent.StopTask:input_type -> millpond.node.v1.StopTaskRequest
-	22, // 38: millpond.node.v1.Agent.RemoveTask:input_type -> millpond.node.v1.RemoveTaskRequest
-	24, // 39: millpond.node.v1.Agent.ListFiles:input_type -> millpond.node.v1.ListFilesRequest
-	27, // 40: millpond.node.v1.Agent.StatFile:input_type -> millpond.node.v1.StatFileRequest
-	28, // 41: millpond.node.v1.Agent.ReadFile:input_type -> millpond.node.v1.ReadFileRequest
-	38, // 42: millpond.node.v1.Agent.Outputs:input_type -> millpond.node.v1.OutputsRequest
-	30, // 43: millpond.node.v1.Agent.DeleteFile:input_type -> millpond.node.v1.DeleteFileRequest
-	32, // 44: millpond.node.v1.Agent.Shutdown:input_type -> millpond.node.v1.ShutdownRequest
-	34, // 45: millpond.node.v1.Agent.Freeze:input_type -> millpond.node.v1.FreezeRequest
-	36, // 46: millpond.node.v1.Agent.Thaw:input_type -> millpond.node.v1.ThawRequest
-	1,  // 47: millpond.node.v1.Agent.Hello:output_type -> millpond.node.v1.HelloResponse
-	5,  // 48: millpond.node.v1.Agent.Watch:output_type -> millpond.node.v1.Event
-	12, // 49: millpond.node.v1.Agent.Acknowledge:output_type -> millpond.node.v1.AcknowledgeResponse
-	16, // 50: millpond.node.v1.Agent.RunTask:output_type -> millpond.node.v1.RunTaskResponse
-	18, // 51: millpond.node.v1.Agent.RunTasks:output_type -> millpond.node.v1.RunTasksResponse
-	21, // 52: millpond.node.v1.Agent.StopTask:output_type -> millpond.node.v1.StopTaskResponse
-	23, // 53: millpond.node.v1.Agent.RemoveTask:output_type -> millpond.node.v1.RemoveTaskResponse
-	25, // 54: millpond.node.v1.Agent.ListFiles:output_type -> millpond.node.v1.ListFilesResponse
-	26, // 55: millpond.node.v1.Agent.StatFile:output_type -> millpond.node.v1.FileInfo
-	29, // 56: millpond.node.v1.Agent.ReadFile:output_type -> millpond.node.v1.FileChunk
-	39, // 57: millpond.node.v1.Agent.Outputs:output_type -> millpond.node.v1.Output
-	31, // 58: millpond.node.v1.Agent.DeleteFile:output_type -> millpond.node.v1.DeleteFileResponse
-	33, // 59: millpond.node.v1.Agent.Shutdown:output_type -> millpond.node.v1.ShutdownResponse
-	35, // 60: millpond.node.v1.Agent.Freeze:output_type -> millpond.node.v1.FreezeResponse
-	37, // 61: millpond.node.v1.Agent.Thaw:output_type -> millpond.node.v1.ThawResponse
-	47, // [47:62] is the sub-list for method output_type
-	32, // [32:47] is the sub-list for method input_type
-	32, // [32:32] is the sub-list for extension type_name
-	32, // [32:32] is the sub-list for extension extendee
-	0,  // [0:32] is the sub-list for field type_name
+	46, // 20: millpond.node.v1.RunTaskRequest.environment:type_name -> millpond.node.v1.RunTaskRequest.EnvironmentEntry
+	19, // 21: millpond.node.v1.RunTaskRequest.user:type_name -> millpond.node.v1.User
+	20, // 22: millpond.node.v1.RunTaskRequest.resource_files:type_name -> millpond.node.v1.ResourceFile
+	48, // 23: millpond.node.v1.RunTaskRequest.max_wall_clock:type_name -> google.protobuf.Duration
+	14, // 24: millpond.node.v1.RunTaskRequest.output_files:type_name -> millpond.node.v1.OutputFile
+	16, // 25: millpond.node.v1.RunTaskRequest.packages:type_name -> millpond.node.v1.ApplicationPackage
+	15, // 26: millpond.node.v1.OutputFile.headers:type_name -> millpond.node.v1.Header
+	16, // 27: millpond.node.v1.InstallRequest.packages:type_name -> millpond.node.v1.ApplicationPackage
+	9,  // 28: millpond.node.v1.InstallResponse.failure:type_name -> millpond.node.v1.Failure
+	13, // 29: millpond.node.v1.RunTasksRequest.tasks:type_name -> millpond.node.v1.RunTaskRequest
+	24, // 30: millpond.node.v1.RunTasksResponse.results:type_name -> millpond.node.v1.RunTaskResult
+	3,  // 31: millpond.node.v1.StopTaskRequest.key:type_name -> millpond.node.v1.TaskKey
+	3,  // 32: millpond.node.v1.RemoveTaskRequest.key:type_name -> millpond.node.v1.TaskKey
+	31, // 33: millpond.node.v1.ListFilesResponse.files:type_name -> millpond.node.v1.FileInfo
+	47, // 34: millpond.node.v1.FileInfo.modified:type_name -> google.protobuf.Timestamp
+	48, // 35: millpond.node.v1.FreezeRequest.limit:type_name -> google.protobuf.Duration
+	47, // 36: millpond.node.v1.Output.modified:type_name -> google.protobuf.Timestamp
+	0,  // 37: millpond.node.v1.Agent.Hello:input_type -> millpond.node.v1.HelloRequest
+	4,  // 38: millpond.node.v1.Agent.Watch:input_type -> millpond.node.v1.WatchRequest
+	11, // 39: millpond.node.v1.Agent.Acknowledge:input_type -> millpond.node.v1.AcknowledgeRequest
+	13, // 40: millpond.node.v1.Agent.RunTask:input_type -> millpond.node.v1.RunTaskRequest
+	22, // 41: millpond.node.v1.Agent.RunTasks:input_type -> millpond.node.v1.RunTasksRequest
+	25, // 42: millpond.node.v1.Agent.StopTask:input_type -> millpond.node.v1.StopTaskRequest
+	27, // 43: millpond.node.v1.Agent.RemoveTask:input_type -> millpond.node.v1.RemoveTaskRequest
+	17, // 44: millpond.node.v1.Agent.Install:input_type -> millpond.node.v1.InstallRequest
+	29, // 45: millpond.node.v1.Agent.ListFiles:input_type -> millpond.node.v1.ListFilesRequest
+	32, // 46: millpond.node.v1.Agent.StatFile:input_type -> millpond.node.v1.StatFileRequest
+	33, // 47: millpond.node.v1.Agent.ReadFile:input_type -> millpond.node.v1.ReadFileRequest
+	43, // 48: millpond.node.v1.Agent.Outputs:input_type -> millpond.node.v1.OutputsRequest
+	35, // 49: millpond.node.v1.Agent.DeleteFile:input_type -> millpond.node.v1.DeleteFileRequest
+	37, // 50: millpond.node.v1.Agent.Shutdown:input_type -> millpond.node.v1.ShutdownRequest
+	39, // 51: millpond.node.v1.Agent.Freeze:input_type -> millpond.node.v1.FreezeRequest
+	41, // 52: millpond.node.v1.Agent.Thaw:input_type -> millpond.node.v1.ThawRequest
+	1,  // 53: millpond.node.v1.Agent.Hello:output_type -> millpond.node.v1.HelloResponse
+	5,  // 54: millpond.node.v1.Agent.Watch:output_type -> millpond.node.v1.Event
+	12, // 55: millpond.node.v1.Agent.Acknowledge:output_type -> millpond.node.v1.AcknowledgeResponse
+	21, // 56: millpond.node.v1.Agent.RunTask:output_type -> millpond.node.v1.RunTaskResponse
+	23, // 57: millpond.node.v1.Agent.RunTasks:output_type -> millpond.node.v1.RunTasksResponse
+	26, // 58: millpond.node.v1.Agent.StopTask:output_type -> millpond.node.v1.StopTaskResponse
+	28, // 59: millpond.node.v1.Agent.RemoveTask:output_type -> millpond.node.v1.RemoveTaskResponse
+	18, // 60: millpond.node.v1.Agent.Install:output_type -> millpond.node.v1.InstallResponse
+	30, // 61: millpond.node.v1.Agent.ListFiles:output_type -> millpond.node.v1.ListFilesResponse
+	31, // 62: millpond.node.v1.Agent.StatFile:output_type -> millpond.node.v1.FileInfo
+	34, // 63: millpond.node.v1.Agent.ReadFile:output_type -> millpond.node.v1.FileChunk
+	44, // 64: millpond.node.v1.Agent.Outputs:output_type -> millpond.node.v1.Output
+	36, // 65: millpond.node.v1.Agent.DeleteFile:output_type -> millpond.node.v1.DeleteFileResponse
+	38, // 66: millpond.node.v1.Agent.Shutdown:output_type -> millpond.node.v1.ShutdownResponse
+	40, // 67: millpond.node.v1.Agent.Freeze:output_type -> millpond.node.v1.FreezeResponse
+	42, // 68: millpond.node.v1.Agent.Thaw:output_type -> millpond.node.v1.ThawResponse
+	53, // [53:69] is the sub-list for method output_type
+	37, // [37:53] is the sub-list for method input_type
+	37, // [37:37] is the sub-list for extension type_name
+	37, // [37:37] is the sub-list for extension extendee
+	0,  // [0:37] is the sub-list for field type_name
 }
 
 func init() { file_node_proto_init() }
@@ -2817,7 +3225,7 @@ func file_node_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_node_proto_rawDesc), len(file_node_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   42,
+			NumMessages:   47,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -1,0 +1,208 @@
+package transfer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/http"
+	"net/url"
+	"os"
+	"path"
+	"strings"
+	"time"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
+	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/blockblob"
+	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/container"
+
+	"millpond.dev/millpond/internal/nodeproto/nodev1"
+)
+
+// Blobs talks to containers by the vendor's own client.
+type Blobs struct{ client *http.Client }
+
+// NewBlobs makes a Blobs; stall is the longest wait for an answer's headers.
+func NewBlobs(reach *Reach, stall time.Duration) *Blobs {
+	return &Blobs{&http.Client{Transport: reach.Transport(stall)}}
+}
+
+func (b *Blobs) options(more ...policy.Policy) azcore.ClientOptions {
+	return azcore.ClientOptions{Transport: b.client, PerCallPolicies: more,
+		Retry: policy.RetryOptions{MaxRetries: 4, RetryDelay: 500 * time.Millisecond, MaxRetryDelay: 10 * time.Second}}
+}
+
+// List calls found for each blob of a container whose name begins with prefix.
+func (b *Blobs) List(ctx context.Context, containerURL, prefix string, found func(name string) error) error {
+	c, err := container.NewClientWithNoCredential(containerURL, &container.ClientOptions{ClientOptions: b.options()})
+	if err != nil {
+		return err
+	}
+	o := &container.ListBlobsFlatOptions{}
+	if prefix != "" {
+		o.Prefix = &prefix
+	}
+	pages := c.NewListBlobsFlatPager(o)
+	for pages.More() {
+		page, err := pages.NextPage(ctx)
+		if err != nil {
+			return err
+		}
+		for _, i := range page.Segment.BlobItems {
+			if err := found(*i.Name); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// BlobURL is the address of a blob in a container that a signed URL leads to.
+func BlobURL(containerURL, name string) (string, error) {
+	u, err := url.Parse(containerURL)
+	if err != nil || u.Host == "" {
+		return "", errors.New("the container's URL is not one")
+	}
+	u.Path = strings.TrimSuffix(u.Path, "/") + "/" + name
+	u.RawPath = ""
+	return u.String(), nil
+}
+
+// Upload sends the files that one output file of a task means, and says what it
+// sent. Only regular files are sent; no link leads out of Base or, for files
+// below it, out of root.
+func (b *Blobs) Upload(ctx context.Context, o *nodev1.OutputFile, root, wd string, getenv func(string) string, say func(format string, args ...any)) error {
+	p, err := ParsePattern(o.GetPattern(), wd, getenv)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrPattern, err)
+	}
+	at, inside := p.Base, ""
+	if p.Base == root || strings.HasPrefix(p.Base, root+"/") {
+		// Directories of tasks are their own: what they put there must not lead to
+		// files that only the agent may read.
+		at, inside = root, strings.TrimPrefix(strings.TrimPrefix(p.Base, root), "/")
+	}
+	dir, err := os.OpenRoot(at)
+	if errors.Is(err, fs.ErrNotExist) {
+		say("%s: no file matches", o.GetPattern())
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	if inside == "" {
+		inside = "."
+	}
+	var files []string
+	err = fs.WalkDir(dir.FS(), inside, func(name string, d fs.DirEntry, err error) error {
+		if err != nil {
+			if name == inside && errors.Is(err, fs.ErrNotExist) {
+				return fs.SkipAll
+			}
+			return err
+		}
+		rel := strings.TrimPrefix(name, inside+"/")
+		if inside == "." {
+			rel = name
+		}
+		switch {
+		case name == inside:
+		case d.IsDir():
+			if !p.Could(rel) {
+				return fs.SkipDir
+			}
+		case d.Type().IsRegular() && p.Match(rel):
+			files = append(files, rel)
+		}
+		return ctx.Err()
+	})
+	if err != nil {
+		return err
+	}
+	if len(files) == 0 {
+		say("%s: no file matches", o.GetPattern())
+	}
+	for _, rel := range files {
+		name := blobName(o.GetPath(), rel, p.Wild)
+		n, err := b.send(ctx, o, dir, path.Join(inside, rel), name)
+		if err != nil {
+			return fmt.Errorf("upload %s: %w", rel, err)
+		}
+		say("%s: uploaded %s as %s, %d bytes", o.GetPattern(), rel, name, n)
+	}
+	return nil
+}
+
+// ErrPattern is a pattern that cannot be used.
+var ErrPattern = errors.New("the file pattern is not valid")
+
+// blobName is what a file is called: with wildcards in the pattern the path is
+// what all names begin with, without it is the name.
+func blobName(at, rel string, wild bool) string {
+	switch {
+	case at == "":
+		return rel
+	case wild:
+		return strings.TrimSuffix(at, "/") + "/" + rel
+	}
+	return at
+}
+
+func (b *Blobs) send(ctx context.Context, o *nodev1.OutputFile, dir *os.Root, file, name string) (int64, error) {
+	f, err := dir.Open(file)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return 0, err
+	}
+	if !info.Mode().IsRegular() {
+		return 0, fmt.Errorf("it is no regular file any more")
+	}
+	to, err := BlobURL(o.GetContainerUrl(), name)
+	if err != nil {
+		return 0, err
+	}
+	c, err := blockblob.NewClientWithNoCredential(to, &blockblob.ClientOptions{ClientOptions: b.options(headers(o.GetHeaders()))})
+	if err != nil {
+		return 0, err
+	}
+	if info.Size() == 0 {
+		_, err := c.UploadBuffer(ctx, nil, nil)
+		return 0, err
+	}
+	// A file that still grows is sent as long as it was.
+	_, err = c.UploadStream(ctx, io.NewSectionReader(f, 0, info.Size()), &blockblob.UploadStreamOptions{BlockSize: blockSize(info.Size()), Concurrency: 2})
+	return info.Size(), err
+}
+
+// blockSize keeps a blob within its 50,000 blocks and the agent's memory small.
+func blockSize(size int64) int64 { return max(4<<20, size/40_000) }
+
+// headers puts a user's headers on the requests that make the blob.
+type headers []*nodev1.Header
+
+func (h headers) Do(q *policy.Request) (*http.Response, error) {
+	comp := q.Raw().URL.Query().Get("comp")
+	if q.Raw().Method == http.MethodPut && (comp == "" || comp == "blocklist") {
+		for _, x := range h {
+			q.Raw().Header.Set(headerName(x.GetName()), x.GetValue())
+		}
+	}
+	return q.Next()
+}
+
+// headerName is the header that sets a blob's own one: the plain ones would be
+// about the request.
+func headerName(name string) string {
+	switch n := strings.ToLower(name); n {
+	case "content-type", "content-encoding", "content-language", "content-disposition", "cache-control", "content-md5":
+		return "x-ms-blob-" + n
+	}
+	return name
+}

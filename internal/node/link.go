@@ -1,0 +1,96 @@
+package node
+
+import (
+	"context"
+	"net"
+	"strconv"
+
+	millpond "millpond.dev/millpond"
+	"millpond.dev/millpond/internal/nodeproto/nodev1"
+)
+
+// Links makes what nodes need to get at blobs.
+type Links interface {
+	// Container is a signed link for reading and listing a container of the
+	// account's linked storage. Its errors are of the kind Conflict when the user
+	// has to do something.
+	Container(ctx context.Context, acct millpond.AccountName, container string) (string, error)
+	// Reachable is a link as nodes reach it.
+	Reachable(link string) string
+}
+
+// noLinks is a server without storage accounts.
+type noLinks struct{}
+
+func (noLinks) Container(context.Context, millpond.AccountName, string) (string, error) {
+	return "", millpond.Errorf(millpond.Conflict, "ResourceContainerNotFound", "The Batch account has no linked storage account.")
+}
+
+func (noLinks) Reachable(link string) string { return link }
+
+// serverAddress is where a node reaches the server's listener: a node that has
+// its host's loopback at an address of its own finds it there.
+func serverAddress(listener, host string) string {
+	name, port, err := net.SplitHostPort(listener)
+	if err != nil {
+		return ""
+	}
+	ip := net.ParseIP(name)
+	if name != "" && name != "localhost" && (ip == nil || !ip.IsLoopback() && !ip.IsUnspecified()) {
+		return listener
+	}
+	if host != "" {
+		return net.JoinHostPort(host, port)
+	}
+	if name == "" || ip != nil && ip.IsUnspecified() {
+		name = "127.0.0.1"
+	}
+	return net.JoinHostPort(name, port)
+}
+
+// files are a task's resource files as its node fetches them.
+func (x *session) files(ctx context.Context, list []millpond.ResourceFile) ([]*nodev1.ResourceFile, error) {
+	var out []*nodev1.ResourceFile
+	for _, f := range list {
+		mode, err := strconv.ParseUint(f.FileMode, 8, 32)
+		if err != nil {
+			mode = 0 // the agent's default
+		}
+		r := &nodev1.ResourceFile{Url: f.URL, Path: f.FilePath, Mode: uint32(mode), BlobPrefix: f.BlobPrefix}
+		switch {
+		case f.AutoContainer != "":
+			r.Container = true
+			if r.Url, err = x.svc.Links.Container(ctx, x.acct, f.AutoContainer); err != nil {
+				return nil, err
+			}
+		case f.ContainerURL != "":
+			r.Container, r.Url = true, f.ContainerURL
+		}
+		r.Url = x.svc.Links.Reachable(r.Url)
+		out = append(out, r)
+	}
+	return out, nil
+}
+
+// outputs are a task's output files as its node uploads them.
+func (x *session) outputs(list []millpond.OutputFile) []*nodev1.OutputFile {
+	var out []*nodev1.OutputFile
+	for _, f := range list {
+		o := &nodev1.OutputFile{Pattern: f.Pattern, ContainerUrl: x.svc.Links.Reachable(f.ContainerURL), Path: f.Path, Condition: f.Condition}
+		for _, h := range f.Headers {
+			o.Headers = append(o.Headers, &nodev1.Header{Name: h.Name, Value: h.Value})
+		}
+		out = append(out, o)
+	}
+	return out
+}
+
+// impossible ends an attempt that cannot be made, for the reason that err says;
+// an error that is the server's own is returned.
+func (x *session) impossible(ctx context.Context, key *nodev1.TaskKey, err error) error {
+	me := millpond.AsError(err)
+	if me.Kind == millpond.Internal || ctx.Err() != nil {
+		return err
+	}
+	return x.conclude(ctx, &nodev1.TaskCompleted{Key: key, Failure: &nodev1.Failure{Code: me.Code, Message: me.Message}})
+}
