@@ -26,6 +26,12 @@ func (e *Edge) accountRoutes() []azwire.Route {
 		{Name: "BatchAccount_GetKeys", Method: "POST", Path: at + "/{name}/listKeys", Action: a + "/listKeys/action", Handle: e.listKeys},
 		{Name: "BatchAccount_RegenerateKey", Method: "POST", Path: at + "/{name}/regenerateKeys", Action: a + "/regenerateKeys/action", Handle: e.regenerateKey},
 		{Name: "BatchAccount_SynchronizeAutoStorageKeys", Method: "POST", Path: at + "/{name}/syncAutoStorageKeys", Action: a + "/syncAutoStorageKeys/action", Handle: e.syncStorageKeys},
+		// Nothing makes any of these; clients look before they go on.
+		{Name: "BatchAccount_ListOutboundNetworkDependenciesEndpoints", Method: "GET", Path: at + "/{name}/outboundNetworkDependenciesEndpoints", Action: a + "/outboundNetworkDependenciesEndpoints/read", Handle: e.listNothing},
+		{Name: "BatchAccount_ListDetectors", Method: "GET", Path: at + "/{name}/detectors", Action: a + "/detectors/read", Handle: e.listNothing},
+		{Name: "PrivateLinkResource_ListByBatchAccount", Method: "GET", Path: at + "/{name}/privateLinkResources", Action: a + "/privateLinkResources/read", Handle: e.listNothing},
+		{Name: "PrivateEndpointConnection_ListByBatchAccount", Method: "GET", Path: at + "/{name}/privateEndpointConnections", Action: a + "/privateEndpointConnections/read", Handle: e.listNothing},
+		{Name: "NetworkSecurityPerimeter_ListConfigurations", Method: "GET", Path: at + "/{name}/networkSecurityPerimeterConfigurations", Action: a + "/networkSecurityPerimeterConfigurations/read", Handle: e.listNothing},
 		{Name: "Location_GetQuotas", Method: "GET", Path: loc + "/quotas", Action: "Microsoft.Batch/locations/quotas/read", Handle: e.locationQuotas},
 		{Name: "Location_CheckNameAvailability", Method: "POST", Path: loc + "/checkNameAvailability", Action: "Microsoft.Batch/locations/checkNameAvailability/action", Handle: e.checkAccountName},
 		{Name: "Location_ListSupportedVirtualMachineSkus", Method: "GET", Path: loc + "/virtualMachineSkus", Action: "Microsoft.Batch/locations/virtualMachineSkus/read", Handle: e.batchSizes},
@@ -59,6 +65,23 @@ func autoStorageIn(p *armbatch.AutoStorageBaseProperties) (string, error) {
 	return val(p.StorageAccountID), nil
 }
 
+// accountAccess refuses what would give an account an identity or close its
+// address to some; who may reach the server is the host's own affair.
+func accountAccess(identity *armbatch.AccountIdentity, n *armbatch.NetworkProfile) error {
+	if identity != nil && identity.Type != nil && !strings.EqualFold(string(*identity.Type), "None") {
+		return unsupported("identity", "Managed identities of Batch accounts are not supported yet.")
+	}
+	if n == nil {
+		return nil
+	}
+	for _, p := range []*armbatch.EndpointAccessProfile{n.AccountAccess, n.NodeManagementAccess} {
+		if p != nil && (p.DefaultAction != nil && !strings.EqualFold(string(*p.DefaultAction), "Allow") || len(p.IPRules) > 0) {
+			return unsupported("properties.networkProfile", "Rules about who reaches an account are not supported. Choose the address that the server listens on, or put a firewall before it.")
+		}
+	}
+	return nil
+}
+
 func (e *Edge) putAccount(w http.ResponseWriter, r *azwire.Request) error {
 	var body armbatch.AccountCreateParameters
 	if err := decode(r, &body); err != nil {
@@ -72,8 +95,9 @@ func (e *Edge) putAccount(w http.ResponseWriter, r *azwire.Request) error {
 		return unsupported("properties.keyVaultReference", "Key vaults are not supported.")
 	case p.Encryption != nil && p.Encryption.KeySource != nil && !strings.EqualFold(string(*p.Encryption.KeySource), "Microsoft.Batch"):
 		return unsupported("properties.encryption", "Encryption with own keys is not supported.")
-	case body.Identity != nil && body.Identity.Type != nil && !strings.EqualFold(string(*body.Identity.Type), "None"):
-		return unsupported("identity", "Managed identities of Batch accounts are not supported yet.")
+	}
+	if err := accountAccess(body.Identity, p.NetworkProfile); err != nil {
+		return err
 	}
 	modes, err := modesIn(p.AllowedAuthenticationModes)
 	if err != nil {
@@ -100,6 +124,9 @@ func (e *Edge) patchAccount(w http.ResponseWriter, r *azwire.Request) error {
 		return err
 	}
 	p := val(body.Properties)
+	if err := accountAccess(body.Identity, p.NetworkProfile); err != nil {
+		return err
+	}
 	link, err := autoStorageIn(p.AutoStorage)
 	if err != nil {
 		return err
@@ -189,6 +216,15 @@ func (e *Edge) deleteAccount(w http.ResponseWriter, r *azwire.Request) error {
 	}
 	e.locate(w, r, *op)
 	w.WriteHeader(http.StatusAccepted)
+	return nil
+}
+
+// listNothing answers for a set of an account that is always empty.
+func (e *Edge) listNothing(w http.ResponseWriter, r *azwire.Request) error {
+	if _, err := e.Accounts.Get(r.Context(), id(r, millpond.TypeAccount, "name")); err != nil {
+		return err
+	}
+	azwire.WriteJSON(w, http.StatusOK, map[string]any{"value": []any{}})
 	return nil
 }
 
