@@ -220,7 +220,10 @@ type Status struct {
 	Steps []StepTime `json:"steps,omitempty"`
 	// Ports are those of Spec.Card while it runs.
 	Ports []PortStatus `json:"ports,omitempty"`
-	Err   *Failure     `json:"err,omitempty"`
+	// Managed are the managed data disks that it has, by LUN; nil if the launcher
+	// does not say.
+	Managed map[int]string `json:"managed,omitempty"`
+	Err     *Failure       `json:"err,omitempty"`
 }
 
 // StepTime is one finished step of a launch.

@@ -20,17 +20,20 @@ import (
 // that can do it, or the machine to be stopped.
 func (s *Service) change(ctx context.Context, c Change) (out *millpond.VirtualMachine, op *millpond.Operation, err error) {
 	want := &c.VM
+	if c.HasDisks {
+		done, err := s.plugs(ctx, want.ID)
+		if err != nil {
+			return nil, nil, err
+		}
+		defer done()
+	}
 	made, err := s.newDisks(ctx, c)
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := s.unplug(ctx, c); err != nil {
-		s.unmake(ctx, made)
-		return nil, nil, err
-	}
-	var added []millpond.VMDisk
-	err = s.DB.Update(ctx, func(tx *sqlite.Tx) error {
-		added = nil
+	var added, gone []millpond.VMDisk
+	apply := func(tx *sqlite.Tx) error {
+		added, gone, op = nil, nil, nil
 		v, err := load[millpond.VirtualMachine](s, tx, want.ID)
 		if err != nil {
 			return err
@@ -56,7 +59,6 @@ func (s *Service) change(ctx context.Context, c Change) (out *millpond.VirtualMa
 			changed, restart = true, v.Power == millpond.VMRunning
 		}
 		if c.HasDisks {
-			var gone []millpond.VMDisk
 			if added, gone, err = s.changeDisks(tx, v, want.DataDisks); err != nil {
 				return err
 			}
@@ -98,17 +100,31 @@ func (s *Service) change(ctx context.Context, c Change) (out *millpond.VirtualMa
 		o, err := s.Resources.Begin(tx, v.ID, "update")
 		op = &o
 		return err
+	}
+	err = s.DB.Update(ctx, func(tx *sqlite.Tx) error {
+		if err := apply(tx); err != nil || len(gone) == 0 || out.Power != millpond.VMRunning {
+			return err
+		}
+		return errTried
 	})
+	if errors.Is(err, errTried) {
+		if err = s.unplug(ctx, out, gone); err == nil {
+			err = s.DB.Update(ctx, apply)
+		}
+	}
+	s.wake.Wake()
 	if err != nil {
 		s.unmake(ctx, made)
 		return nil, nil, err
 	}
-	s.wake.Wake()
 	if out.Power == millpond.VMRunning {
 		err = s.plug(ctx, out, added)
 	}
 	return out, op, err
 }
+
+// errTried undoes a change of rows that was only tried.
+var errTried = errors.New("this was a try")
 
 // unchanged refuses a change of what a machine keeps for life. Members that a
 // request leaves out count as unchanged.
@@ -278,26 +294,119 @@ func (s *Service) changeDisks(tx *sqlite.Tx, v *millpond.VirtualMachine, want []
 	return added, gone, nil
 }
 
-// unplug takes away the disks of a running machine that a change leaves out,
-// before the rows say so: as long as the guest has a disk, nobody else may.
-func (s *Service) unplug(ctx context.Context, c Change) error {
+// unplug takes disks of a running machine away, before the rows say so: as long as
+// the guest has a disk, nobody else may.
+func (s *Service) unplug(ctx context.Context, v *millpond.VirtualMachine, gone []millpond.VMDisk) error {
 	a := launch.AttacherOf(s.Launcher)
-	if !c.HasDisks || a == nil {
-		return nil
-	}
-	v, err := s.Get(ctx, c.VM.ID)
-	if err != nil || v.Power != millpond.VMRunning {
-		return err
-	}
-	for _, have := range v.DataDisks {
-		if w := atLUN(c.VM.DataDisks, have.LUN); w != nil && (w.ID == "" || same(w.ID, have.ID)) {
-			continue
-		}
-		if err := a.DetachDisk(ctx, v.Node(), int(have.LUN)); err != nil {
-			return fmt.Errorf("detach LUN %d of %s: %w", have.LUN, v.ID.Name(), err)
+	for _, d := range gone {
+		if err := a.DetachDisk(ctx, v.Node(), int(d.LUN)); err != nil {
+			return fmt.Errorf("detach LUN %d of %s: %w", d.LUN, v.ID.Name(), err)
 		}
 	}
 	return nil
+}
+
+// plugs waits until nobody else changes the data disks of a machine, and keeps others
+// from it until done is called.
+func (s *Service) plugs(ctx context.Context, id millpond.ResourceID) (done func(), err error) {
+	mine := make(chan struct{})
+	for {
+		s.mu.Lock()
+		other := s.plugging[id.Key()]
+		if other == nil {
+			s.plugging[id.Key()] = mine
+			s.mu.Unlock()
+			return func() {
+				s.mu.Lock()
+				defer s.mu.Unlock()
+				delete(s.plugging, id.Key())
+				close(mine)
+			}, nil
+		}
+		s.mu.Unlock()
+		select {
+		case <-other:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// luns are the managed data disks that a machine shall have.
+func (s *Service) luns(tx *sqlite.Tx, v *millpond.VirtualMachine) (map[int]string, error) {
+	out := map[int]string{}
+	for _, d := range v.DataDisks {
+		id, ok := millpond.ParseResourceID(d.ID)
+		if !ok {
+			continue
+		}
+		disk, err := load[millpond.Disk](s, tx, id)
+		if err != nil {
+			return nil, err
+		}
+		out[int(d.LUN)] = disk.File
+	}
+	return out, nil
+}
+
+// settleDisks gives a running machine the data disks that its row says, and takes
+// away what it does not: a server ended, or a launcher failed, between the two.
+func (s *Service) settleDisks(ctx context.Context, v *millpond.VirtualMachine) error {
+	a := launch.AttacherOf(s.Launcher)
+	if a == nil {
+		return nil
+	}
+	done, err := s.plugs(ctx, v.ID)
+	if err != nil {
+		return err
+	}
+	defer done()
+	list, err := s.Launcher.List(ctx)
+	if err != nil {
+		return err
+	}
+	var have map[int]string
+	for _, m := range list {
+		if m.Node == v.Node() && m.Phase == launch.Running {
+			have = m.Managed
+		}
+	}
+	// Whoever changed the disks meanwhile has written it down.
+	var want map[int]string
+	sizes := map[int]int64{}
+	err = s.DB.View(ctx, func(tx *sqlite.Tx) error {
+		now, err := load[millpond.VirtualMachine](s, tx, v.ID)
+		if err != nil || now.Power != millpond.VMRunning {
+			return err
+		}
+		for _, d := range now.DataDisks {
+			id, _ := millpond.ParseResourceID(d.ID)
+			disk, err := load[millpond.Disk](s, tx, id)
+			if err != nil {
+				return err
+			}
+			sizes[int(d.LUN)] = disk.SizeBytes
+		}
+		want, err = s.luns(tx, now)
+		return err
+	})
+	if err != nil || have == nil || want == nil {
+		return err
+	}
+	var errs []error
+	for lun, file := range have {
+		if want[lun] != file {
+			s.Log.Warn("a running machine has a disk that its row does not say; it is taken away", "vm", v.ID.String(), "lun", lun)
+			errs = append(errs, a.DetachDisk(ctx, v.Node(), lun))
+		}
+	}
+	for lun, file := range want {
+		if have[lun] != file {
+			s.Log.Warn("a running machine lacks a disk; it is attached", "vm", v.ID.String(), "lun", lun)
+			errs = append(errs, a.AttachDisk(ctx, v.Node(), launch.Disk{LUN: lun, Managed: file, SizeBytes: sizes[lun]}))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // plug gives a running machine its new disks. One that cannot be given is taken

@@ -1,6 +1,7 @@
 package machine
 
 import (
+	"maps"
 	"slices"
 	"time"
 
@@ -28,6 +29,8 @@ const (
 	Remove   What = "remove"
 	// Ports: the open ports are not those that the card says.
 	Ports What = "ports"
+	// DataDisks: the data disks of the running machine are not those that the row says.
+	DataDisks What = "data disks"
 	// GiveUp: the first boot takes too long.
 	GiveUp What = "give up provisioning"
 )
@@ -41,7 +44,10 @@ type facts struct {
 	// ports are those that the card says; known is false when they cannot be read.
 	ports []launch.Port
 	known bool
-	now   time.Time
+	// luns are the managed disks that a running machine's row says, by LUN; nil if
+	// they are not known.
+	luns map[int]string
+	now  time.Time
 	// provision bounds a first boot.
 	provision time.Duration
 }
@@ -78,6 +84,9 @@ func decide(v *millpond.VirtualMachine, f facts) What {
 		}
 		if f.known && m.Phase == launch.Running && !samePorts(f.ports, m.Ports) {
 			return Ports
+		}
+		if m.Phase == launch.Running && m.Managed != nil && f.luns != nil && !maps.Equal(m.Managed, f.luns) {
+			return DataDisks
 		}
 		if !v.Provisioned && v.Base().State != millpond.StateFailed && f.now.After(v.Started.Add(f.provision)) {
 			return GiveUp

@@ -70,6 +70,17 @@ func TestDecideOverEverything(t *testing.T) {
 	if got := decide(v, facts{machine: running, ports: []launch.Port{{Guest: 22}}, known: true}); got != Ports {
 		t.Errorf("a port that is missing: %q", got)
 	}
+	for _, c := range []struct {
+		have, row map[int]string
+		want      What
+	}{
+		{map[int]string{}, map[int]string{0: "a"}, DataDisks}, {map[int]string{0: "a"}, map[int]string{}, DataDisks}, {map[int]string{0: "a"}, map[int]string{0: "b"}, DataDisks},
+		{map[int]string{0: "a"}, map[int]string{0: "a"}, ""}, {nil, map[int]string{0: "a"}, ""}, {map[int]string{0: "a"}, nil, ""},
+	} {
+		if got := decide(v, facts{machine: &launch.Status{Phase: launch.Running, Managed: c.have}, luns: c.row}); got != c.want {
+			t.Errorf("the machine has %v and shall have %v: %q", c.have, c.row, got)
+		}
+	}
 }
 
 func TestProfiles(t *testing.T) {

@@ -49,6 +49,7 @@ func (s *Service) run(ctx context.Context) (string, time.Time, error) {
 	}
 	var vms []*millpond.VirtualMachine
 	disks := map[string][]millpond.ProvisioningState{}
+	luns := map[string]map[int]string{}
 	var now time.Time
 	err = s.DB.View(ctx, func(tx *sqlite.Tx) (err error) {
 		now = tx.Now
@@ -56,6 +57,11 @@ func (s *Service) run(ctx context.Context) (string, time.Time, error) {
 			return err
 		}
 		for _, v := range vms {
+			if v.Power == millpond.VMRunning {
+				if luns[v.ID.Key()], err = s.luns(tx, v); err != nil {
+					return err
+				}
+			}
 			if v.Power != millpond.VMCreating {
 				continue
 			}
@@ -71,7 +77,7 @@ func (s *Service) run(ctx context.Context) (string, time.Time, error) {
 	var next time.Time
 	n := 0
 	for _, v := range vms {
-		f := facts{machine: byKey[v.Node().Key()], disks: disks[v.ID.Key()], now: now, provision: s.Config.Provision}
+		f := facts{machine: byKey[v.Node().Key()], disks: disks[v.ID.Key()], luns: luns[v.ID.Key()], now: now, provision: s.Config.Provision}
 		delete(byKey, v.Node().Key())
 		if v.Power == millpond.VMRunning && s.Networks != nil && len(v.Cards) > 0 {
 			if card, err := s.card(ctx, v); err == nil && card != nil {
@@ -208,6 +214,8 @@ func (s *Service) act(ctx context.Context, id millpond.ResourceID, w What, m *la
 			return err
 		}
 		return s.remove(ctx, v)
+	case DataDisks:
+		return s.settleDisks(ctx, v)
 	case Ports:
 		return s.ports(ctx, v)
 	case GiveUp:

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"path/filepath"
 	"strings"
@@ -266,6 +267,28 @@ func TestALifeOfAMachine(t *testing.T) {
 			t.Errorf("after detach: %+v, %s", after.DataDisks, s)
 		}
 	}
+	// A change that is refused takes nothing from the guest.
+	file := func() map[int]string {
+		list, err := b.launcher.List(b.ctx)
+		b.ok(err)
+		return list[0].Managed
+	}
+	had := file()
+	if len(had) != 1 {
+		t.Fatalf("the machine has %v", had)
+	}
+	bad := machine.Change{Patch: true, HasDisks: true}
+	bad.VM.ID, bad.VM.Size = vmID("vm1"), "Standard_Nope"
+	_, _, _, err = b.svc.Put(b.ctx, millpond.Caller{}, bad)
+	b.refused("a detach with a wrong size", err, "InvalidParameter", "vm-resize-options")
+	if got := file(); !maps.Equal(got, had) || len(b.get("vm1").DataDisks) != 1 {
+		t.Errorf("after a refused change the machine has %v", got)
+	}
+	// What the launcher lost, or has left over, is put right while it runs.
+	b.ok(b.launcher.DetachDisk(b.ctx, b.get("vm1").Node(), 3))
+	b.ok(b.launcher.AttachDisk(b.ctx, b.get("vm1").Node(), launch.Disk{LUN: 5, Managed: "stray"}))
+	b.svc.Wake().Wake()
+	b.until("the disks are those of the row", func() bool { return maps.Equal(file(), had) })
 	b.power("vm1", millpond.VMDeallocate, millpond.VMDeallocated)
 	size := machine.Change{Patch: true}
 	size.VM.ID, size.VM.Size = vmID("vm1"), "standard_ds2_v2"

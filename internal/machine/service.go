@@ -122,6 +122,9 @@ type Service struct {
 	mu       sync.Mutex
 	working  map[string]bool // keys of machines that a goroutine works on
 	sessions map[string]*session
+	// plugging are machines whose data disks somebody changes; the channel is closed
+	// at the end.
+	plugging map[string]chan struct{}
 	wg       sync.WaitGroup
 }
 
@@ -136,7 +139,7 @@ func New(d Deps) *Service {
 	or(&d.Config.Provision, 20*time.Minute)
 	or(&d.Config.AgentWait, 10*time.Minute)
 	or(&d.Config.Script, 90*time.Minute)
-	return &Service{Deps: d, wake: wake.New(), working: map[string]bool{}, sessions: map[string]*session{}}
+	return &Service{Deps: d, wake: wake.New(), working: map[string]bool{}, sessions: map[string]*session{}, plugging: map[string]chan struct{}{}}
 }
 
 // Wake is the loop's signal; networks wake it when a card may have changed.

@@ -13,6 +13,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -127,10 +128,28 @@ func (l *Launcher) SetBehaviour(b Behaviour) {
 	l.behaviour = b
 }
 
-// AttachDisk and DetachDisk have nothing to do: a fake machine has no disks.
-func (l *Launcher) AttachDisk(context.Context, millpond.NodeID, launch.Disk) error { return nil }
+// AttachDisk and DetachDisk note the disk; a fake machine does nothing with it.
+func (l *Launcher) AttachDisk(_ context.Context, node millpond.NodeID, d launch.Disk) error {
+	return l.disks(node, func(have map[int]string) { have[d.LUN] = d.Managed })
+}
 
-func (l *Launcher) DetachDisk(context.Context, millpond.NodeID, int) error { return nil }
+func (l *Launcher) DetachDisk(_ context.Context, node millpond.NodeID, lun int) error {
+	return l.disks(node, func(have map[int]string) { delete(have, lun) })
+}
+
+func (l *Launcher) disks(node millpond.NodeID, change func(map[int]string)) error {
+	v, err := l.find(node)
+	if err != nil {
+		return err
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	// Whoever has a status reads the old map.
+	have := maps.Clone(v.status.Managed)
+	change(have)
+	v.status.Managed = have
+	return nil
+}
 
 // SetPorts notes the ports as open; nothing listens.
 func (l *Launcher) SetPorts(_ context.Context, node millpond.NodeID, ports []launch.Port) error {

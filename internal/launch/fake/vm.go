@@ -56,8 +56,14 @@ const maxConsole = 8 << 10
 
 func newVM(l *Launcher, spec launch.Spec) *vm {
 	now := l.cfg.Clock.Now()
+	managed := map[int]string{}
+	for _, d := range spec.DataDisks {
+		if d.Managed != "" {
+			managed[d.LUN] = d.Managed
+		}
+	}
 	return &vm{l: l, spec: spec, disk: newDisk(l.cfg.Clock), status: launch.Status{
-		Node: spec.Node, Generation: spec.Generation, Phase: launch.Preparing, Step: "boot", Accel: "fake", Addr: address(spec.Node), Started: now, Changed: now,
+		Node: spec.Node, Generation: spec.Generation, Phase: launch.Preparing, Step: "boot", Accel: "fake", Addr: address(spec.Node), Started: now, Changed: now, Managed: managed,
 	}}
 }
 

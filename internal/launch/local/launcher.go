@@ -283,10 +283,24 @@ func (l *Launcher) List(ctx context.Context) ([]launch.Status, error) {
 		}
 		st, ok := l.status(v)
 		if ok {
+			st.Managed = v.managed()
 			out = append(out, st)
 		}
 	}
 	return out, nil
+}
+
+// managed are the managed data disks that a VM was given.
+func (v *vm) managed() map[int]string {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	out := map[int]string{}
+	for _, d := range v.cfg.Spec.DataDisks {
+		if d.Managed != "" {
+			out[d.LUN] = d.Managed
+		}
+	}
+	return out
 }
 
 // status is a VM's, false if it was destroyed under our hands.
