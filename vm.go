@@ -45,6 +45,8 @@ type VirtualMachine struct {
 	// Warnings are what does not work though it runs, such as a public port that
 	// this host does not let it have.
 	Warnings []string `json:",omitempty"`
+	// Findings are what preflight had to say of the image that it was made from.
+	Findings []Finding `json:",omitempty"`
 	// What the agent said when it was last heard.
 	Agent VMAgent `json:",omitzero"`
 	// Began is when the present state began; Started the last power-on.

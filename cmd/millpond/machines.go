@@ -83,9 +83,13 @@ type machineImages struct {
 	server *server
 }
 
-// Usable applies the galleries' rules to a machine.
-func (m machineImages) Usable(ctx context.Context, version millpond.ResourceID, skus []string) ([]millpond.Finding, error) {
-	return m.Service.Usable(ctx, version, gallery.Use{SKUs: skus, Boots: true})
+// Usable applies the galleries' rules to a machine, or preflight's to one from a
+// managed image.
+func (m machineImages) Usable(ctx context.Context, image millpond.ResourceID, skus []string) ([]millpond.Finding, error) {
+	if image.Is(millpond.TypeImage) {
+		return m.Service.UsableImage(ctx, image)
+	}
+	return m.Service.Usable(ctx, image, gallery.Use{SKUs: skus, Boots: true})
 }
 
 // Bases lists the built base images with the time of each.

@@ -334,6 +334,9 @@ func (e *Edge) instanceView(r *azwire.Request, v *millpond.VirtualMachine) *armc
 	for _, text := range v.Warnings {
 		view.Statuses = append(view.Statuses, status("NetworkState/portNotOpen", "A port is not open", text, warn, time.Time{}))
 	}
+	for _, f := range v.Findings {
+		view.Statuses = append(view.Statuses, status("ImagePreflight/"+f.Code, "Preflight found something in the image", f.Seen+" "+f.Why+" "+f.Fix, warn, time.Time{}))
+	}
 	for _, d := range append([]millpond.VMDisk{v.OSDisk}, v.DataDisks...) {
 		if d.ID == "" {
 			continue

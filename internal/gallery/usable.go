@@ -65,3 +65,21 @@ func (s *Service) Usable(ctx context.Context, id millpond.ResourceID, use Use) (
 	}
 	return found, nil
 }
+
+// UsableImage says whether preflight lets a machine be made of a managed image. The
+// findings are those that only warn. An image that cannot be looked into is let pass:
+// the machine will tell what is wrong with its store.
+func (s *Service) UsableImage(ctx context.Context, id millpond.ResourceID) ([]millpond.Finding, error) {
+	if s.Inspect == nil || !s.checks() {
+		return nil, nil
+	}
+	c, err := s.Check(ctx, id)
+	if err != nil {
+		s.Log.Warn("image not checked", "image", id.String(), "err", err)
+		return nil, nil
+	}
+	if why := (millpond.Preflight{Findings: c.Findings}).Refusal(); why != "" && s.Preflight == PolicyRefuse {
+		return nil, millpond.Errorf(millpond.Invalid, "ImagePreflightFailed", "The image %s cannot become a machine. %s", id, why)
+	}
+	return c.Findings, nil
+}

@@ -309,10 +309,11 @@ func contains(list []int32, n int32) bool {
 	return false
 }
 
-// usable applies the rules of the gallery to a machine from a version.
+// usable applies the rules of the gallery to a machine from a version, and those of
+// preflight to one from a managed image too; what only warns is shown with the machine.
 func (s *Service) usable(ctx context.Context, v *millpond.VirtualMachine) error {
 	id, ok := millpond.ParseResourceID(v.ExactVersion)
-	if !ok || !id.Is(millpond.TypeVersion) {
+	if !ok || !id.Is(millpond.TypeVersion) && !id.Is(millpond.TypeImage) {
 		return nil
 	}
 	var skus []string
@@ -322,6 +323,7 @@ func (s *Service) usable(ctx context.Context, v *millpond.VirtualMachine) error 
 		}
 	}
 	found, err := s.Images.Usable(ctx, id, skus)
+	v.Findings = found
 	for _, f := range found {
 		s.Log.Warn("image finding", "vm", v.ID.String(), "version", v.ExactVersion, "code", f.Code, "severity", string(f.Severity), "message", f.Seen+" "+f.Why+" "+f.Fix)
 	}

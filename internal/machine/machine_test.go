@@ -77,7 +77,10 @@ func (images) Latest(context.Context, millpond.ResourceID, string) (millpond.Res
 	return millpond.ResourceID{}, nil
 }
 
-func (images) Usable(_ context.Context, _ millpond.ResourceID, skus []string) ([]millpond.Finding, error) {
+func (images) Usable(_ context.Context, id millpond.ResourceID, skus []string) ([]millpond.Finding, error) {
+	if id.Is(millpond.TypeImage) {
+		return []millpond.Finding{{Code: "MachineIDKept", Severity: millpond.SeverityWarning}}, nil
+	}
 	return nil, nil
 }
 

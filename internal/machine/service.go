@@ -76,9 +76,10 @@ type BaseImage struct {
 type Images interface {
 	// Latest resolves a definition to its latest version in a region.
 	Latest(ctx context.Context, definition millpond.ResourceID, region string) (millpond.ResourceID, error)
-	// Usable refuses a version that no machine may be made of, with disks of the
-	// SKUs from it, and tells what there is to say against one that may be used.
-	Usable(ctx context.Context, version millpond.ResourceID, skus []string) ([]millpond.Finding, error)
+	// Usable refuses a version or managed image that no machine may be made of, with
+	// disks of the SKUs from it, and tells what there is to say against one that may
+	// be used.
+	Usable(ctx context.Context, image millpond.ResourceID, skus []string) ([]millpond.Finding, error)
 	// Bases lists the built base images.
 	Bases(ctx context.Context) ([]BaseImage, error)
 }

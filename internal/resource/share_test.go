@@ -184,6 +184,22 @@ func TestPoolsFromManagedImages(t *testing.T) {
 		_, err := resolve(c.caller, c.acct, c.ref, c.sku)
 		w.refused(c.what, err, c.kind, c.code, c.says)
 	}
+	// Preflight, for machines and for pools.
+	w.preflight, w.report = gallery.PolicyRefuse, machine("/var/lib/waagent/Microsoft.X-1.0")
+	w.restart()
+	_, err = w.gal.UsableImage(w.ctx, id(img))
+	w.refused("a machine", err, millpond.Invalid, "ImagePreflightFailed", "az vm extension delete")
+	_, err = resolve(admin, acct, img, ubuntu)
+	w.refused("a pool", err, millpond.Invalid, "InvalidPropertyValue", "az vm extension delete")
+	w.report = machine()
+	if found, err := w.gal.UsableImage(w.ctx, id(img)); err != nil || len(found) != 1 || found[0].Code != "MachineIDKept" {
+		t.Errorf("what only warns: %+v, %v", found, err)
+	}
+	w.preflight = gallery.PolicyAllow
+	w.restart()
+	if found, err := w.gal.UsableImage(w.ctx, id(img)); err != nil || found != nil {
+		t.Errorf("without a policy: %+v, %v", found, err)
+	}
 	if _, err := w.comp.DeleteImage(w.ctx, id(img)); err != nil {
 		t.Fatal(err)
 	}
