@@ -10,7 +10,7 @@ import (
 
 // Rules is the number of the rules in Check; it grows whenever they change, so
 // that what was checked by older ones is checked again.
-const Rules = 2
+const Rules = 3
 
 // Sizes that Azure allows (bytes).
 const (
@@ -224,9 +224,12 @@ func (c *check) mounts() {
 		lun, byLUN := m.lun()
 		if byLUN {
 			if _, ok := c.w.Data[lun]; ok {
+				if c.r.System.LUNNames {
+					continue
+				}
 				// The rules that Azure's images have for these names match Hyper-V's
 				// controllers only.
-				c.warn("MountByLUN", line+".", "Machines here have no such name for the disk unless the image makes it by a udev rule of its own; without nofail the boot stops in an emergency shell.", "Name the file system by UUID or label: blkid shows both.")
+				c.warn("MountByLUN", line+".", "Machines here have no such name for the disk unless the image makes it by a udev rule; without nofail the boot stops in an emergency shell.", "Name the file system by UUID or label (blkid shows both), or copy /usr/lib/udev/rules.d/66-millpond-disks.rules from a base image of `millpond image build debian-12`.")
 				continue
 			}
 		}

@@ -197,4 +197,8 @@ func TestMountByLUN(t *testing.T) {
 	if got := codes(Check(r, Want{}), millpond.SeverityError); !slices.Contains(got, "MountBlocksBoot") {
 		t.Errorf("without the disk: %v", got)
 	}
+	r.System.LUNNames = true
+	if got := codes(Check(r, Want{Data: map[int]Report{3: {}}}), millpond.SeverityWarning); slices.Contains(got, "MountByLUN") {
+		t.Errorf("with the rules of the base image: %v", got)
+	}
 }

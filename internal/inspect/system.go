@@ -20,11 +20,13 @@ type System struct {
 	// MachineID, HostKeys, Users, Histories, Leases and CloudInit are what a
 	// generalized image has not. Users are accounts of people with a way to sign
 	// in; the others are paths.
-	MachineID  bool     `json:"machineId,omitempty"`
-	HostKeys   []string `json:"hostKeys,omitempty"`
-	Users      []string `json:"users,omitempty"`
-	Histories  []string `json:"histories,omitempty"`
-	Leases     []string `json:"leases,omitempty"`
+	MachineID bool     `json:"machineId,omitempty"`
+	HostKeys  []string `json:"hostKeys,omitempty"`
+	Users     []string `json:"users,omitempty"`
+	Histories []string `json:"histories,omitempty"`
+	Leases    []string `json:"leases,omitempty"`
+	// LUNNames: the image has the rules that name data disks by their LUN here.
+	LUNNames   bool     `json:"lunNames,omitempty"`
 	CloudInit  []string `json:"cloudInit,omitempty"`
 	RandomSeed bool     `json:"randomSeed,omitempty"`
 	// Extensions are folders that extensions of a VM left behind.
@@ -205,6 +207,7 @@ func (s *System) identity(t tree) {
 	if t.exists("/etc/udev/rules.d/70-persistent-net.rules") {
 		s.Leases = append(s.Leases, "/etc/udev/rules.d/70-persistent-net.rules")
 	}
+	s.LUNNames = t.exists("/usr/lib/udev/rules.d/66-millpond-disks.rules") || t.exists("/etc/udev/rules.d/66-millpond-disks.rules")
 	for _, name := range []string{"/var/lib/cloud/instance", "/var/lib/cloud/data/instance-id"} {
 		if t.exists(name) {
 			s.CloudInit = append(s.CloudInit, name)
