@@ -384,7 +384,7 @@ func TestEveryRouteAsksWhoAndWhetherOne(t *testing.T) {
 		"type": "things", "type2": "parts", "name2": "p", "type3": "bolts", "name3": "b", "alias": "taken", "gallery": "gallery", "image": "image", "version": "1.0.0",
 		"vm": "vm", "publisher": "debian", "offer": "debian-12", "sku": "12", "pool": "pool", "kind": "images", "app": "app", "cert": "sha1-00", "id": noGUID}
 	batchValues := map[string]string{"poolId": "pool", "nodeId": "node", "userName": "user", "extensionName": "extension", "jobId": "job", "taskId": "task",
-		"filePath": "stdout.txt", "logName": "console.log", "jobScheduleId": "schedule", "applicationId": "application", "key": "thumbprintAlgorithm=sha1,thumbprint=00"}
+		"filePath": "stdout.txt", "logName": "console.log", "webhookId": "hook", "jobScheduleId": "schedule", "applicationId": "application", "key": "thumbprintAlgorithm=sha1,thumbprint=00"}
 	with := func(values map[string]string) func(*testing.T, azwire.Route) string {
 		return func(t *testing.T, r azwire.Route) string { return fill(t, r.Path, values) }
 	}

@@ -114,6 +114,9 @@ func (c *client) do(req *http.Request, into any) error {
 	if resp.StatusCode >= 300 {
 		return &apiError{Status: resp.StatusCode, Text: errorText(body)}
 	}
+	if into == nil {
+		return nil
+	}
 	return json.Unmarshal(body, into)
 }
 

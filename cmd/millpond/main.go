@@ -28,6 +28,7 @@ type commands struct {
 	Job         JobCmd         `cmd:"" help:"Wait for jobs."`
 	Logs        LogsCmd        `cmd:"" help:"Print what a task wrote, and follow it while it runs."`
 	Node        NodeCmd        `cmd:"" help:"Look into nodes, also after they are gone."`
+	Webhook     WebhookCmd     `cmd:"" help:"Have events posted to other services."`
 	Image       ImageCmd       `cmd:"" help:"Build, export, upload and look into machine images."`
 	CloudConfig CloudConfigCmd `cmd:"" help:"Print the file for az cloud register, for use without exec."`
 	Doctor      DoctorCmd      `cmd:"" help:"Say whether this host is fit: QEMU, acceleration, disk, memory, ports, clients."`
@@ -54,7 +55,7 @@ func main() {
 		parser.FatalIfErrorf(err)
 		c.Data = data
 	}
-	if err := parser.Run(&c.Globals); err != nil {
+	if err := parser.Run(&c.Globals, &c); err != nil {
 		fmt.Fprintln(os.Stderr, "millpond:", err)
 		os.Exit(exitCode(err))
 	}

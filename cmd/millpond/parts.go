@@ -282,3 +282,9 @@ func imageFindings(ctx context.Context, g *gallery.Service) ([]portal.Image, err
 	}
 	return out, err
 }
+
+// hookClient posts to webhooks: no redirect, because a signed body is for the one
+// who was named.
+func hookClient() *http.Client {
+	return &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+}

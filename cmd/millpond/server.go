@@ -61,6 +61,7 @@ type server struct {
 	db *sqlite.DB
 	// events is told each commit from the first on.
 	events *events.Log
+	hooks  *events.Hooks
 	// kept has what tasks and nodes wrote that are gone.
 	kept     *kept.Store
 	chunks   []regionStores
@@ -117,6 +118,7 @@ func newServer(ctx context.Context, cfg config.Config, data datadir.Dir, addr st
 		return nil, err
 	}
 
+	s.hooks = events.NewHooks(s.events, hookClient(), events.HooksConfig{})
 	if s.kept, err = kept.Open(ctx, data.Kept(), cfg.Nodes.KeepMiB<<20); err != nil {
 		return nil, err
 	}
@@ -181,7 +183,10 @@ func newServer(ctx context.Context, cfg config.Config, data datadir.Dir, addr st
 	var pools *pool.Service
 	var work *job.Service
 	accounts := account.New(account.Options{DB: s.db, Clock: s.clock, Log: log, Resources: resources, Pools: accountContents(func(ctx context.Context, name millpond.AccountName) error {
-		return deleteContents(ctx, name, pools, work)
+		if err := deleteContents(ctx, name, pools, work); err != nil {
+			return err
+		}
+		return s.hooks.DeleteAccount(ctx, name)
 	}), Storage: stores,
 		Quotas: account.Quotas{Pools: cfg.Quotas.Pools, Cores: cfg.Quotas.Cores, ActiveJobs: cfg.Quotas.ActiveJobs, Accounts: cfg.Quotas.Accounts}})
 
@@ -252,7 +257,7 @@ func newServer(ctx context.Context, cfg config.Config, data datadir.Dir, addr st
 			return t.DisplayName
 		}})
 	deployments.Through(rm.Local())
-	batch := batchapi.New(batchapi.Options{Accounts: accounts, Authz: rights, Pools: pools, Nodes: s.nodes, Jobs: work, Schedules: work, Stats: &usage.Service{DB: s.db, Clock: s.clock, Sizes: s.size}, Events: s.events, Clock: s.clock, Rand: rand.Reader, Log: log,
+	batch := batchapi.New(batchapi.Options{Accounts: accounts, Authz: rights, Pools: pools, Nodes: s.nodes, Jobs: work, Schedules: work, Stats: &usage.Service{DB: s.db, Clock: s.clock, Sizes: s.size}, Events: s.events, Webhooks: s.hooks, Clock: s.clock, Rand: rand.Reader, Log: log,
 		Verify: func(ctx context.Context, token string) (millpond.Caller, error) {
 			return dir.Verify(ctx, token, directory.AudienceBatch)
 		},
@@ -293,7 +298,7 @@ func (s *server) start(ctx context.Context, l net.Listener) <-chan error {
 	for _, loop := range s.loops {
 		s.driver.Start(loops, loop)
 	}
-	for _, run := range []func(context.Context){s.forward, s.nodes.Forward, s.machines.Forward} {
+	for _, run := range []func(context.Context){s.hooks.Run, s.forward, s.nodes.Forward, s.machines.Forward} {
 		s.beside.Go(func() { run(loops) })
 	}
 	failed := make(chan error, 1)

@@ -117,6 +117,7 @@ type Options struct {
 	Schedules Schedules
 	Stats     Statistics
 	Events    Events
+	Webhooks  Webhooks
 	// Verify checks a bearer token for the Batch audience. Its errors are
 	// Unauthenticated.
 	Verify func(ctx context.Context, token string) (millpond.Caller, error)

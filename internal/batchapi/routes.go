@@ -33,6 +33,7 @@ const (
 	pathJob      = "/jobs/{jobId}"
 	pathTask     = pathJob + "/tasks/{taskId}"
 	pathSchedule = "/jobschedules/{jobScheduleId}"
+	pathHook     = "/millpond/webhooks/{webhookId}"
 	pathCert     = "/certificates({key})"
 )
 
@@ -139,6 +140,11 @@ func (e *Edge) table() []azwire.Route {
 
 		// What Azure does not have is below /millpond.
 		{Name: "Millpond_ListEvents", Method: "GET", Path: "/millpond/events", Action: actJobsRead, Handle: e.with(e.getEvents)},
+		{Name: "Millpond_PutWebhook", Method: "PUT", Path: pathHook, Action: actAccountWrite, Handle: e.with(e.putWebhook)},
+		{Name: "Millpond_ListWebhooks", Method: "GET", Path: "/millpond/webhooks", Action: actAccountRead, Handle: e.with(e.listWebhooks)},
+		{Name: "Millpond_GetWebhook", Method: "GET", Path: pathHook, Action: actAccountRead, Handle: e.with(e.getWebhook)},
+		{Name: "Millpond_EnableWebhook", Method: "POST", Path: pathHook + "/enable", Action: actAccountWrite, Handle: e.with(e.enableWebhook)},
+		{Name: "Millpond_DeleteWebhook", Method: "DELETE", Path: pathHook, Action: actAccountWrite, Handle: e.with(e.deleteWebhook)},
 		{Name: "Millpond_ListNodeLogs", Method: "GET", Path: pathNode + "/millpond/logs", Action: actPoolsRead, Handle: e.with(e.listNodeLogs)},
 		{Name: "Millpond_GetNodeLog", Method: "GET", Path: pathNode + "/millpond/logs/{logName}", Action: actPoolsRead, Handle: e.with(e.getNodeLog)},
 		{Name: "Millpond_ListPoolEvents", Method: "GET", Path: "/millpond/poolevents", Action: actPoolsRead, Handle: e.with(e.getPoolEvents)},
