@@ -89,6 +89,9 @@ type Job struct {
 	TerminateReason    string
 	// Force: it ends without waiting for what still runs on nodes.
 	Force bool `json:",omitempty"`
+	// EndEmpty: it was told to end with its tasks after it had been added, and ends
+	// also if there are none.
+	EndEmpty bool `json:",omitempty"`
 	// SchedulingError is why the job could not be started.
 	SchedulingError       *SchedulingError `json:",omitempty"`
 	Started, Ended        time.Time

@@ -111,8 +111,11 @@ type Task struct {
 	// Attempt counts every run whatever its reason; reports carry it, so that a
 	// late report of an earlier run changes nothing.
 	Attempt int
-	Pool    PoolID `json:",omitempty"`
-	Node    NodeID `json:",omitempty"`
+	// Incarnation tells the task from one of the same id that was there before:
+	// agents know an attempt by the sum of both. 0 in rows from before it was kept.
+	Incarnation int    `json:",omitempty"`
+	Pool        PoolID `json:",omitempty"`
+	Node        NodeID `json:",omitempty"`
 	// NodeRoot-relative directory of the last attempt.
 	Directory string `json:",omitempty"`
 	// Stopping is the failure code asked for while the agent is told to stop it.

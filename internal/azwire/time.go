@@ -49,9 +49,10 @@ func ParseDuration(s string) (d time.Duration, infinite bool, err error) {
 
 // FormatDuration writes d in days, hours, minutes and seconds, as .NET does:
 // PT15M, P7D, P1DT2H. (The library's own formatter writes weeks, months and
-// years, which Python and .NET clients refuse.)
+// years, which Python and .NET clients refuse.) Batch counts in units of 100 ns;
+// what is less is nothing.
 func FormatDuration(d time.Duration) string {
-	if d <= 0 {
+	if d < 100 {
 		return "PT0S"
 	}
 	var b strings.Builder

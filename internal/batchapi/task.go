@@ -210,6 +210,10 @@ func retention(s *string) time.Duration {
 	if infinite || d > infinitely {
 		return infinitely
 	}
+	if d == 0 {
+		// Not kept at all; the nouns' 0 is the default.
+		return time.Nanosecond
+	}
 	return d
 }
 

@@ -279,6 +279,9 @@ func respec(tx *sqlite.Tx, j *millpond.Job, spec millpond.JobSpec, auto *millpon
 	if j.Spec.OnAllTasksComplete == terminateJob && spec.OnAllTasksComplete == noAction {
 		return millpond.InvalidProperty("onAllTasksComplete", noAction, "Once it is terminatejob it cannot be set back to noaction.")
 	}
+	if j.Spec.OnAllTasksComplete == noAction && spec.OnAllTasksComplete == terminateJob {
+		j.EndEmpty = true
+	}
 	if spec.Pool.Key() != j.Spec.Pool.Key() && j.Spec.Auto != nil {
 		// It has another pool now; the one that was made for it has no job left.
 		if err := leavePool(tx, *j); err != nil {

@@ -37,7 +37,7 @@ func (s *Service) run(ctx context.Context) (string, time.Time, error) {
 				return err
 			}
 			switch until := j.Created.Add(emptyGrace); {
-			case n > 0 || !tx.Now.Before(until):
+			case n > 0 || j.EndEmpty || !tx.Now.Before(until):
 				finished = append(finished, j)
 			case next.IsZero() || until.Before(next):
 				next = until
@@ -94,7 +94,7 @@ func decide(j millpond.Job, asked bool, placed, open, tasks int, now time.Time) 
 		if j.Spec.MaxWallClock > 0 && !now.Before(j.Created.Add(j.Spec.MaxWallClock)) {
 			return expire
 		}
-		late := tasks > 0 || !now.Before(j.Created.Add(emptyGrace))
+		late := tasks > 0 || j.EndEmpty || !now.Before(j.Created.Add(emptyGrace))
 		if j.State == millpond.JobActive && j.Spec.OnAllTasksComplete == terminateJob && open == 0 && late {
 			return finish
 		}

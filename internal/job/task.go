@@ -111,6 +111,8 @@ func newTask(tx *sqlite.Tx, j millpond.Job, spec millpond.TaskSpec, order int64)
 	return millpond.Task{
 		Account: j.Account, Job: j.Spec.ID, Spec: spec, State: millpond.TaskActive, StateTransition: tx.Now,
 		Order: order, Created: tx.Now, LastModified: tx.Now, Version: 1,
+		// Agents number attempts with 31 bits.
+		Incarnation: int(tx.Now.UnixMicro() & (1<<30 - 1)),
 	}
 }
 

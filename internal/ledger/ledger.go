@@ -541,10 +541,17 @@ func (b *Book) leave(v millpond.Task, node millpond.NodeID, ran bool) error {
 	return nil
 }
 
+// soon is how short a retention is that is not worth a timer: a node's session
+// removes such a directory when it next looks. Longer ones are seen by a loop.
+const soon = time.Millisecond
+
 func (b *Book) discard(v millpond.Task, node millpond.NodeID, due time.Time) error {
 	e, err := b.entry(node)
 	if err != nil || e.gone || v.Directory == "" {
 		return err
+	}
+	if !due.After(b.tx.Now.Add(soon)) {
+		b.Sessions[node] = struct{}{}
 	}
 	return b.tx.PutTaskDirectory(sqlite.TaskDirectory{Node: node, Directory: v.Directory, Account: v.Account, Job: v.Job, Task: v.Spec.ID, Attempt: v.Attempt, Due: due})
 }

@@ -22,12 +22,17 @@ func attemptOf(k *nodev1.TaskKey) attempt {
 	return attempt{job: strings.ToLower(k.GetJobId()), task: strings.ToLower(k.GetTaskId()), number: int(k.GetAttempt())}
 }
 
+// numberOf is an attempt's number as agents know it. They remember attempts that
+// have ended, and would take the first of a task that was deleted and added
+// again for that of the one before.
+func numberOf(t millpond.Task) int { return t.Incarnation + t.Attempt }
+
 func attemptKey(t millpond.Task) attempt {
-	return attempt{job: t.Job.Key(), task: t.Spec.ID.Key(), number: t.Attempt}
+	return attempt{job: t.Job.Key(), task: t.Spec.ID.Key(), number: numberOf(t)}
 }
 
 func taskKey(t millpond.Task) *nodev1.TaskKey {
-	return &nodev1.TaskKey{JobId: string(t.Job), TaskId: string(t.Spec.ID), Attempt: int32(t.Attempt)}
+	return &nodev1.TaskKey{JobId: string(t.Job), TaskId: string(t.Spec.ID), Attempt: int32(numberOf(t))}
 }
 
 // again is how long a call that the agent cannot take now waits.

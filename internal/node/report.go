@@ -136,7 +136,7 @@ func (x *session) taskEnded(tx *sqlite.Tx, book *ledger.Book, c *nodev1.TaskComp
 	}
 	// A late report of an earlier attempt, or of one that was given to another
 	// node meanwhile, changes nothing.
-	if !t.OnNode() || t.Attempt != int(k.GetAttempt()) || t.Node.Key() != x.node.Key() {
+	if !t.OnNode() || numberOf(t) != int(k.GetAttempt()) || t.Node.Key() != x.node.Key() {
 		return nil
 	}
 	r := reportOf(c)

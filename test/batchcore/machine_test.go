@@ -236,7 +236,7 @@ func (h *hall) close() {
 	}
 }
 
-// agent is a scripted agent. Commands: "sleep D", "exit N", "hang", "gate",
+// agent is a scripted agent. Commands: "sleep D", "exit N", "hang", "deaf", "gate",
 // "hang-once", which hangs in its first run, "mostly", which fails each fifth
 // time, and "fail-until N", which fails until its Nth run.
 type agent struct {
@@ -414,6 +414,8 @@ func (a *agent) execute(r *run, command string, nth int) {
 		}
 	case "hang":
 		wait = time.Hour
+	case "deaf": // does not end when it is told to
+		wait, r.stop = time.Hour, nil
 	case "gate":
 		wait, gate = time.Hour, a.hall.gate
 	case "hang-once":
