@@ -94,6 +94,8 @@ type Spec struct {
 	Card *Card `json:"card,omitempty"`
 	// FirstBoot is for machines that are no nodes: who may use them.
 	FirstBoot *FirstBoot `json:"firstBoot,omitempty"`
+	// Cold has the VM boot by itself even where it could be copied from one that has.
+	Cold bool `json:"cold,omitempty"`
 }
 
 // Card is a network card whose addresses were given out by somebody else.
@@ -218,12 +220,21 @@ type Status struct {
 	Changed time.Time `json:"changed"`
 	// Steps tells how long each step of the launch took.
 	Steps []StepTime `json:"steps,omitempty"`
+	// Clone is whether the VM was copied from one that had booted.
+	Clone Clone `json:"clone,omitzero"`
 	// Ports are those of Spec.Card while it runs.
 	Ports []PortStatus `json:"ports,omitempty"`
 	// Managed are the managed data disks that it has, by LUN; nil if the launcher
 	// does not say.
 	Managed map[int]string `json:"managed,omitempty"`
 	Err     *Failure       `json:"err,omitempty"`
+}
+
+// Clone says what a VM was made from: a template, or else, for the reason that
+// Cold gives, a boot of its own.
+type Clone struct {
+	Template string `json:"template,omitempty"`
+	Cold     string `json:"cold,omitempty"`
 }
 
 // StepTime is one finished step of a launch.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strconv"
+	"strings"
 
 	"millpond.dev/millpond/internal/nodeproto"
 )
@@ -40,6 +41,10 @@ type Machine struct {
 	Accel     Accel
 	VCPUs     int
 	MemoryMiB int
+	// Memory is where the guest's memory lies; nil for the process's own.
+	Memory *Memory
+	// Incoming starts a machine that waits for the state of another one.
+	Incoming bool
 	// UEFI is nil for a BIOS machine.
 	UEFI *UEFI
 	// SCSI puts the data disks' controller in even if there are none yet.
@@ -55,6 +60,14 @@ type Machine struct {
 	ConsoleFD int
 	QMPFD     int
 	AgentFD   int
+}
+
+// Memory is a file with the guest's memory. Shared writes to it; else the file is
+// the memory at the start, and what the guest writes is its own: the file must
+// not change as long as the machine lives.
+type Memory struct {
+	File   string
+	Shared bool
 }
 
 // UEFI is the firmware's code, shared and read-only, and this VM's own variables.
@@ -172,6 +185,18 @@ func (m Machine) Args() ([]string, error) {
 		args = append(args,
 			"-blockdev", blockdev("fwcode", m.UEFI.Code, Raw, true),
 			"-blockdev", blockdev("fwvars", m.UEFI.Vars, Raw, false))
+	}
+	if m.Memory != nil {
+		share := "off"
+		if m.Memory.Shared {
+			share = "on"
+		}
+		machine += ",memory-backend=memory"
+		args = append(args, "-object", fmt.Sprintf("memory-backend-file,id=memory,size=%dM,mem-path=%s,share=%s",
+			m.MemoryMiB, strings.ReplaceAll(m.Memory.File, ",", ",,"), share))
+	}
+	if m.Incoming {
+		args = append(args, "-incoming", "defer")
 	}
 	args = append(args, "-machine", machine,
 		// graphics=off above makes SeaBIOS speak on the serial port; without it

@@ -48,8 +48,7 @@ type channel struct {
 // run opens a session with the agent, then dials the server and joins the two;
 // when either ends, again. It returns when ctx or the port has ended. The agent
 // comes first: nothing is dialled for a guest that does not boot.
-func (c *channel) run(ctx context.Context, port io.ReadWriteCloser) {
-	host := nodeproto.NewHost(port)
+func (c *channel) run(ctx context.Context, host *nodeproto.Host) {
 	defer host.Close()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

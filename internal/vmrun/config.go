@@ -38,6 +38,13 @@ type Config struct {
 	// ImageSocket is where the image host serves contents and managed disks; empty
 	// without one.
 	ImageSocket string `json:"imageSocket,omitempty"`
+	// Template is the folder of the template that the VM is a clone of; empty for a
+	// boot of its own. The folder lies beside the VM's own and stays as long as it.
+	Template string `json:"template,omitempty"`
+	// Cold is why the VM has a boot of its own.
+	Cold string `json:"cold,omitempty"`
+	// Freeze makes the VM a template: it serves no node and ends when it is kept.
+	Freeze bool `json:"freeze,omitempty"`
 	// StopGrace is how long the guest may take to power off on SIGTERM.
 	StopGrace time.Duration `json:"stopGrace"`
 }
@@ -94,6 +101,14 @@ func (c Config) uuid() string {
 	h[8] = h[8]&0x3f | 0x80
 	s := hex.EncodeToString(h[:16])
 	return s[:8] + "-" + s[8:12] + "-" + s[12:16] + "-" + s[16:20] + "-" + s[20:]
+}
+
+// instanceID is what the seed disk calls the machine.
+func (c Config) instanceID() string {
+	if f := c.Spec.FirstBoot; f != nil {
+		return f.InstanceID
+	}
+	return fmt.Sprintf("%s-%d", c.Spec.Hostname, c.Spec.Generation)
 }
 
 func (c Config) mac() string {

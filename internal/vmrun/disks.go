@@ -22,6 +22,8 @@ import (
 type disks struct {
 	dir string
 	cfg Config
+	// clones: disks that are not there yet are made over the template's.
+	clones bool
 	// made are files that this run has made, by step.
 	made map[string][]string
 }
@@ -58,6 +60,9 @@ func (d *disks) undo(step string) func() error {
 // because QEMU's own complaint about a missing one is hard to read.
 func (d *disks) overlay(step, name string, disk launch.Disk) error {
 	return d.make(step, name, func(p string) error {
+		if d.clones {
+			return d.overTemplate(p, name, disk.SizeBytes)
+		}
 		if disk.Content != "" {
 			base, err := contentBase(d.dir, d.cfg.ImageSocket, disk.Content)
 			if err != nil {
@@ -79,6 +84,15 @@ func (d *disks) overlay(step, name string, disk launch.Disk) error {
 		}
 		return writeOverlay(p, base, disk.SizeBytes)
 	})
+}
+
+// overTemplate puts the disk p over the template's of that name.
+func (d *disks) overTemplate(p, name string, size int64) error {
+	base := filepath.Join(d.cfg.Template, name)
+	if _, err := os.Stat(base); err != nil {
+		return fmt.Errorf("the template's disk is not there: %w", err)
+	}
+	return writeOverlayOf(p, base, "qcow2", size)
 }
 
 func (d *disks) osDisk(ctx context.Context) error {
@@ -145,6 +159,9 @@ func (d *disks) tempDisk(ctx context.Context) error {
 		return nil
 	}
 	return d.make(stepTempDisk, tempDisk, func(p string) error {
+		if d.clones {
+			return d.overTemplate(p, tempDisk, mib<<20)
+		}
 		base := tempBase(d.cfg.CacheDir, mib)
 		if err := ensureTempBase(ctx, d.cfg.Tools.MkE2fs, base, mib); err != nil {
 			return err
@@ -186,12 +203,11 @@ func ensureTempBase(ctx context.Context, mke2fs, base string, mib int64) error {
 
 func (d *disks) seed(context.Context) error {
 	in := seed.Instance{
-		ID:         fmt.Sprintf("%s-%d", d.cfg.Spec.Hostname, d.cfg.Spec.Generation),
+		ID:         d.cfg.instanceID(),
 		Hostname:   d.cfg.Spec.Hostname,
 		BringAgent: d.cfg.AgentDisk != "",
 	}
 	if f := d.cfg.Spec.FirstBoot; f != nil {
-		in.ID = f.InstanceID
 		in.User = &seed.User{Admin: f.Admin, PasswordHash: f.PasswordHash, Keys: f.Keys, PasswordLogin: f.PasswordLogin, CustomData: f.CustomData}
 	}
 	return d.make(stepSeed, seedDisk, func(p string) error {
@@ -212,7 +228,11 @@ func (d *disks) firmware(context.Context) error {
 		return fmt.Errorf("the UEFI firmware is not there (Debian: apt install ovmf): %w", err)
 	}
 	return d.make(stepFirmware, firmwareVars, func(p string) error {
-		in, err := os.Open(d.cfg.Tools.OVMFVars)
+		vars := d.cfg.Tools.OVMFVars
+		if d.clones {
+			vars = filepath.Join(d.cfg.Template, firmwareVars)
+		}
+		in, err := os.Open(vars)
 		if err != nil {
 			return fmt.Errorf("the UEFI firmware's variables are not there (Debian: apt install ovmf): %w", err)
 		}
@@ -267,6 +287,7 @@ func (d *disks) machine(consoleFD, qmpFD, agentFD int) qemu.Machine {
 		m.UEFI = &qemu.UEFI{Code: c.Tools.OVMFCode, Vars: firmwareVars}
 	}
 	m.Network = c.network()
+	m.Memory, m.Incoming = c.memory(d.clones), d.clones
 	// Only a VM with a disk of its own gets disks later.
 	m.SCSI = c.Spec.OSDisk.Managed != ""
 	return m

@@ -20,6 +20,8 @@ const (
 	consoleFD = 3
 	qmpFD     = 4
 	agentFD   = 5
+	// stateFD is the file that a template's state goes to or a clone's comes from.
+	stateFD = 6
 )
 
 // engine is the running QEMU.
@@ -34,7 +36,8 @@ type engine struct {
 
 // startEngine starts QEMU as a child in dir. It gets a session of its own, so
 // that no signal of a terminal reaches it, and SIGKILL when the supervisor dies.
-func startEngine(dir, program string, args []string) (*engine, error) {
+// state, if not nil, is its stateFD; it is closed here.
+func startEngine(dir, program string, args []string, state *os.File) (*engine, error) {
 	var theirs []*os.File
 	defer func() {
 		for _, f := range theirs {
@@ -50,6 +53,9 @@ func startEngine(dir, program string, args []string) (*engine, error) {
 		}
 		theirs = append(theirs, there)
 		*conn = here
+	}
+	if state != nil {
+		theirs = append(theirs, state)
 	}
 	log, err := os.OpenFile(filepath.Join(dir, qemuLog), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {

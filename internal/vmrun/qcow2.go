@@ -29,9 +29,14 @@ const (
 const maxDisk = 64 << 40
 
 // writeOverlay makes the file name an empty overlay of size bytes over a raw
-// base, or a blank disk if base is empty. The base's format is written down, so
-// QEMU never probes it. The file appears whole or not at all.
+// base, or a blank disk if base is empty. The file appears whole or not at all.
 func writeOverlay(name, base string, size int64) error {
+	return writeOverlayOf(name, base, "raw", size)
+}
+
+// writeOverlayOf is writeOverlay over a base of a format, raw or qcow2, that is
+// written down, so that QEMU never probes it.
+func writeOverlayOf(name, base, format string, size int64) error {
 	if size <= 0 || size%512 != 0 || size > maxDisk {
 		return fmt.Errorf("a disk of %d bytes cannot be made; sizes are multiples of 512 up to 64 TiB", size)
 	}
@@ -47,7 +52,7 @@ func writeOverlay(name, base string, size int64) error {
 		return err
 	}
 	defer os.Remove(f.Name())
-	_, errHeader := f.WriteAt(overlayHeader(base, size, entries), 0)
+	_, errHeader := f.WriteAt(overlayHeader(base, format, size, entries), 0)
 	_, errTable := f.WriteAt(binary.BigEndian.AppendUint64(nil, 2*cluster), 1*cluster)
 	var counts []byte
 	for range clusters {
@@ -61,14 +66,15 @@ func writeOverlay(name, base string, size int64) error {
 	return os.Rename(f.Name(), name)
 }
 
-func overlayHeader(base string, size, l1Entries int64) []byte {
+func overlayHeader(base, format string, size, l1Entries int64) []byte {
 	const headerLength = 104
 	e := binary.BigEndian
 	var ext []byte
 	if base != "" {
 		ext = e.AppendUint32(ext, 0xE2792ACA) // format of the base
-		ext = e.AppendUint32(ext, 3)
-		ext = append(ext, "raw\x00\x00\x00\x00\x00"...)
+		ext = e.AppendUint32(ext, uint32(len(format)))
+		ext = append(ext, format...)
+		ext = append(ext, make([]byte, (8-len(format)%8)%8)...)
 	}
 	ext = append(ext, make([]byte, 8)...) // end of extensions
 

@@ -58,7 +58,11 @@ func (s *supervisor) startQEMU(context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.engine, err = startEngine(s.dir, s.cfg.Tools.QEMU, args)
+	state, err := s.openState()
+	if err != nil {
+		return err
+	}
+	s.engine, err = startEngine(s.dir, s.cfg.Tools.QEMU, args, state)
 	if err != nil {
 		return err
 	}

@@ -17,6 +17,7 @@ import (
 
 	"millpond.dev/millpond/internal/clock"
 	"millpond.dev/millpond/internal/launch"
+	"millpond.dev/millpond/internal/nodeproto"
 	"millpond.dev/millpond/internal/process"
 	"millpond.dev/millpond/internal/qemu"
 	"millpond.dev/millpond/internal/qemu/qmp"
@@ -47,6 +48,13 @@ type supervisor struct {
 	begin func(step string) error
 	// watcher gets each status before it is written; it must not block. May be nil.
 	watcher func(launch.Status)
+
+	// clones: the machine is being made from its template.
+	clones bool
+	// host is the port to the agent when a clone was given its identity on it.
+	host *nodeproto.Host
+	// migration gets what QEMU says of a state that is written or read.
+	migration chan string
 
 	disks   *disks
 	console *console
@@ -112,8 +120,8 @@ func runWatched(ctx context.Context, dir string, begin func(step string) error, 
 		dir: dir, cfg: cfg, clock: clock.System{}, begin: begin, watcher: watcher,
 		log:    slog.New(slog.NewJSONHandler(logFile, nil)).With("node", string(cfg.Spec.Node), "generation", cfg.Spec.Generation),
 		disks:  &disks{dir: dir, cfg: cfg, made: map[string][]string{}},
-		broken: make(chan *launch.Failure, 1),
-		stop:   make(chan time.Duration, 1), ended: make(chan struct{}),
+		broken: make(chan *launch.Failure, 1), migration: make(chan string, 16),
+		stop: make(chan time.Duration, 1), ended: make(chan struct{}),
 	}
 	if s.handle.Supervisor, err = process.Of(os.Getpid()); err != nil {
 		return err
@@ -123,7 +131,10 @@ func runWatched(ctx context.Context, dir string, begin func(step string) error, 
 	}
 	now := s.clock.Now()
 	s.status = launch.Status{Node: cfg.Spec.Node, Generation: cfg.Spec.Generation, Phase: launch.Preparing,
-		Accel: string(cfg.Accel), Started: now, Changed: now}
+		Accel: string(cfg.Accel), Started: now, Changed: now, Clone: launch.Clone{Cold: cfg.Cold}}
+	if cfg.Template != "" {
+		s.status.Clone.Template = filepath.Base(cfg.Template)
+	}
 	if network := cfg.network(); network != nil {
 		s.status.Addr, s.status.HostAddr = network.Guest().String(), network.Gateway().String()
 	}
@@ -170,7 +181,7 @@ func (s *supervisor) supervise(ctx context.Context) error {
 		case <-stepCtx.Done():
 		}
 	})
-	stack, err := revert.Run(stepCtx, s.steps(), s, s.clock.Now)
+	stack, err := s.launch(stepCtx)
 	cancel()
 	if err != nil {
 		s.loops.Wait()
@@ -220,8 +231,21 @@ func (s *supervisor) watch(ctx context.Context) error {
 	var found *launch.Failure
 	channelCtx, endChannel := context.WithCancel(context.Background())
 	defer endChannel()
-	ch := &channel{spec: s.cfg.Spec, log: s.log, heard: s.heard}
-	s.loops.Go(func() { ch.run(channelCtx, s.engine.agent) })
+	frozen := make(chan error, 1)
+	kept := ""
+	s.loops.Go(func() {
+		if s.cfg.Freeze {
+			var err error
+			kept, err = s.freeze(channelCtx)
+			frozen <- err
+			return
+		}
+		if s.host == nil {
+			s.host = nodeproto.NewHost(s.engine.agent)
+		}
+		ch := &channel{spec: s.cfg.Spec, log: s.log, heard: s.heard}
+		ch.run(channelCtx, s.host)
+	})
 
 	var silence <-chan time.Time
 	if s.cfg.Accel == qemu.KVM {
@@ -230,7 +254,7 @@ func (s *supervisor) watch(ctx context.Context) error {
 		silence = timer.C
 	}
 	var force, patience <-chan time.Time
-	done, spoke := ctx.Done(), s.console.spoke
+	done, spoke, sealed := ctx.Done(), s.console.spoke, false
 	for running := true; running; {
 		select {
 		case <-s.engine.done:
@@ -244,6 +268,14 @@ func (s *supervisor) watch(ctx context.Context) error {
 			s.log.Error("the image cannot be read", "err", f.Message)
 			// It is the cause of whatever the console says.
 			found, patience = f, time.After(lastWords)
+		case err := <-frozen:
+			s.asked.Store(true)
+			if sealed = err == nil; !sealed {
+				s.log.Error("the template was not made", "err", err)
+				found = &launch.Failure{Code: CodeTemplateNotMade, Message: "The machine could not be kept as a template: " + err.Error() + "."}
+			}
+			s.quit()
+			patience = time.After(quitLimit)
 		case <-patience:
 			s.kill()
 		case <-spoke:
@@ -287,6 +319,11 @@ func (s *supervisor) watch(ctx context.Context) error {
 		s.log.Warn("the console was not closed", "err", err)
 	}
 	phase, failure := explain(e)
+	if sealed {
+		if err := s.seal(context.Background(), kept); err != nil {
+			phase, failure = launch.Failed, &launch.Failure{Host: true, Code: CodeTemplateNotMade, Message: "The template was not kept: " + err.Error() + "."}
+		}
+	}
 	s.log.Info("the VM has ended", "phase", phase, "signal", int(e.signal), "code", e.code)
 	return s.change(func(st *launch.Status) { st.Phase, st.Err = phase, failure })
 }
@@ -332,6 +369,9 @@ func (s *supervisor) kill() {
 // event is called by the QMP client.
 func (s *supervisor) event(e qmp.Event) {
 	s.log.Info("QEMU event", "event", e.Name, "data", string(e.Data))
+	if e.Name == "MIGRATION" {
+		s.migrating(e.Data)
+	}
 	if e.Name == "BLOCK_IO_ERROR" {
 		s.diskFailed(e)
 	}

@@ -75,6 +75,10 @@ type Machine struct {
 	place  *agent.Place
 	root   string
 	stages []*nodev1.Stage
+	// asleep is what Settle has stopped, in a template and so in its clones; born
+	// is when a clone became a machine of its own.
+	asleep sleeping
+	born   time.Time
 }
 
 // New notes when the agent began and raises its protection.
@@ -126,9 +130,11 @@ func (m *Machine) Adopt(_ context.Context, q *nodev1.HelloRequest) (agent.Place,
 			return agent.Place{}, nil, err
 		}
 		m.stages = []*nodev1.Stage{
-			{Name: "kernelToAgent", Duration: durationpb.New(m.started)},
 			{Name: "agentToHello", Duration: durationpb.New(uptime() - m.started)},
 			{Name: "directories", Duration: durationpb.New(time.Since(begin))},
+		}
+		if m.born.IsZero() { // a clone has not booted
+			m.stages = append([]*nodev1.Stage{{Name: "kernelToAgent", Duration: durationpb.New(m.started)}}, m.stages...)
 		}
 		if m.cfg.Privileged {
 			// A service manager may have let it go first until now. Of all threads,
@@ -186,11 +192,15 @@ func (m *Machine) settle() error {
 }
 
 func (m *Machine) describe() *nodev1.HelloResponse {
+	booted := m.born
+	if booted.IsZero() {
+		booted = m.cfg.Clock.Now().Add(-uptime())
+	}
 	r := &nodev1.HelloResponse{
 		BootId:  firstLine("/proc/sys/kernel/random/boot_id"),
 		Kernel:  firstLine("/proc/sys/kernel/osrelease"),
 		RootDir: m.root,
-		Booted:  timestamppb.New(m.cfg.Clock.Now().Add(-uptime())),
+		Booted:  timestamppb.New(booted),
 		Address: address(),
 		Stages:  m.stages,
 	}

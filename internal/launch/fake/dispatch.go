@@ -70,6 +70,14 @@ func (dispatch) Thaw(ctx context.Context, q *connect.Request[nodev1.ThawRequest]
 	return of(ctx).Thaw(ctx, q)
 }
 
+func (dispatch) Settle(ctx context.Context, q *connect.Request[nodev1.SettleRequest]) (*connect.Response[nodev1.SettleResponse], error) {
+	return of(ctx).Settle(ctx, q)
+}
+
+func (dispatch) Personalise(ctx context.Context, q *connect.Request[nodev1.PersonaliseRequest]) (*connect.Response[nodev1.PersonaliseResponse], error) {
+	return of(ctx).Personalise(ctx, q)
+}
+
 func (dispatch) Watch(ctx context.Context, q *connect.Request[nodev1.WatchRequest], s *connect.ServerStream[nodev1.Event]) error {
 	return of(ctx).Watch(ctx, q, s)
 }

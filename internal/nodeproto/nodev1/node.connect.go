@@ -69,6 +69,10 @@ const (
 	AgentFreezeProcedure = "/millpond.node.v1.Agent/Freeze"
 	// AgentThawProcedure is the fully-qualified name of the Agent's Thaw RPC.
 	AgentThawProcedure = "/millpond.node.v1.Agent/Thaw"
+	// AgentSettleProcedure is the fully-qualified name of the Agent's Settle RPC.
+	AgentSettleProcedure = "/millpond.node.v1.Agent/Settle"
+	// AgentPersonaliseProcedure is the fully-qualified name of the Agent's Personalise RPC.
+	AgentPersonaliseProcedure = "/millpond.node.v1.Agent/Personalise"
 )
 
 // AgentClient is a client for the millpond.node.v1.Agent service.
@@ -108,6 +112,13 @@ type AgentClient interface {
 	// Thaw fails with FAILED_PRECONDITION if nothing is frozen any more: a capture
 	// that took longer than the limit is not one of a still guest.
 	Thaw(context.Context, *connect.Request[ThawRequest]) (*connect.Response[ThawResponse], error)
+	// Settle comes before Hello, from the supervisor of a machine that is to be a
+	// template of others. It returns when the machine has finished its start, holds
+	// nothing any more that has to be each machine's own, and is idle.
+	Settle(context.Context, *connect.Request[SettleRequest]) (*connect.Response[SettleResponse], error)
+	// Personalise comes before Hello, from the supervisor of a clone of such a
+	// machine, and makes it one of its own.
+	Personalise(context.Context, *connect.Request[PersonaliseRequest]) (*connect.Response[PersonaliseResponse], error)
 }
 
 // NewAgentClient constructs a client for the millpond.node.v1.Agent service. By default, it uses
@@ -217,6 +228,18 @@ func NewAgentClient(httpClient connect.HTTPClient, baseURL string, opts ...conne
 			connect.WithSchema(agentMethods.ByName("Thaw")),
 			connect.WithClientOptions(opts...),
 		),
+		settle: connect.NewClient[SettleRequest, SettleResponse](
+			httpClient,
+			baseURL+AgentSettleProcedure,
+			connect.WithSchema(agentMethods.ByName("Settle")),
+			connect.WithClientOptions(opts...),
+		),
+		personalise: connect.NewClient[PersonaliseRequest, PersonaliseResponse](
+			httpClient,
+			baseURL+AgentPersonaliseProcedure,
+			connect.WithSchema(agentMethods.ByName("Personalise")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -238,6 +261,8 @@ type agentClient struct {
 	shutdown    *connect.Client[ShutdownRequest, ShutdownResponse]
 	freeze      *connect.Client[FreezeRequest, FreezeResponse]
 	thaw        *connect.Client[ThawRequest, ThawResponse]
+	settle      *connect.Client[SettleRequest, SettleResponse]
+	personalise *connect.Client[PersonaliseRequest, PersonaliseResponse]
 }
 
 // Hello calls millpond.node.v1.Agent.Hello.
@@ -320,6 +345,16 @@ func (c *agentClient) Thaw(ctx context.Context, req *connect.Request[ThawRequest
 	return c.thaw.CallUnary(ctx, req)
 }
 
+// Settle calls millpond.node.v1.Agent.Settle.
+func (c *agentClient) Settle(ctx context.Context, req *connect.Request[SettleRequest]) (*connect.Response[SettleResponse], error) {
+	return c.settle.CallUnary(ctx, req)
+}
+
+// Personalise calls millpond.node.v1.Agent.Personalise.
+func (c *agentClient) Personalise(ctx context.Context, req *connect.Request[PersonaliseRequest]) (*connect.Response[PersonaliseResponse], error) {
+	return c.personalise.CallUnary(ctx, req)
+}
+
 // AgentHandler is an implementation of the millpond.node.v1.Agent service.
 type AgentHandler interface {
 	// Hello gives the node its identity and learns what booted. It is the first
@@ -357,6 +392,13 @@ type AgentHandler interface {
 	// Thaw fails with FAILED_PRECONDITION if nothing is frozen any more: a capture
 	// that took longer than the limit is not one of a still guest.
 	Thaw(context.Context, *connect.Request[ThawRequest]) (*connect.Response[ThawResponse], error)
+	// Settle comes before Hello, from the supervisor of a machine that is to be a
+	// template of others. It returns when the machine has finished its start, holds
+	// nothing any more that has to be each machine's own, and is idle.
+	Settle(context.Context, *connect.Request[SettleRequest]) (*connect.Response[SettleResponse], error)
+	// Personalise comes before Hello, from the supervisor of a clone of such a
+	// machine, and makes it one of its own.
+	Personalise(context.Context, *connect.Request[PersonaliseRequest]) (*connect.Response[PersonaliseResponse], error)
 }
 
 // NewAgentHandler builds an HTTP handler from the service implementation. It returns the path on
@@ -462,6 +504,18 @@ func NewAgentHandler(svc AgentHandler, opts ...connect.HandlerOption) (string, h
 		connect.WithSchema(agentMethods.ByName("Thaw")),
 		connect.WithHandlerOptions(opts...),
 	)
+	agentSettleHandler := connect.NewUnaryHandler(
+		AgentSettleProcedure,
+		svc.Settle,
+		connect.WithSchema(agentMethods.ByName("Settle")),
+		connect.WithHandlerOptions(opts...),
+	)
+	agentPersonaliseHandler := connect.NewUnaryHandler(
+		AgentPersonaliseProcedure,
+		svc.Personalise,
+		connect.WithSchema(agentMethods.ByName("Personalise")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/millpond.node.v1.Agent/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case AgentHelloProcedure:
@@ -496,6 +550,10 @@ func NewAgentHandler(svc AgentHandler, opts ...connect.HandlerOption) (string, h
 			agentFreezeHandler.ServeHTTP(w, r)
 		case AgentThawProcedure:
 			agentThawHandler.ServeHTTP(w, r)
+		case AgentSettleProcedure:
+			agentSettleHandler.ServeHTTP(w, r)
+		case AgentPersonaliseProcedure:
+			agentPersonaliseHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -567,4 +625,12 @@ func (UnimplementedAgentHandler) Freeze(context.Context, *connect.Request[Freeze
 
 func (UnimplementedAgentHandler) Thaw(context.Context, *connect.Request[ThawRequest]) (*connect.Response[ThawResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("millpond.node.v1.Agent.Thaw is not implemented"))
+}
+
+func (UnimplementedAgentHandler) Settle(context.Context, *connect.Request[SettleRequest]) (*connect.Response[SettleResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("millpond.node.v1.Agent.Settle is not implemented"))
+}
+
+func (UnimplementedAgentHandler) Personalise(context.Context, *connect.Request[PersonaliseRequest]) (*connect.Response[PersonaliseResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("millpond.node.v1.Agent.Personalise is not implemented"))
 }

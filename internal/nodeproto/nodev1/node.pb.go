@@ -2834,6 +2834,244 @@ func (x *Output) GetTail() []byte {
 	return nil
 }
 
+type SettleRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Limit         *durationpb.Duration   `protobuf:"bytes,1,opt,name=limit,proto3" json:"limit,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SettleRequest) Reset() {
+	*x = SettleRequest{}
+	mi := &file_node_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SettleRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SettleRequest) ProtoMessage() {}
+
+func (x *SettleRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_node_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SettleRequest.ProtoReflect.Descriptor instead.
+func (*SettleRequest) Descriptor() ([]byte, []int) {
+	return file_node_proto_rawDescGZIP(), []int{45}
+}
+
+func (x *SettleRequest) GetLimit() *durationpb.Duration {
+	if x != nil {
+		return x.Limit
+	}
+	return nil
+}
+
+type SettleResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// state is what the machine's init calls itself: running or degraded for
+	// systemd, empty for others.
+	State         string   `protobuf:"bytes,1,opt,name=state,proto3" json:"state,omitempty"`
+	Stages        []*Stage `protobuf:"bytes,2,rep,name=stages,proto3" json:"stages,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SettleResponse) Reset() {
+	*x = SettleResponse{}
+	mi := &file_node_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SettleResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SettleResponse) ProtoMessage() {}
+
+func (x *SettleResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_node_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SettleResponse.ProtoReflect.Descriptor instead.
+func (*SettleResponse) Descriptor() ([]byte, []int) {
+	return file_node_proto_rawDescGZIP(), []int{46}
+}
+
+func (x *SettleResponse) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *SettleResponse) GetStages() []*Stage {
+	if x != nil {
+		return x.Stages
+	}
+	return nil
+}
+
+type PersonaliseRequest struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Entropy []byte                 `protobuf:"bytes,1,opt,name=entropy,proto3" json:"entropy,omitempty"`
+	Now     *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=now,proto3" json:"now,omitempty"`
+	// boot_id is what the clone reports as such; the kernel's is the template's.
+	BootId string `protobuf:"bytes,3,opt,name=boot_id,json=bootId,proto3" json:"boot_id,omitempty"`
+	// machine_id is 32 hexadecimal digits.
+	MachineId string `protobuf:"bytes,4,opt,name=machine_id,json=machineId,proto3" json:"machine_id,omitempty"`
+	Hostname  string `protobuf:"bytes,5,opt,name=hostname,proto3" json:"hostname,omitempty"`
+	// instance_id is that of the clone's seed disk.
+	InstanceId string `protobuf:"bytes,6,opt,name=instance_id,json=instanceId,proto3" json:"instance_id,omitempty"`
+	// mac is the address of the machine's network card; empty without one.
+	Mac           string `protobuf:"bytes,7,opt,name=mac,proto3" json:"mac,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PersonaliseRequest) Reset() {
+	*x = PersonaliseRequest{}
+	mi := &file_node_proto_msgTypes[47]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PersonaliseRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PersonaliseRequest) ProtoMessage() {}
+
+func (x *PersonaliseRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_node_proto_msgTypes[47]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PersonaliseRequest.ProtoReflect.Descriptor instead.
+func (*PersonaliseRequest) Descriptor() ([]byte, []int) {
+	return file_node_proto_rawDescGZIP(), []int{47}
+}
+
+func (x *PersonaliseRequest) GetEntropy() []byte {
+	if x != nil {
+		return x.Entropy
+	}
+	return nil
+}
+
+func (x *PersonaliseRequest) GetNow() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Now
+	}
+	return nil
+}
+
+func (x *PersonaliseRequest) GetBootId() string {
+	if x != nil {
+		return x.BootId
+	}
+	return ""
+}
+
+func (x *PersonaliseRequest) GetMachineId() string {
+	if x != nil {
+		return x.MachineId
+	}
+	return ""
+}
+
+func (x *PersonaliseRequest) GetHostname() string {
+	if x != nil {
+		return x.Hostname
+	}
+	return ""
+}
+
+func (x *PersonaliseRequest) GetInstanceId() string {
+	if x != nil {
+		return x.InstanceId
+	}
+	return ""
+}
+
+func (x *PersonaliseRequest) GetMac() string {
+	if x != nil {
+		return x.Mac
+	}
+	return ""
+}
+
+type PersonaliseResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Stages        []*Stage               `protobuf:"bytes,1,rep,name=stages,proto3" json:"stages,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PersonaliseResponse) Reset() {
+	*x = PersonaliseResponse{}
+	mi := &file_node_proto_msgTypes[48]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PersonaliseResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PersonaliseResponse) ProtoMessage() {}
+
+func (x *PersonaliseResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_node_proto_msgTypes[48]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PersonaliseResponse.ProtoReflect.Descriptor instead.
+func (*PersonaliseResponse) Descriptor() ([]byte, []int) {
+	return file_node_proto_rawDescGZIP(), []int{48}
+}
+
+func (x *PersonaliseResponse) GetStages() []*Stage {
+	if x != nil {
+		return x.Stages
+	}
+	return nil
+}
+
 var File_node_proto protoreflect.FileDescriptor
 
 const file_node_proto_rawDesc = "" +
@@ -3045,8 +3283,24 @@ const file_node_proto_rawDesc = "" +
 	"\bmodified\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\bmodified\x12\x12\n" +
 	"\x04mode\x18\x05 \x01(\rR\x04mode\x12\x12\n" +
 	"\x04head\x18\x06 \x01(\fR\x04head\x12\x12\n" +
-	"\x04tail\x18\a \x01(\fR\x04tail2\x88\n" +
+	"\x04tail\x18\a \x01(\fR\x04tail\"@\n" +
+	"\rSettleRequest\x12/\n" +
+	"\x05limit\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x05limit\"W\n" +
+	"\x0eSettleResponse\x12\x14\n" +
+	"\x05state\x18\x01 \x01(\tR\x05state\x12/\n" +
+	"\x06stages\x18\x02 \x03(\v2\x17.millpond.node.v1.StageR\x06stages\"\xe3\x01\n" +
+	"\x12PersonaliseRequest\x12\x18\n" +
+	"\aentropy\x18\x01 \x01(\fR\aentropy\x12,\n" +
+	"\x03now\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x03now\x12\x17\n" +
+	"\aboot_id\x18\x03 \x01(\tR\x06bootId\x12\x1d\n" +
 	"\n" +
+	"machine_id\x18\x04 \x01(\tR\tmachineId\x12\x1a\n" +
+	"\bhostname\x18\x05 \x01(\tR\bhostname\x12\x1f\n" +
+	"\vinstance_id\x18\x06 \x01(\tR\n" +
+	"instanceId\x12\x10\n" +
+	"\x03mac\x18\a \x01(\tR\x03mac\"F\n" +
+	"\x13PersonaliseResponse\x12/\n" +
+	"\x06stages\x18\x01 \x03(\v2\x17.millpond.node.v1.StageR\x06stages2\xb1\v\n" +
 	"\x05Agent\x12H\n" +
 	"\x05Hello\x12\x1e.millpond.node.v1.HelloRequest\x1a\x1f.millpond.node.v1.HelloResponse\x12B\n" +
 	"\x05Watch\x12\x1e.millpond.node.v1.WatchRequest\x1a\x17.millpond.node.v1.Event0\x01\x12Z\n" +
@@ -3065,7 +3319,9 @@ const file_node_proto_rawDesc = "" +
 	"DeleteFile\x12#.millpond.node.v1.DeleteFileRequest\x1a$.millpond.node.v1.DeleteFileResponse\x12Q\n" +
 	"\bShutdown\x12!.millpond.node.v1.ShutdownRequest\x1a\".millpond.node.v1.ShutdownResponse\x12K\n" +
 	"\x06Freeze\x12\x1f.millpond.node.v1.FreezeRequest\x1a .millpond.node.v1.FreezeResponse\x12E\n" +
-	"\x04Thaw\x12\x1d.millpond.node.v1.ThawRequest\x1a\x1e.millpond.node.v1.ThawResponseB8Z6millpond.dev/millpond/internal/nodeproto/nodev1;nodev1b\x06proto3"
+	"\x04Thaw\x12\x1d.millpond.node.v1.ThawRequest\x1a\x1e.millpond.node.v1.ThawResponse\x12K\n" +
+	"\x06Settle\x12\x1f.millpond.node.v1.SettleRequest\x1a .millpond.node.v1.SettleResponse\x12Z\n" +
+	"\vPersonalise\x12$.millpond.node.v1.PersonaliseRequest\x1a%.millpond.node.v1.PersonaliseResponseB8Z6millpond.dev/millpond/internal/nodeproto/nodev1;nodev1b\x06proto3"
 
 var (
 	file_node_proto_rawDescOnce sync.Once
@@ -3079,7 +3335,7 @@ func file_node_proto_rawDescGZIP() []byte {
 	return file_node_proto_rawDescData
 }
 
-var file_node_proto_msgTypes = make([]protoimpl.MessageInfo, 47)
+var file_node_proto_msgTypes = make([]protoimpl.MessageInfo, 51)
 var file_node_proto_goTypes = []any{
 	(*HelloRequest)(nil),          // 0: millpond.node.v1.HelloRequest
 	(*HelloResponse)(nil),         // 1: millpond.node.v1.HelloResponse
@@ -3126,36 +3382,40 @@ var file_node_proto_goTypes = []any{
 	(*ThawResponse)(nil),          // 42: millpond.node.v1.ThawResponse
 	(*OutputsRequest)(nil),        // 43: millpond.node.v1.OutputsRequest
 	(*Output)(nil),                // 44: millpond.node.v1.Output
-	nil,                           // 45: millpond.node.v1.Failure.DetailsEntry
-	nil,                           // 46: millpond.node.v1.RunTaskRequest.EnvironmentEntry
-	(*timestamppb.Timestamp)(nil), // 47: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 48: google.protobuf.Duration
+	(*SettleRequest)(nil),         // 45: millpond.node.v1.SettleRequest
+	(*SettleResponse)(nil),        // 46: millpond.node.v1.SettleResponse
+	(*PersonaliseRequest)(nil),    // 47: millpond.node.v1.PersonaliseRequest
+	(*PersonaliseResponse)(nil),   // 48: millpond.node.v1.PersonaliseResponse
+	nil,                           // 49: millpond.node.v1.Failure.DetailsEntry
+	nil,                           // 50: millpond.node.v1.RunTaskRequest.EnvironmentEntry
+	(*timestamppb.Timestamp)(nil), // 51: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 52: google.protobuf.Duration
 }
 var file_node_proto_depIdxs = []int32{
-	47, // 0: millpond.node.v1.HelloRequest.now:type_name -> google.protobuf.Timestamp
-	47, // 1: millpond.node.v1.HelloResponse.booted:type_name -> google.protobuf.Timestamp
+	51, // 0: millpond.node.v1.HelloRequest.now:type_name -> google.protobuf.Timestamp
+	51, // 1: millpond.node.v1.HelloResponse.booted:type_name -> google.protobuf.Timestamp
 	3,  // 2: millpond.node.v1.HelloResponse.running:type_name -> millpond.node.v1.TaskKey
 	2,  // 3: millpond.node.v1.HelloResponse.stages:type_name -> millpond.node.v1.Stage
-	48, // 4: millpond.node.v1.Stage.duration:type_name -> google.protobuf.Duration
-	47, // 5: millpond.node.v1.Event.time:type_name -> google.protobuf.Timestamp
+	52, // 4: millpond.node.v1.Stage.duration:type_name -> google.protobuf.Duration
+	51, // 5: millpond.node.v1.Event.time:type_name -> google.protobuf.Timestamp
 	6,  // 6: millpond.node.v1.Event.task_started:type_name -> millpond.node.v1.TaskStarted
 	7,  // 7: millpond.node.v1.Event.task_completed:type_name -> millpond.node.v1.TaskCompleted
 	10, // 8: millpond.node.v1.Event.heartbeat:type_name -> millpond.node.v1.Heartbeat
 	3,  // 9: millpond.node.v1.TaskStarted.key:type_name -> millpond.node.v1.TaskKey
-	47, // 10: millpond.node.v1.TaskStarted.start_time:type_name -> google.protobuf.Timestamp
+	51, // 10: millpond.node.v1.TaskStarted.start_time:type_name -> google.protobuf.Timestamp
 	3,  // 11: millpond.node.v1.TaskCompleted.key:type_name -> millpond.node.v1.TaskKey
-	47, // 12: millpond.node.v1.TaskCompleted.start_time:type_name -> google.protobuf.Timestamp
-	47, // 13: millpond.node.v1.TaskCompleted.end_time:type_name -> google.protobuf.Timestamp
+	51, // 12: millpond.node.v1.TaskCompleted.start_time:type_name -> google.protobuf.Timestamp
+	51, // 13: millpond.node.v1.TaskCompleted.end_time:type_name -> google.protobuf.Timestamp
 	9,  // 14: millpond.node.v1.TaskCompleted.failure:type_name -> millpond.node.v1.Failure
 	8,  // 15: millpond.node.v1.TaskCompleted.usage:type_name -> millpond.node.v1.Usage
-	48, // 16: millpond.node.v1.Usage.user_cpu:type_name -> google.protobuf.Duration
-	48, // 17: millpond.node.v1.Usage.kernel_cpu:type_name -> google.protobuf.Duration
-	45, // 18: millpond.node.v1.Failure.details:type_name -> millpond.node.v1.Failure.DetailsEntry
+	52, // 16: millpond.node.v1.Usage.user_cpu:type_name -> google.protobuf.Duration
+	52, // 17: millpond.node.v1.Usage.kernel_cpu:type_name -> google.protobuf.Duration
+	49, // 18: millpond.node.v1.Failure.details:type_name -> millpond.node.v1.Failure.DetailsEntry
 	3,  // 19: millpond.node.v1.RunTaskRequest.key:type_name -> millpond.node.v1.TaskKey
-	46, // 20: millpond.node.v1.RunTaskRequest.environment:type_name -> millpond.node.v1.RunTaskRequest.EnvironmentEntry
+	50, // 20: millpond.node.v1.RunTaskRequest.environment:type_name -> millpond.node.v1.RunTaskRequest.EnvironmentEntry
 	19, // 21: millpond.node.v1.RunTaskRequest.user:type_name -> millpond.node.v1.User
 	20, // 22: millpond.node.v1.RunTaskRequest.resource_files:type_name -> millpond.node.v1.ResourceFile
-	48, // 23: millpond.node.v1.RunTaskRequest.max_wall_clock:type_name -> google.protobuf.Duration
+	52, // 23: millpond.node.v1.RunTaskRequest.max_wall_clock:type_name -> google.protobuf.Duration
 	14, // 24: millpond.node.v1.RunTaskRequest.output_files:type_name -> millpond.node.v1.OutputFile
 	16, // 25: millpond.node.v1.RunTaskRequest.packages:type_name -> millpond.node.v1.ApplicationPackage
 	15, // 26: millpond.node.v1.OutputFile.headers:type_name -> millpond.node.v1.Header
@@ -3166,46 +3426,54 @@ var file_node_proto_depIdxs = []int32{
 	3,  // 31: millpond.node.v1.StopTaskRequest.key:type_name -> millpond.node.v1.TaskKey
 	3,  // 32: millpond.node.v1.RemoveTaskRequest.key:type_name -> millpond.node.v1.TaskKey
 	31, // 33: millpond.node.v1.ListFilesResponse.files:type_name -> millpond.node.v1.FileInfo
-	47, // 34: millpond.node.v1.FileInfo.modified:type_name -> google.protobuf.Timestamp
-	48, // 35: millpond.node.v1.FreezeRequest.limit:type_name -> google.protobuf.Duration
-	47, // 36: millpond.node.v1.Output.modified:type_name -> google.protobuf.Timestamp
-	0,  // 37: millpond.node.v1.Agent.Hello:input_type -> millpond.node.v1.HelloRequest
-	4,  // 38: millpond.node.v1.Agent.Watch:input_type -> millpond.node.v1.WatchRequest
-	11, // 39: millpond.node.v1.Agent.Acknowledge:input_type -> millpond.node.v1.AcknowledgeRequest
-	13, // 40: millpond.node.v1.Agent.RunTask:input_type -> millpond.node.v1.RunTaskRequest
-	22, // 41: millpond.node.v1.Agent.RunTasks:input_type -> millpond.node.v1.RunTasksRequest
-	25, // 42: millpond.node.v1.Agent.StopTask:input_type -> millpond.node.v1.StopTaskRequest
-	27, // 43: millpond.node.v1.Agent.RemoveTask:input_type -> millpond.node.v1.RemoveTaskRequest
-	17, // 44: millpond.node.v1.Agent.Install:input_type -> millpond.node.v1.InstallRequest
-	29, // 45: millpond.node.v1.Agent.ListFiles:input_type -> millpond.node.v1.ListFilesRequest
-	32, // 46: millpond.node.v1.Agent.StatFile:input_type -> millpond.node.v1.StatFileRequest
-	33, // 47: millpond.node.v1.Agent.ReadFile:input_type -> millpond.node.v1.ReadFileRequest
-	43, // 48: millpond.node.v1.Agent.Outputs:input_type -> millpond.node.v1.OutputsRequest
-	35, // 49: millpond.node.v1.Agent.DeleteFile:input_type -> millpond.node.v1.DeleteFileRequest
-	37, // 50: millpond.node.v1.Agent.Shutdown:input_type -> millpond.node.v1.ShutdownRequest
-	39, // 51: millpond.node.v1.Agent.Freeze:input_type -> millpond.node.v1.FreezeRequest
-	41, // 52: millpond.node.v1.Agent.Thaw:input_type -> millpond.node.v1.ThawRequest
-	1,  // 53: millpond.node.v1.Agent.Hello:output_type -> millpond.node.v1.HelloResponse
-	5,  // 54: millpond.node.v1.Agent.Watch:output_type -> millpond.node.v1.Event
-	12, // 55: millpond.node.v1.Agent.Acknowledge:output_type -> millpond.node.v1.AcknowledgeResponse
-	21, // 56: millpond.node.v1.Agent.RunTask:output_type -> millpond.node.v1.RunTaskResponse
-	23, // 57: millpond.node.v1.Agent.RunTasks:output_type -> millpond.node.v1.RunTasksResponse
-	26, // 58: millpond.node.v1.Agent.StopTask:output_type -> millpond.node.v1.StopTaskResponse
-	28, // 59: millpond.node.v1.Agent.RemoveTask:output_type -> millpond.node.v1.RemoveTaskResponse
-	18, // 60: millpond.node.v1.Agent.Install:output_type -> millpond.node.v1.InstallResponse
-	30, // 61: millpond.node.v1.Agent.ListFiles:output_type -> millpond.node.v1.ListFilesResponse
-	31, // 62: millpond.node.v1.Agent.StatFile:output_type -> millpond.node.v1.FileInfo
-	34, // 63: millpond.node.v1.Agent.ReadFile:output_type -> millpond.node.v1.FileChunk
-	44, // 64: millpond.node.v1.Agent.Outputs:output_type -> millpond.node.v1.Output
-	36, // 65: millpond.node.v1.Agent.DeleteFile:output_type -> millpond.node.v1.DeleteFileResponse
-	38, // 66: millpond.node.v1.Agent.Shutdown:output_type -> millpond.node.v1.ShutdownResponse
-	40, // 67: millpond.node.v1.Agent.Freeze:output_type -> millpond.node.v1.FreezeResponse
-	42, // 68: millpond.node.v1.Agent.Thaw:output_type -> millpond.node.v1.ThawResponse
-	53, // [53:69] is the sub-list for method output_type
-	37, // [37:53] is the sub-list for method input_type
-	37, // [37:37] is the sub-list for extension type_name
-	37, // [37:37] is the sub-list for extension extendee
-	0,  // [0:37] is the sub-list for field type_name
+	51, // 34: millpond.node.v1.FileInfo.modified:type_name -> google.protobuf.Timestamp
+	52, // 35: millpond.node.v1.FreezeRequest.limit:type_name -> google.protobuf.Duration
+	51, // 36: millpond.node.v1.Output.modified:type_name -> google.protobuf.Timestamp
+	52, // 37: millpond.node.v1.SettleRequest.limit:type_name -> google.protobuf.Duration
+	2,  // 38: millpond.node.v1.SettleResponse.stages:type_name -> millpond.node.v1.Stage
+	51, // 39: millpond.node.v1.PersonaliseRequest.now:type_name -> google.protobuf.Timestamp
+	2,  // 40: millpond.node.v1.PersonaliseResponse.stages:type_name -> millpond.node.v1.Stage
+	0,  // 41: millpond.node.v1.Agent.Hello:input_type -> millpond.node.v1.HelloRequest
+	4,  // 42: millpond.node.v1.Agent.Watch:input_type -> millpond.node.v1.WatchRequest
+	11, // 43: millpond.node.v1.Agent.Acknowledge:input_type -> millpond.node.v1.AcknowledgeRequest
+	13, // 44: millpond.node.v1.Agent.RunTask:input_type -> millpond.node.v1.RunTaskRequest
+	22, // 45: millpond.node.v1.Agent.RunTasks:input_type -> millpond.node.v1.RunTasksRequest
+	25, // 46: millpond.node.v1.Agent.StopTask:input_type -> millpond.node.v1.StopTaskRequest
+	27, // 47: millpond.node.v1.Agent.RemoveTask:input_type -> millpond.node.v1.RemoveTaskRequest
+	17, // 48: millpond.node.v1.Agent.Install:input_type -> millpond.node.v1.InstallRequest
+	29, // 49: millpond.node.v1.Agent.ListFiles:input_type -> millpond.node.v1.ListFilesRequest
+	32, // 50: millpond.node.v1.Agent.StatFile:input_type -> millpond.node.v1.StatFileRequest
+	33, // 51: millpond.node.v1.Agent.ReadFile:input_type -> millpond.node.v1.ReadFileRequest
+	43, // 52: millpond.node.v1.Agent.Outputs:input_type -> millpond.node.v1.OutputsRequest
+	35, // 53: millpond.node.v1.Agent.DeleteFile:input_type -> millpond.node.v1.DeleteFileRequest
+	37, // 54: millpond.node.v1.Agent.Shutdown:input_type -> millpond.node.v1.ShutdownRequest
+	39, // 55: millpond.node.v1.Agent.Freeze:input_type -> millpond.node.v1.FreezeRequest
+	41, // 56: millpond.node.v1.Agent.Thaw:input_type -> millpond.node.v1.ThawRequest
+	45, // 57: millpond.node.v1.Agent.Settle:input_type -> millpond.node.v1.SettleRequest
+	47, // 58: millpond.node.v1.Agent.Personalise:input_type -> millpond.node.v1.PersonaliseRequest
+	1,  // 59: millpond.node.v1.Agent.Hello:output_type -> millpond.node.v1.HelloResponse
+	5,  // 60: millpond.node.v1.Agent.Watch:output_type -> millpond.node.v1.Event
+	12, // 61: millpond.node.v1.Agent.Acknowledge:output_type -> millpond.node.v1.AcknowledgeResponse
+	21, // 62: millpond.node.v1.Agent.RunTask:output_type -> millpond.node.v1.RunTaskResponse
+	23, // 63: millpond.node.v1.Agent.RunTasks:output_type -> millpond.node.v1.RunTasksResponse
+	26, // 64: millpond.node.v1.Agent.StopTask:output_type -> millpond.node.v1.StopTaskResponse
+	28, // 65: millpond.node.v1.Agent.RemoveTask:output_type -> millpond.node.v1.RemoveTaskResponse
+	18, // 66: millpond.node.v1.Agent.Install:output_type -> millpond.node.v1.InstallResponse
+	30, // 67: millpond.node.v1.Agent.ListFiles:output_type -> millpond.node.v1.ListFilesResponse
+	31, // 68: millpond.node.v1.Agent.StatFile:output_type -> millpond.node.v1.FileInfo
+	34, // 69: millpond.node.v1.Agent.ReadFile:output_type -> millpond.node.v1.FileChunk
+	44, // 70: millpond.node.v1.Agent.Outputs:output_type -> millpond.node.v1.Output
+	36, // 71: millpond.node.v1.Agent.DeleteFile:output_type -> millpond.node.v1.DeleteFileResponse
+	38, // 72: millpond.node.v1.Agent.Shutdown:output_type -> millpond.node.v1.ShutdownResponse
+	40, // 73: millpond.node.v1.Agent.Freeze:output_type -> millpond.node.v1.FreezeResponse
+	42, // 74: millpond.node.v1.Agent.Thaw:output_type -> millpond.node.v1.ThawResponse
+	46, // 75: millpond.node.v1.Agent.Settle:output_type -> millpond.node.v1.SettleResponse
+	48, // 76: millpond.node.v1.Agent.Personalise:output_type -> millpond.node.v1.PersonaliseResponse
+	59, // [59:77] is the sub-list for method output_type
+	41, // [41:59] is the sub-list for method input_type
+	41, // [41:41] is the sub-list for extension type_name
+	41, // [41:41] is the sub-list for extension extendee
+	0,  // [0:41] is the sub-list for field type_name
 }
 
 func init() { file_node_proto_init() }
@@ -3225,7 +3493,7 @@ func file_node_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_node_proto_rawDesc), len(file_node_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   47,
+			NumMessages:   51,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

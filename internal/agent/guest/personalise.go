@@ -1,0 +1,246 @@
+package guest
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"millpond.dev/millpond/internal/nodeproto/nodev1"
+)
+
+// timersAfter is how long after its birth a clone's timers start: first comes
+// what the node is for.
+const timersAfter = 2 * time.Minute
+
+// bootIDFile is the boot id of a clone, volatile as the kernel's is.
+const bootIDFile = "/run/millpond/boot-id"
+
+var (
+	machineID  = regexp.MustCompile(`^[0-9a-f]{32}$`)
+	instanceID = regexp.MustCompile(`^[A-Za-z0-9._-]{1,128}$`)
+)
+
+// Personalise implements agent.Cloner. The order matters: entropy before anything
+// draws a number, the clock before anything writes a time, and the network card
+// last, because with its new address it is asked for by others. Host keys
+// take a quarter of a second of the processor; nobody waits for them, but nothing
+// listens with others meanwhile.
+func (m *Machine) Personalise(ctx context.Context, q *nodev1.PersonaliseRequest) ([]*nodev1.Stage, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	switch {
+	case !m.cfg.Privileged:
+		return nil, errors.New("this agent may not change its machine")
+	case len(q.GetEntropy()) < 32:
+		return nil, errors.New("a clone needs at least 32 bytes of entropy")
+	case !machineID.MatchString(q.GetMachineId()) || !instanceID.MatchString(q.GetInstanceId()) || q.GetBootId() == "" || q.GetHostname() == "" || !q.GetNow().IsValid():
+		return nil, errors.New("a clone needs a machine id, an instance id, a boot id, a name and the time")
+	}
+	begin := time.Now()
+	if err := addEntropy(q.GetEntropy()); err != nil {
+		return nil, fmt.Errorf("entropy: %w", err)
+	}
+	tv := unix.NsecToTimeval(q.GetNow().AsTime().UnixNano())
+	if err := unix.Settimeofday(&tv); err != nil {
+		return nil, fmt.Errorf("clock: %w", err)
+	}
+	if err := setBootID(q.GetBootId()); err != nil {
+		return nil, fmt.Errorf("boot id: %w", err)
+	}
+	old := firstLine("/etc/machine-id")
+	if err := setMachineID(q.GetMachineId()); err != nil {
+		return nil, fmt.Errorf("machine id: %w", err)
+	}
+	if err := setHostname(q.GetHostname(), ""); err != nil {
+		return nil, fmt.Errorf("host name: %w", err)
+	}
+	if err := setInstance("/var/lib/cloud", q.GetInstanceId()); err != nil {
+		return nil, fmt.Errorf("cloud-init's instance: %w", err)
+	}
+	m.attempt("seed of the next boot", reseed("/var/lib/systemd/random-seed"))
+	identity := time.Since(begin)
+	if q.GetMac() != "" {
+		if err := setCard(q.GetMac()); err != nil {
+			return nil, fmt.Errorf("network card: %w", err)
+		}
+	}
+	m.born = time.Now()
+	m.started = uptime()
+	go m.wakeUp(m.asleep, old, q.GetMachineId())
+	return []*nodev1.Stage{{Name: "identity", Duration: durationpb.New(identity)},
+		{Name: "network", Duration: durationpb.New(time.Since(begin) - identity)}}, nil
+}
+
+// setBootID makes id the one that is reported, and the one that programs find.
+func setBootID(id string) error {
+	if err := os.MkdirAll(filepath.Dir(bootIDFile), 0o755); err != nil {
+		return err
+	}
+	if err := os.WriteFile(bootIDFile, []byte(id+"\n"), 0o444); err != nil {
+		return err
+	}
+	return unix.Mount(bootIDFile, "/proc/sys/kernel/random/boot_id", "", unix.MS_BIND, "")
+}
+
+// setMachineID writes into the files that are there: one may be mounted over.
+func setMachineID(id string) error {
+	for _, name := range []string{"/etc/machine-id", "/var/lib/dbus/machine-id"} {
+		st, err := os.Lstat(name)
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if st.Mode().IsRegular() {
+			if err := os.WriteFile(name, []byte(id+"\n"), 0o444); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// setInstance has cloud-init know the machine by the id that its own seed disk
+// has: what it did once for the template is not done again at the clone's next boot.
+func setInstance(dir, id string) error {
+	b, err := os.ReadFile(filepath.Join(dir, "data", "instance-id"))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil // the machine has no cloud-init, or it did not run
+	}
+	if err != nil {
+		return err
+	}
+	old := strings.TrimSpace(string(b))
+	if !instanceID.MatchString(old) || old == id {
+		return nil
+	}
+	instances := filepath.Join(dir, "instances")
+	if err := os.Rename(filepath.Join(instances, old), filepath.Join(instances, id)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	// The object that it keeps of its data source names the old id.
+	if err := os.Remove(filepath.Join(instances, id, "obj.pkl")); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	link := filepath.Join(dir, "instance")
+	if err := os.Remove(link); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	if err := os.Symlink(filepath.Join(instances, id), link); err != nil {
+		return err
+	}
+	for _, name := range []string{"instance-id", "previous-instance-id"} {
+		if err := os.WriteFile(filepath.Join(dir, "data", name), []byte(id+"\n"), 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// reseed replaces the bytes that the next boot stirs into its pool.
+func reseed(name string) error {
+	st, err := os.Stat(name)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	b := make([]byte, max(32, min(st.Size(), 4096)))
+	if _, err := rand.Read(b); err != nil {
+		return err
+	}
+	return os.WriteFile(name, b, 0o600)
+}
+
+// setCard gives the machine's network cards up to whoever manages them, with mac
+// on the first: down, without addresses, and up again.
+func setCard(mac string) error {
+	hw, err := net.ParseMAC(mac)
+	if err != nil || len(hw) != 6 {
+		return fmt.Errorf("%q is not an address of a card", mac)
+	}
+	cards, err := filepath.Glob("/sys/class/net/*/device")
+	if err != nil {
+		return err
+	}
+	if len(cards) == 0 {
+		return nil // its driver comes later, and reads the new address
+	}
+	name := filepath.Base(filepath.Dir(cards[0]))
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if err := linkUp(fd, name, false); err != nil {
+		return err
+	}
+	if err := setHardwareAddress(fd, name, hw); err != nil {
+		return err
+	}
+	dropAddress(fd, name)
+	if err := linkUp(fd, name, true); err != nil {
+		return err
+	}
+	return askAgain(name)
+}
+
+// askAgain has the tiny image's client for addresses start anew. Whatever else
+// manages a card notices that it went down and up.
+func askAgain(name string) error {
+	const up = "/usr/lib/millpond/net-up"
+	if _, err := os.Stat(up); err != nil {
+		return nil
+	}
+	if pid := firstLine("/run/udhcpc." + name + ".pid"); pid != "" {
+		if err := killPID(pid); err != nil {
+			return err
+		}
+	}
+	if err := os.Remove("/run/net-up." + name); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	cmd := exec.Command(up, name)
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	go cmd.Wait()
+	return nil
+}
+
+// wakeUp starts what Settle has stopped.
+func (m *Machine) wakeUp(s sleeping, oldID, newID string) {
+	if !systemd() {
+		return
+	}
+	if len(s.keys) > 0 {
+		if exec.Command("systemctl", "start", "millpond-hostkeys.service").Run() != nil {
+			m.attempt("host keys", exec.Command("ssh-keygen", "-A").Run())
+		}
+		m.attempt("services with host keys", exec.Command("systemctl", append([]string{"start", "--no-block"}, s.keys...)...).Run())
+	}
+	// The journal goes on under the machine's new name.
+	if oldID != "" {
+		const journals = "/run/log/journal/"
+		if os.Rename(journals+oldID, journals+newID) == nil {
+			m.attempt("journal", exec.Command("systemctl", "try-restart", "--no-block", "systemd-journald.service").Run())
+		}
+	}
+	if len(s.timers) > 0 {
+		time.Sleep(timersAfter)
+		m.attempt("timers", exec.Command("systemctl", append([]string{"start", "--no-block"}, s.timers...)...).Run())
+	}
+}

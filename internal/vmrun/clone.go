@@ -1,0 +1,148 @@
+package vmrun
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"connectrpc.com/connect"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"millpond.dev/millpond/internal/launch"
+	"millpond.dev/millpond/internal/nodeproto"
+	"millpond.dev/millpond/internal/nodeproto/nodev1"
+	"millpond.dev/millpond/internal/revert"
+)
+
+// The steps of a clone that a machine with a boot of its own has not.
+const (
+	stepRestore     = "restore"
+	stepPersonalise = "personalise"
+)
+
+const (
+	// answerLimit is how long the agent of a clone may take to its first answer: a
+	// tenth of a second, or some when many clones start at once.
+	answerLimit = 30 * time.Second
+	// entropyBytes is what a clone's kernel gets from the host.
+	entropyBytes = 64
+)
+
+// fresh says that the machine has no disk yet. One that has been started before
+// boots from its own disks, whether it came from a template or not: its memory
+// is gone.
+func (s *supervisor) fresh() bool {
+	_, err := os.Stat(filepath.Join(s.dir, osDisk))
+	return errors.Is(err, os.ErrNotExist)
+}
+
+// launch does the steps of a clone or, when there is no template, when the machine
+// has run before, or when the clone did not come to life, those of a boot.
+func (s *supervisor) launch(ctx context.Context) (*revert.Stack, error) {
+	if s.cfg.Template != "" && !s.fresh() {
+		s.mu.Lock()
+		s.status.Clone = launch.Clone{Cold: "The machine has run before and boots from its disks."}
+		s.mu.Unlock()
+	} else if s.cfg.Template != "" {
+		return s.launchClone(ctx)
+	}
+	return revert.Run(ctx, s.steps(), s, s.clock.Now)
+}
+
+func (s *supervisor) launchClone(ctx context.Context) (*revert.Stack, error) {
+	s.clones, s.disks.clones = true, true
+	stack, err := revert.Run(ctx, append(s.steps(),
+		revert.Step{Name: stepRestore, Do: s.restore},
+		revert.Step{Name: stepPersonalise, Do: s.personalise, Undo: s.closeHost}), s, s.clock.Now)
+	if err == nil || ctx.Err() != nil || s.asked.Load() {
+		return stack, err
+	}
+	s.log.Error("the clone did not come to life; booting", "template", s.cfg.Template, "err", err)
+	s.clones, s.disks.clones = false, false
+	s.mu.Lock()
+	s.status.Steps = nil
+	s.status.Clone = launch.Clone{Cold: "The clone did not come to life: " + err.Error() + "."}
+	s.mu.Unlock()
+	return revert.Run(ctx, s.steps(), s, s.clock.Now)
+}
+
+// openState is the template's state for QEMU to inherit; nil for a boot.
+func (s *supervisor) openState() (*os.File, error) {
+	if !s.clones {
+		return nil, nil
+	}
+	return os.Open(filepath.Join(s.cfg.Template, stateFile))
+}
+
+// restore gives the machine the template's state, which is that of a machine that
+// was stopped, and lets it go on.
+func (s *supervisor) restore(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, stateLimit)
+	defer cancel()
+	if err := s.capabilities(ctx); err != nil {
+		return err
+	}
+	if err := s.qmp.Execute(ctx, "migrate-incoming", map[string]string{"uri": fmt.Sprintf("fd:%d", stateFD)}, nil); err != nil {
+		return err
+	}
+	if err := s.migrated(ctx); err != nil {
+		return err
+	}
+	return s.qmp.Execute(ctx, "cont", nil, nil)
+}
+
+// personalise makes the machine one of its own, before anything of its user's
+// runs and before the server hears of it.
+func (s *supervisor) personalise(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, answerLimit)
+	defer cancel()
+	s.host = nodeproto.NewHost(s.engine.agent)
+	session, err := s.host.Open(ctx)
+	if err != nil {
+		return fmt.Errorf("its agent did not answer: %w", err)
+	}
+	client, err := nodeproto.NewClient(ctx, session)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	var random [entropyBytes + 32]byte
+	if _, err := rand.Read(random[:]); err != nil {
+		return err
+	}
+	q := &nodev1.PersonaliseRequest{
+		Entropy: random[:entropyBytes], BootId: uuidOf(random[entropyBytes : entropyBytes+16]), MachineId: hex.EncodeToString(random[entropyBytes+16:]),
+		Hostname: s.cfg.Spec.Hostname, InstanceId: s.cfg.instanceID(), Now: timestamppb.New(s.clock.Now()),
+	}
+	if s.cfg.network() != nil {
+		q.Mac = s.cfg.mac()
+	}
+	if _, err := client.Personalise(ctx, connect.NewRequest(q)); err != nil {
+		return err
+	}
+	s.heard()
+	return nil
+}
+
+func (s *supervisor) closeHost() error {
+	if s.host == nil {
+		return nil
+	}
+	err := s.host.Close()
+	s.host = nil
+	return err
+}
+
+// uuidOf is 16 random bytes as a UUID of version 4.
+func uuidOf(b []byte) string {
+	b = append([]byte(nil), b...)
+	b[6] = b[6]&0x0f | 0x40
+	b[8] = b[8]&0x3f | 0x80
+	s := hex.EncodeToString(b)
+	return s[:8] + "-" + s[8:12] + "-" + s[12:16] + "-" + s[16:20] + "-" + s[20:]
+}
