@@ -4,10 +4,10 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"connectrpc.com/connect"
@@ -25,6 +25,12 @@ const (
 	stepPersonalise = "personalise"
 )
 
+// cloneFailed begins what a status says of a clone that had to boot.
+const cloneFailed = "The clone did not come to life: "
+
+// CloneFailed says that a VM has booted because its template did not do.
+func CloneFailed(st launch.Status) bool { return strings.HasPrefix(st.Clone.Cold, cloneFailed) }
+
 const (
 	// answerLimit is how long the agent of a clone may take to its first answer: a
 	// tenth of a second, or some when many clones start at once.
@@ -33,18 +39,11 @@ const (
 	entropyBytes = 64
 )
 
-// fresh says that the machine has no disk yet. One that has been started before
-// boots from its own disks, whether it came from a template or not: its memory
-// is gone.
-func (s *supervisor) fresh() bool {
-	_, err := os.Stat(filepath.Join(s.dir, osDisk))
-	return errors.Is(err, os.ErrNotExist)
-}
-
 // launch does the steps of a clone or, when there is no template, when the machine
-// has run before, or when the clone did not come to life, those of a boot.
+// has run before (its memory is gone, its disks are there), or when the clone did
+// not come to life, those of a boot.
 func (s *supervisor) launch(ctx context.Context) (*revert.Stack, error) {
-	if s.cfg.Template != "" && !s.fresh() {
+	if s.cfg.Template != "" && !Fresh(s.dir) {
 		s.mu.Lock()
 		s.status.Clone = launch.Clone{Cold: "The machine has run before and boots from its disks."}
 		s.mu.Unlock()
@@ -66,7 +65,7 @@ func (s *supervisor) launchClone(ctx context.Context) (*revert.Stack, error) {
 	s.clones, s.disks.clones = false, false
 	s.mu.Lock()
 	s.status.Steps = nil
-	s.status.Clone = launch.Clone{Cold: "The clone did not come to life: " + err.Error() + "."}
+	s.status.Clone = launch.Clone{Cold: cloneFailed + err.Error() + "."}
 	s.mu.Unlock()
 	return revert.Run(ctx, s.steps(), s, s.clock.Now)
 }

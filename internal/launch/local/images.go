@@ -96,6 +96,11 @@ func (l *Launcher) keepImages(ctx context.Context) {
 	l.contents.mu.Lock()
 	defer l.contents.mu.Unlock()
 	used := map[string]bool{}
+	for _, spec := range l.templates.specs() {
+		for _, e := range l.exports(spec) {
+			used[e.Name] = true
+		}
+	}
 	l.mu.Lock()
 	for _, v := range l.vms {
 		v.mu.Lock()

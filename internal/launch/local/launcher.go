@@ -65,8 +65,10 @@ type Config struct {
 	// have what these lie on.
 	Managed       string
 	ManagedStores []launch.Store
-	Clock         clock.Clock
-	Log           *slog.Logger
+	// Templates says how VMs are copied from one that has booted.
+	Templates Templates
+	Clock     clock.Clock
+	Log       *slog.Logger
 }
 
 // startLimit is how long a start may hold one of the places; it then goes on
@@ -99,6 +101,8 @@ type Launcher struct {
 	contents contents
 	// locks serialize Launch, Reset, Stop and Destroy of a node.
 	locks map[string]*nodeLock
+	// templates has a lock of its own, which is taken before the launcher's.
+	templates *templates
 }
 
 var (
@@ -139,11 +143,12 @@ func Open(cfg Config) (*Launcher, error) {
 		contents: contents{images: cfg.Images}, prepared: make(chan struct{}), vms: map[string]*vm{}, locks: map[string]*nodeLock{},
 		prover: accel.Prover{QEMU: cfg.Tools.QEMU, CacheFile: filepath.Join(cfg.CacheDir, "accel.json")}}
 	l.ctx, l.cancel = context.WithCancel(context.Background())
+	l.templates = newTemplates(l, cfg.Templates)
 	if l.watch, err = newWatcher(l.statusChanged); err != nil {
 		return nil, err
 	}
 	l.loops.Go(l.watch.loop)
-	if err := l.takeOver(); err != nil {
+	if err := errors.Join(l.takeOver(), l.templates.takeOver(l.ctx)); err != nil {
 		l.Close()
 		return nil, err
 	}

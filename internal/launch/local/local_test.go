@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -54,7 +55,8 @@ func newFixture(t *testing.T, edit func(*Config)) *fixture {
 	f := &fixture{bases: t.TempDir(), cfg: Config{
 		Dir: filepath.Join(t.TempDir(), "vms"), CacheDir: t.TempDir(), Supervisor: []string{self, "vm-run"},
 		Tools: vmrun.Tools{QEMU: self, MkE2fs: "mke2fs"}, Accel: accel.TCG, MemoryCapMiB: 256,
-		Clock: clock.System{}, Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
+		Templates: Templates{Off: true},
+		Clock:     clock.System{}, Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 	}}
 	if edit != nil {
 		edit(&f.cfg)
@@ -71,7 +73,9 @@ func newFixture(t *testing.T, edit func(*Config)) *fixture {
 			}
 		}
 		f.l.Close()
-		if left, err := os.ReadDir(f.cfg.Dir); err != nil || len(left) != 0 {
+		left, err := os.ReadDir(f.cfg.Dir)
+		left = slices.DeleteFunc(left, func(e os.DirEntry) bool { return strings.HasPrefix(e.Name(), templatePrefix) })
+		if err != nil || len(left) != 0 {
 			t.Errorf("left behind: %v %v", left, err)
 		}
 	})
@@ -90,8 +94,11 @@ func (f *fixture) open(t *testing.T) {
 func (f *fixture) spec(t *testing.T, script qemutest.Script) func(millpond.NodeID, int) launch.Spec {
 	return func(node millpond.NodeID, generation int) launch.Spec {
 		base := filepath.Join(f.bases, string(script)[6:])
-		if err := os.WriteFile(base, script.Base(), 0o600); err != nil {
-			t.Fatal(err)
+		// Written once: a file that has been written anew is another image.
+		if _, err := os.Stat(base); err != nil {
+			if err := os.WriteFile(base, script.Base(), 0o600); err != nil {
+				t.Fatal(err)
+			}
 		}
 		return launch.Spec{Node: node, Generation: generation, VCPUs: 2, MemoryMiB: 8192, Firmware: launch.BIOS, Hostname: "host",
 			OSDisk: launch.Disk{Backing: base, SizeBytes: qemutest.DiskSize}}

@@ -42,6 +42,8 @@ type vm struct {
 	cfg vmrun.Config
 	// coming are data disks that are being attached and not in cfg yet.
 	coming []launch.Disk
+	// cloneLost: it has been seen that the VM's clone did not come to life.
+	cloneLost bool
 	// queued is set from begin until the supervisor is started or dequeue.
 	queued bool
 	// attempt grows with each begin and dequeue, so that an overtaken start
@@ -269,6 +271,9 @@ func (l *Launcher) start(v *vm, attempt int) error {
 	if l.prepareErr != nil {
 		return l.prepareErr
 	}
+	if err := l.chooseTemplate(v); err != nil {
+		return err
+	}
 	select {
 	case l.starts <- struct{}{}:
 	case <-v.ctx.Done():
@@ -304,19 +309,43 @@ func (l *Launcher) start(v *vm, attempt int) error {
 	}
 }
 
+// chooseTemplate decides whether a VM that has not run yet is to be a clone.
+func (l *Launcher) chooseTemplate(v *vm) error {
+	if !vmrun.Fresh(v.dir) {
+		return nil
+	}
+	v.mu.Lock()
+	cfg := v.cfg
+	v.mu.Unlock()
+	dir, cold, err := l.templates.forVM(v.ctx, l.hosted(cfg))
+	if err != nil {
+		return err
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.cfg.Template, v.cfg.Cold = dir, cold
+	return nil
+}
+
+// hosted is a configuration with what this host has found out about itself.
+func (l *Launcher) hosted(cfg vmrun.Config) vmrun.Config {
+	cfg.Accel, cfg.AgentDisk = l.accelFor().Accel, l.agentDisk
+	if l.contents.images != nil {
+		cfg.ImageSocket = l.contents.images.Socket()
+	}
+	return cfg
+}
+
 // spawn starts the supervisor, detached: it has a session of its own and no
 // descriptor of ours. It returns nil, nil if the start was overtaken.
 func (l *Launcher) spawn(v *vm, attempt int) (<-chan struct{}, error) {
-	verdict := l.accelFor() // before v.mu: the launcher's lock comes first
+	host := l.hosted(vmrun.Config{}) // before v.mu: the launcher's lock comes first
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if !v.queued || v.attempt != attempt {
 		return nil, nil
 	}
-	v.cfg.Accel, v.cfg.AgentDisk = verdict.Accel, l.agentDisk
-	if l.contents.images != nil {
-		v.cfg.ImageSocket = l.contents.images.Socket()
-	}
+	v.cfg.Accel, v.cfg.AgentDisk, v.cfg.ImageSocket = host.Accel, host.AgentDisk, host.ImageSocket
 	if err := v.cfg.Save(v.dir); err != nil {
 		return nil, err
 	}
@@ -365,6 +394,9 @@ func (l *Launcher) accelFor() accel.Verdict {
 func (l *Launcher) statusChanged(dir string) {
 	l.changed.Wake()
 	st, err := vmrun.LoadStatus(dir)
+	if err == nil && (st.Phase == launch.Running || st.Phase == launch.Failed) {
+		l.cloned(dir, st)
+	}
 	if err != nil || st.Err == nil || st.Err.Code != vmrun.CodeAccelStuck || l.cfg.Accel == accel.KVM {
 		return
 	}
@@ -380,4 +412,23 @@ func (l *Launcher) statusChanged(dir string) {
 	l.mu.Lock()
 	l.verdict = v
 	l.mu.Unlock()
+}
+
+// cloned looks at what became of a VM for the templates' sake.
+func (l *Launcher) cloned(dir string, st launch.Status) {
+	if vmrun.CloneFailed(st) {
+		if v := l.find(filepath.Base(dir)); v != nil {
+			v.mu.Lock()
+			template, lost := v.cfg.Template, v.cloneLost
+			v.cloneLost = true
+			v.mu.Unlock()
+			if !lost {
+				l.cfg.Log.Warn("a clone did not come to life and booted instead", "node", string(st.Node), "why", st.Clone.Cold)
+				l.templates.distrust(template)
+			}
+		}
+	}
+	if !st.Heard.IsZero() || st.Phase == launch.Failed {
+		l.templates.quiet()
+	}
 }

@@ -7,6 +7,7 @@ package qemutest
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
@@ -40,6 +41,11 @@ const (
 	Chatters Script = "stub: chatters"
 	// Agent: an agent answers on the port and echoes each session's bytes.
 	Agent Script = "stub: agent"
+	// Clones: an agent answers on the port that prepares its machine for being
+	// copied, and gives a copy its identity.
+	Clones Script = "stub: clones"
+	// DeadClones: as Clones, but a copy crashes.
+	DeadClones Script = "stub: dead-clones"
 )
 
 // DiskSize is the size of disks that hold a script.
@@ -71,6 +77,8 @@ type stub struct {
 	qmp     net.Conn
 	agent   net.Conn
 	console *os.File
+	// incoming: the machine is a copy.
+	incoming bool
 }
 
 func newStub(args []string) (*stub, error) {
@@ -82,6 +90,10 @@ func newStub(args []string) (*stub, error) {
 		}
 		if n, _ := fmt.Sscanf(a, "socket,id=agent,fd=%d", &fd); n == 1 {
 			s.agent = conn(fd)
+		}
+		s.incoming = s.incoming || a == "-incoming"
+		if err := s.memory(a); err != nil {
+			return nil, err
 		}
 		if a != "-blockdev" {
 			continue
@@ -131,9 +143,13 @@ func scriptOf(overlay string) (Script, error) {
 	if n == 0 {
 		return Boots, nil
 	}
-	base, err := os.ReadFile(string(b[off : off+uint64(n)]))
+	name := string(b[off : off+uint64(n)])
+	base, err := os.ReadFile(name)
 	if err != nil {
 		return "", err
+	}
+	if bytes.HasPrefix(base, []byte("QFI\xfb")) {
+		return scriptOf(name)
 	}
 	line, _, _ := bytes.Cut(base[:min(len(base), 100)], []byte("\n"))
 	if !strings.HasPrefix(string(line), "stub: ") {
@@ -169,8 +185,17 @@ func (s *stub) run() error {
 			}
 		}()
 	}
+	if s.script == Clones || s.script == DeadClones {
+		go nodeproto.Serve(context.Background(), nodeproto.NewGuest(s.agent), nodeproto.NewHandler(&copied{}))
+	}
 	for lines := bufio.NewScanner(s.qmp); lines.Scan(); {
 		cmd := s.answer(lines.Bytes())
+		if cmd == "cont" && s.script == DeadClones && s.incoming {
+			os.Exit(134)
+		}
+		if err := s.migrate(cmd, lines.Bytes()); err != nil {
+			return err
+		}
 		switch {
 		case cmd == "qmp_capabilities" && s.script == PowersOff,
 			cmd == "system_powerdown" && s.script != Deaf:

@@ -1,0 +1,197 @@
+package local
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	millpond "millpond.dev/millpond"
+	"millpond.dev/millpond/internal/launch"
+	"millpond.dev/millpond/internal/launch/launchtest"
+	"millpond.dev/millpond/internal/qemu/qemutest"
+	"millpond.dev/millpond/internal/vmrun"
+)
+
+func withTemplates(c *Config) { c.Templates, c.ConcurrentStarts = Templates{}, 2 }
+
+// run launches nodes of one kind and returns their statuses once all run.
+func (f *fixture) run(t *testing.T, script qemutest.Script, names ...string) []launch.Status {
+	t.Helper()
+	spec := f.spec(t, script)
+	for _, n := range names {
+		s := spec(millpond.NodeID(n), 1)
+		if err := f.l.Launch(t.Context(), s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var out []launch.Status
+	for _, n := range names {
+		out = append(out, f.until(t, millpond.NodeID(n), launch.Running))
+	}
+	return out
+}
+
+func clones(list []launch.Status) (n int) {
+	for _, st := range list {
+		if st.Clone.Template != "" {
+			n++
+		}
+	}
+	return n
+}
+
+// templateThere waits until a template has been made.
+func (f *fixture) templateThere(t *testing.T) string {
+	t.Helper()
+	deadline := time.Now().Add(launchtest.Bound)
+	for {
+		if found, _ := filepath.Glob(filepath.Join(f.cfg.Dir, templatePrefix+"*", "template.json")); len(found) > 0 {
+			return filepath.Dir(found[0])
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("no template")
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// TestManyAtOnce: the host boots as many as it can at a time, the others are
+// copies of one template.
+func TestManyAtOnce(t *testing.T) {
+	f := newFixture(t, withTemplates)
+	var names []string
+	for i := range 7 {
+		names = append(names, fmt.Sprintf("node-%d", i))
+	}
+	all := f.run(t, qemutest.Clones, names...)
+	if n := clones(all); n != 5 {
+		t.Errorf("%d of 7 are clones: %+v", n, all)
+	}
+	for _, st := range all {
+		if st.Clone.Template != "" {
+			if st.Heard.IsZero() || st.Steps[len(st.Steps)-1].Name != "personalise" {
+				t.Errorf("%s was not given an identity: %+v", st.Node, st)
+			}
+		} else if st.Clone.Cold == "" {
+			t.Errorf("%s does not say why it booted", st.Node)
+		}
+	}
+	if found, _ := filepath.Glob(filepath.Join(f.cfg.Dir, templatePrefix+"*")); len(found) != 1 {
+		t.Errorf("templates: %v", found)
+	}
+}
+
+// TestLaterNodesAreClones: two nodes wait for nothing; their template is made
+// behind them and serves those that come later, across a restart of the server.
+func TestLaterNodesAreClones(t *testing.T) {
+	f := newFixture(t, withTemplates)
+	if n := clones(f.run(t, qemutest.Clones, "node-a", "node-b")); n != 0 {
+		t.Errorf("%d clones without a template", n)
+	}
+	dir := f.templateThere(t)
+	if n := clones(f.run(t, qemutest.Clones, "node-c")); n != 1 {
+		t.Error("node-c is no clone")
+	}
+	if err := f.l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	f.open(t)
+	if n := clones(f.run(t, qemutest.Clones, "node-d")); n != 1 {
+		t.Error("node-d is no clone of the template that was there")
+	}
+	// A clone that ends and is started again boots from its own disks.
+	if err := f.l.Stop(t.Context(), "node-d", launchtest.Bound); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.l.Reset(t.Context(), "node-d"); err != nil {
+		t.Fatal(err)
+	}
+	if st := f.until(t, "node-d", launch.Running); st.Clone.Template != "" || !strings.Contains(st.Clone.Cold, "run before") {
+		t.Errorf("started again: %+v", st.Clone)
+	}
+	// As long as a machine lies on it, it stays; then it may go.
+	f.l.templates.cfg.MaxAge = time.Nanosecond
+	f.l.templates.evict()
+	if _, err := vmrun.LoadTemplate(dir); err != nil {
+		t.Errorf("a template in use was removed: %v", err)
+	}
+	for _, n := range []millpond.NodeID{"node-c", "node-d"} {
+		if err := f.l.Destroy(t.Context(), n); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f.l.templates.evict()
+	if _, err := os.Stat(dir); !os.IsNotExist(err) {
+		t.Errorf("a template that nobody uses any more is still there: %v", err)
+	}
+}
+
+// TestDamagedTemplate: what an earlier server has left is checked before it is used.
+func TestDamagedTemplate(t *testing.T) {
+	f := newFixture(t, withTemplates)
+	f.run(t, qemutest.Clones, "node-a", "node-b")
+	dir := f.templateThere(t)
+	if err := f.l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "memory"), []byte("the memory of another"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f.open(t)
+	if st := f.run(t, qemutest.Clones, "node-c"); clones(st) != 0 || st[0].Clone.Cold == "" {
+		t.Errorf("a damaged template was used: %+v", st)
+	}
+}
+
+// TestDeadClones: a copy that does not come to life boots instead, and its
+// template is not used for long.
+func TestDeadClones(t *testing.T) {
+	f := newFixture(t, withTemplates)
+	f.run(t, qemutest.DeadClones, "node-a", "node-b")
+	f.templateThere(t)
+	for _, n := range []string{"node-c", "node-d"} {
+		if st := f.run(t, qemutest.DeadClones, n)[0]; clones([]launch.Status{st}) != 0 || !vmrun.CloneFailed(st) {
+			t.Errorf("%s: %+v", n, st.Clone)
+		}
+	}
+	deadline := time.Now().Add(launchtest.Bound)
+	for {
+		st := f.run(t, qemutest.DeadClones, "node-e")[0]
+		if st.Clone.Cold != "" && !vmrun.CloneFailed(st) {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the template is still used: %+v", st.Clone)
+		}
+		if err := f.l.Destroy(t.Context(), "node-e"); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestNoTemplate: an agent that cannot prepare its machine, and VMs that must boot.
+func TestNoTemplate(t *testing.T) {
+	f := newFixture(t, withTemplates)
+	// Nobody answers Settle: the kind boots by itself, also those that waited.
+	for _, st := range f.run(t, qemutest.Boots, "node-a", "node-b") {
+		if st.Clone.Cold == "" {
+			t.Errorf("%s: %+v", st.Node, st.Clone)
+		}
+	}
+	spec := f.spec(t, qemutest.Clones)("node-x", 1)
+	for name, edit := range map[string]func(*launch.Spec){
+		"asked":   func(s *launch.Spec) { s.Cold = true },
+		"machine": func(s *launch.Spec) { s.FirstBoot = &launch.FirstBoot{} },
+		"managed": func(s *launch.Spec) { s.DataDisks = []launch.Disk{{Managed: "disk"}} },
+		"copied":  func(s *launch.Spec) { s.OSDisk.FullCopy = true },
+	} {
+		s := spec
+		edit(&s)
+		if dir, cold, err := f.l.templates.forVM(t.Context(), vmrun.Config{Spec: s}); dir != "" || cold == "" || err != nil {
+			t.Errorf("%s: %q, %q, %v", name, dir, cold, err)
+		}
+	}
+}

@@ -1,0 +1,98 @@
+package qemutest
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strings"
+
+	"connectrpc.com/connect"
+
+	"millpond.dev/millpond/internal/nodeproto/nodev1"
+)
+
+// stubMemory is what a machine has in its memory, stubState what its devices are in.
+const (
+	stubMemory = "the memory of a stub"
+	stubState  = "the state of a stub"
+	stateFD    = 6
+)
+
+// memory makes the file of a machine's memory, or looks whether it is that of the
+// machine that this one is a copy of.
+func (s *stub) memory(option string) error {
+	fields := map[string]string{}
+	for f := range strings.SplitSeq(option, ",") {
+		k, v, _ := strings.Cut(f, "=")
+		fields[k] = v
+	}
+	name, ok := fields["mem-path"]
+	if !ok {
+		return nil
+	}
+	if fields["share"] == "on" {
+		return os.WriteFile(name, []byte(stubMemory), 0o600)
+	}
+	b, err := os.ReadFile(name)
+	if err == nil && string(b) != stubMemory {
+		err = fmt.Errorf("%s is not the memory of a stub", name)
+	}
+	return err
+}
+
+// migrate does what a command asks of a machine's state.
+func (s *stub) migrate(cmd string, line []byte) error {
+	var c struct {
+		Arguments struct {
+			URI string `json:"uri"`
+		} `json:"arguments"`
+	}
+	if err := json.Unmarshal(line, &c); err != nil {
+		return err
+	}
+	switch cmd {
+	case "migrate":
+		conn, err := net.Dial("unix", strings.TrimPrefix(c.Arguments.URI, "unix:"))
+		if err != nil {
+			return err
+		}
+		_, err = io.WriteString(conn, stubState)
+		if err := errors.Join(err, conn.Close()); err != nil {
+			return err
+		}
+	case "migrate-incoming":
+		b, err := io.ReadAll(os.NewFile(stateFD, "state"))
+		if err != nil {
+			return err
+		}
+		if string(b) != stubState {
+			s.event("MIGRATION", `{"status": "failed"}`)
+			return nil
+		}
+	default:
+		return nil
+	}
+	s.event("MIGRATION", `{"status": "active"}`)
+	s.event("MIGRATION", `{"status": "completed"}`)
+	return nil
+}
+
+// copied is the agent of a machine that is copied.
+type copied struct {
+	nodev1.UnimplementedAgentHandler
+}
+
+func (*copied) Settle(context.Context, *connect.Request[nodev1.SettleRequest]) (*connect.Response[nodev1.SettleResponse], error) {
+	return connect.NewResponse(&nodev1.SettleResponse{State: "running"}), nil
+}
+
+func (*copied) Personalise(_ context.Context, q *connect.Request[nodev1.PersonaliseRequest]) (*connect.Response[nodev1.PersonaliseResponse], error) {
+	if len(q.Msg.GetEntropy()) < 32 || q.Msg.GetHostname() == "" {
+		return nil, connect.NewError(connect.CodeInvalidArgument, errors.New("no entropy or name"))
+	}
+	return connect.NewResponse(&nodev1.PersonaliseResponse{}), nil
+}
