@@ -122,6 +122,12 @@ const (
 	PhaseIdle      = "idle"      // row written → idle, the sum
 )
 
+// BootStep is one step of a machine's way to its first word.
+type BootStep struct {
+	Name     string        `json:"name"`
+	Duration time.Duration `json:"duration"`
+}
+
 // Node is one compute node.
 //
 // Writers: package pool adds rows and sends nodes away (leavingpool); package
@@ -173,6 +179,11 @@ type Node struct {
 	StartTaskInfo *StartTaskInfo
 	Errors        []NodeError
 	Phases        map[string]time.Duration
+	// MadeFrom is the template that the machine is a clone of; empty for one that
+	// booted by itself, for the reason BootedBecause. BootSteps are what the launch
+	// and the boot consisted of.
+	MadeFrom, BootedBecause string
+	BootSteps               []BootStep
 	// LastContact is when the agent was last heard; kept in memory between writes.
 	LastContact time.Time
 	// LastSequence is the last event of the agent that was applied.

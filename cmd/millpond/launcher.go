@@ -69,7 +69,8 @@ func (s *server) openLauncher() (machines, error) {
 		}
 		return local.Open(local.Config{Images: s.images, Dir: s.data.VMs(), CacheDir: s.data.Cache(), Supervisor: []string{self, "vm-run"}, Tools: tools(), AgentBinary: agent,
 			Accel: mode, VCPUCap: s.cfg.Local.VCPUCap, MemoryCapMiB: s.cfg.Local.MemoryCapMiB, MaxVMs: s.cfg.Local.MaxVMs, MemoryMiB: s.cfg.Local.MemoryMiB,
-			Managed: s.data.Disks(), ManagedStores: s.stores, Clock: s.clock, Log: s.log})
+			Templates: local.Templates{Off: s.cfg.Local.Clones == "off", MaxMiB: s.cfg.Local.TemplatesMiB},
+			Managed:   s.data.Disks(), ManagedStores: s.stores, Clock: s.clock, Log: s.log})
 	}
 	return nil, fmt.Errorf("there is no launcher %q", s.cfg.Launcher)
 }

@@ -97,7 +97,7 @@ func makeLists() lists {
 				"startTaskInfo/result": word, "startTaskInfo/exitCode": exit, "startTaskInfo/startTime": when, "startTaskInfo/endTime": when},
 			members: []string{"id", "url", "state", "schedulingState", "stateTransitionTime", "lastBootTime", "allocationTime", "ipAddress", "ipv6Address",
 				"affinityId", "vmSize", "totalTasksRun", "runningTasksCount", "runningTaskSlotsCount", "totalTasksSucceeded", "recentTasks", "startTask",
-				"startTaskInfo", "certificateReferences", "errors", "isDedicated", "endpointConfiguration", "nodeAgentInfo", "virtualMachineInfo", "bootPhases"}},
+				"startTaskInfo", "certificateReferences", "errors", "isDedicated", "endpointConfiguration", "nodeAgentInfo", "virtualMachineInfo", "bootPhases", "bootKind", "bootReason", "bootSteps"}},
 		jobs: list[millpond.Job]{set: "jobs", get: jobProperty,
 			table: azwire.FilterTable{"id": id, "state": state, "stateTransitionTime": when, "creationTime": when, "lastModified": when,
 				"executionInfo/startTime": when, "executionInfo/endTime": when, "executionInfo/poolId": id},

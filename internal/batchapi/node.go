@@ -143,6 +143,28 @@ func (r *request) nodeEntity(n millpond.Node) entity {
 		// How long each phase of the boot took, in milliseconds. Azure has no such member.
 		extra = map[string]any{"bootPhases": phases}
 	}
+	if len(n.BootSteps) > 0 {
+		type step struct {
+			Name         string  `json:"name"`
+			Milliseconds float64 `json:"milliseconds"`
+		}
+		var steps []step
+		for _, s := range n.BootSteps {
+			steps = append(steps, step{s.Name, float64(s.Duration.Microseconds()) / 1000})
+		}
+		// What the machine is made of and what its way to its agent's first word
+		// consisted of. Azure has no such members.
+		if extra == nil {
+			extra = map[string]any{}
+		}
+		extra["bootSteps"], extra["bootKind"] = steps, "boot"
+		if n.MadeFrom != "" {
+			extra["bootKind"] = "clone"
+		}
+		if n.BootedBecause != "" {
+			extra["bootReason"] = n.BootedBecause
+		}
+	}
 	return entity{m, extra}
 }
 

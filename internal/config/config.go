@@ -158,6 +158,11 @@ type Local struct {
 	// ImageCacheMiB bounds the parts of images that are kept on this host; 0
 	// means a tenth of the disk, 20 GiB at most.
 	ImageCacheMiB int64 `yaml:"imageCacheMiB"`
+	// Clones is on to copy nodes from one that has booted, or off.
+	Clones string `yaml:"clones"`
+	// TemplatesMiB bounds what the machines take on the disk that nodes are copied
+	// from; 0 means 8 GiB.
+	TemplatesMiB int64 `yaml:"templatesMiB"`
 }
 
 // Fake configures the fake launcher.
@@ -211,7 +216,7 @@ func Default() Config {
 		Galleries: Galleries{Preflight: "auto", EndOfLife: "warn"},
 		Nodes:     Nodes{BootLimit: Duration(5 * time.Minute), ContactLimit: Duration(time.Minute), LogRetention: Duration(7 * 24 * time.Hour), KeepMiB: 1024, KeepPartKiB: 1024},
 		Events:    Events{KeepMiB: 64, KeepFor: Duration(7 * 24 * time.Hour)},
-		Local:     Local{Accel: "auto", MemoryCapMiB: 2048},
+		Local:     Local{Accel: "auto", MemoryCapMiB: 2048, Clones: "on"},
 		Fake:      Fake{BootDelay: Duration(200 * time.Millisecond), MaxVMs: 100000},
 	}
 }
@@ -262,6 +267,7 @@ func (c Config) Check() error {
 	oneOf("galleries.preflight", c.Galleries.Preflight, "auto", "allow", "warn", "refuse")
 	oneOf("galleries.endOfLife", c.Galleries.EndOfLife, "allow", "warn", "refuse")
 	oneOf("local.accel", c.Local.Accel, "auto", "kvm", "tcg")
+	oneOf("local.clones", c.Local.Clones, "on", "off")
 	if len(c.Regions) == 0 {
 		bad("regions is empty; name at least one")
 	}
@@ -303,6 +309,9 @@ func (c Config) Check() error {
 	}
 	if n := c.Local.ImageCacheMiB; n != 0 && n < 256 {
 		bad("local.imageCacheMiB is %d; it must be at least 256, or 0 for a tenth of the disk", n)
+	}
+	if c.Local.TemplatesMiB < 0 {
+		bad("local.templatesMiB is %d; it must not be below 0", c.Local.TemplatesMiB)
 	}
 	if c.Fake.FailureRate < 0 || c.Fake.FailureRate > 1 {
 		bad("fake.failureRate is %v; it must lie between 0 and 1", c.Fake.FailureRate)

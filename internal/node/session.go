@@ -267,6 +267,9 @@ func (x *session) register(tx *sqlite.Tx, book *ledger.Book, n *millpond.Node, h
 		n.Allocated = tx.Now
 	}
 	setPhase(n, millpond.PhaseBoot, tx.Now)
+	for _, stage := range h.GetStages() {
+		n.BootSteps = append(n.BootSteps, millpond.BootStep{Name: stage.GetName(), Duration: stage.GetDuration().AsDuration()})
+	}
 	if !move(n, millpond.NodeRegistered, "its agent spoke", tx.Now) {
 		return lost, x.svc.putNode(tx, book, *n)
 	}

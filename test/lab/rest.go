@@ -271,6 +271,13 @@ type Node struct {
 		Message string `json:"message"`
 	} `json:"errors"`
 	Phases map[string]float64 `json:"bootPhases"`
+	// Kind is clone or boot, and Reason why it is a boot.
+	Kind   string `json:"bootKind"`
+	Reason string `json:"bootReason"`
+	Steps  []struct {
+		Name         string  `json:"name"`
+		Milliseconds float64 `json:"milliseconds"`
+	} `json:"bootSteps"`
 }
 
 // Nodes lists a pool's nodes.
