@@ -279,7 +279,7 @@ func (s *Service) spec(ctx context.Context, n millpond.Node, p millpond.Pool, to
 
 // MetadataClones is the name of the metadata item by which a pool asks, with the
 // value off, that each of its nodes boots by itself.
-const MetadataClones = "millpond.clones"
+const MetadataClones = "millpond:clones"
 
 func metadataOf(items []millpond.NameValue, name string) string {
 	for _, item := range items {

@@ -171,6 +171,9 @@ func (s *supervisor) freeze(ctx context.Context) (state string, err error) {
 	if cerr := client.Close(); err == nil && cerr != nil && !errors.Is(cerr, net.ErrClosed) {
 		s.log.Warn("the agent's session did not close", "err", cerr)
 	}
+	if connect.CodeOf(err) == connect.CodeUnimplemented {
+		return "", errors.New("the agent in the image is older than this server and cannot prepare its machine; build the image anew")
+	}
 	if err != nil {
 		return "", err
 	}
