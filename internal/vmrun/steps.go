@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"time"
 
 	"millpond.dev/millpond/internal/qemu/qmp"
@@ -57,6 +59,16 @@ func (s *supervisor) startQEMU(context.Context) error {
 	args, err := s.disks.machine(consoleFD, qmpFD, agentFD).Args()
 	if err != nil {
 		return err
+	}
+	if s.cfg.Freeze {
+		// QEMU would make it readable by all.
+		f, err := os.OpenFile(filepath.Join(s.dir, memoryFile), os.O_CREATE|os.O_RDWR, 0o600)
+		if err != nil {
+			return err
+		}
+		if err := f.Close(); err != nil {
+			return err
+		}
 	}
 	state, err := s.openState()
 	if err != nil {

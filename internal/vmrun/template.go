@@ -42,7 +42,7 @@ const (
 	// bootLimit is how long a template's machine may take to its agent, settleLimit
 	// how long it then may take to come to rest.
 	bootLimit   = 5 * time.Minute
-	settleLimit = 5 * time.Minute
+	settleLimit = 10 * time.Minute
 	// rest lets the agent put down the call that it has just answered.
 	rest = 300 * time.Millisecond
 	// stateLimit bounds the writing and the reading of a state of a few MiB.
