@@ -88,20 +88,26 @@ func (c *Client) Execute(ctx context.Context, command string, args, out any) err
 		c.fail(err)
 		return fmt.Errorf("qmp: %s: %w", command, err)
 	}
+	var a Answer
 	select {
-	case a := <-answer:
-		if a.Err != nil {
-			return fmt.Errorf("qmp: %s: %w", command, a.Err)
-		}
-		if out == nil {
-			return nil
-		}
-		return json.Unmarshal(a.Return, out)
+	case a = <-answer:
 	case <-c.done:
-		return fmt.Errorf("qmp: %s: %w", command, c.Err())
+		// QEMU may have answered and ended at once; then both are ready.
+		select {
+		case a = <-answer:
+		default:
+			return fmt.Errorf("qmp: %s: %w", command, c.Err())
+		}
 	case <-ctx.Done():
 		return fmt.Errorf("qmp: %s: %w", command, ctx.Err())
 	}
+	if a.Err != nil {
+		return fmt.Errorf("qmp: %s: %w", command, a.Err)
+	}
+	if out == nil {
+		return nil
+	}
+	return json.Unmarshal(a.Return, out)
 }
 
 func (c *Client) read(greeted chan<- Greeting) {

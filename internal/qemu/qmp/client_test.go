@@ -146,3 +146,22 @@ func FuzzDecode(f *testing.F) {
 		}
 	})
 }
+
+// QEMU may answer and end in one breath; the answer counts.
+func TestAnAnswerBeforeTheEnd(t *testing.T) {
+	for range 200 {
+		here, there := net.Pipe()
+		go func() {
+			defer there.Close()
+			s := bufio.NewScanner(there)
+			if _, err := there.Write([]byte(greeting)); err == nil && s.Scan() {
+				_, _ = there.Write([]byte(`{"return": {}, "id": 1}` + "\n"))
+			}
+		}()
+		c, err := Connect(t.Context(), here, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		<-c.Done()
+	}
+}
