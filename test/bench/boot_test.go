@@ -5,7 +5,9 @@ package bench
 import (
 	"context"
 	"encoding/hex"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -13,6 +15,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"millpond.dev/millpond/internal/image"
 	"millpond.dev/millpond/internal/image/chunkstore"
@@ -44,13 +48,20 @@ func BenchmarkFirstBoot(b *testing.B) {
 			}
 			boots := &boots{b: b, l: l, sku: c.sku, client: imagehost.NewClient(filepath.Join(s.Data, "image-host")), cpu: map[string][]time.Duration{}}
 			took := map[string][]time.Duration{}
+			boot := func(market map[string]any, name string) {
+				took[name] = append(took[name], boots.run(market, name))
+			}
 			for b.Loop() {
+				// Each kind has a boot on the local file beside it, after the same start of
+				// the server and with the host's page cache in a like state.
 				boots.forget("chunks", "index", "orders")
-				took["cold"] = append(took["cold"], boots.run(nil, "cold"))
+				boot(nil, "cold")
+				boots.forget()
+				boot(c.market, "local-cold")
 				boots.forget("chunks", "index")
-				took["learned"] = append(took["learned"], boots.run(nil, "learned"))
-				took["warm"] = append(took["warm"], boots.run(nil, "warm"))
-				took["local-file"] = append(took["local-file"], boots.run(c.market, "local-file"))
+				boot(nil, "learned")
+				boot(nil, "warm")
+				boot(c.market, "local-warm")
 			}
 			for name, all := range took {
 				report(b, all, name)
@@ -71,8 +82,8 @@ type boots struct {
 	before time.Duration
 }
 
-// forget stops the server, and with it the image host, and removes parts of the
-// cache.
+// forget stops the server, and with it the image host, removes parts of the cache,
+// and has the kernel forget the pages of the stores and of the local file.
 func (x *boots) forget(names ...string) {
 	x.l.Stop()
 	for _, name := range names {
@@ -80,8 +91,30 @@ func (x *boots) forget(names ...string) {
 			x.b.Fatal(err)
 		}
 	}
+	for _, dir := range []string{x.l.Data, filepath.Join(x.l.Root, ".cache", "images")} {
+		dropPages(x.b, dir)
+	}
 	x.l.Serve()
 	x.before = 0
+}
+
+// dropPages has the kernel forget what it keeps in memory of the files below dir.
+func dropPages(b *testing.B, dir string) {
+	err := filepath.WalkDir(dir, func(name string, e fs.DirEntry, err error) error {
+		if err != nil || !e.Type().IsRegular() {
+			return err
+		}
+		f, err := os.Open(name)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		// Pages that are not yet written would stay.
+		return errors.Join(f.Sync(), unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED))
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
 }
 
 // cpuTime is what a process has used of the processors.
@@ -106,16 +139,16 @@ func (x *boots) run(market map[string]any, name string) time.Duration {
 	x.l.AddPool(body, 10*time.Minute)
 	took := time.Since(began)
 	// On a shared machine the processor's time says more than the clock.
-	var used time.Duration
+	var used, host time.Duration
 	for _, pid := range x.l.Descendants("qemu-system") {
 		used += cpuTime(x.b, pid)
 	}
 	for _, pid := range x.l.Descendants("image-host") {
-		used += cpuTime(x.b, pid) - x.before
+		host += cpuTime(x.b, pid) - x.before
 		x.before = cpuTime(x.b, pid)
 	}
-	x.cpu[name] = append(x.cpu[name], used)
-	x.b.Logf("%s: idle after %s, %s of processor time of QEMU and the image host; %v ms", name, took.Round(time.Millisecond), used.Round(10*time.Millisecond), x.l.Nodes("p")[0].Phases)
+	x.cpu[name] = append(x.cpu[name], used+host)
+	x.b.Logf("%s: idle after %s, processor time of QEMU %s and the image host %s; %v ms", name, took.Round(time.Millisecond), used.Round(10*time.Millisecond), host.Round(10*time.Millisecond), x.l.Nodes("p")[0].Phases)
 	if market == nil {
 		x.read(name)
 	}
