@@ -232,6 +232,29 @@ type AutoScaleRun struct {
 	Error *ResizeError
 }
 
+// ScaleInput is what a formula could read of one sampled variable.
+type ScaleInput struct {
+	Samples int
+	Last    float64
+}
+
+// ScaleRecord is one evaluation of a pool's formula with all that explains it.
+type ScaleRecord struct {
+	Run     AutoScaleRun
+	Formula string
+	// Why is interval, or arrival when tasks came between.
+	Why string
+	// Read is what there was of each sampled variable that the formula names.
+	Read map[string]ScaleInput
+	// The targets before, and those that the formula asked for.
+	WasDedicated, WasLowPriority int
+	Dedicated, LowPriority       int
+	// Applied says that the pool was resized; Note why it was not although the
+	// formula asked for it.
+	Applied bool
+	Note    string
+}
+
 // Limits of Azure Batch for formulas (batch-data-plane.md §7.1).
 const (
 	DefaultAutoScaleInterval = 15 * time.Minute

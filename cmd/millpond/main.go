@@ -28,6 +28,7 @@ type commands struct {
 	Job         JobCmd         `cmd:"" help:"Wait for jobs."`
 	Logs        LogsCmd        `cmd:"" help:"Print what a task wrote, and follow it while it runs."`
 	Node        NodeCmd        `cmd:"" help:"Look into nodes, also after they are gone."`
+	Pool        PoolCmd        `cmd:"" help:"Look into how pools size themselves and what their machines use."`
 	Webhook     WebhookCmd     `cmd:"" help:"Have events posted to other services."`
 	Image       ImageCmd       `cmd:"" help:"Build, export, upload and look into machine images."`
 	CloudConfig CloudConfigCmd `cmd:"" help:"Print the file for az cloud register, for use without exec."`

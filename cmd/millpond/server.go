@@ -214,8 +214,8 @@ func newServer(ctx context.Context, cfg config.Config, data datadir.Dir, addr st
 		Blocked: func(ctx context.Context, acct millpond.AccountName, id millpond.PoolID) (int, error) {
 			return placer.Blocked(ctx, acct, id)
 		},
-		Wakes:  pool.Wakes{Allocator: allocate, Nodes: nodes, Scheduler: schedule, Jobs: jobs},
-		Config: pool.Config{NodesPerReplica: cfg.Pools.NodesPerReplica, TimeoutPer1000: time.Duration(cfg.Pools.MinutesPer1000Nodes) * time.Minute}})
+		Wakes: pool.Wakes{Allocator: allocate, Nodes: nodes, Scheduler: schedule, Jobs: jobs},
+		Usage: s.nodes.Usage, Config: pool.Config{IntervalOnly: !cfg.Pools.GrowOnArrival, NodesPerReplica: cfg.Pools.NodesPerReplica, TimeoutPer1000: time.Duration(cfg.Pools.MinutesPer1000Nodes) * time.Minute}})
 	work = job.New(job.Deps{DB: s.db, Clock: s.clock, Log: log, WakeSession: s.nodes.Wake, Pools: pools,
 		Wakes: job.Wakes{Jobs: jobs, Scheduler: schedule, Nodes: nodes}, Config: job.Config{ActiveJobs: cfg.Quotas.ActiveJobs}})
 	armapi.Members(resources, comp, galleries, accounts)

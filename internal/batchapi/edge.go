@@ -41,6 +41,7 @@ type Pools interface {
 	EnableAutoScale(ctx context.Context, acct millpond.AccountName, id millpond.PoolID, cond millpond.Condition, a pool.AutoScale) error
 	DisableAutoScale(ctx context.Context, acct millpond.AccountName, id millpond.PoolID) error
 	EvaluateAutoScale(ctx context.Context, acct millpond.AccountName, id millpond.PoolID, formula string) (millpond.AutoScaleRun, error)
+	AutoScaleHistory(ctx context.Context, acct millpond.AccountName, id millpond.PoolID, limit int) ([]millpond.ScaleRecord, error)
 	RemoveNodes(ctx context.Context, acct millpond.AccountName, id millpond.PoolID, cond millpond.Condition, nodes []millpond.NodeID, timeout *time.Duration, o millpond.DeallocationOption) error
 	NodeCounts(ctx context.Context, acct millpond.AccountName, q millpond.ListQuery[millpond.PoolNodeCounts]) ([]millpond.PoolNodeCounts, string, error)
 }
@@ -56,6 +57,7 @@ type Nodes interface {
 	DisableScheduling(ctx context.Context, acct millpond.AccountName, pool millpond.PoolID, id millpond.NodeID, o millpond.DeallocationOption) error
 	EnableScheduling(ctx context.Context, acct millpond.AccountName, pool millpond.PoolID, id millpond.NodeID) error
 	Files(ctx context.Context, acct millpond.AccountName, pool millpond.PoolID, id millpond.NodeID) (node.Files, error)
+	Usage(id millpond.NodeID) (millpond.NodeUsage, bool)
 	KeptFiles(ctx context.Context, id millpond.NodeID, directory string) (node.Files, error)
 	Logs(ctx context.Context, acct millpond.AccountName, pool millpond.PoolID, id millpond.NodeID) ([]node.Log, error)
 	ReadLog(ctx context.Context, acct millpond.AccountName, pool millpond.PoolID, id millpond.NodeID, name string) ([]byte, error)

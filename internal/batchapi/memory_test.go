@@ -167,6 +167,9 @@ func (s memPools) DisableAutoScale(_ context.Context, _ millpond.AccountName, id
 	return s.change(id, millpond.Condition{}, func(p *millpond.Pool) { p.AutoScale = nil })
 }
 
+func (s memPools) AutoScaleHistory(context.Context, millpond.AccountName, millpond.PoolID, int) ([]millpond.ScaleRecord, error) {
+	return nil, nil
+}
 func (s memPools) EvaluateAutoScale(context.Context, millpond.AccountName, millpond.PoolID, string) (millpond.AutoScaleRun, error) {
 	return millpond.AutoScaleRun{}, nil
 }
@@ -239,6 +242,9 @@ func (s memNodes) Files(_ context.Context, _ millpond.AccountName, _ millpond.Po
 	return memFiles(s), s.act(id, "")
 }
 
+func (s memNodes) Usage(millpond.NodeID) (millpond.NodeUsage, bool) {
+	return millpond.NodeUsage{}, false
+}
 func (s memNodes) KeptFiles(context.Context, millpond.NodeID, string) (node.Files, error) {
 	return nil, missingNoun("FileNotFound")
 }

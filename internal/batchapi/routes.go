@@ -145,6 +145,8 @@ func (e *Edge) table() []azwire.Route {
 		{Name: "Millpond_GetWebhook", Method: "GET", Path: pathHook, Action: actAccountRead, Handle: e.with(e.getWebhook)},
 		{Name: "Millpond_EnableWebhook", Method: "POST", Path: pathHook + "/enable", Action: actAccountWrite, Handle: e.with(e.enableWebhook)},
 		{Name: "Millpond_DeleteWebhook", Method: "DELETE", Path: pathHook, Action: actAccountWrite, Handle: e.with(e.deleteWebhook)},
+		{Name: "Millpond_ListAutoScaleRuns", Method: "GET", Path: pathPool + "/millpond/autoscaleruns", Action: actPoolsRead, Handle: e.with(e.listScaleRuns)},
+		{Name: "Millpond_ListUsage", Method: "GET", Path: pathPool + "/millpond/usage", Action: actPoolsRead, Handle: e.with(e.listUsage)},
 		{Name: "Millpond_ListNodeLogs", Method: "GET", Path: pathNode + "/millpond/logs", Action: actPoolsRead, Handle: e.with(e.listNodeLogs)},
 		{Name: "Millpond_GetNodeLog", Method: "GET", Path: pathNode + "/millpond/logs/{logName}", Action: actPoolsRead, Handle: e.with(e.getNodeLog)},
 		{Name: "Millpond_ListPoolEvents", Method: "GET", Path: "/millpond/poolevents", Action: actPoolsRead, Handle: e.with(e.getPoolEvents)},

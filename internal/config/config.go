@@ -100,6 +100,9 @@ type Pools struct {
 	NodesPerReplica int `yaml:"nodesPerReplica"`
 	// MinutesPer1000Nodes is the resize timeout advised per 1000 nodes.
 	MinutesPer1000Nodes int `yaml:"minutesPer1000Nodes"`
+	// GrowOnArrival lets formulas that look at waiting tasks grow their pool when
+	// tasks arrive, not only at their interval.
+	GrowOnArrival bool `yaml:"growOnArrival"`
 }
 
 // Galleries are the policies for images. Each is allow, warn or refuse.
@@ -212,7 +215,7 @@ func Default() Config {
 			{Name: "japaneast", DisplayName: "Japan East"},
 		},
 		Quotas:    Quotas{Pools: 100, Cores: 10000, ActiveJobs: 300, Accounts: 50},
-		Pools:     Pools{NodesPerReplica: 600, MinutesPer1000Nodes: 15},
+		Pools:     Pools{NodesPerReplica: 600, MinutesPer1000Nodes: 15, GrowOnArrival: true},
 		Galleries: Galleries{Preflight: "auto", EndOfLife: "warn"},
 		Nodes:     Nodes{BootLimit: Duration(5 * time.Minute), ContactLimit: Duration(time.Minute), LogRetention: Duration(7 * 24 * time.Hour), KeepMiB: 1024, KeepPartKiB: 1024},
 		Events:    Events{KeepMiB: 64, KeepFor: Duration(7 * 24 * time.Hour)},

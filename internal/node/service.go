@@ -108,6 +108,8 @@ type Service struct {
 	// dropped are places in Kept that are to be forgotten; keeping bounds the nodes
 	// that are asked for outputs at once.
 	dropped map[kept.Place]struct{}
+	// beats are the last heartbeats of nodes, by key.
+	beats   map[string]beats
 	keeping chan struct{}
 }
 
@@ -131,6 +133,7 @@ func New(d Deps) *Service {
 	c.KeepPart = orDefault(c.KeepPart, 1<<20)
 	s := &Service{Deps: d, started: d.Clock.Now(), sessions: map[string]*session{}, settings: map[[2]string]jobSettings{}, contact: map[string]time.Time{}, asked: map[string]time.Time{}}
 	s.reports.svc = s
+	s.beats = map[string]beats{}
 	s.dropped, s.keeping = map[kept.Place]struct{}{}, make(chan struct{}, keepAtOnce)
 	// Reading nothing, it cannot fail.
 	_ = d.DB.Follow(context.Background(), nil, s.follow)
@@ -507,6 +510,7 @@ func (s *Service) forget(id millpond.NodeID) {
 	defer s.mu.Unlock()
 	delete(s.contact, id.Key())
 	delete(s.asked, id.Key())
+	delete(s.beats, id.Key())
 	if x := s.sessions[id.Key()]; x != nil {
 		x.cancel(errNoNode())
 	}

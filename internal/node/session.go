@@ -371,6 +371,7 @@ func (x *session) listen(ctx context.Context, kept uint64) error {
 			silence.Reset(x.svc.Config.Silence)
 			x.svc.heard(x.node)
 			if stream.Msg().GetSequence() == 0 {
+				x.svc.noteBeat(x.node, stream.Msg().GetHeartbeat())
 				continue
 			}
 			select {

@@ -277,7 +277,7 @@ func (s *Service) scalePool(ctx context.Context, p millpond.Pool) (time.Time, er
 	}
 	next := m.sampled.Add(s.Config.SamplePeriod)
 	regular := !now.Before(due)
-	arrived := sample.Values["$ActiveTasks"] > m.active && (f.Reads("$ActiveTasks") || f.Reads("$PendingTasks"))
+	arrived := !s.Config.IntervalOnly && sample.Values["$ActiveTasks"] > m.active && (f.Reads("$ActiveTasks") || f.Reads("$PendingTasks"))
 	if !regular && arrived && (p.Allocation != millpond.AllocationSteady || now.Sub(m.asked) < calm) {
 		return now.Add(calm), nil
 	}
@@ -313,6 +313,11 @@ func (s *Service) run(ctx context.Context, p millpond.Pool, f *autoscale.Formula
 		if early && !differs {
 			return nil
 		}
+		why := whyInterval
+		if early {
+			why = whyArrival
+		}
+		rec := record(run, why, f, series, now, r)
 		if !early {
 			now.AutoScale.Run = &run
 		} else {
@@ -330,7 +335,12 @@ func (s *Service) run(ctx context.Context, p millpond.Pool, f *autoscale.Formula
 			now.TargetDedicated, now.TargetLowPriority = r.TargetDedicated, r.TargetLowPriority
 			now.Deallocation, now.ResizeStarted, now.ResizeErrors = millpond.DeallocationOption(r.Option), tx.Now, nil
 			now.ResizeTimeout = millpond.DefaultResizeTimeout
-			resized = true
+			resized, rec.Applied = true, true
+		} else if differs {
+			rec.Note = "the pool was being resized; the formula is evaluated again at its interval"
+		}
+		if err := tx.AddScaleRecord(now.Account, now.Spec.ID, rec, ScaleHistory); err != nil {
+			return err
 		}
 		return tx.PutPool(now)
 	})
@@ -359,7 +369,9 @@ func (s *Service) series(ctx context.Context, p millpond.Pool) (map[string]*auto
 		if kept, err = tx.Samples(p.Account, p.Spec.ID); err != nil {
 			return err
 		}
-		now.Values, err = measure(tx, p, blocked)
+		var ready []millpond.NodeID
+		now.Values, ready, err = measure(tx, p, blocked)
+		s.machineSamples(now.Values, ready)
 		return err
 	})
 	if err != nil {
@@ -377,18 +389,17 @@ func (s *Service) series(ctx context.Context, p millpond.Pool) (map[string]*auto
 	return out, now, nil
 }
 
-// measure is what can be known of a pool now. What goes on inside of machines
-// is not sampled yet; formulas that read it fail with InsufficientSampleData.
-func measure(tx *sqlite.Tx, p millpond.Pool, blocked int) (map[string]float64, error) {
+// measure is what rows tell of a pool now, and its nodes that can run tasks.
+func measure(tx *sqlite.Tx, p millpond.Pool, blocked int) (v map[string]float64, ready []millpond.NodeID, err error) {
 	heads, err := tx.PoolHeads(p.Account, p.Spec.ID.Key())
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	tasks, err := tx.PoolTaskCounts(p.Account, p.Spec.ID)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	v := map[string]float64{"$SampleNodeCount": 0, "$CurrentDedicatedNodes": 0, "$CurrentLowPriorityNodes": 0, "$PreemptedNodeCount": 0, "$UsableNodeCount": 0,
+	v = map[string]float64{"$SampleNodeCount": 0, "$CurrentDedicatedNodes": 0, "$CurrentLowPriorityNodes": 0, "$PreemptedNodeCount": 0, "$UsableNodeCount": 0,
 		"$TaskSlotsPerNode": float64(max(1, p.Spec.TaskSlotsPerNode))}
 	for _, h := range heads {
 		if !h.Allocated.IsZero() {
@@ -400,6 +411,7 @@ func measure(tx *sqlite.Tx, p millpond.Pool, blocked int) (map[string]float64, e
 		}
 		switch h.State {
 		case millpond.NodeIdle, millpond.NodeRunning:
+			ready = append(ready, h.ID)
 			v["$UsableNodeCount"]++
 			v["$SampleNodeCount"]++
 		case millpond.NodePreempted:
@@ -410,5 +422,5 @@ func measure(tx *sqlite.Tx, p millpond.Pool, blocked int) (map[string]float64, e
 	v["$RunningTasks"] = float64(tasks.Running)
 	v["$PendingTasks"] = v["$ActiveTasks"] + v["$RunningTasks"]
 	v["$SucceededTasks"], v["$FailedTasks"] = float64(tasks.Succeeded), float64(tasks.Failed)
-	return v, nil
+	return v, ready, nil
 }

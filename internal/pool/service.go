@@ -55,6 +55,9 @@ type Config struct {
 	ImageCheck time.Duration
 	// SamplePeriod is the time between samples for formulas; 30 s.
 	SamplePeriod time.Duration
+	// IntervalOnly keeps pools from growing between their intervals, when tasks
+	// arrive.
+	IntervalOnly bool
 }
 
 // Deps are the parts that a Service is made of. Accounts, Machines, Images and
@@ -74,6 +77,8 @@ type Deps struct {
 	WakeSession func(millpond.NodeID)
 	// Blocked counts the tasks for a pool that wait for other tasks; nil is none.
 	Blocked func(ctx context.Context, acct millpond.AccountName, pool millpond.PoolID) (int, error)
+	// Usage is what a node's machine used of late, for formulas; nil is nothing.
+	Usage func(millpond.NodeID) (millpond.NodeUsage, bool)
 	// Rand is a random number from 0 to 1, for formulas.
 	Rand   func() float64
 	Wakes  Wakes

@@ -38,6 +38,9 @@ func (t *Tx) DeletePool(account millpond.AccountName, id millpond.PoolID) error 
 	if _, err := t.exec(`DELETE FROM autoscale_sample WHERE account = ? AND pool_key = ?`, account.Key(), id.Key()); err != nil {
 		return err
 	}
+	if _, err := t.exec(`DELETE FROM autoscale_run WHERE account = ? AND pool_key = ?`, account.Key(), id.Key()); err != nil {
+		return err
+	}
 	_, err := t.exec(`DELETE FROM pool WHERE account = ? AND key = ?`, account.Key(), id.Key())
 	return err
 }
