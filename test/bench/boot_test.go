@@ -130,6 +130,7 @@ func cpuTime(b *testing.B, pid int) time.Duration {
 // removes it again. It returns the time from the request to idle.
 func (x *boots) run(market map[string]any, name string) time.Duration {
 	body := x.l.PoolBody("p", 1)
+	body["metadata"] = noClones
 	machine := body["virtualMachineConfiguration"].(map[string]any)
 	machine["nodeAgentSKUId"] = x.sku
 	if market != nil {
