@@ -102,15 +102,16 @@ type NodeError struct {
 
 // StartTaskInfo is how a node's start task went.
 type StartTaskInfo struct {
-	State      string       `json:"state"` // running or completed
-	Attempt    int          `json:"attempt"`
-	StartTime  time.Time    `json:"startTime"`
-	EndTime    time.Time    `json:"endTime"`
-	ExitCode   *int         `json:"exitCode,omitempty"`
-	Failure    *TaskFailure `json:"failure,omitempty"`
-	RetryCount int          `json:"retryCount"`
-	LastRetry  time.Time    `json:"lastRetry"`
-	Result     string       `json:"result,omitempty"` // success or failure
+	State      string         `json:"state"` // running or completed
+	Attempt    int            `json:"attempt"`
+	StartTime  time.Time      `json:"startTime"`
+	EndTime    time.Time      `json:"endTime"`
+	ExitCode   *int           `json:"exitCode,omitempty"`
+	Failure    *TaskFailure   `json:"failure,omitempty"`
+	RetryCount int            `json:"retryCount"`
+	LastRetry  time.Time      `json:"lastRetry"`
+	Result     string         `json:"result,omitempty"` // success or failure
+	Container  *ContainerInfo `json:"container,omitempty"`
 }
 
 // Boot phases in the order in which a node passes them; NodePhase names are
@@ -177,8 +178,10 @@ type Node struct {
 	RootDir       string
 	StartTask     *StartTask // as it ran
 	StartTaskInfo *StartTaskInfo
-	Errors        []NodeError
-	Phases        map[string]time.Duration
+	// Preparing: the boot is not yet what its pool wants; nothing may run.
+	Preparing bool
+	Errors    []NodeError
+	Phases    map[string]time.Duration
 	// MadeFrom is the template that the machine is a clone of; empty for one that
 	// booted by itself, for the reason BootedBecause. BootSteps are what the launch
 	// and the boot consisted of.

@@ -92,7 +92,9 @@ type PoolSpec struct {
 	// OSDisk is what differs from the image's own OS disk.
 	OSDisk OSDiskSpec `json:"osDisk,omitzero"`
 	// Upgrade is nil when the pool was added without a policy.
-	Upgrade *UpgradePolicy `json:"upgrade,omitempty"`
+	Upgrade    *UpgradePolicy `json:"upgrade,omitempty"`
+	Mounts     []Mount        `json:"mounts,omitempty"`
+	Containers *ContainerPool `json:"containers,omitempty"`
 	// ResourceTags are kept and echoed.
 	ResourceTags map[string]string `json:"resourceTags,omitempty"`
 	// NodeCommunication is kept and echoed: default, classic or simplified.
@@ -161,9 +163,13 @@ type StartTask struct {
 	ResourceFiles []ResourceFile `json:"resourceFiles,omitempty"`
 	User          UserIdentity   `json:"user"`
 	// MaxRetries is the number of tries after the first; -1 means no limit.
-	MaxRetries     int  `json:"maxRetries"`
-	WaitForSuccess bool `json:"waitForSuccess"`
+	MaxRetries     int                `json:"maxRetries"`
+	WaitForSuccess bool               `json:"waitForSuccess"`
+	Container      *ContainerSettings `json:"container,omitempty"`
 }
+
+// Prepared says whether a node has to be prepared before anything runs on it.
+func (s PoolSpec) Prepared() bool { return len(s.Mounts) > 0 || s.Containers != nil }
 
 // Warning is advice that does not refuse anything. Time is when it arose.
 type Warning struct {

@@ -81,6 +81,8 @@ type TaskSpec struct {
 	Exit      *ExitConditions `json:"exit,omitempty"`
 	// Manager is set for a job's manager task.
 	Manager *ManagerSpec `json:"manager,omitempty"`
+	// Container is nil for a process.
+	Container *ContainerSettings `json:"container,omitempty"`
 }
 
 // ManagerSpec is what a job manager task has beside what every task has.
@@ -119,18 +121,19 @@ type Task struct {
 	// NodeRoot-relative directory of the last attempt.
 	Directory string `json:",omitempty"`
 	// Stopping is the failure code asked for while the agent is told to stop it.
-	Stopping     string       `json:",omitempty"`
-	StopMessage  string       `json:",omitempty"`
-	StopRequeue  bool         `json:",omitempty"`
-	Started      time.Time    `json:",omitzero"`
-	Ended        time.Time    `json:",omitzero"`
-	ExitCode     *int         `json:",omitempty"`
-	Failure      *TaskFailure `json:",omitempty"`
-	RetryCount   int          `json:",omitempty"`
-	LastRetry    time.Time    `json:",omitzero"`
-	RequeueCount int          `json:",omitempty"`
-	LastRequeue  time.Time    `json:",omitzero"`
-	Result       string       // success or failure once completed
+	Stopping     string         `json:",omitempty"`
+	StopMessage  string         `json:",omitempty"`
+	StopRequeue  bool           `json:",omitempty"`
+	Started      time.Time      `json:",omitzero"`
+	Ended        time.Time      `json:",omitzero"`
+	ExitCode     *int           `json:",omitempty"`
+	Container    *ContainerInfo `json:",omitempty"`
+	Failure      *TaskFailure   `json:",omitempty"`
+	RetryCount   int            `json:",omitempty"`
+	LastRetry    time.Time      `json:",omitzero"`
+	RequeueCount int            `json:",omitempty"`
+	LastRequeue  time.Time      `json:",omitzero"`
+	Result       string         // success or failure once completed
 	// Satisfies is set while those that depend on the task may start.
 	Satisfies    bool `json:",omitempty"`
 	FilesRemoved bool `json:",omitempty"`

@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"millpond.dev/millpond/internal/agent"
+	"millpond.dev/millpond/internal/agent/container"
 	"millpond.dev/millpond/internal/agent/guest"
 	"millpond.dev/millpond/internal/agent/proc"
 	"millpond.dev/millpond/internal/agent/transfer"
@@ -63,14 +64,20 @@ func run() error {
 	defer stop()
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
 	reach := &transfer.Reach{}
+	path, home := "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "/root"
+	if *trial {
+		path, home = os.Getenv("PATH"), os.Getenv("HOME")
+	}
+	engine := func() *container.Engine { return container.Find(path, home) }
 	machine := guest.New(guest.Config{
 		Reach:      reach,
 		Root:       *root,
 		Clock:      clock.System{},
 		Log:        log,
 		Privileged: !*trial,
+		Engine:     engine,
 		Runner: func(root string) agent.Runner {
-			return proc.New(proc.Config{Root: root, SameUser: *trial, Clock: clock.System{}, Log: log, Reach: reach})
+			return proc.New(proc.Config{Root: root, SameUser: *trial, Engine: engine, Clock: clock.System{}, Log: log, Reach: reach})
 		},
 	})
 	a := agent.New(agent.Config{

@@ -53,6 +53,8 @@ type Machine interface {
 type Place struct {
 	Runner Runner
 	Files  Files
+	// Preparer may be nil: then there is nothing that could be prepared.
+	Preparer Preparer
 	// Journal is the file that events are kept in; empty for memory only.
 	Journal string
 }
@@ -68,6 +70,15 @@ type Runner interface {
 	Install(ctx context.Context, packages []*nodev1.ApplicationPackage) *nodev1.Failure
 	// Remove deletes a task's directory, given relative to the node's root.
 	Remove(directory string) error
+}
+
+// Preparer makes a machine what its pool wants.
+type Preparer interface {
+	// Prepare returns when everything is there, or why it cannot be; again for the
+	// same request it leaves alone what is done.
+	Prepare(ctx context.Context, q *nodev1.PrepareRequest) *nodev1.Failure
+	// Notice writes down what is about to happen where tasks can read it.
+	Notice(q *nodev1.NoticeRequest) error
 }
 
 // Files are what lies below the node's root directory, but for hidden areas.

@@ -154,6 +154,35 @@ func (a *Agent) start(q *nodev1.RunTaskRequest) *connect.Error {
 	return nil
 }
 
+func (a *Agent) Prepare(ctx context.Context, q *connect.Request[nodev1.PrepareRequest]) (*connect.Response[nodev1.PrepareResponse], error) {
+	_, place, err := a.ready()
+	if err != nil {
+		return nil, err
+	}
+	if place.Preparer == nil {
+		return nil, connect.NewError(connect.CodeUnimplemented, errors.New("this machine can be prepared for nothing"))
+	}
+	failure := place.Preparer.Prepare(ctx, q.Msg)
+	if ctx.Err() != nil {
+		return nil, connect.NewError(connect.CodeCanceled, ctx.Err())
+	}
+	return connect.NewResponse(&nodev1.PrepareResponse{Failure: failure}), nil
+}
+
+func (a *Agent) Notice(_ context.Context, q *connect.Request[nodev1.NoticeRequest]) (*connect.Response[nodev1.NoticeResponse], error) {
+	_, place, err := a.ready()
+	if err != nil {
+		return nil, err
+	}
+	if place.Preparer == nil {
+		return nil, connect.NewError(connect.CodeUnimplemented, errors.New("nobody can read notices here"))
+	}
+	if err := place.Preparer.Notice(q.Msg); err != nil {
+		return nil, connect.NewError(connect.CodeInternal, err)
+	}
+	return connect.NewResponse(&nodev1.NoticeResponse{}), nil
+}
+
 func (a *Agent) StopTask(_ context.Context, q *connect.Request[nodev1.StopTaskRequest]) (*connect.Response[nodev1.StopTaskResponse], error) {
 	if _, _, err := a.ready(); err != nil {
 		return nil, err

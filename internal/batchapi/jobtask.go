@@ -59,7 +59,8 @@ func preparationModel(t *millpond.JobTask) *azbatch.JobPreparationTask {
 	}
 	return &azbatch.JobPreparationTask{ID: ptr(string(t.ID)), CommandLine: ptr(t.CommandLine), EnvironmentSettings: environmentModel(t.Environment),
 		ResourceFiles: filesModel(t.ResourceFiles), UserIdentity: identityModel(t.User), Constraints: constraintsModel(t.TaskSpec, 0),
-		WaitForSuccess: ptr(t.WaitForSuccess), RerunOnNodeRebootAfterSuccess: ptr(t.RerunOnReboot)}
+		ContainerSettings: containerModel(t.Container),
+		WaitForSuccess:    ptr(t.WaitForSuccess), RerunOnNodeRebootAfterSuccess: ptr(t.RerunOnReboot)}
 }
 
 func releaseModel(t *millpond.JobTask) *azbatch.JobReleaseTask {
@@ -68,7 +69,7 @@ func releaseModel(t *millpond.JobTask) *azbatch.JobReleaseTask {
 	}
 	c := constraintsModel(t.TaskSpec, 0)
 	return &azbatch.JobReleaseTask{ID: ptr(string(t.ID)), CommandLine: ptr(t.CommandLine), EnvironmentSettings: environmentModel(t.Environment),
-		ResourceFiles: filesModel(t.ResourceFiles), UserIdentity: identityModel(t.User), MaxWallClockTime: c.MaxWallClockTime, RetentionTime: c.RetentionTime}
+		ResourceFiles: filesModel(t.ResourceFiles), UserIdentity: identityModel(t.User), ContainerSettings: containerModel(t.Container), MaxWallClockTime: c.MaxWallClockTime, RetentionTime: c.RetentionTime}
 }
 
 // listPreparation lists how preparation and release went on each node.

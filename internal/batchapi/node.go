@@ -106,7 +106,7 @@ func (r *request) nodeEntity(n millpond.Node) entity {
 	}
 	if i := n.StartTaskInfo; i != nil {
 		m.StartTaskInfo = &azbatch.StartTaskInfo{State: ptr(azbatch.StartTaskState(i.State)), StartTime: at(i.StartTime), EndTime: at(i.EndTime), ExitCode: code(i.ExitCode),
-			FailureInfo: failureModel(i.Failure), RetryCount: count(i.RetryCount), Result: some(azbatch.TaskExecutionResult(i.Result))}
+			FailureInfo: failureModel(i.Failure), RetryCount: count(i.RetryCount), Result: some(azbatch.TaskExecutionResult(i.Result)), ContainerInfo: containerInfoModel(i.Container)}
 		if i.RetryCount > 0 {
 			m.StartTaskInfo.LastRetryTime = at(i.LastRetry)
 		}

@@ -243,7 +243,7 @@ func startTask(in *azbatch.StartTask) *millpond.StartTask {
 		return nil
 	}
 	return &millpond.StartTask{CommandLine: text0(in.CommandLine), Environment: environment(in.EnvironmentSettings), ResourceFiles: resourceFiles(in.ResourceFiles),
-		User: userIdentity(in.UserIdentity), MaxRetries: number0(in.MaxTaskRetryCount), WaitForSuccess: in.WaitForSuccess != nil && *in.WaitForSuccess}
+		User: userIdentity(in.UserIdentity), MaxRetries: number0(in.MaxTaskRetryCount), WaitForSuccess: in.WaitForSuccess != nil && *in.WaitForSuccess, Container: containerSettings(in.ContainerSettings)}
 }
 
 func environment(in []azbatch.EnvironmentSetting) []millpond.NameValue {
@@ -305,7 +305,7 @@ func (r *request) poolEntity(p millpond.Pool) entity {
 		CreationTime: at(p.Created), LastModified: at(p.LastModified),
 		State: ptr(azbatch.PoolState(p.State)), StateTransitionTime: at(p.StateTransition),
 		AllocationState: ptr(azbatch.AllocationState(p.Allocation)), AllocationStateTransitionTime: at(p.AllocationTransition),
-		VMSize: ptr(s.VMSize), VirtualMachineConfiguration: machineModel(s), ResourceTags: tagsModel(s.ResourceTags), UpgradePolicy: upgradeModel(s.Upgrade), ResizeTimeout: ptr(azwire.FormatDuration(p.ResizeTimeout)),
+		VMSize: ptr(s.VMSize), VirtualMachineConfiguration: machineModel(s), ResourceTags: tagsModel(s.ResourceTags), UpgradePolicy: upgradeModel(s.Upgrade), MountConfiguration: mountsModel(s.Mounts), ResizeTimeout: ptr(azwire.FormatDuration(p.ResizeTimeout)),
 		CurrentDedicatedNodes: count(p.CurrentDedicated), CurrentLowPriorityNodes: count(p.CurrentLowPriority),
 		TargetDedicatedNodes: count(p.TargetDedicated), TargetLowPriorityNodes: count(p.TargetLowPriority),
 		EnableAutoScale: ptr(p.AutoScale != nil), EnableInterNodeCommunication: ptr(false), TaskSlotsPerNode: count(s.TaskSlotsPerNode),
@@ -401,7 +401,7 @@ func startTaskModel(t *millpond.StartTask) *azbatch.StartTask {
 		return nil
 	}
 	return &azbatch.StartTask{CommandLine: ptr(t.CommandLine), EnvironmentSettings: environmentModel(t.Environment), ResourceFiles: filesModel(t.ResourceFiles),
-		UserIdentity: identityModel(t.User), MaxTaskRetryCount: count(t.MaxRetries), WaitForSuccess: ptr(t.WaitForSuccess)}
+		UserIdentity: identityModel(t.User), MaxTaskRetryCount: count(t.MaxRetries), WaitForSuccess: ptr(t.WaitForSuccess), ContainerSettings: containerModel(t.Container)}
 }
 
 func environmentModel(in []millpond.NameValue) []azbatch.EnvironmentSetting {

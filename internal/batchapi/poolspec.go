@@ -25,6 +25,7 @@ func (e *Edge) patchPool(w http.ResponseWriter, r *request) error {
 	_, metadataGiven := m["metadata"]
 	_, accountsGiven := m["userAccounts"]
 	_, tagsGiven := m["resourceTags"]
+	_, mountsGiven := m["mountConfiguration"]
 	if in.StartTask != nil {
 		p.StartTask = ptr(startTask(in.StartTask))
 	}
@@ -45,6 +46,9 @@ func (e *Edge) patchPool(w http.ResponseWriter, r *request) error {
 	}
 	if tagsGiven {
 		p.ResourceTags = ptr(tags(in.ResourceTags))
+	}
+	if mountsGiven {
+		p.Mounts = ptr(mounts(in.MountConfiguration))
 	}
 	if in.UpgradePolicy != nil {
 		p.Upgrade = ptr(upgradePolicy(in.UpgradePolicy, m))
@@ -83,7 +87,7 @@ func poolSpec(in azbatch.CreatePoolContent) millpond.PoolSpec {
 	m := machine(in.VirtualMachineConfiguration, nil)
 	spec := millpond.PoolSpec{
 		ID: millpond.PoolID(text0(in.ID)), DisplayName: text0(in.DisplayName), VMSize: text0(in.VMSize),
-		Image: m.Image, NodeAgentSKU: m.NodeAgentSKU, DataDisks: m.DataDisks, OSDisk: m.OSDisk,
+		Image: m.Image, NodeAgentSKU: m.NodeAgentSKU, DataDisks: m.DataDisks, OSDisk: m.OSDisk, Containers: m.Containers, Mounts: mounts(in.MountConfiguration),
 		TaskSlotsPerNode: 1, FillType: millpond.FillSpread, NodeCommunication: "default",
 		StartTask: startTask(in.StartTask), Metadata: metadata(in.Metadata), UserAccounts: userAccounts(in.UserAccounts), ResourceTags: tags(in.ResourceTags),
 	}
@@ -102,7 +106,7 @@ func poolSpec(in azbatch.CreatePoolContent) millpond.PoolSpec {
 // machine decodes a virtualMachineConfiguration; with a request it says whether
 // its version allows managed images.
 func machine(vm *azbatch.VirtualMachineConfiguration, r *request) pool.Machine {
-	m := pool.Machine{Image: imageReference(vm.ImageReference), NodeAgentSKU: text0(vm.NodeAgentSKUID)}
+	m := pool.Machine{Image: imageReference(vm.ImageReference), NodeAgentSKU: text0(vm.NodeAgentSKUID), Containers: containerPool(vm.ContainerConfiguration)}
 	if r != nil {
 		m.Image.AllowManaged = m.Image.ResourceID != "" && r.before("2020-03-01")
 	}
@@ -169,7 +173,7 @@ func tagsModel(in map[string]string) map[string]*string {
 }
 
 func machineModel(s millpond.PoolSpec) *azbatch.VirtualMachineConfiguration {
-	vm := &azbatch.VirtualMachineConfiguration{ImageReference: imageModel(s.Image), NodeAgentSKUID: ptr(s.NodeAgentSKU)}
+	vm := &azbatch.VirtualMachineConfiguration{ImageReference: imageModel(s.Image), NodeAgentSKUID: ptr(s.NodeAgentSKU), ContainerConfiguration: containerPoolModel(s.Containers)}
 	for _, d := range s.DataDisks {
 		vm.DataDisks = append(vm.DataDisks, azbatch.DataDisk{LogicalUnitNumber: count(d.LUN), DiskSizeGB: count(d.SizeGB),
 			Caching: some(azbatch.CachingType(d.Caching)), StorageAccountType: some(azbatch.StorageAccountType(d.Storage))})

@@ -406,7 +406,7 @@ func invalid(path string, value any, reason string) *millpond.Error {
 // secret says whether a member must not be repeated in an answer.
 func secret(name string) bool {
 	switch strings.ToLower(name) {
-	case "password", "sshprivatekey", "httpurl", "blobsource", "storagecontainerurl", "containerurl", "value":
+	case "password", "accountkey", "sshprivatekey", "httpurl", "blobsource", "storagecontainerurl", "containerurl", "value":
 		return true
 	}
 	return false

@@ -4,7 +4,6 @@ import millpond "millpond.dev/millpond"
 
 const (
 	noJobNetwork = "Networks of jobs are not supported yet."
-	noContainers = "Containers are not supported yet."
 )
 
 func jobConstraints() *rule {
@@ -76,7 +75,7 @@ func taskAddShape() *rule {
 		"id":                           idRule().needed(),
 		"displayName":                  text(1024),
 		"commandLine":                  text(256 << 10).needed(),
-		"containerSettings":            refuse(noContainers),
+		"containerSettings":            containerRule(),
 		"exitConditions":               exitConditionsRule(),
 		"resourceFiles":                resourceFilesRule(),
 		"outputFiles":                  outputFilesRule(),

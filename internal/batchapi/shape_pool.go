@@ -77,7 +77,7 @@ func poolAddShape() *rule {
 			"jobDefaultOrder": word("none", "creationtime")}),
 		"userAccounts":                many(userAccountRule(), 100),
 		"metadata":                    metadataRule(),
-		"mountConfiguration":          refuse("Mounting file systems on nodes is not supported yet. Mount in the start task."),
+		"mountConfiguration":          many(mountRule(), millpond.MaxMounts),
 		"targetNodeCommunicationMode": word("default", "classic", "simplified"),
 		"upgradePolicy":               upgradeRule(),
 		"resourceTags":                table(text(256), 50),
@@ -181,7 +181,7 @@ func machineRule() *rule {
 			"managedDisk":        refuse("Managed disks by id are not supported for data disks. Choose their type with storageAccountType."),
 		}), 64),
 		"licenseType":                 refuse("Licences apply to Windows only, which is not supported yet."),
-		"containerConfiguration":      refuse("Container pools are not supported yet."),
+		"containerConfiguration":      containerPoolRule(),
 		"diskEncryptionConfiguration": object(map[string]*rule{"targets": refuse("Disk encryption is not supported."), "customerManagedKey": refuse("Disk encryption is not supported.")}),
 		"nodePlacementConfiguration":  object(map[string]*rule{"policy": refuse("A region here has no zones.", "regional")}),
 		"extensions":                  refuse("VM extensions are not supported. Use a start task, or prepare the image."),
@@ -304,7 +304,7 @@ func userAccountRule() *rule {
 func startTaskRule() *rule {
 	return object(map[string]*rule{
 		"commandLine":         text(millpond.MaxStartTaskChars).needed(),
-		"containerSettings":   refuse("Containers are not supported yet."),
+		"containerSettings":   containerRule(),
 		"resourceFiles":       resourceFilesRule(),
 		"environmentSettings": environmentRule(),
 		"userIdentity":        userIdentityRule(),

@@ -222,7 +222,7 @@ func taskSpec(in azbatch.CreateTaskContent) millpond.TaskSpec {
 		ID: millpond.TaskID(text0(in.ID)), DisplayName: text0(in.DisplayName), CommandLine: text0(in.CommandLine), Environment: environment(in.EnvironmentSettings),
 		ResourceFiles: resourceFiles(in.ResourceFiles), User: userIdentity(in.UserIdentity), RequiredSlots: 1, Retention: millpond.DefaultRetention,
 		OutputFiles: outputFiles(in.OutputFiles),
-		DependsOn:   dependencies(in.DependsOn), Exit: exitConditions(in.ExitConditions),
+		DependsOn:   dependencies(in.DependsOn), Exit: exitConditions(in.ExitConditions), Container: containerSettings(in.ContainerSettings),
 	}
 	if in.RequiredSlots != nil {
 		t.RequiredSlots = int(*in.RequiredSlots)
@@ -246,7 +246,7 @@ func (r *request) taskEntity(t millpond.Task) entity {
 		CreationTime: at(t.Created), LastModified: at(t.LastModified), State: ptr(azbatch.TaskState(t.State)), StateTransitionTime: at(t.StateTransition),
 		CommandLine: ptr(s.CommandLine), EnvironmentSettings: environmentModel(s.Environment), ResourceFiles: filesModel(s.ResourceFiles), OutputFiles: outputFilesModel(s.OutputFiles),
 		UserIdentity: identityModel(s.User), RequiredSlots: count(s.RequiredSlots),
-		Constraints: constraintsModel(s, 0), DependsOn: dependenciesModel(s.DependsOn), ExitConditions: exitConditionsModel(s.Exit),
+		Constraints: constraintsModel(s, 0), DependsOn: dependenciesModel(s.DependsOn), ExitConditions: exitConditionsModel(s.Exit), ContainerSettings: containerModel(s.Container),
 		// Always there: clients read the counts of every task.
 		ExecutionInfo: execution(t),
 	}
@@ -281,7 +281,7 @@ func execution(t millpond.Task) *azbatch.TaskExecutionInfo {
 	}
 	if t.State == millpond.TaskCompleted {
 		x.EndTime, x.ExitCode, x.FailureInfo = at(t.Ended), code(t.ExitCode), failureModel(t.Failure)
-		x.Result = some(azbatch.TaskExecutionResult(t.Result))
+		x.Result, x.ContainerInfo = some(azbatch.TaskExecutionResult(t.Result)), containerInfoModel(t.Container)
 	}
 	return x
 }

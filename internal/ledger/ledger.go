@@ -79,6 +79,8 @@ const RecentTasks = 10
 type Report struct {
 	Start, End time.Time
 	ExitCode   *int
+	// Container is nil for a process.
+	Container *millpond.ContainerInfo
 	// Failure is nil when the command ran and gave an exit code of 0.
 	Failure *millpond.TaskFailure
 	// Usage is what the attempt used; its WallClock is not set.
@@ -256,6 +258,7 @@ func (b *Book) assign(v millpond.Task, pool millpond.PoolID, node millpond.NodeI
 	}
 	v.Attempt++
 	v.Pool, v.Node, v.Directory = pool, node, Directory(v.Job, v.Spec.ID)
+	v.Container = nil
 	v.Started, v.Ended, v.ExitCode, v.Failure, v.Result, v.FilesRemoved = b.tx.Now, time.Time{}, nil, nil, "", false
 	v.Stopping, v.StopMessage, v.StopRequeue = "", "", false
 	e, err := b.entry(node)
@@ -277,7 +280,7 @@ func (b *Book) Ended(v millpond.Task, jobRetries int, r Report) error {
 	if r.Failure == nil && r.ExitCode != nil && *r.ExitCode != 0 {
 		r.Failure = &millpond.TaskFailure{Category: "usererror", Code: "FailureExitCode", Message: "The task exited with an exit code representing a failure"}
 	}
-	v.ExitCode = r.ExitCode
+	v.ExitCode, v.Container = r.ExitCode, r.Container
 	if !r.Start.IsZero() {
 		v.Started = r.Start
 	}

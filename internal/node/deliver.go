@@ -434,7 +434,7 @@ func (x *session) discard(ctx context.Context, due []sqlite.TaskDirectory) error
 // startAttempt is the attempt of the start task that is to run now.
 func startAttempt(n millpond.Node) (attempt, bool) {
 	i := n.StartTaskInfo
-	if n.StartTask == nil || i == nil || i.State != "running" {
+	if n.StartTask == nil || i == nil || i.State != "running" || n.Preparing {
 		return attempt{}, false
 	}
 	return attempt{task: startTaskID, number: i.Attempt}, true
@@ -450,6 +450,7 @@ func (x *session) startRequest(ctx context.Context, w wanted) (*nodev1.RunTaskRe
 		Directory:   "startup",
 		Environment: environment(x.nodeVariables(w.node), t.Environment),
 		User:        user(w.pool, t.User),
+		Container:   containerOf(w.pool, t.Container, "startup", ""),
 	}
 	var err error
 	q.ResourceFiles, err = x.files(ctx, t.ResourceFiles)
@@ -469,6 +470,7 @@ func (x *session) taskRequest(ctx context.Context, w wanted, t millpond.Task, jo
 		Environment: environment(own, job.environment, t.Spec.Environment),
 		User:        user(w.pool, t.Spec.User),
 		OutputFiles: x.outputs(t.Spec.OutputFiles),
+		Container:   containerOf(w.pool, t.Spec.Container, t.Directory, job.prepared),
 	}
 	if t.Spec.MaxWallClock > 0 {
 		q.MaxWallClock = durationpb.New(t.Spec.MaxWallClock)

@@ -239,6 +239,10 @@ func (p *planner) present(h sqlite.NodeHead, m *launch.Status) What {
 		if h.State == millpond.NodeRebooting && c.Live && !c.Asked.IsZero() && p.passed(c.Asked.Add(2*p.Config.StopGrace)) {
 			return Restart
 		}
+		// One that speaks has booted; what its pool wants of it may take long.
+		if h.State == millpond.NodeStarting && c.Live {
+			return ""
+		}
 		if p.passed(since.Add(p.Config.BootLimit)) {
 			return BootTimeout
 		}

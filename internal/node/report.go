@@ -170,6 +170,9 @@ func reportOf(c *nodev1.TaskCompleted) ledger.Report {
 		r.Usage = millpond.Usage{UserCPU: atLeast0(u.GetUserCpu().AsDuration()), KernelCPU: atLeast0(u.GetKernelCpu().AsDuration()),
 			Reads: count0(u.GetReads()), Writes: count0(u.GetWrites()), BytesRead: count0(u.GetBytesRead()), BytesWritten: count0(u.GetBytesWritten())}
 	}
+	if x := c.GetContainer(); x != nil {
+		r.Container = &millpond.ContainerInfo{ID: x.GetId(), State: x.GetState(), Error: x.GetError()}
+	}
 	if f := c.GetFailure(); f != nil {
 		r.Failure = &millpond.TaskFailure{Category: "usererror", Code: f.GetCode(), Message: f.GetMessage()}
 		if f.GetServerError() {
@@ -213,7 +216,7 @@ func (x *session) startTaskEnded(tx *sqlite.Tx, book *ledger.Book, c *nodev1.Tas
 	if !r.Start.IsZero() {
 		i.StartTime = r.Start
 	}
-	i.EndTime, i.ExitCode, i.Failure = r.End, r.ExitCode, r.Failure
+	i.EndTime, i.ExitCode, i.Failure, i.Container = r.End, r.ExitCode, r.Failure, r.Container
 	again := false
 	switch {
 	case r.Failure == nil:

@@ -160,6 +160,9 @@ func (x *session) serve(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return x.listen(ctx, hello.GetLastSequence()) })
 	g.Go(func() error { return x.tell(ctx) })
+	if n.Preparing {
+		g.Go(func() error { return x.prepare(ctx, hello.GetBootId()) })
+	}
 	g.Go(func() error { return x.acknowledge(ctx) })
 	g.Go(func() error { return x.keep(ctx) })
 	x.keeps.Wake()
@@ -281,6 +284,7 @@ func (x *session) register(tx *sqlite.Tx, book *ledger.Book, n *millpond.Node, h
 	if n.RolledBack && p.Rollout != nil {
 		n.StartTask = p.Rollout.WasStart
 	}
+	n.Preparing = p.Spec.Prepared()
 	if n.StartTask == nil {
 		n.StartTaskInfo = nil
 	} else {
@@ -306,6 +310,7 @@ func (s *Service) putNode(tx *sqlite.Tx, book *ledger.Book, n millpond.Node) err
 func (s *Service) proceed(book *ledger.Book, n *millpond.Node, now time.Time) {
 	i := n.StartTaskInfo
 	switch {
+	case n.Preparing:
 	case n.StartTask == nil || i == nil || !n.StartTask.WaitForSuccess || i.Result == "success":
 		if move(n, millpond.NodeReady, "ready", now) {
 			n.Errors = nil

@@ -26,6 +26,7 @@ type Patch struct {
 	UserAccounts *[]millpond.UserAccount
 	ResourceTags *map[string]string
 	Upgrade      **millpond.UpgradePolicy
+	Mounts       *[]millpond.Mount
 }
 
 // Machine is a pool's virtualMachineConfiguration, which is replaced as a whole.
@@ -34,6 +35,7 @@ type Machine struct {
 	NodeAgentSKU string
 	DataDisks    []millpond.DataDiskSpec
 	OSDisk       millpond.OSDiskSpec
+	Containers   *millpond.ContainerPool
 }
 
 // Scheduling is a pool's taskSchedulingPolicy.
@@ -59,8 +61,9 @@ func (p Patch) apply(s millpond.PoolSpec) millpond.PoolSpec {
 	set(&s.UserAccounts, p.UserAccounts)
 	set(&s.ResourceTags, p.ResourceTags)
 	set(&s.Upgrade, p.Upgrade)
+	set(&s.Mounts, p.Mounts)
 	if m := p.Machine; m != nil {
-		s.Image, s.NodeAgentSKU, s.DataDisks, s.OSDisk = m.Image, m.NodeAgentSKU, m.DataDisks, m.OSDisk
+		s.Image, s.NodeAgentSKU, s.DataDisks, s.OSDisk, s.Containers = m.Image, m.NodeAgentSKU, m.DataDisks, m.OSDisk, m.Containers
 	}
 	if c := p.Scheduling; c != nil {
 		s.FillType, s.OldestJobFirst = c.FillType, c.OldestJobFirst
@@ -88,6 +91,10 @@ func fixed(was, is millpond.PoolSpec) (names []string) {
 		differ("virtualMachineConfiguration.dataDisks", was.DataDisks, is.DataDisks)
 	}
 	differ("virtualMachineConfiguration.osDisk", was.OSDisk, is.OSDisk)
+	differ("virtualMachineConfiguration.containerConfiguration", was.Containers, is.Containers)
+	if len(was.Mounts)+len(is.Mounts) > 0 {
+		differ("mountConfiguration", was.Mounts, is.Mounts)
+	}
 	differ("taskSlotsPerNode", was.TaskSlotsPerNode, is.TaskSlotsPerNode)
 	differ("taskSchedulingPolicy", []any{was.FillType, was.OldestJobFirst}, []any{is.FillType, is.OldestJobFirst})
 	if len(was.UserAccounts)+len(is.UserAccounts) > 0 {

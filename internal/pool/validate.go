@@ -3,7 +3,10 @@ package pool
 import (
 	"encoding/json"
 	"fmt"
+	"path"
+	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	millpond "millpond.dev/millpond"
@@ -59,12 +62,40 @@ func (s *Service) checkSpec(p *millpond.PoolSpec) (millpond.VMSize, error) {
 		}
 		names[u.Name] = true
 	}
+	if err := checkMounts(p.Mounts); err != nil {
+		return size, err
+	}
+	if t := p.StartTask; t != nil && t.Container != nil && p.Containers == nil {
+		return size, millpond.InvalidProperty("startTask.containerSettings", t.Container.Image, "The pool has no containerConfiguration, without which nothing runs in a container.")
+	}
 	for _, m := range p.Metadata {
 		if m.Name == "" {
 			return size, millpond.Errorf(millpond.Invalid, "EmptyMetadataKey", "A metadata item has no name. Give each item a name.")
 		}
 	}
 	return size, checkStartTask(p.StartTask, p.UserAccounts, true)
+}
+
+// checkMounts wants each mount to have a place of its own below the directory of
+// mounts.
+func checkMounts(mounts []millpond.Mount) error {
+	if len(mounts) > millpond.MaxMounts {
+		return millpond.InvalidProperty("mountConfiguration", strconv.Itoa(len(mounts)), fmt.Sprintf("A pool has at most %d mounts.", millpond.MaxMounts))
+	}
+	var taken []string
+	for _, m := range mounts {
+		at := path.Clean(m.Path)
+		if !filepath.IsLocal(m.Path) || at == "." || strings.ContainsAny(m.Path, "\\\x00") {
+			return millpond.InvalidProperty("relativeMountPath", m.Path, "The path must be relative to AZ_BATCH_NODE_MOUNTS_DIR and may not leave it.")
+		}
+		for _, o := range taken {
+			if at == o || strings.HasPrefix(at, o+"/") || strings.HasPrefix(o, at+"/") {
+				return millpond.InvalidProperty("relativeMountPath", m.Path, "Each mount needs a directory of its own that is not inside another's.")
+			}
+		}
+		taken = append(taken, at)
+	}
+	return nil
 }
 
 // checkStartTask refuses a start task that could not run. users are checked

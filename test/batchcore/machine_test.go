@@ -29,6 +29,10 @@ type hall struct {
 	// never leave preparing; mute that their agents never speak.
 	// stutter says that agents report everything twice, older reports too.
 	fails, holds, mute, stutter bool
+	// notices are the kinds of those that agents were given.
+	notices []string
+	// engine, if set, is a folder for a container engine's client and its home.
+	engine string
 	// latest is the newest version of the image.
 	latest   string
 	limit    int
@@ -471,6 +475,17 @@ func (a *agent) StopTask(_ context.Context, q *connect.Request[nodev1.StopTaskRe
 		}
 	}
 	return connect.NewResponse(&nodev1.StopTaskResponse{}), nil
+}
+
+func (a *agent) Prepare(context.Context, *connect.Request[nodev1.PrepareRequest]) (*connect.Response[nodev1.PrepareResponse], error) {
+	return connect.NewResponse(&nodev1.PrepareResponse{}), nil
+}
+
+func (a *agent) Notice(_ context.Context, q *connect.Request[nodev1.NoticeRequest]) (*connect.Response[nodev1.NoticeResponse], error) {
+	a.hall.mu.Lock()
+	defer a.hall.mu.Unlock()
+	a.hall.notices = append(a.hall.notices, q.Msg.GetType())
+	return connect.NewResponse(&nodev1.NoticeResponse{}), nil
 }
 
 func (a *agent) RemoveTask(_ context.Context, q *connect.Request[nodev1.RemoveTaskRequest]) (*connect.Response[nodev1.RemoveTaskResponse], error) {

@@ -8,6 +8,7 @@ import (
 
 	millpond "millpond.dev/millpond"
 	guestagent "millpond.dev/millpond/internal/agent"
+	"millpond.dev/millpond/internal/agent/container"
 	"millpond.dev/millpond/internal/agent/guest"
 	"millpond.dev/millpond/internal/agent/proc"
 	"millpond.dev/millpond/internal/agent/transfer"
@@ -20,9 +21,10 @@ import (
 func (m *machine) realAgent() nodev1.AgentHandler {
 	root := filepath.Join(m.hall.real, m.spec.Node.Key())
 	log := slog.New(slog.DiscardHandler)
+	engine := func() *container.Engine { return container.Find(m.hall.engine, m.hall.engine) }
 	reach := &transfer.Reach{}
-	g := guest.New(guest.Config{Root: root, Reach: reach, Clock: clock.System{}, Log: log, Runner: func(root string) guestagent.Runner {
-		return proc.New(proc.Config{Root: root, SameUser: true, Clock: clock.System{}, Log: log, Reach: reach})
+	g := guest.New(guest.Config{Root: root, Reach: reach, Engine: engine, Clock: clock.System{}, Log: log, Runner: func(root string) guestagent.Runner {
+		return proc.New(proc.Config{Root: root, SameUser: true, Engine: engine, Clock: clock.System{}, Log: log, Reach: reach})
 	}})
 	a := guestagent.New(guestagent.Config{Version: "test", Machine: g, Clock: clock.System{}, Log: log, Heartbeat: time.Second})
 	context.AfterFunc(m.ctx, func() { _ = a.Close() })

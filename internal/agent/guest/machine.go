@@ -25,6 +25,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"millpond.dev/millpond/internal/agent"
+	"millpond.dev/millpond/internal/agent/container"
 	"millpond.dev/millpond/internal/agent/transfer"
 	"millpond.dev/millpond/internal/clock"
 	"millpond.dev/millpond/internal/nodeproto/nodev1"
@@ -62,6 +63,8 @@ type Config struct {
 	Reach *transfer.Reach
 	// Runner makes the runner once the root directory is known.
 	Runner func(root string) agent.Runner
+	// Engine finds the machine's container engine; nil when it has none.
+	Engine func() *container.Engine
 }
 
 // Machine implements agent.Machine.
@@ -180,13 +183,23 @@ func (m *Machine) settle() error {
 	}
 	m.root = root
 	runner := m.cfg.Runner(root)
+	prepare := &preparer{root: root, log: m.cfg.Log, mayMount: m.cfg.Privileged, engine: m.cfg.Engine, wait: func(context.Context) {}}
+	if prepare.engine == nil {
+		prepare.engine = func() *container.Engine { return nil }
+	}
 	if m.cfg.Privileged {
-		runner = &online{Runner: runner, up: func() bool { return networkUp() && mountsUp() }, until: time.Now().Add(networkLimit), log: m.cfg.Log}
+		o := &online{Runner: runner, up: func() bool { return networkUp() && mountsUp() }, until: time.Now().Add(networkLimit), log: m.cfg.Log}
+		runner, prepare.wait = o, o.wait
+	}
+	// What was announced before this boot has happened.
+	if err := os.Remove(filepath.Join(root, notices)); !os.IsNotExist(err) {
+		m.attempt("notices", err)
 	}
 	m.place = &agent.Place{
-		Runner:  runner,
-		Files:   files,
-		Journal: filepath.Join(root, agent.Volatile, "events.log"),
+		Runner:   runner,
+		Preparer: prepare,
+		Files:    files,
+		Journal:  filepath.Join(root, agent.Volatile, "events.log"),
 	}
 	return nil
 }

@@ -30,8 +30,18 @@ func (t *task) execute(ctx context.Context, started func(time.Time)) (*int32, ti
 	number := t.runner.next()
 	mark := fmt.Sprintf("%s%d-%d-%d", t.runner.prefix, os.Getpid(), number, t.runner.cfg.Clock.Now().UnixNano())
 	env := t.environment(mark)
-	program, err := t.program(words[0], env)
-	if err != nil {
+	var program string
+	var box *box
+	if t.request.GetContainer() != nil {
+		if box, err = t.makeContainer(ctx, words, env, mark); err != nil {
+			if ctx.Err() != nil {
+				err = context.Cause(ctx)
+			}
+			return nil, none, err
+		}
+		defer box.end()
+		program, words, env = box.engine.Program, box.engine.Start(box.id), append(box.engine.Environment(), markName+"="+mark)
+	} else if program, err = t.program(words[0], env); err != nil {
 		return nil, none, err
 	}
 	stdout, err := t.output("stdout.txt")
@@ -57,7 +67,8 @@ func (t *task) execute(ctx context.Context, started func(time.Time)) (*int32, ti
 	command := func(group *cgroup) *exec.Cmd {
 		cmd := &exec.Cmd{Path: program, Args: words, Env: env, Dir: t.wd, Stdout: stdout, Stderr: stderr}
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-		if !t.runner.rootless {
+		// The client of a container engine is the agent's; the container has the user.
+		if !t.runner.rootless && box == nil {
 			cmd.SysProcAttr.Credential = &syscall.Credential{Uid: uint32(t.user.uid), Gid: uint32(t.user.gid), Groups: t.user.groups}
 		}
 		if group != nil {
@@ -118,6 +129,11 @@ func (t *task) execute(ctx context.Context, started func(time.Time)) (*int32, ti
 		t.report.Usage = usageOf(cmd.ProcessState, io, group)
 	}
 	exit, err := exitCode(werr)
+	if box != nil && why == nil {
+		if failure := box.settle(); failure != nil {
+			return nil, start, failure
+		}
+	}
 	if why != nil {
 		return exit, start, why
 	}

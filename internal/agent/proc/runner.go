@@ -24,6 +24,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	millpond "millpond.dev/millpond"
+	"millpond.dev/millpond/internal/agent/container"
 	"millpond.dev/millpond/internal/agent/transfer"
 	"millpond.dev/millpond/internal/clock"
 	"millpond.dev/millpond/internal/nodeproto/nodev1"
@@ -42,6 +43,8 @@ type Config struct {
 	SameUser bool
 	// Etc is where passwd, group and shadow lie; /etc when empty.
 	Etc string
+	// Engine finds the container engine; nil, or giving nil, when there is none.
+	Engine func() *container.Engine
 	// Download tells how resource files are fetched.
 	Download Download
 	// Reach is the way to Azure's names, which Hello tells; nil: as names say.

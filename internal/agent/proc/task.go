@@ -141,11 +141,13 @@ func (t *task) environment(mark string) []string {
 		"AZ_BATCH_NODE_STARTUP_DIR":         filepath.Join(root, "startup"),
 		"AZ_BATCH_NODE_STARTUP_WORKING_DIR": filepath.Join(root, "startup", "wd"),
 		"AZ_BATCH_NODE_MOUNTS_DIR":          filepath.Join(root, "fsmounts"),
-		"AZ_BATCH_TASK_DIR":                 t.dir,
-		"AZ_BATCH_TASK_WORKING_DIR":         t.wd,
-		"AZ_BATCH_TASK_USER":                t.user.name,
-		"AZ_BATCH_TASK_USER_IDENTITY":       t.user.identity,
-		markName:                            mark,
+		// Ours: what is about to happen to the node, in the form of scheduled events.
+		"MILLPOND_SCHEDULED_EVENTS":   filepath.Join(root, "scheduledevents.json"),
+		"AZ_BATCH_TASK_DIR":           t.dir,
+		"AZ_BATCH_TASK_WORKING_DIR":   t.wd,
+		"AZ_BATCH_TASK_USER":          t.user.name,
+		"AZ_BATCH_TASK_USER_IDENTITY": t.user.identity,
+		markName:                      mark,
 	})
 	list := make([]string, 0, len(env))
 	for _, k := range slices.Sorted(maps.Keys(env)) {

@@ -34,6 +34,14 @@ func (dispatch) RunTasks(ctx context.Context, q *connect.Request[nodev1.RunTasks
 	return of(ctx).RunTasks(ctx, q)
 }
 
+func (dispatch) Prepare(ctx context.Context, q *connect.Request[nodev1.PrepareRequest]) (*connect.Response[nodev1.PrepareResponse], error) {
+	return of(ctx).Prepare(ctx, q)
+}
+
+func (dispatch) Notice(ctx context.Context, q *connect.Request[nodev1.NoticeRequest]) (*connect.Response[nodev1.NoticeResponse], error) {
+	return of(ctx).Notice(ctx, q)
+}
+
 func (dispatch) StopTask(ctx context.Context, q *connect.Request[nodev1.StopTaskRequest]) (*connect.Response[nodev1.StopTaskResponse], error) {
 	return of(ctx).StopTask(ctx, q)
 }

@@ -287,7 +287,7 @@ func wait(ctx context.Context, d time.Duration) bool {
 func (b *boot) Adopt(_ context.Context, q *nodev1.HelloRequest) (agent.Place, *nodev1.HelloResponse, error) {
 	v := b.vm
 	v.l.reach.Set(q.GetServerAddress(), q.GetServerCa(), q.GetAzureHosts())
-	return agent.Place{Runner: &runner{boot: b}, Files: v.disk}, &nodev1.HelloResponse{
+	return agent.Place{Runner: &runner{boot: b}, Files: v.disk, Preparer: preparer{disk: v.disk}}, &nodev1.HelloResponse{
 		BootId:    b.id,
 		Kernel:    "fake",
 		OsRelease: "NAME=\"Millpond fake node\"\nID=fake\n",

@@ -47,6 +47,10 @@ const (
 	AgentRunTaskProcedure = "/millpond.node.v1.Agent/RunTask"
 	// AgentRunTasksProcedure is the fully-qualified name of the Agent's RunTasks RPC.
 	AgentRunTasksProcedure = "/millpond.node.v1.Agent/RunTasks"
+	// AgentPrepareProcedure is the fully-qualified name of the Agent's Prepare RPC.
+	AgentPrepareProcedure = "/millpond.node.v1.Agent/Prepare"
+	// AgentNoticeProcedure is the fully-qualified name of the Agent's Notice RPC.
+	AgentNoticeProcedure = "/millpond.node.v1.Agent/Notice"
 	// AgentStopTaskProcedure is the fully-qualified name of the Agent's StopTask RPC.
 	AgentStopTaskProcedure = "/millpond.node.v1.Agent/StopTask"
 	// AgentRemoveTaskProcedure is the fully-qualified name of the Agent's RemoveTask RPC.
@@ -89,6 +93,12 @@ type AgentClient interface {
 	RunTask(context.Context, *connect.Request[RunTaskRequest]) (*connect.Response[RunTaskResponse], error)
 	// RunTasks is RunTask for several attempts at once, each with its own answer.
 	RunTasks(context.Context, *connect.Request[RunTasksRequest]) (*connect.Response[RunTasksResponse], error)
+	// Prepare makes the node what its pool wants before anything runs on it: file
+	// systems mounted, container images there. It returns when that is done, which
+	// may take minutes; what is done already is left alone.
+	Prepare(context.Context, *connect.Request[PrepareRequest]) (*connect.Response[PrepareResponse], error)
+	// Notice tells what is about to happen to the machine, for its tasks to read.
+	Notice(context.Context, *connect.Request[NoticeRequest]) (*connect.Response[NoticeResponse], error)
 	// StopTask kills an attempt's process group; it then reports TaskCompleted.
 	StopTask(context.Context, *connect.Request[StopTaskRequest]) (*connect.Response[StopTaskResponse], error)
 	// RemoveTask deletes a task's directory; it must not be running.
@@ -160,6 +170,18 @@ func NewAgentClient(httpClient connect.HTTPClient, baseURL string, opts ...conne
 			httpClient,
 			baseURL+AgentRunTasksProcedure,
 			connect.WithSchema(agentMethods.ByName("RunTasks")),
+			connect.WithClientOptions(opts...),
+		),
+		prepare: connect.NewClient[PrepareRequest, PrepareResponse](
+			httpClient,
+			baseURL+AgentPrepareProcedure,
+			connect.WithSchema(agentMethods.ByName("Prepare")),
+			connect.WithClientOptions(opts...),
+		),
+		notice: connect.NewClient[NoticeRequest, NoticeResponse](
+			httpClient,
+			baseURL+AgentNoticeProcedure,
+			connect.WithSchema(agentMethods.ByName("Notice")),
 			connect.WithClientOptions(opts...),
 		),
 		stopTask: connect.NewClient[StopTaskRequest, StopTaskResponse](
@@ -250,6 +272,8 @@ type agentClient struct {
 	acknowledge *connect.Client[AcknowledgeRequest, AcknowledgeResponse]
 	runTask     *connect.Client[RunTaskRequest, RunTaskResponse]
 	runTasks    *connect.Client[RunTasksRequest, RunTasksResponse]
+	prepare     *connect.Client[PrepareRequest, PrepareResponse]
+	notice      *connect.Client[NoticeRequest, NoticeResponse]
 	stopTask    *connect.Client[StopTaskRequest, StopTaskResponse]
 	removeTask  *connect.Client[RemoveTaskRequest, RemoveTaskResponse]
 	install     *connect.Client[InstallRequest, InstallResponse]
@@ -288,6 +312,16 @@ func (c *agentClient) RunTask(ctx context.Context, req *connect.Request[RunTaskR
 // RunTasks calls millpond.node.v1.Agent.RunTasks.
 func (c *agentClient) RunTasks(ctx context.Context, req *connect.Request[RunTasksRequest]) (*connect.Response[RunTasksResponse], error) {
 	return c.runTasks.CallUnary(ctx, req)
+}
+
+// Prepare calls millpond.node.v1.Agent.Prepare.
+func (c *agentClient) Prepare(ctx context.Context, req *connect.Request[PrepareRequest]) (*connect.Response[PrepareResponse], error) {
+	return c.prepare.CallUnary(ctx, req)
+}
+
+// Notice calls millpond.node.v1.Agent.Notice.
+func (c *agentClient) Notice(ctx context.Context, req *connect.Request[NoticeRequest]) (*connect.Response[NoticeResponse], error) {
+	return c.notice.CallUnary(ctx, req)
 }
 
 // StopTask calls millpond.node.v1.Agent.StopTask.
@@ -369,6 +403,12 @@ type AgentHandler interface {
 	RunTask(context.Context, *connect.Request[RunTaskRequest]) (*connect.Response[RunTaskResponse], error)
 	// RunTasks is RunTask for several attempts at once, each with its own answer.
 	RunTasks(context.Context, *connect.Request[RunTasksRequest]) (*connect.Response[RunTasksResponse], error)
+	// Prepare makes the node what its pool wants before anything runs on it: file
+	// systems mounted, container images there. It returns when that is done, which
+	// may take minutes; what is done already is left alone.
+	Prepare(context.Context, *connect.Request[PrepareRequest]) (*connect.Response[PrepareResponse], error)
+	// Notice tells what is about to happen to the machine, for its tasks to read.
+	Notice(context.Context, *connect.Request[NoticeRequest]) (*connect.Response[NoticeResponse], error)
 	// StopTask kills an attempt's process group; it then reports TaskCompleted.
 	StopTask(context.Context, *connect.Request[StopTaskRequest]) (*connect.Response[StopTaskResponse], error)
 	// RemoveTask deletes a task's directory; it must not be running.
@@ -436,6 +476,18 @@ func NewAgentHandler(svc AgentHandler, opts ...connect.HandlerOption) (string, h
 		AgentRunTasksProcedure,
 		svc.RunTasks,
 		connect.WithSchema(agentMethods.ByName("RunTasks")),
+		connect.WithHandlerOptions(opts...),
+	)
+	agentPrepareHandler := connect.NewUnaryHandler(
+		AgentPrepareProcedure,
+		svc.Prepare,
+		connect.WithSchema(agentMethods.ByName("Prepare")),
+		connect.WithHandlerOptions(opts...),
+	)
+	agentNoticeHandler := connect.NewUnaryHandler(
+		AgentNoticeProcedure,
+		svc.Notice,
+		connect.WithSchema(agentMethods.ByName("Notice")),
 		connect.WithHandlerOptions(opts...),
 	)
 	agentStopTaskHandler := connect.NewUnaryHandler(
@@ -528,6 +580,10 @@ func NewAgentHandler(svc AgentHandler, opts ...connect.HandlerOption) (string, h
 			agentRunTaskHandler.ServeHTTP(w, r)
 		case AgentRunTasksProcedure:
 			agentRunTasksHandler.ServeHTTP(w, r)
+		case AgentPrepareProcedure:
+			agentPrepareHandler.ServeHTTP(w, r)
+		case AgentNoticeProcedure:
+			agentNoticeHandler.ServeHTTP(w, r)
 		case AgentStopTaskProcedure:
 			agentStopTaskHandler.ServeHTTP(w, r)
 		case AgentRemoveTaskProcedure:
@@ -581,6 +637,14 @@ func (UnimplementedAgentHandler) RunTask(context.Context, *connect.Request[RunTa
 
 func (UnimplementedAgentHandler) RunTasks(context.Context, *connect.Request[RunTasksRequest]) (*connect.Response[RunTasksResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("millpond.node.v1.Agent.RunTasks is not implemented"))
+}
+
+func (UnimplementedAgentHandler) Prepare(context.Context, *connect.Request[PrepareRequest]) (*connect.Response[PrepareResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("millpond.node.v1.Agent.Prepare is not implemented"))
+}
+
+func (UnimplementedAgentHandler) Notice(context.Context, *connect.Request[NoticeRequest]) (*connect.Response[NoticeResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("millpond.node.v1.Agent.Notice is not implemented"))
 }
 
 func (UnimplementedAgentHandler) StopTask(context.Context, *connect.Request[StopTaskRequest]) (*connect.Response[StopTaskResponse], error) {

@@ -621,7 +621,9 @@ type TaskCompleted struct {
 	Failure *Failure `protobuf:"bytes,5,opt,name=failure,proto3" json:"failure,omitempty"`
 	// usage is what the command and all that it started used; absent when it
 	// never ran, and from older agents.
-	Usage         *Usage `protobuf:"bytes,20,opt,name=usage,proto3" json:"usage,omitempty"`
+	Usage *Usage `protobuf:"bytes,20,opt,name=usage,proto3" json:"usage,omitempty"`
+	// container is of the container that the command ran in.
+	Container     *ContainerInfo `protobuf:"bytes,50,opt,name=container,proto3" json:"container,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -694,6 +696,13 @@ func (x *TaskCompleted) GetFailure() *Failure {
 func (x *TaskCompleted) GetUsage() *Usage {
 	if x != nil {
 		return x.Usage
+	}
+	return nil
+}
+
+func (x *TaskCompleted) GetContainer() *ContainerInfo {
+	if x != nil {
+		return x.Container
 	}
 	return nil
 }
@@ -1089,7 +1098,9 @@ type RunTaskRequest struct {
 	SharedDirectory bool          `protobuf:"varint,20,opt,name=shared_directory,json=sharedDirectory,proto3" json:"shared_directory,omitempty"`
 	OutputFiles     []*OutputFile `protobuf:"bytes,40,rep,name=output_files,json=outputFiles,proto3" json:"output_files,omitempty"`
 	// packages are installed before the command runs, and named in its environment.
-	Packages      []*ApplicationPackage `protobuf:"bytes,41,rep,name=packages,proto3" json:"packages,omitempty"`
+	Packages []*ApplicationPackage `protobuf:"bytes,41,rep,name=packages,proto3" json:"packages,omitempty"`
+	// container runs the command in one; absent for a process.
+	Container     *Container `protobuf:"bytes,50,opt,name=container,proto3" json:"container,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1190,6 +1201,13 @@ func (x *RunTaskRequest) GetOutputFiles() []*OutputFile {
 func (x *RunTaskRequest) GetPackages() []*ApplicationPackage {
 	if x != nil {
 		return x.Packages
+	}
+	return nil
+}
+
+func (x *RunTaskRequest) GetContainer() *Container {
+	if x != nil {
+		return x.Container
 	}
 	return nil
 }
@@ -1832,6 +1850,605 @@ func (x *RunTaskResult) GetMessage() string {
 	return ""
 }
 
+type PrepareRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Mounts        []*Mount               `protobuf:"bytes,1,rep,name=mounts,proto3" json:"mounts,omitempty"`
+	Containers    *Containers            `protobuf:"bytes,2,opt,name=containers,proto3" json:"containers,omitempty"` // absent: no containers run here
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PrepareRequest) Reset() {
+	*x = PrepareRequest{}
+	mi := &file_node_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PrepareRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PrepareRequest) ProtoMessage() {}
+
+func (x *PrepareRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_node_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PrepareRequest.ProtoReflect.Descriptor instead.
+func (*PrepareRequest) Descriptor() ([]byte, []int) {
+	return file_node_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *PrepareRequest) GetMounts() []*Mount {
+	if x != nil {
+		return x.Mounts
+	}
+	return nil
+}
+
+func (x *PrepareRequest) GetContainers() *Containers {
+	if x != nil {
+		return x.Containers
+	}
+	return nil
+}
+
+type Mount struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Type   string                 `protobuf:"bytes,1,opt,name=type,proto3" json:"type,omitempty"` // nfs or cifs
+	Source string                 `protobuf:"bytes,2,opt,name=source,proto3" json:"source,omitempty"`
+	Path   string                 `protobuf:"bytes,3,opt,name=path,proto3" json:"path,omitempty"` // relative to fsmounts
+	// options are words for mount(8), such as "-o vers=3".
+	Options  string `protobuf:"bytes,4,opt,name=options,proto3" json:"options,omitempty"`
+	Username string `protobuf:"bytes,5,opt,name=username,proto3" json:"username,omitempty"`
+	Password string `protobuf:"bytes,6,opt,name=password,proto3" json:"password,omitempty"`
+	// port is not 0 where the address of an Azure file share names one.
+	Port          int32 `protobuf:"varint,7,opt,name=port,proto3" json:"port,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Mount) Reset() {
+	*x = Mount{}
+	mi := &file_node_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Mount) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Mount) ProtoMessage() {}
+
+func (x *Mount) ProtoReflect() protoreflect.Message {
+	mi := &file_node_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Mount.ProtoReflect.Descriptor instead.
+func (*Mount) Descriptor() ([]byte, []int) {
+	return file_node_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *Mount) GetType() string {
+	if x != nil {
+		return x.Type
+	}
+	return ""
+}
+
+func (x *Mount) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *Mount) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *Mount) GetOptions() string {
+	if x != nil {
+		return x.Options
+	}
+	return ""
+}
+
+func (x *Mount) GetUsername() string {
+	if x != nil {
+		return x.Username
+	}
+	return ""
+}
+
+func (x *Mount) GetPassword() string {
+	if x != nil {
+		return x.Password
+	}
+	return ""
+}
+
+func (x *Mount) GetPort() int32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+type Containers struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Images        []string               `protobuf:"bytes,1,rep,name=images,proto3" json:"images,omitempty"`
+	Registries    []*Registry            `protobuf:"bytes,2,rep,name=registries,proto3" json:"registries,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Containers) Reset() {
+	*x = Containers{}
+	mi := &file_node_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Containers) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Containers) ProtoMessage() {}
+
+func (x *Containers) ProtoReflect() protoreflect.Message {
+	mi := &file_node_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Containers.ProtoReflect.Descriptor instead.
+func (*Containers) Descriptor() ([]byte, []int) {
+	return file_node_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *Containers) GetImages() []string {
+	if x != nil {
+		return x.Images
+	}
+	return nil
+}
+
+func (x *Containers) GetRegistries() []*Registry {
+	if x != nil {
+		return x.Registries
+	}
+	return nil
+}
+
+type Registry struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Server        string                 `protobuf:"bytes,1,opt,name=server,proto3" json:"server,omitempty"` // empty: the engine's own
+	Username      string                 `protobuf:"bytes,2,opt,name=username,proto3" json:"username,omitempty"`
+	Password      string                 `protobuf:"bytes,3,opt,name=password,proto3" json:"password,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Registry) Reset() {
+	*x = Registry{}
+	mi := &file_node_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Registry) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Registry) ProtoMessage() {}
+
+func (x *Registry) ProtoReflect() protoreflect.Message {
+	mi := &file_node_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Registry.ProtoReflect.Descriptor instead.
+func (*Registry) Descriptor() ([]byte, []int) {
+	return file_node_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *Registry) GetServer() string {
+	if x != nil {
+		return x.Server
+	}
+	return ""
+}
+
+func (x *Registry) GetUsername() string {
+	if x != nil {
+		return x.Username
+	}
+	return ""
+}
+
+func (x *Registry) GetPassword() string {
+	if x != nil {
+		return x.Password
+	}
+	return ""
+}
+
+type PrepareResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// failure is why the node cannot be used; its details have the evidence.
+	Failure       *Failure `protobuf:"bytes,1,opt,name=failure,proto3" json:"failure,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PrepareResponse) Reset() {
+	*x = PrepareResponse{}
+	mi := &file_node_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PrepareResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PrepareResponse) ProtoMessage() {}
+
+func (x *PrepareResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_node_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PrepareResponse.ProtoReflect.Descriptor instead.
+func (*PrepareResponse) Descriptor() ([]byte, []int) {
+	return file_node_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *PrepareResponse) GetFailure() *Failure {
+	if x != nil {
+		return x.Failure
+	}
+	return nil
+}
+
+// Container is how a command runs in a container.
+type Container struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Image      string                 `protobuf:"bytes,1,opt,name=image,proto3" json:"image,omitempty"`
+	RunOptions []string               `protobuf:"bytes,2,rep,name=run_options,json=runOptions,proto3" json:"run_options,omitempty"` // words for the engine's create
+	Registry   *Registry              `protobuf:"bytes,3,opt,name=registry,proto3" json:"registry,omitempty"`
+	// own_directory keeps the image's own working directory.
+	OwnDirectory bool `protobuf:"varint,4,opt,name=own_directory,json=ownDirectory,proto3" json:"own_directory,omitempty"`
+	// binds are directories of the node, relative to its root; without any and
+	// with whole_root all of it is there, at the same path.
+	Binds         []*Bind `protobuf:"bytes,5,rep,name=binds,proto3" json:"binds,omitempty"`
+	WholeRoot     bool    `protobuf:"varint,6,opt,name=whole_root,json=wholeRoot,proto3" json:"whole_root,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Container) Reset() {
+	*x = Container{}
+	mi := &file_node_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Container) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Container) ProtoMessage() {}
+
+func (x *Container) ProtoReflect() protoreflect.Message {
+	mi := &file_node_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Container.ProtoReflect.Descriptor instead.
+func (*Container) Descriptor() ([]byte, []int) {
+	return file_node_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *Container) GetImage() string {
+	if x != nil {
+		return x.Image
+	}
+	return ""
+}
+
+func (x *Container) GetRunOptions() []string {
+	if x != nil {
+		return x.RunOptions
+	}
+	return nil
+}
+
+func (x *Container) GetRegistry() *Registry {
+	if x != nil {
+		return x.Registry
+	}
+	return nil
+}
+
+func (x *Container) GetOwnDirectory() bool {
+	if x != nil {
+		return x.OwnDirectory
+	}
+	return false
+}
+
+func (x *Container) GetBinds() []*Bind {
+	if x != nil {
+		return x.Binds
+	}
+	return nil
+}
+
+func (x *Container) GetWholeRoot() bool {
+	if x != nil {
+		return x.WholeRoot
+	}
+	return false
+}
+
+type Bind struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Path          string                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
+	ReadOnly      bool                   `protobuf:"varint,2,opt,name=read_only,json=readOnly,proto3" json:"read_only,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Bind) Reset() {
+	*x = Bind{}
+	mi := &file_node_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Bind) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Bind) ProtoMessage() {}
+
+func (x *Bind) ProtoReflect() protoreflect.Message {
+	mi := &file_node_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Bind.ProtoReflect.Descriptor instead.
+func (*Bind) Descriptor() ([]byte, []int) {
+	return file_node_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *Bind) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *Bind) GetReadOnly() bool {
+	if x != nil {
+		return x.ReadOnly
+	}
+	return false
+}
+
+type ContainerInfo struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	State         string                 `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`
+	Error         string                 `protobuf:"bytes,3,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ContainerInfo) Reset() {
+	*x = ContainerInfo{}
+	mi := &file_node_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ContainerInfo) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ContainerInfo) ProtoMessage() {}
+
+func (x *ContainerInfo) ProtoReflect() protoreflect.Message {
+	mi := &file_node_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ContainerInfo.ProtoReflect.Descriptor instead.
+func (*ContainerInfo) Descriptor() ([]byte, []int) {
+	return file_node_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *ContainerInfo) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *ContainerInfo) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *ContainerInfo) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+type NoticeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Type          string                 `protobuf:"bytes,2,opt,name=type,proto3" json:"type,omitempty"` // Preempt, as in Azure's scheduled events
+	NotBefore     *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=not_before,json=notBefore,proto3" json:"not_before,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NoticeRequest) Reset() {
+	*x = NoticeRequest{}
+	mi := &file_node_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NoticeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NoticeRequest) ProtoMessage() {}
+
+func (x *NoticeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_node_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NoticeRequest.ProtoReflect.Descriptor instead.
+func (*NoticeRequest) Descriptor() ([]byte, []int) {
+	return file_node_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *NoticeRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *NoticeRequest) GetType() string {
+	if x != nil {
+		return x.Type
+	}
+	return ""
+}
+
+func (x *NoticeRequest) GetNotBefore() *timestamppb.Timestamp {
+	if x != nil {
+		return x.NotBefore
+	}
+	return nil
+}
+
+type NoticeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NoticeResponse) Reset() {
+	*x = NoticeResponse{}
+	mi := &file_node_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NoticeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NoticeResponse) ProtoMessage() {}
+
+func (x *NoticeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_node_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NoticeResponse.ProtoReflect.Descriptor instead.
+func (*NoticeResponse) Descriptor() ([]byte, []int) {
+	return file_node_proto_rawDescGZIP(), []int{34}
+}
+
 type StopTaskRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Key   *TaskKey               `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
@@ -1844,7 +2461,7 @@ type StopTaskRequest struct {
 
 func (x *StopTaskRequest) Reset() {
 	*x = StopTaskRequest{}
-	mi := &file_node_proto_msgTypes[25]
+	mi := &file_node_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1856,7 +2473,7 @@ func (x *StopTaskRequest) String() string {
 func (*StopTaskRequest) ProtoMessage() {}
 
 func (x *StopTaskRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[25]
+	mi := &file_node_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1869,7 +2486,7 @@ func (x *StopTaskRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopTaskRequest.ProtoReflect.Descriptor instead.
 func (*StopTaskRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{25}
+	return file_node_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *StopTaskRequest) GetKey() *TaskKey {
@@ -1901,7 +2518,7 @@ type StopTaskResponse struct {
 
 func (x *StopTaskResponse) Reset() {
 	*x = StopTaskResponse{}
-	mi := &file_node_proto_msgTypes[26]
+	mi := &file_node_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1913,7 +2530,7 @@ func (x *StopTaskResponse) String() string {
 func (*StopTaskResponse) ProtoMessage() {}
 
 func (x *StopTaskResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[26]
+	mi := &file_node_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1926,7 +2543,7 @@ func (x *StopTaskResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopTaskResponse.ProtoReflect.Descriptor instead.
 func (*StopTaskResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{26}
+	return file_node_proto_rawDescGZIP(), []int{36}
 }
 
 type RemoveTaskRequest struct {
@@ -1939,7 +2556,7 @@ type RemoveTaskRequest struct {
 
 func (x *RemoveTaskRequest) Reset() {
 	*x = RemoveTaskRequest{}
-	mi := &file_node_proto_msgTypes[27]
+	mi := &file_node_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1951,7 +2568,7 @@ func (x *RemoveTaskRequest) String() string {
 func (*RemoveTaskRequest) ProtoMessage() {}
 
 func (x *RemoveTaskRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[27]
+	mi := &file_node_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1964,7 +2581,7 @@ func (x *RemoveTaskRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveTaskRequest.ProtoReflect.Descriptor instead.
 func (*RemoveTaskRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{27}
+	return file_node_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *RemoveTaskRequest) GetKey() *TaskKey {
@@ -1989,7 +2606,7 @@ type RemoveTaskResponse struct {
 
 func (x *RemoveTaskResponse) Reset() {
 	*x = RemoveTaskResponse{}
-	mi := &file_node_proto_msgTypes[28]
+	mi := &file_node_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2001,7 +2618,7 @@ func (x *RemoveTaskResponse) String() string {
 func (*RemoveTaskResponse) ProtoMessage() {}
 
 func (x *RemoveTaskResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[28]
+	mi := &file_node_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2014,7 +2631,7 @@ func (x *RemoveTaskResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveTaskResponse.ProtoReflect.Descriptor instead.
 func (*RemoveTaskResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{28}
+	return file_node_proto_rawDescGZIP(), []int{38}
 }
 
 type ListFilesRequest struct {
@@ -2028,7 +2645,7 @@ type ListFilesRequest struct {
 
 func (x *ListFilesRequest) Reset() {
 	*x = ListFilesRequest{}
-	mi := &file_node_proto_msgTypes[29]
+	mi := &file_node_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2040,7 +2657,7 @@ func (x *ListFilesRequest) String() string {
 func (*ListFilesRequest) ProtoMessage() {}
 
 func (x *ListFilesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[29]
+	mi := &file_node_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2053,7 +2670,7 @@ func (x *ListFilesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListFilesRequest.ProtoReflect.Descriptor instead.
 func (*ListFilesRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{29}
+	return file_node_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ListFilesRequest) GetDirectory() string {
@@ -2079,7 +2696,7 @@ type ListFilesResponse struct {
 
 func (x *ListFilesResponse) Reset() {
 	*x = ListFilesResponse{}
-	mi := &file_node_proto_msgTypes[30]
+	mi := &file_node_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2091,7 +2708,7 @@ func (x *ListFilesResponse) String() string {
 func (*ListFilesResponse) ProtoMessage() {}
 
 func (x *ListFilesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[30]
+	mi := &file_node_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2104,7 +2721,7 @@ func (x *ListFilesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListFilesResponse.ProtoReflect.Descriptor instead.
 func (*ListFilesResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{30}
+	return file_node_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ListFilesResponse) GetFiles() []*FileInfo {
@@ -2127,7 +2744,7 @@ type FileInfo struct {
 
 func (x *FileInfo) Reset() {
 	*x = FileInfo{}
-	mi := &file_node_proto_msgTypes[31]
+	mi := &file_node_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2139,7 +2756,7 @@ func (x *FileInfo) String() string {
 func (*FileInfo) ProtoMessage() {}
 
 func (x *FileInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[31]
+	mi := &file_node_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2152,7 +2769,7 @@ func (x *FileInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileInfo.ProtoReflect.Descriptor instead.
 func (*FileInfo) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{31}
+	return file_node_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *FileInfo) GetPath() string {
@@ -2199,7 +2816,7 @@ type StatFileRequest struct {
 
 func (x *StatFileRequest) Reset() {
 	*x = StatFileRequest{}
-	mi := &file_node_proto_msgTypes[32]
+	mi := &file_node_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2211,7 +2828,7 @@ func (x *StatFileRequest) String() string {
 func (*StatFileRequest) ProtoMessage() {}
 
 func (x *StatFileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[32]
+	mi := &file_node_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2224,7 +2841,7 @@ func (x *StatFileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatFileRequest.ProtoReflect.Descriptor instead.
 func (*StatFileRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{32}
+	return file_node_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *StatFileRequest) GetPath() string {
@@ -2249,7 +2866,7 @@ type ReadFileRequest struct {
 
 func (x *ReadFileRequest) Reset() {
 	*x = ReadFileRequest{}
-	mi := &file_node_proto_msgTypes[33]
+	mi := &file_node_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2261,7 +2878,7 @@ func (x *ReadFileRequest) String() string {
 func (*ReadFileRequest) ProtoMessage() {}
 
 func (x *ReadFileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[33]
+	mi := &file_node_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2274,7 +2891,7 @@ func (x *ReadFileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadFileRequest.ProtoReflect.Descriptor instead.
 func (*ReadFileRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{33}
+	return file_node_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ReadFileRequest) GetPath() string {
@@ -2314,7 +2931,7 @@ type FileChunk struct {
 
 func (x *FileChunk) Reset() {
 	*x = FileChunk{}
-	mi := &file_node_proto_msgTypes[34]
+	mi := &file_node_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2326,7 +2943,7 @@ func (x *FileChunk) String() string {
 func (*FileChunk) ProtoMessage() {}
 
 func (x *FileChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[34]
+	mi := &file_node_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2339,7 +2956,7 @@ func (x *FileChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileChunk.ProtoReflect.Descriptor instead.
 func (*FileChunk) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{34}
+	return file_node_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *FileChunk) GetData() []byte {
@@ -2359,7 +2976,7 @@ type DeleteFileRequest struct {
 
 func (x *DeleteFileRequest) Reset() {
 	*x = DeleteFileRequest{}
-	mi := &file_node_proto_msgTypes[35]
+	mi := &file_node_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2371,7 +2988,7 @@ func (x *DeleteFileRequest) String() string {
 func (*DeleteFileRequest) ProtoMessage() {}
 
 func (x *DeleteFileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[35]
+	mi := &file_node_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2384,7 +3001,7 @@ func (x *DeleteFileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteFileRequest.ProtoReflect.Descriptor instead.
 func (*DeleteFileRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{35}
+	return file_node_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *DeleteFileRequest) GetPath() string {
@@ -2409,7 +3026,7 @@ type DeleteFileResponse struct {
 
 func (x *DeleteFileResponse) Reset() {
 	*x = DeleteFileResponse{}
-	mi := &file_node_proto_msgTypes[36]
+	mi := &file_node_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2421,7 +3038,7 @@ func (x *DeleteFileResponse) String() string {
 func (*DeleteFileResponse) ProtoMessage() {}
 
 func (x *DeleteFileResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[36]
+	mi := &file_node_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2434,7 +3051,7 @@ func (x *DeleteFileResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteFileResponse.ProtoReflect.Descriptor instead.
 func (*DeleteFileResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{36}
+	return file_node_proto_rawDescGZIP(), []int{46}
 }
 
 type ShutdownRequest struct {
@@ -2446,7 +3063,7 @@ type ShutdownRequest struct {
 
 func (x *ShutdownRequest) Reset() {
 	*x = ShutdownRequest{}
-	mi := &file_node_proto_msgTypes[37]
+	mi := &file_node_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2458,7 +3075,7 @@ func (x *ShutdownRequest) String() string {
 func (*ShutdownRequest) ProtoMessage() {}
 
 func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[37]
+	mi := &file_node_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2471,7 +3088,7 @@ func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownRequest.ProtoReflect.Descriptor instead.
 func (*ShutdownRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{37}
+	return file_node_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ShutdownRequest) GetReboot() bool {
@@ -2489,7 +3106,7 @@ type ShutdownResponse struct {
 
 func (x *ShutdownResponse) Reset() {
 	*x = ShutdownResponse{}
-	mi := &file_node_proto_msgTypes[38]
+	mi := &file_node_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2501,7 +3118,7 @@ func (x *ShutdownResponse) String() string {
 func (*ShutdownResponse) ProtoMessage() {}
 
 func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[38]
+	mi := &file_node_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2514,7 +3131,7 @@ func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownResponse.ProtoReflect.Descriptor instead.
 func (*ShutdownResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{38}
+	return file_node_proto_rawDescGZIP(), []int{48}
 }
 
 type FreezeRequest struct {
@@ -2526,7 +3143,7 @@ type FreezeRequest struct {
 
 func (x *FreezeRequest) Reset() {
 	*x = FreezeRequest{}
-	mi := &file_node_proto_msgTypes[39]
+	mi := &file_node_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2538,7 +3155,7 @@ func (x *FreezeRequest) String() string {
 func (*FreezeRequest) ProtoMessage() {}
 
 func (x *FreezeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[39]
+	mi := &file_node_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2551,7 +3168,7 @@ func (x *FreezeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FreezeRequest.ProtoReflect.Descriptor instead.
 func (*FreezeRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{39}
+	return file_node_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *FreezeRequest) GetLimit() *durationpb.Duration {
@@ -2571,7 +3188,7 @@ type FreezeResponse struct {
 
 func (x *FreezeResponse) Reset() {
 	*x = FreezeResponse{}
-	mi := &file_node_proto_msgTypes[40]
+	mi := &file_node_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2583,7 +3200,7 @@ func (x *FreezeResponse) String() string {
 func (*FreezeResponse) ProtoMessage() {}
 
 func (x *FreezeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[40]
+	mi := &file_node_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2596,7 +3213,7 @@ func (x *FreezeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FreezeResponse.ProtoReflect.Descriptor instead.
 func (*FreezeResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{40}
+	return file_node_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *FreezeResponse) GetFrozen() int32 {
@@ -2621,7 +3238,7 @@ type ThawRequest struct {
 
 func (x *ThawRequest) Reset() {
 	*x = ThawRequest{}
-	mi := &file_node_proto_msgTypes[41]
+	mi := &file_node_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2633,7 +3250,7 @@ func (x *ThawRequest) String() string {
 func (*ThawRequest) ProtoMessage() {}
 
 func (x *ThawRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[41]
+	mi := &file_node_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2646,7 +3263,7 @@ func (x *ThawRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ThawRequest.ProtoReflect.Descriptor instead.
 func (*ThawRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{41}
+	return file_node_proto_rawDescGZIP(), []int{51}
 }
 
 type ThawResponse struct {
@@ -2657,7 +3274,7 @@ type ThawResponse struct {
 
 func (x *ThawResponse) Reset() {
 	*x = ThawResponse{}
-	mi := &file_node_proto_msgTypes[42]
+	mi := &file_node_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2669,7 +3286,7 @@ func (x *ThawResponse) String() string {
 func (*ThawResponse) ProtoMessage() {}
 
 func (x *ThawResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[42]
+	mi := &file_node_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2682,7 +3299,7 @@ func (x *ThawResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ThawResponse.ProtoReflect.Descriptor instead.
 func (*ThawResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{42}
+	return file_node_proto_rawDescGZIP(), []int{52}
 }
 
 type OutputsRequest struct {
@@ -2697,7 +3314,7 @@ type OutputsRequest struct {
 
 func (x *OutputsRequest) Reset() {
 	*x = OutputsRequest{}
-	mi := &file_node_proto_msgTypes[43]
+	mi := &file_node_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2709,7 +3326,7 @@ func (x *OutputsRequest) String() string {
 func (*OutputsRequest) ProtoMessage() {}
 
 func (x *OutputsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[43]
+	mi := &file_node_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2722,7 +3339,7 @@ func (x *OutputsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OutputsRequest.ProtoReflect.Descriptor instead.
 func (*OutputsRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{43}
+	return file_node_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *OutputsRequest) GetDirectories() []string {
@@ -2757,7 +3374,7 @@ type Output struct {
 
 func (x *Output) Reset() {
 	*x = Output{}
-	mi := &file_node_proto_msgTypes[44]
+	mi := &file_node_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2769,7 +3386,7 @@ func (x *Output) String() string {
 func (*Output) ProtoMessage() {}
 
 func (x *Output) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[44]
+	mi := &file_node_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2782,7 +3399,7 @@ func (x *Output) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Output.ProtoReflect.Descriptor instead.
 func (*Output) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{44}
+	return file_node_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *Output) GetDirectory() string {
@@ -2843,7 +3460,7 @@ type SettleRequest struct {
 
 func (x *SettleRequest) Reset() {
 	*x = SettleRequest{}
-	mi := &file_node_proto_msgTypes[45]
+	mi := &file_node_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2855,7 +3472,7 @@ func (x *SettleRequest) String() string {
 func (*SettleRequest) ProtoMessage() {}
 
 func (x *SettleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[45]
+	mi := &file_node_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2868,7 +3485,7 @@ func (x *SettleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleRequest.ProtoReflect.Descriptor instead.
 func (*SettleRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{45}
+	return file_node_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *SettleRequest) GetLimit() *durationpb.Duration {
@@ -2890,7 +3507,7 @@ type SettleResponse struct {
 
 func (x *SettleResponse) Reset() {
 	*x = SettleResponse{}
-	mi := &file_node_proto_msgTypes[46]
+	mi := &file_node_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2902,7 +3519,7 @@ func (x *SettleResponse) String() string {
 func (*SettleResponse) ProtoMessage() {}
 
 func (x *SettleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[46]
+	mi := &file_node_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2915,7 +3532,7 @@ func (x *SettleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleResponse.ProtoReflect.Descriptor instead.
 func (*SettleResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{46}
+	return file_node_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *SettleResponse) GetState() string {
@@ -2951,7 +3568,7 @@ type PersonaliseRequest struct {
 
 func (x *PersonaliseRequest) Reset() {
 	*x = PersonaliseRequest{}
-	mi := &file_node_proto_msgTypes[47]
+	mi := &file_node_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2963,7 +3580,7 @@ func (x *PersonaliseRequest) String() string {
 func (*PersonaliseRequest) ProtoMessage() {}
 
 func (x *PersonaliseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[47]
+	mi := &file_node_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2976,7 +3593,7 @@ func (x *PersonaliseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PersonaliseRequest.ProtoReflect.Descriptor instead.
 func (*PersonaliseRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{47}
+	return file_node_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *PersonaliseRequest) GetEntropy() []byte {
@@ -3037,7 +3654,7 @@ type PersonaliseResponse struct {
 
 func (x *PersonaliseResponse) Reset() {
 	*x = PersonaliseResponse{}
-	mi := &file_node_proto_msgTypes[48]
+	mi := &file_node_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3049,7 +3666,7 @@ func (x *PersonaliseResponse) String() string {
 func (*PersonaliseResponse) ProtoMessage() {}
 
 func (x *PersonaliseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[48]
+	mi := &file_node_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3062,7 +3679,7 @@ func (x *PersonaliseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PersonaliseResponse.ProtoReflect.Descriptor instead.
 func (*PersonaliseResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{48}
+	return file_node_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *PersonaliseResponse) GetStages() []*Stage {
@@ -3126,7 +3743,7 @@ const file_node_proto_rawDesc = "" +
 	"\vTaskStarted\x12+\n" +
 	"\x03key\x18\x01 \x01(\v2\x19.millpond.node.v1.TaskKeyR\x03key\x129\n" +
 	"\n" +
-	"start_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\"\xc2\x02\n" +
+	"start_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\"\x81\x03\n" +
 	"\rTaskCompleted\x12+\n" +
 	"\x03key\x18\x01 \x01(\v2\x19.millpond.node.v1.TaskKeyR\x03key\x129\n" +
 	"\n" +
@@ -3134,7 +3751,8 @@ const file_node_proto_rawDesc = "" +
 	"\bend_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\aendTime\x12 \n" +
 	"\texit_code\x18\x04 \x01(\x05H\x00R\bexitCode\x88\x01\x01\x123\n" +
 	"\afailure\x18\x05 \x01(\v2\x19.millpond.node.v1.FailureR\afailure\x12-\n" +
-	"\x05usage\x18\x14 \x01(\v2\x17.millpond.node.v1.UsageR\x05usageB\f\n" +
+	"\x05usage\x18\x14 \x01(\v2\x17.millpond.node.v1.UsageR\x05usage\x12=\n" +
+	"\tcontainer\x182 \x01(\v2\x1f.millpond.node.v1.ContainerInfoR\tcontainerB\f\n" +
 	"\n" +
 	"_exit_code\"\xe9\x01\n" +
 	"\x05Usage\x124\n" +
@@ -3173,7 +3791,7 @@ const file_node_proto_rawDesc = "" +
 	"\x11network_out_bytes\x18D \x01(\x04R\x0fnetworkOutBytes\".\n" +
 	"\x12AcknowledgeRequest\x12\x18\n" +
 	"\athrough\x18\x01 \x01(\x04R\athrough\"\x15\n" +
-	"\x13AcknowledgeResponse\"\xf5\x04\n" +
+	"\x13AcknowledgeResponse\"\xb0\x05\n" +
 	"\x0eRunTaskRequest\x12+\n" +
 	"\x03key\x18\x01 \x01(\v2\x19.millpond.node.v1.TaskKeyR\x03key\x12!\n" +
 	"\fcommand_line\x18\x02 \x01(\tR\vcommandLine\x12\x1c\n" +
@@ -3184,7 +3802,8 @@ const file_node_proto_rawDesc = "" +
 	"\x0emax_wall_clock\x18\a \x01(\v2\x19.google.protobuf.DurationR\fmaxWallClock\x12)\n" +
 	"\x10shared_directory\x18\x14 \x01(\bR\x0fsharedDirectory\x12?\n" +
 	"\foutput_files\x18( \x03(\v2\x1c.millpond.node.v1.OutputFileR\voutputFiles\x12@\n" +
-	"\bpackages\x18) \x03(\v2$.millpond.node.v1.ApplicationPackageR\bpackages\x1a>\n" +
+	"\bpackages\x18) \x03(\v2$.millpond.node.v1.ApplicationPackageR\bpackages\x129\n" +
+	"\tcontainer\x182 \x01(\v2\x1b.millpond.node.v1.ContainerR\tcontainer\x1a>\n" +
 	"\x10EnvironmentEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xb1\x01\n" +
@@ -3229,7 +3848,54 @@ const file_node_proto_rawDesc = "" +
 	"\aresults\x18\x01 \x03(\v2\x1f.millpond.node.v1.RunTaskResultR\aresults\"=\n" +
 	"\rRunTaskResult\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\rR\x04code\x12\x18\n" +
-	"\amessage\x18\x02 \x01(\tR\amessage\"l\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\"\x7f\n" +
+	"\x0ePrepareRequest\x12/\n" +
+	"\x06mounts\x18\x01 \x03(\v2\x17.millpond.node.v1.MountR\x06mounts\x12<\n" +
+	"\n" +
+	"containers\x18\x02 \x01(\v2\x1c.millpond.node.v1.ContainersR\n" +
+	"containers\"\xad\x01\n" +
+	"\x05Mount\x12\x12\n" +
+	"\x04type\x18\x01 \x01(\tR\x04type\x12\x16\n" +
+	"\x06source\x18\x02 \x01(\tR\x06source\x12\x12\n" +
+	"\x04path\x18\x03 \x01(\tR\x04path\x12\x18\n" +
+	"\aoptions\x18\x04 \x01(\tR\aoptions\x12\x1a\n" +
+	"\busername\x18\x05 \x01(\tR\busername\x12\x1a\n" +
+	"\bpassword\x18\x06 \x01(\tR\bpassword\x12\x12\n" +
+	"\x04port\x18\a \x01(\x05R\x04port\"`\n" +
+	"\n" +
+	"Containers\x12\x16\n" +
+	"\x06images\x18\x01 \x03(\tR\x06images\x12:\n" +
+	"\n" +
+	"registries\x18\x02 \x03(\v2\x1a.millpond.node.v1.RegistryR\n" +
+	"registries\"Z\n" +
+	"\bRegistry\x12\x16\n" +
+	"\x06server\x18\x01 \x01(\tR\x06server\x12\x1a\n" +
+	"\busername\x18\x02 \x01(\tR\busername\x12\x1a\n" +
+	"\bpassword\x18\x03 \x01(\tR\bpassword\"F\n" +
+	"\x0fPrepareResponse\x123\n" +
+	"\afailure\x18\x01 \x01(\v2\x19.millpond.node.v1.FailureR\afailure\"\xec\x01\n" +
+	"\tContainer\x12\x14\n" +
+	"\x05image\x18\x01 \x01(\tR\x05image\x12\x1f\n" +
+	"\vrun_options\x18\x02 \x03(\tR\n" +
+	"runOptions\x126\n" +
+	"\bregistry\x18\x03 \x01(\v2\x1a.millpond.node.v1.RegistryR\bregistry\x12#\n" +
+	"\rown_directory\x18\x04 \x01(\bR\fownDirectory\x12,\n" +
+	"\x05binds\x18\x05 \x03(\v2\x16.millpond.node.v1.BindR\x05binds\x12\x1d\n" +
+	"\n" +
+	"whole_root\x18\x06 \x01(\bR\twholeRoot\"7\n" +
+	"\x04Bind\x12\x12\n" +
+	"\x04path\x18\x01 \x01(\tR\x04path\x12\x1b\n" +
+	"\tread_only\x18\x02 \x01(\bR\breadOnly\"K\n" +
+	"\rContainerInfo\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
+	"\x05state\x18\x02 \x01(\tR\x05state\x12\x14\n" +
+	"\x05error\x18\x03 \x01(\tR\x05error\"n\n" +
+	"\rNoticeRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
+	"\x04type\x18\x02 \x01(\tR\x04type\x129\n" +
+	"\n" +
+	"not_before\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\tnotBefore\"\x10\n" +
+	"\x0eNoticeResponse\"l\n" +
 	"\x0fStopTaskRequest\x12+\n" +
 	"\x03key\x18\x01 \x01(\v2\x19.millpond.node.v1.TaskKeyR\x03key\x12\x12\n" +
 	"\x04code\x18\x02 \x01(\tR\x04code\x12\x18\n" +
@@ -3300,13 +3966,15 @@ const file_node_proto_rawDesc = "" +
 	"instanceId\x12\x10\n" +
 	"\x03mac\x18\a \x01(\tR\x03mac\"F\n" +
 	"\x13PersonaliseResponse\x12/\n" +
-	"\x06stages\x18\x01 \x03(\v2\x17.millpond.node.v1.StageR\x06stages2\xb1\v\n" +
+	"\x06stages\x18\x01 \x03(\v2\x17.millpond.node.v1.StageR\x06stages2\xce\f\n" +
 	"\x05Agent\x12H\n" +
 	"\x05Hello\x12\x1e.millpond.node.v1.HelloRequest\x1a\x1f.millpond.node.v1.HelloResponse\x12B\n" +
 	"\x05Watch\x12\x1e.millpond.node.v1.WatchRequest\x1a\x17.millpond.node.v1.Event0\x01\x12Z\n" +
 	"\vAcknowledge\x12$.millpond.node.v1.AcknowledgeRequest\x1a%.millpond.node.v1.AcknowledgeResponse\x12N\n" +
 	"\aRunTask\x12 .millpond.node.v1.RunTaskRequest\x1a!.millpond.node.v1.RunTaskResponse\x12Q\n" +
-	"\bRunTasks\x12!.millpond.node.v1.RunTasksRequest\x1a\".millpond.node.v1.RunTasksResponse\x12Q\n" +
+	"\bRunTasks\x12!.millpond.node.v1.RunTasksRequest\x1a\".millpond.node.v1.RunTasksResponse\x12N\n" +
+	"\aPrepare\x12 .millpond.node.v1.PrepareRequest\x1a!.millpond.node.v1.PrepareResponse\x12K\n" +
+	"\x06Notice\x12\x1f.millpond.node.v1.NoticeRequest\x1a .millpond.node.v1.NoticeResponse\x12Q\n" +
 	"\bStopTask\x12!.millpond.node.v1.StopTaskRequest\x1a\".millpond.node.v1.StopTaskResponse\x12W\n" +
 	"\n" +
 	"RemoveTask\x12#.millpond.node.v1.RemoveTaskRequest\x1a$.millpond.node.v1.RemoveTaskResponse\x12N\n" +
@@ -3335,7 +4003,7 @@ func file_node_proto_rawDescGZIP() []byte {
 	return file_node_proto_rawDescData
 }
 
-var file_node_proto_msgTypes = make([]protoimpl.MessageInfo, 51)
+var file_node_proto_msgTypes = make([]protoimpl.MessageInfo, 61)
 var file_node_proto_goTypes = []any{
 	(*HelloRequest)(nil),          // 0: millpond.node.v1.HelloRequest
 	(*HelloResponse)(nil),         // 1: millpond.node.v1.HelloResponse
@@ -3362,118 +4030,141 @@ var file_node_proto_goTypes = []any{
 	(*RunTasksRequest)(nil),       // 22: millpond.node.v1.RunTasksRequest
 	(*RunTasksResponse)(nil),      // 23: millpond.node.v1.RunTasksResponse
 	(*RunTaskResult)(nil),         // 24: millpond.node.v1.RunTaskResult
-	(*StopTaskRequest)(nil),       // 25: millpond.node.v1.StopTaskRequest
-	(*StopTaskResponse)(nil),      // 26: millpond.node.v1.StopTaskResponse
-	(*RemoveTaskRequest)(nil),     // 27: millpond.node.v1.RemoveTaskRequest
-	(*RemoveTaskResponse)(nil),    // 28: millpond.node.v1.RemoveTaskResponse
-	(*ListFilesRequest)(nil),      // 29: millpond.node.v1.ListFilesRequest
-	(*ListFilesResponse)(nil),     // 30: millpond.node.v1.ListFilesResponse
-	(*FileInfo)(nil),              // 31: millpond.node.v1.FileInfo
-	(*StatFileRequest)(nil),       // 32: millpond.node.v1.StatFileRequest
-	(*ReadFileRequest)(nil),       // 33: millpond.node.v1.ReadFileRequest
-	(*FileChunk)(nil),             // 34: millpond.node.v1.FileChunk
-	(*DeleteFileRequest)(nil),     // 35: millpond.node.v1.DeleteFileRequest
-	(*DeleteFileResponse)(nil),    // 36: millpond.node.v1.DeleteFileResponse
-	(*ShutdownRequest)(nil),       // 37: millpond.node.v1.ShutdownRequest
-	(*ShutdownResponse)(nil),      // 38: millpond.node.v1.ShutdownResponse
-	(*FreezeRequest)(nil),         // 39: millpond.node.v1.FreezeRequest
-	(*FreezeResponse)(nil),        // 40: millpond.node.v1.FreezeResponse
-	(*ThawRequest)(nil),           // 41: millpond.node.v1.ThawRequest
-	(*ThawResponse)(nil),          // 42: millpond.node.v1.ThawResponse
-	(*OutputsRequest)(nil),        // 43: millpond.node.v1.OutputsRequest
-	(*Output)(nil),                // 44: millpond.node.v1.Output
-	(*SettleRequest)(nil),         // 45: millpond.node.v1.SettleRequest
-	(*SettleResponse)(nil),        // 46: millpond.node.v1.SettleResponse
-	(*PersonaliseRequest)(nil),    // 47: millpond.node.v1.PersonaliseRequest
-	(*PersonaliseResponse)(nil),   // 48: millpond.node.v1.PersonaliseResponse
-	nil,                           // 49: millpond.node.v1.Failure.DetailsEntry
-	nil,                           // 50: millpond.node.v1.RunTaskRequest.EnvironmentEntry
-	(*timestamppb.Timestamp)(nil), // 51: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 52: google.protobuf.Duration
+	(*PrepareRequest)(nil),        // 25: millpond.node.v1.PrepareRequest
+	(*Mount)(nil),                 // 26: millpond.node.v1.Mount
+	(*Containers)(nil),            // 27: millpond.node.v1.Containers
+	(*Registry)(nil),              // 28: millpond.node.v1.Registry
+	(*PrepareResponse)(nil),       // 29: millpond.node.v1.PrepareResponse
+	(*Container)(nil),             // 30: millpond.node.v1.Container
+	(*Bind)(nil),                  // 31: millpond.node.v1.Bind
+	(*ContainerInfo)(nil),         // 32: millpond.node.v1.ContainerInfo
+	(*NoticeRequest)(nil),         // 33: millpond.node.v1.NoticeRequest
+	(*NoticeResponse)(nil),        // 34: millpond.node.v1.NoticeResponse
+	(*StopTaskRequest)(nil),       // 35: millpond.node.v1.StopTaskRequest
+	(*StopTaskResponse)(nil),      // 36: millpond.node.v1.StopTaskResponse
+	(*RemoveTaskRequest)(nil),     // 37: millpond.node.v1.RemoveTaskRequest
+	(*RemoveTaskResponse)(nil),    // 38: millpond.node.v1.RemoveTaskResponse
+	(*ListFilesRequest)(nil),      // 39: millpond.node.v1.ListFilesRequest
+	(*ListFilesResponse)(nil),     // 40: millpond.node.v1.ListFilesResponse
+	(*FileInfo)(nil),              // 41: millpond.node.v1.FileInfo
+	(*StatFileRequest)(nil),       // 42: millpond.node.v1.StatFileRequest
+	(*ReadFileRequest)(nil),       // 43: millpond.node.v1.ReadFileRequest
+	(*FileChunk)(nil),             // 44: millpond.node.v1.FileChunk
+	(*DeleteFileRequest)(nil),     // 45: millpond.node.v1.DeleteFileRequest
+	(*DeleteFileResponse)(nil),    // 46: millpond.node.v1.DeleteFileResponse
+	(*ShutdownRequest)(nil),       // 47: millpond.node.v1.ShutdownRequest
+	(*ShutdownResponse)(nil),      // 48: millpond.node.v1.ShutdownResponse
+	(*FreezeRequest)(nil),         // 49: millpond.node.v1.FreezeRequest
+	(*FreezeResponse)(nil),        // 50: millpond.node.v1.FreezeResponse
+	(*ThawRequest)(nil),           // 51: millpond.node.v1.ThawRequest
+	(*ThawResponse)(nil),          // 52: millpond.node.v1.ThawResponse
+	(*OutputsRequest)(nil),        // 53: millpond.node.v1.OutputsRequest
+	(*Output)(nil),                // 54: millpond.node.v1.Output
+	(*SettleRequest)(nil),         // 55: millpond.node.v1.SettleRequest
+	(*SettleResponse)(nil),        // 56: millpond.node.v1.SettleResponse
+	(*PersonaliseRequest)(nil),    // 57: millpond.node.v1.PersonaliseRequest
+	(*PersonaliseResponse)(nil),   // 58: millpond.node.v1.PersonaliseResponse
+	nil,                           // 59: millpond.node.v1.Failure.DetailsEntry
+	nil,                           // 60: millpond.node.v1.RunTaskRequest.EnvironmentEntry
+	(*timestamppb.Timestamp)(nil), // 61: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 62: google.protobuf.Duration
 }
 var file_node_proto_depIdxs = []int32{
-	51, // 0: millpond.node.v1.HelloRequest.now:type_name -> google.protobuf.Timestamp
-	51, // 1: millpond.node.v1.HelloResponse.booted:type_name -> google.protobuf.Timestamp
+	61, // 0: millpond.node.v1.HelloRequest.now:type_name -> google.protobuf.Timestamp
+	61, // 1: millpond.node.v1.HelloResponse.booted:type_name -> google.protobuf.Timestamp
 	3,  // 2: millpond.node.v1.HelloResponse.running:type_name -> millpond.node.v1.TaskKey
 	2,  // 3: millpond.node.v1.HelloResponse.stages:type_name -> millpond.node.v1.Stage
-	52, // 4: millpond.node.v1.Stage.duration:type_name -> google.protobuf.Duration
-	51, // 5: millpond.node.v1.Event.time:type_name -> google.protobuf.Timestamp
+	62, // 4: millpond.node.v1.Stage.duration:type_name -> google.protobuf.Duration
+	61, // 5: millpond.node.v1.Event.time:type_name -> google.protobuf.Timestamp
 	6,  // 6: millpond.node.v1.Event.task_started:type_name -> millpond.node.v1.TaskStarted
 	7,  // 7: millpond.node.v1.Event.task_completed:type_name -> millpond.node.v1.TaskCompleted
 	10, // 8: millpond.node.v1.Event.heartbeat:type_name -> millpond.node.v1.Heartbeat
 	3,  // 9: millpond.node.v1.TaskStarted.key:type_name -> millpond.node.v1.TaskKey
-	51, // 10: millpond.node.v1.TaskStarted.start_time:type_name -> google.protobuf.Timestamp
+	61, // 10: millpond.node.v1.TaskStarted.start_time:type_name -> google.protobuf.Timestamp
 	3,  // 11: millpond.node.v1.TaskCompleted.key:type_name -> millpond.node.v1.TaskKey
-	51, // 12: millpond.node.v1.TaskCompleted.start_time:type_name -> google.protobuf.Timestamp
-	51, // 13: millpond.node.v1.TaskCompleted.end_time:type_name -> google.protobuf.Timestamp
+	61, // 12: millpond.node.v1.TaskCompleted.start_time:type_name -> google.protobuf.Timestamp
+	61, // 13: millpond.node.v1.TaskCompleted.end_time:type_name -> google.protobuf.Timestamp
 	9,  // 14: millpond.node.v1.TaskCompleted.failure:type_name -> millpond.node.v1.Failure
 	8,  // 15: millpond.node.v1.TaskCompleted.usage:type_name -> millpond.node.v1.Usage
-	52, // 16: millpond.node.v1.Usage.user_cpu:type_name -> google.protobuf.Duration
-	52, // 17: millpond.node.v1.Usage.kernel_cpu:type_name -> google.protobuf.Duration
-	49, // 18: millpond.node.v1.Failure.details:type_name -> millpond.node.v1.Failure.DetailsEntry
-	3,  // 19: millpond.node.v1.RunTaskRequest.key:type_name -> millpond.node.v1.TaskKey
-	50, // 20: millpond.node.v1.RunTaskRequest.environment:type_name -> millpond.node.v1.RunTaskRequest.EnvironmentEntry
-	19, // 21: millpond.node.v1.RunTaskRequest.user:type_name -> millpond.node.v1.User
-	20, // 22: millpond.node.v1.RunTaskRequest.resource_files:type_name -> millpond.node.v1.ResourceFile
-	52, // 23: millpond.node.v1.RunTaskRequest.max_wall_clock:type_name -> google.protobuf.Duration
-	14, // 24: millpond.node.v1.RunTaskRequest.output_files:type_name -> millpond.node.v1.OutputFile
-	16, // 25: millpond.node.v1.RunTaskRequest.packages:type_name -> millpond.node.v1.ApplicationPackage
-	15, // 26: millpond.node.v1.OutputFile.headers:type_name -> millpond.node.v1.Header
-	16, // 27: millpond.node.v1.InstallRequest.packages:type_name -> millpond.node.v1.ApplicationPackage
-	9,  // 28: millpond.node.v1.InstallResponse.failure:type_name -> millpond.node.v1.Failure
-	13, // 29: millpond.node.v1.RunTasksRequest.tasks:type_name -> millpond.node.v1.RunTaskRequest
-	24, // 30: millpond.node.v1.RunTasksResponse.results:type_name -> millpond.node.v1.RunTaskResult
-	3,  // 31: millpond.node.v1.StopTaskRequest.key:type_name -> millpond.node.v1.TaskKey
-	3,  // 32: millpond.node.v1.RemoveTaskRequest.key:type_name -> millpond.node.v1.TaskKey
-	31, // 33: millpond.node.v1.ListFilesResponse.files:type_name -> millpond.node.v1.FileInfo
-	51, // 34: millpond.node.v1.FileInfo.modified:type_name -> google.protobuf.Timestamp
-	52, // 35: millpond.node.v1.FreezeRequest.limit:type_name -> google.protobuf.Duration
-	51, // 36: millpond.node.v1.Output.modified:type_name -> google.protobuf.Timestamp
-	52, // 37: millpond.node.v1.SettleRequest.limit:type_name -> google.protobuf.Duration
-	2,  // 38: millpond.node.v1.SettleResponse.stages:type_name -> millpond.node.v1.Stage
-	51, // 39: millpond.node.v1.PersonaliseRequest.now:type_name -> google.protobuf.Timestamp
-	2,  // 40: millpond.node.v1.PersonaliseResponse.stages:type_name -> millpond.node.v1.Stage
-	0,  // 41: millpond.node.v1.Agent.Hello:input_type -> millpond.node.v1.HelloRequest
-	4,  // 42: millpond.node.v1.Agent.Watch:input_type -> millpond.node.v1.WatchRequest
-	11, // 43: millpond.node.v1.Agent.Acknowledge:input_type -> millpond.node.v1.AcknowledgeRequest
-	13, // 44: millpond.node.v1.Agent.RunTask:input_type -> millpond.node.v1.RunTaskRequest
-	22, // 45: millpond.node.v1.Agent.RunTasks:input_type -> millpond.node.v1.RunTasksRequest
-	25, // 46: millpond.node.v1.Agent.StopTask:input_type -> millpond.node.v1.StopTaskRequest
-	27, // 47: millpond.node.v1.Agent.RemoveTask:input_type -> millpond.node.v1.RemoveTaskRequest
-	17, // 48: millpond.node.v1.Agent.Install:input_type -> millpond.node.v1.InstallRequest
-	29, // 49: millpond.node.v1.Agent.ListFiles:input_type -> millpond.node.v1.ListFilesRequest
-	32, // 50: millpond.node.v1.Agent.StatFile:input_type -> millpond.node.v1.StatFileRequest
-	33, // 51: millpond.node.v1.Agent.ReadFile:input_type -> millpond.node.v1.ReadFileRequest
-	43, // 52: millpond.node.v1.Agent.Outputs:input_type -> millpond.node.v1.OutputsRequest
-	35, // 53: millpond.node.v1.Agent.DeleteFile:input_type -> millpond.node.v1.DeleteFileRequest
-	37, // 54: millpond.node.v1.Agent.Shutdown:input_type -> millpond.node.v1.ShutdownRequest
-	39, // 55: millpond.node.v1.Agent.Freeze:input_type -> millpond.node.v1.FreezeRequest
-	41, // 56: millpond.node.v1.Agent.Thaw:input_type -> millpond.node.v1.ThawRequest
-	45, // 57: millpond.node.v1.Agent.Settle:input_type -> millpond.node.v1.SettleRequest
-	47, // 58: millpond.node.v1.Agent.Personalise:input_type -> millpond.node.v1.PersonaliseRequest
-	1,  // 59: millpond.node.v1.Agent.Hello:output_type -> millpond.node.v1.HelloResponse
-	5,  // 60: millpond.node.v1.Agent.Watch:output_type -> millpond.node.v1.Event
-	12, // 61: millpond.node.v1.Agent.Acknowledge:output_type -> millpond.node.v1.AcknowledgeResponse
-	21, // 62: millpond.node.v1.Agent.RunTask:output_type -> millpond.node.v1.RunTaskResponse
-	23, // 63: millpond.node.v1.Agent.RunTasks:output_type -> millpond.node.v1.RunTasksResponse
-	26, // 64: millpond.node.v1.Agent.StopTask:output_type -> millpond.node.v1.StopTaskResponse
-	28, // 65: millpond.node.v1.Agent.RemoveTask:output_type -> millpond.node.v1.RemoveTaskResponse
-	18, // 66: millpond.node.v1.Agent.Install:output_type -> millpond.node.v1.InstallResponse
-	30, // 67: millpond.node.v1.Agent.ListFiles:output_type -> millpond.node.v1.ListFilesResponse
-	31, // 68: millpond.node.v1.Agent.StatFile:output_type -> millpond.node.v1.FileInfo
-	34, // 69: millpond.node.v1.Agent.ReadFile:output_type -> millpond.node.v1.FileChunk
-	44, // 70: millpond.node.v1.Agent.Outputs:output_type -> millpond.node.v1.Output
-	36, // 71: millpond.node.v1.Agent.DeleteFile:output_type -> millpond.node.v1.DeleteFileResponse
-	38, // 72: millpond.node.v1.Agent.Shutdown:output_type -> millpond.node.v1.ShutdownResponse
-	40, // 73: millpond.node.v1.Agent.Freeze:output_type -> millpond.node.v1.FreezeResponse
-	42, // 74: millpond.node.v1.Agent.Thaw:output_type -> millpond.node.v1.ThawResponse
-	46, // 75: millpond.node.v1.Agent.Settle:output_type -> millpond.node.v1.SettleResponse
-	48, // 76: millpond.node.v1.Agent.Personalise:output_type -> millpond.node.v1.PersonaliseResponse
-	59, // [59:77] is the sub-list for method output_type
-	41, // [41:59] is the sub-list for method input_type
-	41, // [41:41] is the sub-list for extension type_name
-	41, // [41:41] is the sub-list for extension extendee
-	0,  // [0:41] is the sub-list for field type_name
+	32, // 16: millpond.node.v1.TaskCompleted.container:type_name -> millpond.node.v1.ContainerInfo
+	62, // 17: millpond.node.v1.Usage.user_cpu:type_name -> google.protobuf.Duration
+	62, // 18: millpond.node.v1.Usage.kernel_cpu:type_name -> google.protobuf.Duration
+	59, // 19: millpond.node.v1.Failure.details:type_name -> millpond.node.v1.Failure.DetailsEntry
+	3,  // 20: millpond.node.v1.RunTaskRequest.key:type_name -> millpond.node.v1.TaskKey
+	60, // 21: millpond.node.v1.RunTaskRequest.environment:type_name -> millpond.node.v1.RunTaskRequest.EnvironmentEntry
+	19, // 22: millpond.node.v1.RunTaskRequest.user:type_name -> millpond.node.v1.User
+	20, // 23: millpond.node.v1.RunTaskRequest.resource_files:type_name -> millpond.node.v1.ResourceFile
+	62, // 24: millpond.node.v1.RunTaskRequest.max_wall_clock:type_name -> google.protobuf.Duration
+	14, // 25: millpond.node.v1.RunTaskRequest.output_files:type_name -> millpond.node.v1.OutputFile
+	16, // 26: millpond.node.v1.RunTaskRequest.packages:type_name -> millpond.node.v1.ApplicationPackage
+	30, // 27: millpond.node.v1.RunTaskRequest.container:type_name -> millpond.node.v1.Container
+	15, // 28: millpond.node.v1.OutputFile.headers:type_name -> millpond.node.v1.Header
+	16, // 29: millpond.node.v1.InstallRequest.packages:type_name -> millpond.node.v1.ApplicationPackage
+	9,  // 30: millpond.node.v1.InstallResponse.failure:type_name -> millpond.node.v1.Failure
+	13, // 31: millpond.node.v1.RunTasksRequest.tasks:type_name -> millpond.node.v1.RunTaskRequest
+	24, // 32: millpond.node.v1.RunTasksResponse.results:type_name -> millpond.node.v1.RunTaskResult
+	26, // 33: millpond.node.v1.PrepareRequest.mounts:type_name -> millpond.node.v1.Mount
+	27, // 34: millpond.node.v1.PrepareRequest.containers:type_name -> millpond.node.v1.Containers
+	28, // 35: millpond.node.v1.Containers.registries:type_name -> millpond.node.v1.Registry
+	9,  // 36: millpond.node.v1.PrepareResponse.failure:type_name -> millpond.node.v1.Failure
+	28, // 37: millpond.node.v1.Container.registry:type_name -> millpond.node.v1.Registry
+	31, // 38: millpond.node.v1.Container.binds:type_name -> millpond.node.v1.Bind
+	61, // 39: millpond.node.v1.NoticeRequest.not_before:type_name -> google.protobuf.Timestamp
+	3,  // 40: millpond.node.v1.StopTaskRequest.key:type_name -> millpond.node.v1.TaskKey
+	3,  // 41: millpond.node.v1.RemoveTaskRequest.key:type_name -> millpond.node.v1.TaskKey
+	41, // 42: millpond.node.v1.ListFilesResponse.files:type_name -> millpond.node.v1.FileInfo
+	61, // 43: millpond.node.v1.FileInfo.modified:type_name -> google.protobuf.Timestamp
+	62, // 44: millpond.node.v1.FreezeRequest.limit:type_name -> google.protobuf.Duration
+	61, // 45: millpond.node.v1.Output.modified:type_name -> google.protobuf.Timestamp
+	62, // 46: millpond.node.v1.SettleRequest.limit:type_name -> google.protobuf.Duration
+	2,  // 47: millpond.node.v1.SettleResponse.stages:type_name -> millpond.node.v1.Stage
+	61, // 48: millpond.node.v1.PersonaliseRequest.now:type_name -> google.protobuf.Timestamp
+	2,  // 49: millpond.node.v1.PersonaliseResponse.stages:type_name -> millpond.node.v1.Stage
+	0,  // 50: millpond.node.v1.Agent.Hello:input_type -> millpond.node.v1.HelloRequest
+	4,  // 51: millpond.node.v1.Agent.Watch:input_type -> millpond.node.v1.WatchRequest
+	11, // 52: millpond.node.v1.Agent.Acknowledge:input_type -> millpond.node.v1.AcknowledgeRequest
+	13, // 53: millpond.node.v1.Agent.RunTask:input_type -> millpond.node.v1.RunTaskRequest
+	22, // 54: millpond.node.v1.Agent.RunTasks:input_type -> millpond.node.v1.RunTasksRequest
+	25, // 55: millpond.node.v1.Agent.Prepare:input_type -> millpond.node.v1.PrepareRequest
+	33, // 56: millpond.node.v1.Agent.Notice:input_type -> millpond.node.v1.NoticeRequest
+	35, // 57: millpond.node.v1.Agent.StopTask:input_type -> millpond.node.v1.StopTaskRequest
+	37, // 58: millpond.node.v1.Agent.RemoveTask:input_type -> millpond.node.v1.RemoveTaskRequest
+	17, // 59: millpond.node.v1.Agent.Install:input_type -> millpond.node.v1.InstallRequest
+	39, // 60: millpond.node.v1.Agent.ListFiles:input_type -> millpond.node.v1.ListFilesRequest
+	42, // 61: millpond.node.v1.Agent.StatFile:input_type -> millpond.node.v1.StatFileRequest
+	43, // 62: millpond.node.v1.Agent.ReadFile:input_type -> millpond.node.v1.ReadFileRequest
+	53, // 63: millpond.node.v1.Agent.Outputs:input_type -> millpond.node.v1.OutputsRequest
+	45, // 64: millpond.node.v1.Agent.DeleteFile:input_type -> millpond.node.v1.DeleteFileRequest
+	47, // 65: millpond.node.v1.Agent.Shutdown:input_type -> millpond.node.v1.ShutdownRequest
+	49, // 66: millpond.node.v1.Agent.Freeze:input_type -> millpond.node.v1.FreezeRequest
+	51, // 67: millpond.node.v1.Agent.Thaw:input_type -> millpond.node.v1.ThawRequest
+	55, // 68: millpond.node.v1.Agent.Settle:input_type -> millpond.node.v1.SettleRequest
+	57, // 69: millpond.node.v1.Agent.Personalise:input_type -> millpond.node.v1.PersonaliseRequest
+	1,  // 70: millpond.node.v1.Agent.Hello:output_type -> millpond.node.v1.HelloResponse
+	5,  // 71: millpond.node.v1.Agent.Watch:output_type -> millpond.node.v1.Event
+	12, // 72: millpond.node.v1.Agent.Acknowledge:output_type -> millpond.node.v1.AcknowledgeResponse
+	21, // 73: millpond.node.v1.Agent.RunTask:output_type -> millpond.node.v1.RunTaskResponse
+	23, // 74: millpond.node.v1.Agent.RunTasks:output_type -> millpond.node.v1.RunTasksResponse
+	29, // 75: millpond.node.v1.Agent.Prepare:output_type -> millpond.node.v1.PrepareResponse
+	34, // 76: millpond.node.v1.Agent.Notice:output_type -> millpond.node.v1.NoticeResponse
+	36, // 77: millpond.node.v1.Agent.StopTask:output_type -> millpond.node.v1.StopTaskResponse
+	38, // 78: millpond.node.v1.Agent.RemoveTask:output_type -> millpond.node.v1.RemoveTaskResponse
+	18, // 79: millpond.node.v1.Agent.Install:output_type -> millpond.node.v1.InstallResponse
+	40, // 80: millpond.node.v1.Agent.ListFiles:output_type -> millpond.node.v1.ListFilesResponse
+	41, // 81: millpond.node.v1.Agent.StatFile:output_type -> millpond.node.v1.FileInfo
+	44, // 82: millpond.node.v1.Agent.ReadFile:output_type -> millpond.node.v1.FileChunk
+	54, // 83: millpond.node.v1.Agent.Outputs:output_type -> millpond.node.v1.Output
+	46, // 84: millpond.node.v1.Agent.DeleteFile:output_type -> millpond.node.v1.DeleteFileResponse
+	48, // 85: millpond.node.v1.Agent.Shutdown:output_type -> millpond.node.v1.ShutdownResponse
+	50, // 86: millpond.node.v1.Agent.Freeze:output_type -> millpond.node.v1.FreezeResponse
+	52, // 87: millpond.node.v1.Agent.Thaw:output_type -> millpond.node.v1.ThawResponse
+	56, // 88: millpond.node.v1.Agent.Settle:output_type -> millpond.node.v1.SettleResponse
+	58, // 89: millpond.node.v1.Agent.Personalise:output_type -> millpond.node.v1.PersonaliseResponse
+	70, // [70:90] is the sub-list for method output_type
+	50, // [50:70] is the sub-list for method input_type
+	50, // [50:50] is the sub-list for extension type_name
+	50, // [50:50] is the sub-list for extension extendee
+	0,  // [0:50] is the sub-list for field type_name
 }
 
 func init() { file_node_proto_init() }
@@ -3493,7 +4184,7 @@ func file_node_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_node_proto_rawDesc), len(file_node_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   51,
+			NumMessages:   61,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
