@@ -58,7 +58,10 @@ func (s *Service) run(ctx context.Context) (string, time.Time, error) {
 		}
 		for _, v := range vms {
 			if v.Power == millpond.VMRunning {
-				if luns[v.ID.Key()], err = s.luns(tx, v); err != nil {
+				// A machine whose disk has lost its row keeps nobody else waiting.
+				if want, err := s.luns(tx, v); err == nil {
+					luns[v.ID.Key()] = want
+				} else if millpond.KindOf(err) != millpond.NotFound {
 					return err
 				}
 			}
