@@ -33,7 +33,7 @@ test: ## everything: check, real VMs, the real az, the SDKs
 	@scripts/test
 
 suites: ## the vendors' own test suites and samples; writes docs/wire/suites.md
-	@scripts/install run
+	@scripts/install run azurite suites
 	@$(MAKE) --no-print-directory build
 	@scripts/suites
 

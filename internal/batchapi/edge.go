@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/http"
 	"regexp"
+	"strconv"
 	"strings"
 	"time"
 
@@ -204,6 +205,9 @@ func (e *Edge) serve(w http.ResponseWriter, r *request, front azwire.Front) erro
 	if err := checkVersion(r); err != nil {
 		return err
 	}
+	if err := checkCommon(r); err != nil {
+		return err
+	}
 	if route.Refused != "" {
 		return millpond.Errorf(millpond.Unsupported, "NotImplemented", "%s: %s The operations that Millpond has are listed in docs/wire/batch.md.", route.Name, route.Refused)
 	}
@@ -352,6 +356,24 @@ func checkVersion(r *request) error {
 			With("QueryParameterName", "api-version").With("QueryParameterValue", azwire.Clip(v))
 	}
 	r.APIVersion = v
+	return nil
+}
+
+// checkCommon checks what every operation takes and few use: the seconds that
+// the answer may take, of which it needs a fraction, and the client's clock.
+func checkCommon(r *request) error {
+	if v := r.QueryValue("timeout"); v != "" {
+		if n, err := strconv.ParseInt(v, 10, 32); err != nil || n < 0 {
+			return millpond.Errorf(millpond.Invalid, "InvalidQueryParameterValue", "The value of the query parameter timeout is not a number of seconds.").
+				With("QueryParameterName", "timeout").With("QueryParameterValue", azwire.Clip(v)).With("Reason", "Give a whole number; 30 is the most and the default.")
+		}
+	}
+	if v := r.Header.Get("ocp-date"); v != "" {
+		if _, err := http.ParseTime(v); err != nil {
+			return millpond.Errorf(millpond.Invalid, "InvalidHeaderValue", "The value of the header ocp-date is not a date such as Mon, 02 Jan 2006 15:04:05 GMT.").
+				With("HeaderName", "ocp-date").With("HeaderValue", azwire.Clip(v))
+		}
+	}
 	return nil
 }
 

@@ -165,6 +165,21 @@ POST /certificates(thumbprintAlgorithm=sha1,thumbprint=ab)/canceldelete`), "\n")
 	}
 }
 
+// TestCommonParameters: what every operation takes is checked on every one.
+func TestCommonParameters(t *testing.T) {
+	e, _ := newEdge(t)
+	for _, v := range []string{"x", "-1", "1.5", "99999999999"} {
+		refused(t, send(e, "GET", "/pools?timeout="+v, "", "admin"), 400, "InvalidQueryParameterValue")
+		refused(t, send(e, "DELETE", "/jobs/j?timeOut="+v, "", "admin"), 400, "InvalidQueryParameterValue")
+	}
+	refused(t, send(e, "GET", "/pools", "", "admin", "ocp-date", "yesterday"), 400, "InvalidHeaderValue")
+	for _, q := range []string{"timeout=0", "timeout=30", "timeOut=3600", "timeout="} {
+		if w := send(e, "GET", "/pools?"+q, "", "admin", "ocp-date", "Tue, 01 Oct 2024 12:00:00 GMT"); w.Code != 200 {
+			t.Errorf("%s: %d %s", q, w.Code, w.Body)
+		}
+	}
+}
+
 func TestAccountsAndVersions(t *testing.T) {
 	e, _ := newEdge(t)
 	refused(t, send(e, "GET", "/pools?api-version=", "", "admin"), 400, "MissingRequiredQueryParameter")

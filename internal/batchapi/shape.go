@@ -279,17 +279,25 @@ func (b *body) walkObject(r *rule, v any, path string) (any, error) {
 	}
 	out := map[string]any{}
 	// Sorted, so that a body with two mistakes gets the same answer each time.
-	for _, name := range sortedNames(r.members) {
-		rule, x := r.members[name], m[name]
-		at := name
+	names := sortedNames(r.members)
+	within := func(name string) string {
 		if path != "" {
-			at = path + "." + name
+			return path + "." + name
 		}
+		return name
+	}
+	// What is refused goes first: a pool of a cloud service misses its virtual
+	// machines, and is to hear that such services are gone.
+	for _, name := range names {
+		if rule := r.members[name]; rule.refused != "" && !isUnused(m[name], rule.unused) {
+			at := within(name)
+			return nil, millpond.Errorf(millpond.Unsupported, "UnsupportedProperty", "The property %s cannot be used: %s", at, rule.refused).
+				With("PropertyName", name).With("PropertyPath", at).With("Reason", rule.refused)
+		}
+	}
+	for _, name := range names {
+		rule, x, at := r.members[name], m[name], within(name)
 		if rule.refused != "" {
-			if !isUnused(x, rule.unused) {
-				return nil, millpond.Errorf(millpond.Unsupported, "UnsupportedProperty", "The property %s cannot be used: %s", at, rule.refused).
-					With("PropertyName", name).With("PropertyPath", at).With("Reason", rule.refused)
-			}
 			continue
 		}
 		if x == nil {

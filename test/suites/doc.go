@@ -3,6 +3,5 @@
 // managers bring them at pinned versions when the tests run. What they said is
 // written to results/ and read from there by the scoreboard, docs/wire/suites.md.
 //
-// A suite fails here when one of its tests fails without a reason in known.go,
-// or passes in spite of one.
+// A suite fails here when one of its tests fails without a reason in known.go.
 package suites

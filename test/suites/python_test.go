@@ -54,7 +54,7 @@ func sdist(t *testing.T, python, name, version string) string {
 	t.Helper()
 	dir := filepath.Join(cache(t, name+"-"+version), "sdist")
 	find := func() []string {
-		found, _ := filepath.Glob(filepath.Join(dir, "*", "setup.py"))
+		found, _ := filepath.Glob(filepath.Join(dir, "*", "PKG-INFO"))
 		return found
 	}
 	if len(find()) == 0 {
@@ -66,7 +66,7 @@ func sdist(t *testing.T, python, name, version string) string {
 	}
 	found := find()
 	if len(found) != 1 {
-		t.Fatalf("the source package of %s %s has no setup.py below %s", name, version, dir)
+		t.Fatalf("the source package of %s %s was not unpacked below %s", name, version, dir)
 	}
 	return filepath.Dir(found[0])
 }

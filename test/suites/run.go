@@ -44,6 +44,9 @@ func report(t *testing.T, r Result) {
 	for _, line := range Judge(r) {
 		t.Error(line)
 	}
+	for _, line := range Stale(r) {
+		t.Log(line)
+	}
 	if os.Getenv("MILLPOND_SUITES_SAVE") != "" {
 		if err := Save("results", r); err != nil {
 			t.Error(err)

@@ -180,6 +180,7 @@ func TestScriptedCommands(t *testing.T) {
 		{`/bin/sh -c 'python3 x.py; exit $?'`, 127, "FailureExitCode", "", "python3: not found\n"},
 		{`/bin/sh -c 'cat none'`, 1, "FailureExitCode", "", "cat: none: No such file or directory\n"},
 		{`/bin/sh -c 'echo keep > $AZ_BATCH_NODE_SHARED_DIR/s; cat $AZ_BATCH_NODE_SHARED_DIR/s'`, 0, "", "keep\n", ""},
+		{`/bin/bash -c 'set -e; set -o pipefail; echo one; wait'`, 0, "", "one\n", ""},
 		{`cmd /c "echo hello world"`, 0, "", "hello world\n", ""},
 		{`cmd.exe /c exit 3`, 3, "FailureExitCode", "", ""},
 		{"cmd x", 1, "FailureExitCode", "", "cmd: the fake node runs cmd /c SCRIPT only\n"},

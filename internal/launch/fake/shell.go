@@ -13,7 +13,7 @@ import (
 )
 
 // shell acts out the few commands that tests and trials use: true, false,
-// sleep N, exit N, echo, printf of a plain text, printenv, env, hostname, cat,
+// sleep N, exit N, set, wait, echo, printf of a plain text, printenv, env, hostname, cat,
 // sh -c, bash -c and cmd /c. In a script they are joined by ; && || and line ends, with
 // $NAME, quotes, $?, and redirections > >> 2> >&2 of whole commands. It is no
 // shell beyond that; what it does not know fails with exit code 127.
@@ -31,7 +31,7 @@ type shell struct {
 
 func (s *shell) knows(program string) bool {
 	switch path.Base(program) {
-	case "millpond-agent", "waagent", "true", "false", "sleep", "exit", "echo", "printf", "printenv", "env", "hostname", "cat", "sh", "bash", "cmd", "cmd.exe":
+	case "millpond-agent", "waagent", "true", "false", "sleep", "exit", "echo", "printf", "printenv", "env", "hostname", "cat", "sh", "bash", "cmd", "cmd.exe", "set", "wait", ":":
 		return true
 	}
 	return false
@@ -41,6 +41,9 @@ func (s *shell) knows(program string) bool {
 func (s *shell) command(words []string) int32 {
 	args := words[1:]
 	switch path.Base(words[0]) {
+	case "set", "wait", ":":
+		// Options of the shell and its children, of which there are none.
+		return 0
 	case "true", "millpond-agent", "waagent":
 		// The guest's own commands have nothing to do in a machine without disks.
 		return 0
