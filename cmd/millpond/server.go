@@ -263,7 +263,7 @@ func newServer(ctx context.Context, cfg config.Config, data datadir.Dir, addr st
 		},
 		SupportedImages: func(ctx context.Context) ([]batchapi.SupportedImage, error) { return supportedImages(ctx, galleries) }})
 	rm.Pools = batch
-	var collectors []prometheus.Collector
+	collectors := []prometheus.Collector{s.events, s.nodes.Metrics()}
 	if s.images != nil {
 		collectors = append(collectors, imagehost.NewCollector(s.images.Client()))
 	}

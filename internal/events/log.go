@@ -51,6 +51,7 @@ type Log struct {
 	changed  chan struct{} // closed and replaced at each commit with events
 	closed   chan struct{}
 	stop     sync.Once
+	metrics  metrics
 }
 
 // Open reads where the sequence stands and follows the database from here on.
@@ -64,7 +65,7 @@ func Open(ctx context.Context, db *sqlite.DB, c clock.Clock, log *slog.Logger, c
 	if cfg.Recent == 0 {
 		cfg.Recent = 16384
 	}
-	l := &Log{db: db, clock: c, log: log, cfg: cfg, poolIDs: map[[2]string]string{}, jobPools: map[[2]string]string{}, changed: make(chan struct{}), closed: make(chan struct{})}
+	l := &Log{db: db, clock: c, log: log, cfg: cfg, poolIDs: map[[2]string]string{}, jobPools: map[[2]string]string{}, changed: make(chan struct{}), closed: make(chan struct{}), metrics: newMetrics()}
 	err := db.Follow(ctx, l.begin, l.committed)
 	if err != nil {
 		return nil, fmt.Errorf("open the events: %w", err)
@@ -129,6 +130,7 @@ func (l *Log) committed(c sqlite.Changes) {
 	if len(l.pending) == 0 {
 		return
 	}
+	l.metrics.count(l.pending, c)
 	l.recent = append(l.recent, l.pending...)
 	l.last += uint64(len(l.pending))
 	l.bytes += int64(len(l.line))

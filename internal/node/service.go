@@ -13,6 +13,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	millpond "millpond.dev/millpond"
 	"millpond.dev/millpond/internal/clock"
 	"millpond.dev/millpond/internal/kept"
@@ -108,6 +110,7 @@ type Service struct {
 	// dropped are places in Kept that are to be forgotten; keeping bounds the nodes
 	// that are asked for outputs at once.
 	dropped map[kept.Place]struct{}
+	phases  *prometheus.HistogramVec
 	// beats are the last heartbeats of nodes, by key.
 	beats   map[string]beats
 	keeping chan struct{}
@@ -133,7 +136,7 @@ func New(d Deps) *Service {
 	c.KeepPart = orDefault(c.KeepPart, 1<<20)
 	s := &Service{Deps: d, started: d.Clock.Now(), sessions: map[string]*session{}, settings: map[[2]string]jobSettings{}, contact: map[string]time.Time{}, asked: map[string]time.Time{}}
 	s.reports.svc = s
-	s.beats = map[string]beats{}
+	s.beats, s.phases = map[string]beats{}, newPhases()
 	s.dropped, s.keeping = map[kept.Place]struct{}{}, make(chan struct{}, keepAtOnce)
 	// Reading nothing, it cannot fail.
 	_ = d.DB.Follow(context.Background(), nil, s.follow)

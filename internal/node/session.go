@@ -320,6 +320,7 @@ func (s *Service) proceed(book *ledger.Book, n *millpond.Node, now time.Time) {
 					n.Phases = map[string]time.Duration{}
 				}
 				n.Phases[millpond.PhaseIdle] = now.Sub(n.Created)
+				s.observeBoot(n.Phases)
 			}
 			book.Scheduler = true
 		}

@@ -29,7 +29,7 @@ func TestFormulasReadMachines(t *testing.T) {
 	}
 	c.addJob("j", "p", nil)
 	for _, id := range []string{"a", "b", "c"} {
-		c.addTask("j", id, "/bin/sleep 0.5", nil)
+		c.addTask("j", id, "/bin/sleep 10", nil)
 	}
 	c.wait("it grows", func() bool { return len(c.list("p")) == 2 })
 	get := func(path string, into any) int {

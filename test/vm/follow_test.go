@@ -1,0 +1,73 @@
+//go:build e2e
+
+package vm
+
+import (
+	"bufio"
+	"net/http"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"millpond.dev/millpond/test/lab"
+)
+
+// TestWhatAMachineTells follows the output of a task on a real machine, asks what
+// the machine uses, and reads output and console after the machine is gone.
+func TestWhatAMachineTells(t *testing.T) {
+	s := lab.Start(t)
+	l := s.Furnish(s.TinyVHD("ubuntu-16.04"), "V1")
+	l.AddPool(l.PoolBody("p", 1), 5*time.Minute)
+	node := l.Nodes("p")[0].ID
+	if a := l.Batch(http.MethodPost, "/jobs", map[string]any{"id": "j", "poolInfo": map[string]any{"poolId": "p"}}); a.Status != 201 {
+		t.Fatalf("%d %s", a.Status, a.Body)
+	}
+	if a := l.Batch(http.MethodPost, "/jobs/j/tasks", shell("t", "for i in 1 2 3; do echo $i; sleep 1; done; dd if=/dev/zero of=big bs=1M count=8; echo end")); a.Status != 201 {
+		t.Fatalf("%d %s", a.Status, a.Body)
+	}
+	cmd := exec.Command(s.Bin, "--data", s.Data, "logs", "--follow", l.Account+"/j", "t")
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var lines []string
+	var first, last time.Time
+	for scan := bufio.NewScanner(out); scan.Scan(); {
+		if lines = append(lines, scan.Text()); first.IsZero() {
+			first = time.Now()
+		}
+		last = time.Now()
+	}
+	if err := cmd.Wait(); err != nil || strings.Join(lines, " ") != "1 2 3 end" {
+		t.Errorf("followed %v: %v", lines, err)
+	}
+	// The lines came as they were written, not all at the end.
+	if d := last.Sub(first); d < 1500*time.Millisecond {
+		t.Errorf("the lines of 3 seconds came within %s", d)
+	}
+	lab.Wait(t, time.Minute, "the machine tells what it uses", func() (bool, string) {
+		r := s.RunBin("pool", "usage", l.Account+"/p")
+		return r.Code == 0 && strings.Contains(r.Stdout, node) && strings.Contains(r.Stdout, "memory "), r.Stdout + r.Stderr
+	})
+	t.Logf("usage: %s", s.RunBin("pool", "usage", l.Account+"/p").Stdout)
+	if a := l.Batch(http.MethodPost, "/pools/p/resize", map[string]any{"targetDedicatedNodes": 0}); a.Status != 202 {
+		t.Fatalf("%d %s", a.Status, a.Body)
+	}
+	lab.Wait(t, time.Minute, "the node is gone", func() (bool, string) {
+		a := l.Batch(http.MethodGet, "/pools/p/nodes/"+node, nil)
+		return a.Status == 404, string(a.Body)
+	})
+	if r := s.RunBin("logs", l.Account+"/j", "t"); r.Stdout != "1\n2\n3\nend\n" {
+		t.Errorf("after the machine is gone: %+v", r)
+	}
+	if r := s.RunBin("node", "logs", l.Account+"/p", node, "console-1.log"); r.Code != 0 || len(r.Stdout) < 100 {
+		t.Errorf("console: %+v", r)
+	}
+	if r := s.RunBin("events", "--kind", "node"); !strings.Contains(r.Stdout, node+"  deleted") {
+		t.Errorf("events: %s", r.Stdout)
+	}
+}
