@@ -160,12 +160,17 @@ func (f *RootFiles) List(dir string, recursive bool) ([]*nodev1.FileInfo, error)
 	if !info.IsDir() {
 		return nil, fmt.Errorf("%q is not a directory: %w", dir, fs.ErrNotExist)
 	}
+	// A link may lead back to the root, by which the hidden area has other names.
+	real, err := realPath(f.root, dir)
+	if err != nil {
+		return nil, outside(err)
+	}
 	var list []*nodev1.FileInfo
 	err = fs.WalkDir(f.root.FS(), dir, func(name string, d fs.DirEntry, err error) error {
 		if err != nil || name == dir {
 			return nil // gone meanwhile, or not ours to say
 		}
-		if name == Volatile {
+		if path.Join(real, strings.TrimPrefix(name, dir)) == f.hidden || dir == "." && name == Volatile {
 			return fs.SkipDir
 		}
 		var info fs.FileInfo
