@@ -111,6 +111,43 @@ func events(ctx context.Context, t testing.TB, c *nodeproto.Client, after uint64
 	return list
 }
 
+// TestBundles: a server that takes bundles gets what is kept in one message, and
+// is not waked by a start alone; nothing is missing and nothing out of order.
+func TestBundles(t *testing.T) {
+	n := startNode(t, t.TempDir())
+	ctx := bound(t)
+	c, _ := n.session(ctx)
+	s, err := c.Watch(ctx, connect.NewRequest(&nodev1.WatchRequest{Bundles: true}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	const tasks = 100
+	for i := range tasks {
+		if _, err := c.RunTask(ctx, task(fmt.Sprint(i), 1, "true")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var last uint64
+	messages := 0
+	for last < 2*tasks && s.Receive() {
+		all := append([]*nodev1.Event{s.Msg()}, s.Msg().GetMore()...)
+		if all[0].GetSequence() == 0 {
+			continue
+		}
+		messages++
+		for i, e := range all {
+			if e.GetSequence() != last+1 || i > 0 && len(e.GetMore()) > 0 {
+				t.Fatalf("event %d after %d", e.GetSequence(), last)
+			}
+			last++
+		}
+	}
+	if last != 2*tasks || messages > tasks {
+		t.Errorf("%d events in %d messages: %v", last, messages, s.Err())
+	}
+}
+
 func TestHelloComesFirst(t *testing.T) {
 	n := startNode(t, t.TempDir())
 	ctx := bound(t)

@@ -32,6 +32,7 @@ type events struct {
 	max     int
 	begun   map[attemptKey]*nodev1.TaskKey // not completed
 	changed chan struct{}                  // closed and replaced at each event
+	ended   chan struct{}                  // closed and replaced at each end
 
 	path string
 	file *os.File
@@ -51,7 +52,7 @@ const compactSize = 1 << 20
 // openEvents reads the journal at path, if there is one. An unreadable last
 // line is what a crash leaves; it is dropped with all that follows.
 func openEvents(path string, max int) (*events, error) {
-	e := &events{max: max, begun: map[attemptKey]*nodev1.TaskKey{}, changed: make(chan struct{}), path: path}
+	e := &events{max: max, begun: map[attemptKey]*nodev1.TaskKey{}, changed: make(chan struct{}), ended: make(chan struct{}), path: path}
 	if path == "" {
 		return e, nil
 	}
@@ -198,6 +199,10 @@ func (e *events) add(ev *nodev1.Event) error {
 	e.take(ev)
 	close(e.changed)
 	e.changed = make(chan struct{})
+	if ev.GetTaskStarted() == nil {
+		close(e.ended)
+		e.ended = make(chan struct{})
+	}
 	return e.append(record{Event: mustMarshal(ev)})
 }
 
@@ -214,15 +219,33 @@ func clean(ev *nodev1.Event) {
 	}
 }
 
-// since lists the kept events after a number; the channel is closed at the next.
-func (e *events) since(after uint64) ([]*nodev1.Event, <-chan struct{}) {
+// since lists the kept events after a number; the channel is closed at the
+// next, or with ends at the next that is not a start.
+func (e *events) since(after uint64, ends bool) ([]*nodev1.Event, <-chan struct{}) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	n := 0
 	for n < len(e.list) && e.list[n].GetSequence() <= after {
 		n++
 	}
-	return e.list[n:len(e.list):len(e.list)], e.changed
+	next := e.changed
+	if ends {
+		next = e.ended
+	}
+	return e.list[n:len(e.list):len(e.list)], next
+}
+
+// mostBundled bounds the events of one message.
+const mostBundled = 64
+
+// bundle makes one message of the first of some events, and says how many.
+func bundle(list []*nodev1.Event) (*nodev1.Event, int) {
+	if len(list) == 1 {
+		return list[0], 1
+	}
+	n := min(len(list), mostBundled)
+	first := list[0]
+	return &nodev1.Event{Sequence: first.GetSequence(), Time: first.GetTime(), What: first.GetWhat(), More: list[1:n]}, n
 }
 
 func (e *events) acknowledge(through uint64) error {

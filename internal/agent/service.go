@@ -68,12 +68,16 @@ func (a *Agent) Watch(ctx context.Context, q *connect.Request[nodev1.WatchReques
 		return err
 	}
 	for {
-		list, changed := ev.since(after)
-		for _, e := range list {
+		list, changed := ev.since(after, q.Msg.GetBundles())
+		for len(list) > 0 {
+			e, n := list[0], 1
+			if q.Msg.GetBundles() {
+				e, n = bundle(list)
+			}
 			if err := s.Send(e); err != nil {
 				return err
 			}
-			after = e.GetSequence()
+			after, list = list[n-1].GetSequence(), list[n:]
 		}
 		select {
 		case <-changed:

@@ -360,7 +360,7 @@ func (x *session) listen(ctx context.Context, kept uint64) error {
 		close(x.synced)
 		kept = 0
 	}
-	stream, err := x.client.Watch(ctx, connect.NewRequest(&nodev1.WatchRequest{After: after}))
+	stream, err := x.client.Watch(ctx, connect.NewRequest(&nodev1.WatchRequest{After: after, Bundles: true}))
 	if err != nil {
 		return fmt.Errorf("watch node %s: %w", x.node, err)
 	}
@@ -380,10 +380,12 @@ func (x *session) listen(ctx context.Context, kept uint64) error {
 				x.svc.noteBeat(x.node, stream.Msg().GetHeartbeat())
 				continue
 			}
-			select {
-			case events <- stream.Msg():
-			case <-ctx.Done():
-				return ctx.Err()
+			for _, e := range append([]*nodev1.Event{stream.Msg()}, stream.Msg().GetMore()...) {
+				select {
+				case events <- e:
+				case <-ctx.Done():
+					return ctx.Err()
+				}
 			}
 		}
 		if err := stream.Err(); err != nil {

@@ -401,8 +401,11 @@ func (x *TaskKey) GetAttempt() int32 {
 }
 
 type WatchRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	After         uint64                 `protobuf:"varint,1,opt,name=after,proto3" json:"after,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	After uint64                 `protobuf:"varint,1,opt,name=after,proto3" json:"after,omitempty"`
+	// bundles: the server takes several events in one message, and is in no hurry
+	// to learn that tasks have started: that comes with the next end or heartbeat.
+	Bundles       bool `protobuf:"varint,80,opt,name=bundles,proto3" json:"bundles,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -444,6 +447,13 @@ func (x *WatchRequest) GetAfter() uint64 {
 	return 0
 }
 
+func (x *WatchRequest) GetBundles() bool {
+	if x != nil {
+		return x.Bundles
+	}
+	return false
+}
+
 type Event struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Sequence uint64                 `protobuf:"varint,1,opt,name=sequence,proto3" json:"sequence,omitempty"` // 0 for heartbeats
@@ -453,7 +463,9 @@ type Event struct {
 	//	*Event_TaskStarted
 	//	*Event_TaskCompleted
 	//	*Event_Heartbeat
-	What          isEvent_What `protobuf_oneof:"what"`
+	What isEvent_What `protobuf_oneof:"what"`
+	// more are the events after this one, in order, none with more of its own.
+	More          []*Event `protobuf:"bytes,80,rep,name=more,proto3" json:"more,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -532,6 +544,13 @@ func (x *Event) GetHeartbeat() *Heartbeat {
 		if x, ok := x.What.(*Event_Heartbeat); ok {
 			return x.Heartbeat
 		}
+	}
+	return nil
+}
+
+func (x *Event) GetMore() []*Event {
+	if x != nil {
+		return x.More
 	}
 	return nil
 }
@@ -3730,15 +3749,17 @@ const file_node_proto_rawDesc = "" +
 	"\aTaskKey\x12\x15\n" +
 	"\x06job_id\x18\x01 \x01(\tR\x05jobId\x12\x17\n" +
 	"\atask_id\x18\x02 \x01(\tR\x06taskId\x12\x18\n" +
-	"\aattempt\x18\x03 \x01(\x05R\aattempt\"$\n" +
+	"\aattempt\x18\x03 \x01(\x05R\aattempt\">\n" +
 	"\fWatchRequest\x12\x14\n" +
-	"\x05after\x18\x01 \x01(\x04R\x05after\"\xa6\x02\n" +
+	"\x05after\x18\x01 \x01(\x04R\x05after\x12\x18\n" +
+	"\abundles\x18P \x01(\bR\abundles\"\xd3\x02\n" +
 	"\x05Event\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12.\n" +
 	"\x04time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12B\n" +
 	"\ftask_started\x18\x03 \x01(\v2\x1d.millpond.node.v1.TaskStartedH\x00R\vtaskStarted\x12H\n" +
 	"\x0etask_completed\x18\x04 \x01(\v2\x1f.millpond.node.v1.TaskCompletedH\x00R\rtaskCompleted\x12;\n" +
-	"\theartbeat\x18\x05 \x01(\v2\x1b.millpond.node.v1.HeartbeatH\x00R\theartbeatB\x06\n" +
+	"\theartbeat\x18\x05 \x01(\v2\x1b.millpond.node.v1.HeartbeatH\x00R\theartbeat\x12+\n" +
+	"\x04more\x18P \x03(\v2\x17.millpond.node.v1.EventR\x04moreB\x06\n" +
 	"\x04what\"u\n" +
 	"\vTaskStarted\x12+\n" +
 	"\x03key\x18\x01 \x01(\v2\x19.millpond.node.v1.TaskKeyR\x03key\x129\n" +
@@ -4079,92 +4100,93 @@ var file_node_proto_depIdxs = []int32{
 	6,  // 6: millpond.node.v1.Event.task_started:type_name -> millpond.node.v1.TaskStarted
 	7,  // 7: millpond.node.v1.Event.task_completed:type_name -> millpond.node.v1.TaskCompleted
 	10, // 8: millpond.node.v1.Event.heartbeat:type_name -> millpond.node.v1.Heartbeat
-	3,  // 9: millpond.node.v1.TaskStarted.key:type_name -> millpond.node.v1.TaskKey
-	61, // 10: millpond.node.v1.TaskStarted.start_time:type_name -> google.protobuf.Timestamp
-	3,  // 11: millpond.node.v1.TaskCompleted.key:type_name -> millpond.node.v1.TaskKey
-	61, // 12: millpond.node.v1.TaskCompleted.start_time:type_name -> google.protobuf.Timestamp
-	61, // 13: millpond.node.v1.TaskCompleted.end_time:type_name -> google.protobuf.Timestamp
-	9,  // 14: millpond.node.v1.TaskCompleted.failure:type_name -> millpond.node.v1.Failure
-	8,  // 15: millpond.node.v1.TaskCompleted.usage:type_name -> millpond.node.v1.Usage
-	32, // 16: millpond.node.v1.TaskCompleted.container:type_name -> millpond.node.v1.ContainerInfo
-	62, // 17: millpond.node.v1.Usage.user_cpu:type_name -> google.protobuf.Duration
-	62, // 18: millpond.node.v1.Usage.kernel_cpu:type_name -> google.protobuf.Duration
-	59, // 19: millpond.node.v1.Failure.details:type_name -> millpond.node.v1.Failure.DetailsEntry
-	3,  // 20: millpond.node.v1.RunTaskRequest.key:type_name -> millpond.node.v1.TaskKey
-	60, // 21: millpond.node.v1.RunTaskRequest.environment:type_name -> millpond.node.v1.RunTaskRequest.EnvironmentEntry
-	19, // 22: millpond.node.v1.RunTaskRequest.user:type_name -> millpond.node.v1.User
-	20, // 23: millpond.node.v1.RunTaskRequest.resource_files:type_name -> millpond.node.v1.ResourceFile
-	62, // 24: millpond.node.v1.RunTaskRequest.max_wall_clock:type_name -> google.protobuf.Duration
-	14, // 25: millpond.node.v1.RunTaskRequest.output_files:type_name -> millpond.node.v1.OutputFile
-	16, // 26: millpond.node.v1.RunTaskRequest.packages:type_name -> millpond.node.v1.ApplicationPackage
-	30, // 27: millpond.node.v1.RunTaskRequest.container:type_name -> millpond.node.v1.Container
-	15, // 28: millpond.node.v1.OutputFile.headers:type_name -> millpond.node.v1.Header
-	16, // 29: millpond.node.v1.InstallRequest.packages:type_name -> millpond.node.v1.ApplicationPackage
-	9,  // 30: millpond.node.v1.InstallResponse.failure:type_name -> millpond.node.v1.Failure
-	13, // 31: millpond.node.v1.RunTasksRequest.tasks:type_name -> millpond.node.v1.RunTaskRequest
-	24, // 32: millpond.node.v1.RunTasksResponse.results:type_name -> millpond.node.v1.RunTaskResult
-	26, // 33: millpond.node.v1.PrepareRequest.mounts:type_name -> millpond.node.v1.Mount
-	27, // 34: millpond.node.v1.PrepareRequest.containers:type_name -> millpond.node.v1.Containers
-	28, // 35: millpond.node.v1.Containers.registries:type_name -> millpond.node.v1.Registry
-	9,  // 36: millpond.node.v1.PrepareResponse.failure:type_name -> millpond.node.v1.Failure
-	28, // 37: millpond.node.v1.Container.registry:type_name -> millpond.node.v1.Registry
-	31, // 38: millpond.node.v1.Container.binds:type_name -> millpond.node.v1.Bind
-	61, // 39: millpond.node.v1.NoticeRequest.not_before:type_name -> google.protobuf.Timestamp
-	3,  // 40: millpond.node.v1.StopTaskRequest.key:type_name -> millpond.node.v1.TaskKey
-	3,  // 41: millpond.node.v1.RemoveTaskRequest.key:type_name -> millpond.node.v1.TaskKey
-	41, // 42: millpond.node.v1.ListFilesResponse.files:type_name -> millpond.node.v1.FileInfo
-	61, // 43: millpond.node.v1.FileInfo.modified:type_name -> google.protobuf.Timestamp
-	62, // 44: millpond.node.v1.FreezeRequest.limit:type_name -> google.protobuf.Duration
-	61, // 45: millpond.node.v1.Output.modified:type_name -> google.protobuf.Timestamp
-	62, // 46: millpond.node.v1.SettleRequest.limit:type_name -> google.protobuf.Duration
-	2,  // 47: millpond.node.v1.SettleResponse.stages:type_name -> millpond.node.v1.Stage
-	61, // 48: millpond.node.v1.PersonaliseRequest.now:type_name -> google.protobuf.Timestamp
-	2,  // 49: millpond.node.v1.PersonaliseResponse.stages:type_name -> millpond.node.v1.Stage
-	0,  // 50: millpond.node.v1.Agent.Hello:input_type -> millpond.node.v1.HelloRequest
-	4,  // 51: millpond.node.v1.Agent.Watch:input_type -> millpond.node.v1.WatchRequest
-	11, // 52: millpond.node.v1.Agent.Acknowledge:input_type -> millpond.node.v1.AcknowledgeRequest
-	13, // 53: millpond.node.v1.Agent.RunTask:input_type -> millpond.node.v1.RunTaskRequest
-	22, // 54: millpond.node.v1.Agent.RunTasks:input_type -> millpond.node.v1.RunTasksRequest
-	25, // 55: millpond.node.v1.Agent.Prepare:input_type -> millpond.node.v1.PrepareRequest
-	33, // 56: millpond.node.v1.Agent.Notice:input_type -> millpond.node.v1.NoticeRequest
-	35, // 57: millpond.node.v1.Agent.StopTask:input_type -> millpond.node.v1.StopTaskRequest
-	37, // 58: millpond.node.v1.Agent.RemoveTask:input_type -> millpond.node.v1.RemoveTaskRequest
-	17, // 59: millpond.node.v1.Agent.Install:input_type -> millpond.node.v1.InstallRequest
-	39, // 60: millpond.node.v1.Agent.ListFiles:input_type -> millpond.node.v1.ListFilesRequest
-	42, // 61: millpond.node.v1.Agent.StatFile:input_type -> millpond.node.v1.StatFileRequest
-	43, // 62: millpond.node.v1.Agent.ReadFile:input_type -> millpond.node.v1.ReadFileRequest
-	53, // 63: millpond.node.v1.Agent.Outputs:input_type -> millpond.node.v1.OutputsRequest
-	45, // 64: millpond.node.v1.Agent.DeleteFile:input_type -> millpond.node.v1.DeleteFileRequest
-	47, // 65: millpond.node.v1.Agent.Shutdown:input_type -> millpond.node.v1.ShutdownRequest
-	49, // 66: millpond.node.v1.Agent.Freeze:input_type -> millpond.node.v1.FreezeRequest
-	51, // 67: millpond.node.v1.Agent.Thaw:input_type -> millpond.node.v1.ThawRequest
-	55, // 68: millpond.node.v1.Agent.Settle:input_type -> millpond.node.v1.SettleRequest
-	57, // 69: millpond.node.v1.Agent.Personalise:input_type -> millpond.node.v1.PersonaliseRequest
-	1,  // 70: millpond.node.v1.Agent.Hello:output_type -> millpond.node.v1.HelloResponse
-	5,  // 71: millpond.node.v1.Agent.Watch:output_type -> millpond.node.v1.Event
-	12, // 72: millpond.node.v1.Agent.Acknowledge:output_type -> millpond.node.v1.AcknowledgeResponse
-	21, // 73: millpond.node.v1.Agent.RunTask:output_type -> millpond.node.v1.RunTaskResponse
-	23, // 74: millpond.node.v1.Agent.RunTasks:output_type -> millpond.node.v1.RunTasksResponse
-	29, // 75: millpond.node.v1.Agent.Prepare:output_type -> millpond.node.v1.PrepareResponse
-	34, // 76: millpond.node.v1.Agent.Notice:output_type -> millpond.node.v1.NoticeResponse
-	36, // 77: millpond.node.v1.Agent.StopTask:output_type -> millpond.node.v1.StopTaskResponse
-	38, // 78: millpond.node.v1.Agent.RemoveTask:output_type -> millpond.node.v1.RemoveTaskResponse
-	18, // 79: millpond.node.v1.Agent.Install:output_type -> millpond.node.v1.InstallResponse
-	40, // 80: millpond.node.v1.Agent.ListFiles:output_type -> millpond.node.v1.ListFilesResponse
-	41, // 81: millpond.node.v1.Agent.StatFile:output_type -> millpond.node.v1.FileInfo
-	44, // 82: millpond.node.v1.Agent.ReadFile:output_type -> millpond.node.v1.FileChunk
-	54, // 83: millpond.node.v1.Agent.Outputs:output_type -> millpond.node.v1.Output
-	46, // 84: millpond.node.v1.Agent.DeleteFile:output_type -> millpond.node.v1.DeleteFileResponse
-	48, // 85: millpond.node.v1.Agent.Shutdown:output_type -> millpond.node.v1.ShutdownResponse
-	50, // 86: millpond.node.v1.Agent.Freeze:output_type -> millpond.node.v1.FreezeResponse
-	52, // 87: millpond.node.v1.Agent.Thaw:output_type -> millpond.node.v1.ThawResponse
-	56, // 88: millpond.node.v1.Agent.Settle:output_type -> millpond.node.v1.SettleResponse
-	58, // 89: millpond.node.v1.Agent.Personalise:output_type -> millpond.node.v1.PersonaliseResponse
-	70, // [70:90] is the sub-list for method output_type
-	50, // [50:70] is the sub-list for method input_type
-	50, // [50:50] is the sub-list for extension type_name
-	50, // [50:50] is the sub-list for extension extendee
-	0,  // [0:50] is the sub-list for field type_name
+	5,  // 9: millpond.node.v1.Event.more:type_name -> millpond.node.v1.Event
+	3,  // 10: millpond.node.v1.TaskStarted.key:type_name -> millpond.node.v1.TaskKey
+	61, // 11: millpond.node.v1.TaskStarted.start_time:type_name -> google.protobuf.Timestamp
+	3,  // 12: millpond.node.v1.TaskCompleted.key:type_name -> millpond.node.v1.TaskKey
+	61, // 13: millpond.node.v1.TaskCompleted.start_time:type_name -> google.protobuf.Timestamp
+	61, // 14: millpond.node.v1.TaskCompleted.end_time:type_name -> google.protobuf.Timestamp
+	9,  // 15: millpond.node.v1.TaskCompleted.failure:type_name -> millpond.node.v1.Failure
+	8,  // 16: millpond.node.v1.TaskCompleted.usage:type_name -> millpond.node.v1.Usage
+	32, // 17: millpond.node.v1.TaskCompleted.container:type_name -> millpond.node.v1.ContainerInfo
+	62, // 18: millpond.node.v1.Usage.user_cpu:type_name -> google.protobuf.Duration
+	62, // 19: millpond.node.v1.Usage.kernel_cpu:type_name -> google.protobuf.Duration
+	59, // 20: millpond.node.v1.Failure.details:type_name -> millpond.node.v1.Failure.DetailsEntry
+	3,  // 21: millpond.node.v1.RunTaskRequest.key:type_name -> millpond.node.v1.TaskKey
+	60, // 22: millpond.node.v1.RunTaskRequest.environment:type_name -> millpond.node.v1.RunTaskRequest.EnvironmentEntry
+	19, // 23: millpond.node.v1.RunTaskRequest.user:type_name -> millpond.node.v1.User
+	20, // 24: millpond.node.v1.RunTaskRequest.resource_files:type_name -> millpond.node.v1.ResourceFile
+	62, // 25: millpond.node.v1.RunTaskRequest.max_wall_clock:type_name -> google.protobuf.Duration
+	14, // 26: millpond.node.v1.RunTaskRequest.output_files:type_name -> millpond.node.v1.OutputFile
+	16, // 27: millpond.node.v1.RunTaskRequest.packages:type_name -> millpond.node.v1.ApplicationPackage
+	30, // 28: millpond.node.v1.RunTaskRequest.container:type_name -> millpond.node.v1.Container
+	15, // 29: millpond.node.v1.OutputFile.headers:type_name -> millpond.node.v1.Header
+	16, // 30: millpond.node.v1.InstallRequest.packages:type_name -> millpond.node.v1.ApplicationPackage
+	9,  // 31: millpond.node.v1.InstallResponse.failure:type_name -> millpond.node.v1.Failure
+	13, // 32: millpond.node.v1.RunTasksRequest.tasks:type_name -> millpond.node.v1.RunTaskRequest
+	24, // 33: millpond.node.v1.RunTasksResponse.results:type_name -> millpond.node.v1.RunTaskResult
+	26, // 34: millpond.node.v1.PrepareRequest.mounts:type_name -> millpond.node.v1.Mount
+	27, // 35: millpond.node.v1.PrepareRequest.containers:type_name -> millpond.node.v1.Containers
+	28, // 36: millpond.node.v1.Containers.registries:type_name -> millpond.node.v1.Registry
+	9,  // 37: millpond.node.v1.PrepareResponse.failure:type_name -> millpond.node.v1.Failure
+	28, // 38: millpond.node.v1.Container.registry:type_name -> millpond.node.v1.Registry
+	31, // 39: millpond.node.v1.Container.binds:type_name -> millpond.node.v1.Bind
+	61, // 40: millpond.node.v1.NoticeRequest.not_before:type_name -> google.protobuf.Timestamp
+	3,  // 41: millpond.node.v1.StopTaskRequest.key:type_name -> millpond.node.v1.TaskKey
+	3,  // 42: millpond.node.v1.RemoveTaskRequest.key:type_name -> millpond.node.v1.TaskKey
+	41, // 43: millpond.node.v1.ListFilesResponse.files:type_name -> millpond.node.v1.FileInfo
+	61, // 44: millpond.node.v1.FileInfo.modified:type_name -> google.protobuf.Timestamp
+	62, // 45: millpond.node.v1.FreezeRequest.limit:type_name -> google.protobuf.Duration
+	61, // 46: millpond.node.v1.Output.modified:type_name -> google.protobuf.Timestamp
+	62, // 47: millpond.node.v1.SettleRequest.limit:type_name -> google.protobuf.Duration
+	2,  // 48: millpond.node.v1.SettleResponse.stages:type_name -> millpond.node.v1.Stage
+	61, // 49: millpond.node.v1.PersonaliseRequest.now:type_name -> google.protobuf.Timestamp
+	2,  // 50: millpond.node.v1.PersonaliseResponse.stages:type_name -> millpond.node.v1.Stage
+	0,  // 51: millpond.node.v1.Agent.Hello:input_type -> millpond.node.v1.HelloRequest
+	4,  // 52: millpond.node.v1.Agent.Watch:input_type -> millpond.node.v1.WatchRequest
+	11, // 53: millpond.node.v1.Agent.Acknowledge:input_type -> millpond.node.v1.AcknowledgeRequest
+	13, // 54: millpond.node.v1.Agent.RunTask:input_type -> millpond.node.v1.RunTaskRequest
+	22, // 55: millpond.node.v1.Agent.RunTasks:input_type -> millpond.node.v1.RunTasksRequest
+	25, // 56: millpond.node.v1.Agent.Prepare:input_type -> millpond.node.v1.PrepareRequest
+	33, // 57: millpond.node.v1.Agent.Notice:input_type -> millpond.node.v1.NoticeRequest
+	35, // 58: millpond.node.v1.Agent.StopTask:input_type -> millpond.node.v1.StopTaskRequest
+	37, // 59: millpond.node.v1.Agent.RemoveTask:input_type -> millpond.node.v1.RemoveTaskRequest
+	17, // 60: millpond.node.v1.Agent.Install:input_type -> millpond.node.v1.InstallRequest
+	39, // 61: millpond.node.v1.Agent.ListFiles:input_type -> millpond.node.v1.ListFilesRequest
+	42, // 62: millpond.node.v1.Agent.StatFile:input_type -> millpond.node.v1.StatFileRequest
+	43, // 63: millpond.node.v1.Agent.ReadFile:input_type -> millpond.node.v1.ReadFileRequest
+	53, // 64: millpond.node.v1.Agent.Outputs:input_type -> millpond.node.v1.OutputsRequest
+	45, // 65: millpond.node.v1.Agent.DeleteFile:input_type -> millpond.node.v1.DeleteFileRequest
+	47, // 66: millpond.node.v1.Agent.Shutdown:input_type -> millpond.node.v1.ShutdownRequest
+	49, // 67: millpond.node.v1.Agent.Freeze:input_type -> millpond.node.v1.FreezeRequest
+	51, // 68: millpond.node.v1.Agent.Thaw:input_type -> millpond.node.v1.ThawRequest
+	55, // 69: millpond.node.v1.Agent.Settle:input_type -> millpond.node.v1.SettleRequest
+	57, // 70: millpond.node.v1.Agent.Personalise:input_type -> millpond.node.v1.PersonaliseRequest
+	1,  // 71: millpond.node.v1.Agent.Hello:output_type -> millpond.node.v1.HelloResponse
+	5,  // 72: millpond.node.v1.Agent.Watch:output_type -> millpond.node.v1.Event
+	12, // 73: millpond.node.v1.Agent.Acknowledge:output_type -> millpond.node.v1.AcknowledgeResponse
+	21, // 74: millpond.node.v1.Agent.RunTask:output_type -> millpond.node.v1.RunTaskResponse
+	23, // 75: millpond.node.v1.Agent.RunTasks:output_type -> millpond.node.v1.RunTasksResponse
+	29, // 76: millpond.node.v1.Agent.Prepare:output_type -> millpond.node.v1.PrepareResponse
+	34, // 77: millpond.node.v1.Agent.Notice:output_type -> millpond.node.v1.NoticeResponse
+	36, // 78: millpond.node.v1.Agent.StopTask:output_type -> millpond.node.v1.StopTaskResponse
+	38, // 79: millpond.node.v1.Agent.RemoveTask:output_type -> millpond.node.v1.RemoveTaskResponse
+	18, // 80: millpond.node.v1.Agent.Install:output_type -> millpond.node.v1.InstallResponse
+	40, // 81: millpond.node.v1.Agent.ListFiles:output_type -> millpond.node.v1.ListFilesResponse
+	41, // 82: millpond.node.v1.Agent.StatFile:output_type -> millpond.node.v1.FileInfo
+	44, // 83: millpond.node.v1.Agent.ReadFile:output_type -> millpond.node.v1.FileChunk
+	54, // 84: millpond.node.v1.Agent.Outputs:output_type -> millpond.node.v1.Output
+	46, // 85: millpond.node.v1.Agent.DeleteFile:output_type -> millpond.node.v1.DeleteFileResponse
+	48, // 86: millpond.node.v1.Agent.Shutdown:output_type -> millpond.node.v1.ShutdownResponse
+	50, // 87: millpond.node.v1.Agent.Freeze:output_type -> millpond.node.v1.FreezeResponse
+	52, // 88: millpond.node.v1.Agent.Thaw:output_type -> millpond.node.v1.ThawResponse
+	56, // 89: millpond.node.v1.Agent.Settle:output_type -> millpond.node.v1.SettleResponse
+	58, // 90: millpond.node.v1.Agent.Personalise:output_type -> millpond.node.v1.PersonaliseResponse
+	71, // [71:91] is the sub-list for method output_type
+	51, // [51:71] is the sub-list for method input_type
+	51, // [51:51] is the sub-list for extension type_name
+	51, // [51:51] is the sub-list for extension extendee
+	0,  // [0:51] is the sub-list for field type_name
 }
 
 func init() { file_node_proto_init() }
