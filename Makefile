@@ -42,8 +42,8 @@ bench: ## measure the bars of docs/benchmarks on this machine
 	@$(MAKE) --no-print-directory build
 	@scripts/bench
 
-bench-tasks: ## tasks per second and latencies, beside Slurm where it is installed
-	@scripts/install run
+bench-tasks: ## tasks per second and latencies, beside Slurm and HyperQueue
+	@scripts/install run bench
 	@$(MAKE) --no-print-directory build
 	@scripts/bench-tasks
 
