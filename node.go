@@ -169,13 +169,16 @@ type Node struct {
 	Address                      string
 	// HostAddress is where the guest reaches the loopback of its host; nodes know
 	// it as host.millpond.internal.
-	HostAddress   string
-	AgentVersion  string
-	AgentUpdated  time.Time
-	BootID        string
-	LastBoot      time.Time
-	Allocated     time.Time
-	RootDir       string
+	HostAddress  string
+	AgentVersion string
+	AgentUpdated time.Time
+	BootID       string
+	LastBoot     time.Time
+	Allocated    time.Time
+	RootDir      string
+	// Installing: the pool's application packages are not all there yet since the
+	// last boot.
+	Installing    bool       `json:",omitempty"`
 	StartTask     *StartTask // as it ran
 	StartTaskInfo *StartTaskInfo
 	// Preparing: the boot is not yet what its pool wants; nothing may run.

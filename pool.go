@@ -89,6 +89,8 @@ type PoolSpec struct {
 	StartTask      *StartTask    `json:"startTask,omitempty"`
 	UserAccounts   []UserAccount `json:"userAccounts,omitempty"`
 	Metadata       []NameValue   `json:"metadata,omitempty"`
+	// Packages are installed on every node before its start task.
+	Packages []PackageReference `json:"packages,omitempty"`
 	// OSDisk is what differs from the image's own OS disk.
 	OSDisk OSDiskSpec `json:"osDisk,omitzero"`
 	// Upgrade is nil when the pool was added without a policy.

@@ -19,8 +19,17 @@ type Caller struct {
 	// App is the client id of an application; empty for a user.
 	App  string
 	Name string
-	// Account is set for shared-key callers only: the one account they may touch.
+	// Account is set for shared keys and tokens of tasks: the one account that they may touch.
 	Account AccountName
+	// Task is set for tokens of tasks: the attempt that the token was made for.
+	Task *TaskIdentity `json:",omitempty"`
+}
+
+// TaskIdentity is one attempt of a task.
+type TaskIdentity struct {
+	Job     JobID
+	Task    TaskID
+	Attempt int
 }
 
 // BuiltInPrincipal names the identity of the server itself in records.

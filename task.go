@@ -67,8 +67,12 @@ type TaskSpec struct {
 	Environment   []NameValue    `json:"environment,omitempty"`
 	ResourceFiles []ResourceFile `json:"resourceFiles,omitempty"`
 	OutputFiles   []OutputFile   `json:"outputFiles,omitempty"`
-	User          UserIdentity   `json:"user"`
-	RequiredSlots int            `json:"requiredSlots"`
+	// Packages are installed on the node before the command runs.
+	Packages []PackageReference `json:"packages,omitempty"`
+	// Token gives the command a token for the operations of its job.
+	Token         bool         `json:"token,omitempty"`
+	User          UserIdentity `json:"user"`
+	RequiredSlots int          `json:"requiredSlots"`
 	// Affinity is a soft hint, usually a node's affinity id.
 	Affinity string `json:"affinity,omitempty"`
 	// MaxWallClock 0 means no limit; it counts per attempt.

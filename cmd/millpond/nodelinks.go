@@ -2,12 +2,20 @@ package main
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"net"
 	"time"
 
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
+
 	millpond "millpond.dev/millpond"
 	"millpond.dev/millpond/internal/account"
+	"millpond.dev/millpond/internal/agent/transfer"
+	"millpond.dev/millpond/internal/application"
+	"millpond.dev/millpond/internal/azwire"
 	"millpond.dev/millpond/internal/blobsign"
+	"millpond.dev/millpond/internal/directory"
 	"millpond.dev/millpond/internal/storage"
 )
 
@@ -19,16 +27,22 @@ const linkLife = 24 * time.Hour
 type nodeLinks struct {
 	accounts *account.Service
 	storage  *storage.Service
+	apps     *application.Service
+	tokens   *directory.Service
 	// own are the addresses under which clients may have written a link.
 	own []string
+	// blobs sends what the server itself uploads, by the way that nodes take.
+	blobs *transfer.Blobs
 }
 
-func newNodeLinks(accounts *account.Service, st *storage.Service, addr string) nodeLinks {
+func newNodeLinks(accounts *account.Service, st *storage.Service, apps *application.Service, tokens *directory.Service, addr string, ca []byte) nodeLinks {
 	own := []string{addr}
 	if _, port, err := net.SplitHostPort(addr); err == nil {
 		own = append(own, "localhost:"+port, "127.0.0.1:"+port)
 	}
-	return nodeLinks{accounts, st, own}
+	reach := &transfer.Reach{}
+	reach.Set(addr, ca, azwire.ServedHosts())
+	return nodeLinks{accounts, st, apps, tokens, own, transfer.NewBlobs(reach, time.Minute)}
 }
 
 func (l nodeLinks) Container(ctx context.Context, acct millpond.AccountName, container string) (string, error) {
@@ -47,3 +61,36 @@ func (l nodeLinks) Container(ctx context.Context, acct millpond.AccountName, con
 }
 
 func (l nodeLinks) Reachable(link string) string { return storage.ToAzure(link, l.own) }
+
+func (l nodeLinks) Packages(ctx context.Context, acct millpond.AccountName, refs []millpond.PackageReference) ([]millpond.Package, error) {
+	return l.apps.Packages(ctx, acct, refs)
+}
+
+// tokenLife bounds a task's token; the attempt ends it before that.
+const tokenLife = 180 * 24 * time.Hour
+
+func (l nodeLinks) Token(ctx context.Context, acct millpond.AccountName, task millpond.TaskIdentity) (string, error) {
+	a, err := l.accounts.Lookup(ctx, acct)
+	if err != nil {
+		return "", err
+	}
+	return l.tokens.IssueTask(directory.TaskToken{Tenant: a.Tenant, Account: a.Name, Task: task, Life: tokenLife})
+}
+
+// putLimit bounds one upload of the server's own.
+const putLimit = 2 * time.Minute
+
+func (l nodeLinks) Put(ctx context.Context, containerURL, name string, text []byte) error {
+	ctx, cancel := context.WithTimeout(ctx, putLimit)
+	defer cancel()
+	err := l.blobs.Put(ctx, l.Reachable(containerURL), name, text)
+	if err == nil {
+		return nil
+	}
+	why := "its service does not answer."
+	var re *azcore.ResponseError
+	if errors.As(err, &re) {
+		why = fmt.Sprintf("its service answered %d %s. The SAS must permit writing and must not have expired.", re.StatusCode, re.ErrorCode)
+	}
+	return millpond.InvalidProperty("containerUrl", "(not shown)", "Nothing could be uploaded to the container: "+why).Because(err)
+}

@@ -15,6 +15,7 @@ import (
 
 	millpond "millpond.dev/millpond"
 	"millpond.dev/millpond/internal/account"
+	"millpond.dev/millpond/internal/application"
 	"millpond.dev/millpond/internal/armapi"
 	"millpond.dev/millpond/internal/authz"
 	"millpond.dev/millpond/internal/azwire"
@@ -182,14 +183,21 @@ func newServer(ctx context.Context, cfg config.Config, data datadir.Dir, addr st
 	stores := storage.New(storage.Options{DB: s.db, Clock: s.clock, Log: log, Rand: rand.Reader, Resources: resources, Behind: blobs})
 	var pools *pool.Service
 	var work *job.Service
-	accounts := account.New(account.Options{DB: s.db, Clock: s.clock, Log: log, Resources: resources, Pools: accountContents(func(ctx context.Context, name millpond.AccountName) error {
+	var accounts *account.Service
+	var apps *application.Service
+	accounts = account.New(account.Options{DB: s.db, Clock: s.clock, Log: log, Resources: resources, Pools: accountContents(func(ctx context.Context, name millpond.AccountName) error {
 		if err := deleteContents(ctx, name, pools, work); err != nil {
 			return err
 		}
-		return s.hooks.DeleteAccount(ctx, name)
+		doomed, err := accounts.List(ctx, sqlite.Query{Name: name.Key()})
+		for _, a := range doomed {
+			err = errors.Join(err, apps.DeleteAccount(ctx, a.ID))
+		}
+		return errors.Join(err, s.hooks.DeleteAccount(ctx, name))
 	}), Storage: stores,
 		Quotas: account.Quotas{Pools: cfg.Quotas.Pools, Cores: cfg.Quotas.Cores, ActiveJobs: cfg.Quotas.ActiveJobs, Accounts: cfg.Quotas.Accounts}})
 
+	apps = application.New(s.db, rand.Reader, resources, accounts, stores)
 	authority, err := httpd.LoadAuthority(data.CA(), data.CAKey(), s.clock)
 	if err != nil {
 		return nil, err
@@ -204,12 +212,12 @@ func newServer(ctx context.Context, cfg config.Config, data datadir.Dir, addr st
 	parts, forward := launch.Parts(s.launcher, func(n millpond.NodeID) bool { return !n.IsVM() }, millpond.NodeID.IsVM)
 	s.forward = forward
 	s.nodes = node.New(node.Deps{DB: s.db, Clock: s.clock, Log: log, Launcher: parts[0], Images: galleries, Accounts: accountsByName{accounts},
-		Links: newNodeLinks(accounts, stores, addr), Sizes: s.size, Random: rand.Read, Kept: s.kept,
+		Links: newNodeLinks(accounts, stores, apps, dir, addr, authority.PEM()), Sizes: s.size, Random: rand.Read, Kept: s.kept,
 		Wakes: node.Wakes{Allocator: allocate, Nodes: nodes, Scheduler: schedule, Jobs: jobs},
 		Config: node.Config{BootLimit: time.Duration(cfg.Nodes.BootLimit), Silence: time.Duration(cfg.Nodes.ContactLimit), LogDir: data.NodeLogs(),
 			LogRetention: time.Duration(cfg.Nodes.LogRetention), KeepPart: cfg.Nodes.KeepPartKiB << 10, Version: version, EndpointFile: data.Endpoint(), CAFile: data.CA(),
 			Listener: addr, ServerCA: authority.PEM(), AzureHosts: azwire.ServedHosts()}})
-	pools = pool.New(pool.Deps{DB: s.db, Clock: s.clock, Log: log, Images: galleries, Machines: s.launcher, Accounts: accountsByName{accounts},
+	pools = pool.New(pool.Deps{DB: s.db, Clock: s.clock, Log: log, Images: galleries, Machines: s.launcher, Accounts: accountsByName{accounts}, Packages: apps.Check,
 		Sizes: s.size, NewID: randomID, WakeSession: s.nodes.Wake,
 		Blocked: func(ctx context.Context, acct millpond.AccountName, id millpond.PoolID) (int, error) {
 			return placer.Blocked(ctx, acct, id)
@@ -220,6 +228,7 @@ func newServer(ctx context.Context, cfg config.Config, data datadir.Dir, addr st
 		Wakes: job.Wakes{Jobs: jobs, Scheduler: schedule, Nodes: nodes}, Config: job.Config{ActiveJobs: cfg.Quotas.ActiveJobs}})
 	armapi.Members(resources, comp, galleries, accounts)
 	armapi.StorageMembers(resources, stores)
+	armapi.ApplicationMembers(resources, apps)
 	networks := network.New(s.db, resources, rights)
 	armapi.NetworkMembers(resources, networks)
 	s.machines = machine.New(machine.Deps{DB: s.db, Clock: s.clock, Log: log, Launcher: parts[1], Changed: parts[1].Changed(), Resources: resources, Auth: rights,
@@ -239,7 +248,7 @@ func newServer(ctx context.Context, cfg config.Config, data datadir.Dir, addr st
 	// The edges and the door.
 	assignments := armapi.NewAuthorization(rights, log)
 	assignments.Locks = resources
-	rm := armapi.New(armapi.Options{Log: log, Auth: rights, Resources: resources, Compute: comp, Gallery: galleries, Accounts: accounts, Storage: stores, Network: networks, Machines: s.machines, Deployments: deployments,
+	rm := armapi.New(armapi.Options{Log: log, Auth: rights, Resources: resources, Compute: comp, Gallery: galleries, Accounts: accounts, Storage: stores, Applications: apps, Network: networks, Machines: s.machines, Deployments: deployments,
 		Authenticate: func(r *http.Request) (millpond.Caller, error) {
 			token, _ := identity.Bearer(r)
 			return dir.Verify(r.Context(), token, directory.AudienceARM)
@@ -260,6 +269,13 @@ func newServer(ctx context.Context, cfg config.Config, data datadir.Dir, addr st
 	batch := batchapi.New(batchapi.Options{Accounts: accounts, Authz: rights, Pools: pools, Nodes: s.nodes, Jobs: work, Schedules: work, Stats: &usage.Service{DB: s.db, Clock: s.clock, Sizes: s.size}, Events: s.events, Webhooks: s.hooks, Clock: s.clock, Rand: rand.Reader, Log: log,
 		Verify: func(ctx context.Context, token string) (millpond.Caller, error) {
 			return dir.Verify(ctx, token, directory.AudienceBatch)
+		},
+		Applications: func(ctx context.Context, acct millpond.BatchAccount) (out []batchapi.Application, err error) {
+			all, err := apps.Summaries(ctx, acct.ID)
+			for _, a := range all {
+				out = append(out, batchapi.Application(a))
+			}
+			return out, err
 		},
 		SupportedImages: func(ctx context.Context) ([]batchapi.SupportedImage, error) { return supportedImages(ctx, galleries) }})
 	rm.Pools = batch

@@ -19,6 +19,7 @@ import (
 
 	millpond "millpond.dev/millpond"
 	"millpond.dev/millpond/internal/account"
+	"millpond.dev/millpond/internal/application"
 	"millpond.dev/millpond/internal/azwire"
 	"millpond.dev/millpond/internal/compute"
 	"millpond.dev/millpond/internal/deployment"
@@ -50,6 +51,7 @@ type Options struct {
 	Gallery       *gallery.Service
 	Accounts      *account.Service
 	Storage       *storage.Service
+	Applications  *application.Service
 	Network       *network.Service
 	Machines      *machine.Service
 	Deployments   *deployment.Service
@@ -89,7 +91,7 @@ const SignedIn = "(any signed-in principal)"
 func (e *Edge) Routes() []azwire.Route {
 	var all []azwire.Route
 	for _, part := range [][]azwire.Route{e.subscriptionRoutes(), e.groupRoutes(), e.providerRoutes(), e.resourceRoutes(), e.operationRoutes(),
-		e.diskRoutes(), e.imageRoutes(), e.galleryRoutes(), e.versionRoutes(), e.checkRoutes(), e.sharingRoutes(), e.accountRoutes(), e.poolRoutes(), e.storageRoutes(), e.networkRoutes(), e.deploymentRoutes(),
+		e.diskRoutes(), e.imageRoutes(), e.galleryRoutes(), e.versionRoutes(), e.checkRoutes(), e.sharingRoutes(), e.accountRoutes(), e.poolRoutes(), e.storageRoutes(), e.applicationRoutes(), e.networkRoutes(), e.deploymentRoutes(),
 		e.machineRoutes(), e.extensionRoutes(), e.commandRoutes(), e.catalogueRoutes(), e.refusedRoutes()} {
 		all = append(all, part...)
 	}

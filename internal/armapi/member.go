@@ -5,6 +5,7 @@ import (
 
 	millpond "millpond.dev/millpond"
 	"millpond.dev/millpond/internal/account"
+	"millpond.dev/millpond/internal/application"
 	"millpond.dev/millpond/internal/compute"
 	"millpond.dev/millpond/internal/gallery"
 	"millpond.dev/millpond/internal/machine"
@@ -23,6 +24,25 @@ func MachineMembers(res *resource.Service, m *machine.Service) {
 	res.Member(millpond.TypeVM, m.Remove)
 	res.Member(millpond.TypeExtension, with)
 	res.Member(millpond.TypeRunCommand, with)
+}
+
+// ApplicationMembers tells the resource verbs how applications are deleted with
+// their group.
+func ApplicationMembers(res *resource.Service, apps *application.Service) {
+	res.Member(millpond.TypeApplicationPackage, func(ctx context.Context, id millpond.ResourceID) (bool, error) {
+		// The default version, too: the application goes with it.
+		app, _ := id.Parent()
+		none := ""
+		if _, err := apps.Put(ctx, application.Change{ID: app, DefaultVersion: &none, Patch: true}); err != nil && millpond.KindOf(err) != millpond.NotFound {
+			return false, err
+		}
+		_, err := apps.DeletePackage(ctx, id)
+		return err == nil, err
+	})
+	res.Member(millpond.TypeBatchApplication, func(ctx context.Context, id millpond.ResourceID) (bool, error) {
+		_, err := apps.Delete(ctx, id)
+		return err == nil, err
+	})
 }
 
 // StorageMembers tells the resource verbs how storage accounts are deleted with

@@ -34,11 +34,8 @@ func (e *Edge) refusedRoutes() []azwire.Route {
 	no := func(name, method, path, action, why string) azwire.Route {
 		return azwire.Route{Name: name, Method: method, Path: path, Action: action, Refused: why}
 	}
-	const apps = "Application packages are not supported yet. Put the program into the image, or fetch it with a resource file."
 	out := []azwire.Route{
 		no("VirtualMachineScaleSets_CreateOrUpdate", "PUT", mc+"/virtualMachineScaleSets/{name}", "Microsoft.Compute/virtualMachineScaleSets/write", "Virtual machine scale sets are not supported. Use a Batch pool."),
-		no("Application_Create", "PUT", mb+"/applications/{app}", "Microsoft.Batch/batchAccounts/applications/write", apps),
-		no("Application_List", "GET", mb+"/applications", "Microsoft.Batch/batchAccounts/applications/read", apps),
 		no("Certificate_Create", "PUT", mb+"/certificates/{cert}", "Microsoft.Batch/batchAccounts/certificates/write", "Certificates left the service in 2025 and are not supported. Put secrets on a node with a resource file or in the image."),
 	}
 	const other = "Resources of type {ns}/{type} are not supported yet. docs/wire/resource-manager.md lists what is."

@@ -131,6 +131,17 @@ func blobEndpoint(r *azwire.Request, account string) string {
 	return r.BaseURL + "/" + account + "/"
 }
 
+// atClient is a link at Azure's address as this client reaches it.
+func atClient(r *azwire.Request, link string) string {
+	rest, ok := strings.CutPrefix(link, "https://")
+	host, path, ok2 := strings.Cut(rest, "/")
+	account, ok3 := strings.CutSuffix(host, azwire.BlobSuffix)
+	if !ok || !ok2 || !ok3 {
+		return link
+	}
+	return blobEndpoint(r, account) + path
+}
+
 func encodeStorageAccount(r *azwire.Request, a *millpond.StorageAccount) *armstorage.Account {
 	tier := armstorage.SKUTierStandard
 	if strings.HasPrefix(a.SKU, "Premium") {

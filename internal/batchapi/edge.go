@@ -57,6 +57,7 @@ type Nodes interface {
 	Start(ctx context.Context, acct millpond.AccountName, pool millpond.PoolID, id millpond.NodeID) error
 	DisableScheduling(ctx context.Context, acct millpond.AccountName, pool millpond.PoolID, id millpond.NodeID, o millpond.DeallocationOption) error
 	EnableScheduling(ctx context.Context, acct millpond.AccountName, pool millpond.PoolID, id millpond.NodeID) error
+	UploadLogs(ctx context.Context, acct millpond.AccountName, pool millpond.PoolID, id millpond.NodeID, q node.LogRequest) (node.UploadedLogs, error)
 	Files(ctx context.Context, acct millpond.AccountName, pool millpond.PoolID, id millpond.NodeID) (node.Files, error)
 	Usage(id millpond.NodeID) (millpond.NodeUsage, bool)
 	KeptFiles(ctx context.Context, id millpond.NodeID, directory string) (node.Files, error)
@@ -125,6 +126,8 @@ type Options struct {
 	// Unauthenticated.
 	Verify func(ctx context.Context, token string) (millpond.Caller, error)
 	// SupportedImages lists the catalogue.
+	// Applications lists an account's applications that nodes can install.
+	Applications    func(ctx context.Context, acct millpond.BatchAccount) ([]Application, error)
 	SupportedImages func(ctx context.Context) ([]SupportedImage, error)
 	// Authority is the address of the token service that a client without a token
 	// is sent to, for a tenant. Nil means login.microsoftonline.com.
@@ -199,8 +202,8 @@ func (e *Edge) serve(w http.ResponseWriter, r *request, front azwire.Front) erro
 	for k, v := range params {
 		r.SetParam(k, v)
 	}
-	if err := e.Authz.Authorize(r.Context(), r.Caller, route.Action, r.acct.ID.String()); err != nil {
-		return recoded(err)
+	if err := e.authorize(r); err != nil {
+		return err
 	}
 	if err := checkVersion(r); err != nil {
 		return err

@@ -26,7 +26,8 @@ func manager(in *azbatch.JobManagerTask) *millpond.TaskSpec {
 	}
 	yes := func(b *bool) bool { return b == nil || *b }
 	t := taskSpec(azbatch.CreateTaskContent{ID: in.ID, DisplayName: in.DisplayName, CommandLine: in.CommandLine, EnvironmentSettings: in.EnvironmentSettings,
-		ResourceFiles: in.ResourceFiles, OutputFiles: in.OutputFiles, UserIdentity: in.UserIdentity, RequiredSlots: in.RequiredSlots, Constraints: in.Constraints,
+		ResourceFiles: in.ResourceFiles, OutputFiles: in.OutputFiles, ApplicationPackageReferences: in.ApplicationPackageReferences, AuthenticationTokenSettings: in.AuthenticationTokenSettings,
+		UserIdentity: in.UserIdentity, RequiredSlots: in.RequiredSlots, Constraints: in.Constraints,
 		ContainerSettings: in.ContainerSettings})
 	t.Manager = &millpond.ManagerSpec{KillJob: yes(in.KillJobOnCompletion), Exclusive: yes(in.RunExclusive), AnyNode: yes(in.AllowLowPriorityNode)}
 	return &t
@@ -37,7 +38,8 @@ func managerModel(t *millpond.TaskSpec) *azbatch.JobManagerTask {
 		return nil
 	}
 	return &azbatch.JobManagerTask{ID: ptr(string(t.ID)), DisplayName: some(t.DisplayName), CommandLine: ptr(t.CommandLine), EnvironmentSettings: environmentModel(t.Environment),
-		ResourceFiles: filesModel(t.ResourceFiles), OutputFiles: outputFilesModel(t.OutputFiles), UserIdentity: identityModel(t.User), RequiredSlots: count(t.RequiredSlots), Constraints: constraintsModel(*t, 0),
+		ResourceFiles: filesModel(t.ResourceFiles), OutputFiles: outputFilesModel(t.OutputFiles),
+		ApplicationPackageReferences: packagesModel(t.Packages), AuthenticationTokenSettings: tokenModel(t.Token), UserIdentity: identityModel(t.User), RequiredSlots: count(t.RequiredSlots), Constraints: constraintsModel(*t, 0),
 		ContainerSettings: containerModel(t.Container), KillJobOnCompletion: ptr(t.Manager.KillJob), RunExclusive: ptr(t.Manager.Exclusive), AllowLowPriorityNode: ptr(t.Manager.AnyNode)}
 }
 

@@ -238,6 +238,9 @@ func (s memNodes) DisableScheduling(_ context.Context, _ millpond.AccountName, _
 func (s memNodes) EnableScheduling(_ context.Context, _ millpond.AccountName, _ millpond.PoolID, id millpond.NodeID) error {
 	return s.act(id, "")
 }
+func (s memNodes) UploadLogs(_ context.Context, _ millpond.AccountName, _ millpond.PoolID, id millpond.NodeID, q node.LogRequest) (node.UploadedLogs, error) {
+	return node.UploadedLogs{Directory: "p/" + string(id), Files: 2}, s.act(id, "")
+}
 func (s memNodes) Files(_ context.Context, _ millpond.AccountName, _ millpond.PoolID, id millpond.NodeID) (node.Files, error) {
 	return memFiles(s), s.act(id, "")
 }
@@ -521,7 +524,7 @@ const (
 func testAccount() millpond.BatchAccount {
 	id, _ := millpond.ParseResourceID(accountID)
 	return millpond.BatchAccount{ID: id, Name: "acct", Region: "westus2", Tenant: tenantID, Subscription: id.Subscription,
-		PrimaryKey: vectorKey, SecondaryKey: "b3RoZXIga2V5IG9mIHRoaXMgYWNjb3VudCBpcyBoZXJl", SharedKeyAllowed: true}
+		PrimaryKey: vectorKey, SecondaryKey: "b3RoZXIga2V5IG9mIHRoaXMgYWNjb3VudCBpcyBoZXJl", SharedKeyAllowed: true, TaskTokenAllowed: true}
 }
 
 type memAccounts []millpond.BatchAccount
@@ -580,6 +583,15 @@ func newEdge(t testing.TB) (*Edge, *service) {
 			switch token {
 			case "admin", "reader", "nobody":
 				return millpond.Caller{Method: millpond.AuthToken, Tenant: tenantID, Object: token}, nil
+			case "task", "elsewhere", "earlier":
+				c := millpond.Caller{Method: millpond.AuthTaskToken, Tenant: tenantID, Account: "acct", Task: &millpond.TaskIdentity{Job: "j", Task: "manager", Attempt: 2}}
+				if token == "elsewhere" {
+					c.Account = "other"
+				}
+				if token == "earlier" {
+					c.Task.Attempt = 1
+				}
+				return c, nil
 			case "stranger":
 				return millpond.Caller{Method: millpond.AuthToken, Tenant: "33333333-3333-3333-3333-333333333333", Object: "admin"}, nil
 			}

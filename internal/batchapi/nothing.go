@@ -19,10 +19,6 @@ func (e *Edge) listNothing(w http.ResponseWriter, r *request) error {
 	return e.writePage(w, r, segs[len(segs)-1], nil, "")
 }
 
-func (e *Edge) noApplication(http.ResponseWriter, *request) error {
-	return millpond.Errorf(millpond.NotFound, "ApplicationNotFound", "The specified application does not exist. Application packages are not supported yet.")
-}
-
 func (e *Edge) noCertificate(http.ResponseWriter, *request) error {
 	return millpond.Errorf(millpond.NotFound, "CertificateNotFound", "The specified certificate does not exist. %s", noCertificates)
 }

@@ -310,7 +310,7 @@ func (r *request) poolEntity(p millpond.Pool) entity {
 		TargetDedicatedNodes: count(p.TargetDedicated), TargetLowPriorityNodes: count(p.TargetLowPriority),
 		EnableAutoScale: ptr(p.AutoScale != nil), EnableInterNodeCommunication: ptr(false), TaskSlotsPerNode: count(s.TaskSlotsPerNode),
 		TaskSchedulingPolicy: &azbatch.TaskSchedulingPolicy{NodeFillType: ptr(azbatch.NodeFillType(s.FillType))},
-		StartTask:            startTaskModel(s.StartTask), Metadata: metadataModel(s.Metadata, p.Warnings),
+		StartTask:            startTaskModel(s.StartTask), Metadata: metadataModel(s.Metadata, p.Warnings), ApplicationPackageReferences: packagesModel(s.Packages),
 		CurrentNodeCommunicationMode: ptr(azbatch.NodeCommunicationModeSimplified),
 	}
 	if a := p.AutoScale; a != nil {

@@ -44,6 +44,9 @@ func (e *Edge) patchPool(w http.ResponseWriter, r *request) error {
 	if accountsGiven {
 		p.UserAccounts = ptr(userAccounts(in.UserAccounts))
 	}
+	if _, given := m["applicationPackageReferences"]; given {
+		p.Packages = ptr(packages(in.ApplicationPackageReferences))
+	}
 	if tagsGiven {
 		p.ResourceTags = ptr(tags(in.ResourceTags))
 	}
@@ -69,7 +72,7 @@ func (e *Edge) replacePool(w http.ResponseWriter, r *request) error {
 	if in.TargetNodeCommunicationMode != nil {
 		mode = string(*in.TargetNodeCommunicationMode)
 	}
-	p := pool.Patch{StartTask: ptr(startTask(in.StartTask)), Metadata: ptr(metadata(in.Metadata)), NodeCommunication: &mode}
+	p := pool.Patch{Packages: ptr(packages(in.ApplicationPackageReferences)), StartTask: ptr(startTask(in.StartTask)), Metadata: ptr(metadata(in.Metadata)), NodeCommunication: &mode}
 	if err := e.Pools.Patch(r.Context(), r.Caller, r.acct, r.pool(), millpond.Condition{}, p); err != nil {
 		return err
 	}
@@ -90,6 +93,7 @@ func poolSpec(in azbatch.CreatePoolContent) millpond.PoolSpec {
 		Image: m.Image, NodeAgentSKU: m.NodeAgentSKU, DataDisks: m.DataDisks, OSDisk: m.OSDisk, Containers: m.Containers, Mounts: mounts(in.MountConfiguration),
 		TaskSlotsPerNode: 1, FillType: millpond.FillSpread, NodeCommunication: "default",
 		StartTask: startTask(in.StartTask), Metadata: metadata(in.Metadata), UserAccounts: userAccounts(in.UserAccounts), ResourceTags: tags(in.ResourceTags),
+		Packages: packages(in.ApplicationPackageReferences),
 	}
 	if in.TaskSlotsPerNode != nil {
 		spec.TaskSlotsPerNode = int(*in.TaskSlotsPerNode)

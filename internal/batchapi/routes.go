@@ -41,7 +41,6 @@ const (
 const (
 	noUsers        = "User accounts of a single node are not supported yet. Give the pool userAccounts, which every node gets."
 	noRemoteLogin  = "Remote login to nodes is not supported yet. Run a task, or read a node's files at /pools/{poolId}/nodes/{nodeId}/files."
-	noLogUpload    = "Uploading node logs to blob storage is not supported yet. The files of a node can be read at /pools/{poolId}/nodes/{nodeId}/files."
 	noCertificates = "Certificates left the service in 2025 and are not supported. Put secrets on a node with a resource file or in the image."
 )
 
@@ -81,7 +80,7 @@ func (e *Edge) table() []azwire.Route {
 		{Name: "ComputeNode_EnableScheduling", Method: "POST", Path: pathNode + "/enablescheduling", Action: actPoolsWrite, Handle: e.with(e.enableScheduling)},
 		{Name: "ComputeNode_GetRemoteLoginSettings", Method: "GET", Path: pathNode + "/remoteloginsettings", Action: actPoolsRead, Refused: noRemoteLogin},
 		{Name: "ComputeNode_GetRemoteDesktop", Method: "GET", Path: pathNode + "/rdp", Action: actPoolsRead, Refused: noRemoteLogin},
-		{Name: "ComputeNode_UploadBatchServiceLogs", Method: "POST", Path: pathNode + "/uploadbatchservicelogs", Action: actPoolsWrite, Refused: noLogUpload},
+		{Name: "ComputeNode_UploadBatchServiceLogs", Method: "POST", Path: pathNode + "/uploadbatchservicelogs", Action: actPoolsWrite, Handle: e.with(e.uploadLogs)},
 		{Name: "ComputeNodeExtension_List", Method: "GET", Path: pathNode + "/extensions", Action: actPoolsRead, Handle: e.with(e.listExtensions)},
 		{Name: "ComputeNodeExtension_Get", Method: "GET", Path: pathNode + "/extensions/{extensionName}", Action: actPoolsRead, Handle: e.with(e.getExtension)},
 
@@ -129,8 +128,8 @@ func (e *Edge) table() []azwire.Route {
 		{Name: "Task_Reactivate", Method: "POST", Path: pathTask + "/reactivate", Action: actJobsWrite, Handle: e.with(e.reactivateTask)},
 		{Name: "Task_ListSubtasks", Method: "GET", Path: pathTask + "/subtasksinfo", Action: actJobsRead, Handle: e.with(e.listSubtasks)},
 
-		{Name: "Application_List", Method: "GET", Path: "/applications", Action: actAppsRead, Handle: e.with(e.listNothing)},
-		{Name: "Application_Get", Method: "GET", Path: "/applications/{applicationId}", Action: actAppsRead, Handle: e.with(e.noApplication)},
+		{Name: "Application_List", Method: "GET", Path: "/applications", Action: actAppsRead, Handle: e.with(e.listApplications)},
+		{Name: "Application_Get", Method: "GET", Path: "/applications/{applicationId}", Action: actAppsRead, Handle: e.with(e.getApplication)},
 
 		{Name: "Certificate_Add", Method: "POST", Path: "/certificates", Action: actCertsWrite, Refused: noCertificates},
 		{Name: "Certificate_List", Method: "GET", Path: "/certificates", Action: actCertsRead, Handle: e.with(e.listNothing)},

@@ -87,8 +87,8 @@ func taskAddShape() *rule {
 		"runElevated":                  truth(),
 		"multiInstanceSettings":        refuse(instances),
 		"dependsOn":                    dependsOnRule(),
-		"applicationPackageReferences": refuse("Application packages are not supported yet."),
-		"authenticationTokenSettings":  object(map[string]*rule{"access": refuse("Tokens for tasks are not supported yet.")}),
+		"applicationPackageReferences": packagesRule(),
+		"authenticationTokenSettings":  object(map[string]*rule{"access": many(word("job"), 1)}),
 	}).check(func(_ *body, m map[string]any, _ string) error {
 		if elevated, _ := m["runElevated"].(bool); elevated && m["userIdentity"] == nil {
 			m["userIdentity"] = map[string]any{"autoUser": map[string]any{"elevationLevel": "admin"}}

@@ -13,6 +13,7 @@ type shapes struct {
 	poolAdd, poolPatch, poolReplace, poolResize, removeNodes *rule
 	enableAutoScale, evaluate                                *rule
 	nodeReboot, nodeReimage, nodeDeallocate, nodeDisable     *rule
+	uploadLogs                                               *rule
 	jobAdd, jobPatch, jobUpdate, jobDisable, jobTerminate    *rule
 	taskAdd, taskCollection, taskUpdate                      *rule
 	scheduleAdd, schedulePatch, scheduleUpdate               *rule
@@ -24,6 +25,7 @@ func makeShapes() shapes {
 		enableAutoScale: enableAutoScaleShape(), evaluate: evaluateShape(),
 		nodeReboot: object(map[string]*rule{"nodeRebootOption": deallocation()}), nodeReimage: object(map[string]*rule{"nodeReimageOption": deallocation()}),
 		nodeDeallocate: object(map[string]*rule{"nodeDeallocateOption": deallocation()}),
+		uploadLogs:     uploadLogsShape(),
 		nodeDisable:    object(map[string]*rule{"nodeDisableSchedulingOption": word("requeue", "terminate", "taskcompletion")}),
 		jobAdd:         jobAddShape(), jobPatch: jobPatchShape(), jobUpdate: jobUpdateShape(),
 		jobDisable:   object(map[string]*rule{"disableTasks": word("requeue", "terminate", "wait").needed()}),
@@ -69,7 +71,7 @@ func poolAddShape() *rule {
 		"networkConfiguration":         networkRule(),
 		"startTask":                    startTaskRule(),
 		"certificateReferences":        refuse(noCertificates),
-		"applicationPackageReferences": refuse("Application packages are not supported yet. Put the program into the image, or fetch it with a resource file."),
+		"applicationPackageReferences": packagesRule(),
 		"applicationLicenses":          refuse("Application licences are not supported."),
 		"taskSlotsPerNode":             number(1, millpond.MaxTaskSlots),
 		"maxTasksPerNode":              number(1, millpond.MaxTaskSlots),
@@ -140,7 +142,7 @@ func poolReplaceShape() *rule {
 		"startTask":                    startTaskRule(),
 		"metadata":                     metadataRule(),
 		"certificateReferences":        refuse(noCertificates),
-		"applicationPackageReferences": refuse("Application packages are not supported yet."),
+		"applicationPackageReferences": packagesRule(),
 		"targetNodeCommunicationMode":  word("default", "classic", "simplified"),
 	})
 }

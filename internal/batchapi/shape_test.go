@@ -50,7 +50,7 @@ func TestWhatIsNotSupportedIsRefusedOnlyWhenItIsUsed(t *testing.T) {
 	}{
 		{"pool", s.poolAdd, galleryPool, []string{
 			`{"cloudServiceConfiguration":{"osFamily":"6"}}`,
-			`{"certificateReferences":[{"thumbprint":"a"}]}`, `{"applicationPackageReferences":[{"applicationId":"a"}]}`, `{"applicationLicenses":["maya"]}`,
+			`{"certificateReferences":[{"thumbprint":"a"}]}`, `{"applicationLicenses":["maya"]}`,
 			`{"mountConfiguration":[{"azureBlobFileSystemConfiguration":{"accountName":"a","containerName":"c","relativeMountPath":"p"}}]}`, `{"upgradePolicy":{"mode":"rolling","rollingUpgradePolicy":{"enableCrossZoneUpgrade":true}}}`, `{"identity":{"type":"UserAssigned"}}`,
 			`{"networkConfiguration":{"subnetId":"/s"}}`, `{"networkConfiguration":{"endpointConfiguration":{"inboundNATPools":[{}]}}}`,
 			`{"networkConfiguration":{"publicIPAddressConfiguration":{"provision":"nopublicipaddresses"}}}`, `{"networkConfiguration":{"enableAcceleratedNetworking":true}}`,
@@ -73,8 +73,7 @@ func TestWhatIsNotSupportedIsRefusedOnlyWhenItIsUsed(t *testing.T) {
 		}, []string{`{"onTaskFailure":"noaction","allowTaskPreemption":false,"usesTaskDependencies":false,"jobManagerTask":null,"maxParallelTasks":-1}`}},
 		{"task", s.taskAdd, taskBody, []string{
 			`{"multiInstanceSettings":{"coordinationCommandLine":"x"}}`, `{"outputFiles":[{"filePattern":"x","uploadOptions":{"uploadCondition":"tasksuccess"},"destination":{"container":{"containerUrl":"https://x","identityReference":{"resourceId":"x"}}}}]}`,
-			`{"containerSettings":{"imageName":"x","registry":{"identityReference":{"resourceId":"x"}}}}`, `{"authenticationTokenSettings":{"access":["job"]}}`,
-			`{"applicationPackageReferences":[{"applicationId":"a"}]}`,
+			`{"containerSettings":{"imageName":"x","registry":{"identityReference":{"resourceId":"x"}}}}`,
 		}, []string{`{"dependsOn":{"taskIds":[],"taskIdRanges":[]},"outputFiles":[],"exitConditions":{},"authenticationTokenSettings":{"access":[]},"applicationPackageReferences":[]}`}},
 	} {
 		for _, change := range c.used {

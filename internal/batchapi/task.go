@@ -221,8 +221,8 @@ func taskSpec(in azbatch.CreateTaskContent) millpond.TaskSpec {
 	t := millpond.TaskSpec{
 		ID: millpond.TaskID(text0(in.ID)), DisplayName: text0(in.DisplayName), CommandLine: text0(in.CommandLine), Environment: environment(in.EnvironmentSettings),
 		ResourceFiles: resourceFiles(in.ResourceFiles), User: userIdentity(in.UserIdentity), RequiredSlots: 1, Retention: millpond.DefaultRetention,
-		OutputFiles: outputFiles(in.OutputFiles),
-		DependsOn:   dependencies(in.DependsOn), Exit: exitConditions(in.ExitConditions), Container: containerSettings(in.ContainerSettings),
+		OutputFiles: outputFiles(in.OutputFiles), Packages: packages(in.ApplicationPackageReferences), Token: token(in.AuthenticationTokenSettings),
+		DependsOn: dependencies(in.DependsOn), Exit: exitConditions(in.ExitConditions), Container: containerSettings(in.ContainerSettings),
 	}
 	if in.RequiredSlots != nil {
 		t.RequiredSlots = int(*in.RequiredSlots)
@@ -245,6 +245,7 @@ func (r *request) taskEntity(t millpond.Task) entity {
 		ID: ptr(string(s.ID)), DisplayName: some(s.DisplayName), URL: ptr(r.address("jobs", string(t.Job), "tasks", string(s.ID))), ETag: ptr(azcore.ETag(t.ETag())),
 		CreationTime: at(t.Created), LastModified: at(t.LastModified), State: ptr(azbatch.TaskState(t.State)), StateTransitionTime: at(t.StateTransition),
 		CommandLine: ptr(s.CommandLine), EnvironmentSettings: environmentModel(s.Environment), ResourceFiles: filesModel(s.ResourceFiles), OutputFiles: outputFilesModel(s.OutputFiles),
+		ApplicationPackageReferences: packagesModel(s.Packages), AuthenticationTokenSettings: tokenModel(s.Token),
 		UserIdentity: identityModel(s.User), RequiredSlots: count(s.RequiredSlots),
 		Constraints: constraintsModel(s, 0), DependsOn: dependenciesModel(s.DependsOn), ExitConditions: exitConditionsModel(s.Exit), ContainerSettings: containerModel(s.Container),
 		// Always there: clients read the counts of every task.

@@ -291,3 +291,28 @@ func TestSecretIsKeptAsDigestOnly(t *testing.T) {
 		}
 	}
 }
+
+// TestTokensOfTasks: a task's token names the attempt, for the Batch service
+// alone, and ends.
+func TestTokensOfTasks(t *testing.T) {
+	w := open(t)
+	c := w.bootstrap(t)
+	who := millpond.TaskIdentity{Job: "j", Task: "t", Attempt: 3}
+	token, err := w.IssueTask(TaskToken{Tenant: c.TenantID, Account: "acct", Task: who, Life: time.Hour})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := w.Verify(bg, token, AudienceBatch)
+	if err != nil || got.Method != millpond.AuthTaskToken || got.Account != "acct" || got.Object != "" || *got.Task != who {
+		t.Errorf("%+v, %v", got, err)
+	}
+	for _, a := range []Audience{AudienceARM, AudienceGraph, AudienceStorage} {
+		if _, err := w.Verify(bg, token, a); err == nil {
+			t.Errorf("audience %d takes it", a)
+		}
+	}
+	w.clock.Advance(2 * time.Hour)
+	if _, err := w.Verify(bg, token, AudienceBatch); millpond.AsError(err).Code != "ExpiredAuthenticationToken" {
+		t.Errorf("%v", err)
+	}
+}

@@ -49,6 +49,7 @@ type claims struct {
 	Unique    string           `json:"uti"`
 	Version   string           `json:"ver"`
 	Name      string           `json:"app_displayname,omitempty"`
+	Task      *taskClaims      `json:"millpond_task,omitempty"`
 }
 
 func issuer(tenant string) string { return "https://sts.windows.net/" + tenant + "/" }
@@ -91,7 +92,7 @@ func (s *Service) Verify(_ context.Context, bearer string, audience Audience) (m
 	if err := parsed.Claims(&s.key.private.PublicKey, &c); err != nil {
 		return none, invalidToken("The access token is invalid: its signature does not match.").Because(err)
 	}
-	if c.Expiry == nil || c.NotBefore == nil || c.Object == "" || c.Tenant == "" || c.Issuer != issuer(c.Tenant) {
+	if c.Expiry == nil || c.NotBefore == nil || c.Object == "" && c.Task == nil || c.Tenant == "" || c.Issuer != issuer(c.Tenant) {
 		return none, invalidToken("The access token is invalid: it lacks a claim.").Because(errors.New("claims of a token that we signed"))
 	}
 	now := s.clock.Now()
@@ -106,6 +107,9 @@ func (s *Service) Verify(_ context.Context, bearer string, audience Audience) (m
 		return none, millpond.Errorf(millpond.Unauthenticated, "InvalidAuthenticationTokenAudience",
 			"The access token has been obtained for wrong audience or resource '%s'. It should exactly match with one of the allowed audiences '%s'.",
 			c.Audience, strings.Join(audience.names(), "','"))
+	}
+	if c.Task != nil {
+		return c.Task.caller(c.Tenant), nil
 	}
 	return millpond.Caller{Method: millpond.AuthToken, Tenant: c.Tenant, Object: c.Object, App: c.AppID, Name: c.Name}, nil
 }

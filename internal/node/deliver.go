@@ -434,7 +434,7 @@ func (x *session) discard(ctx context.Context, due []sqlite.TaskDirectory) error
 // startAttempt is the attempt of the start task that is to run now.
 func startAttempt(n millpond.Node) (attempt, bool) {
 	i := n.StartTaskInfo
-	if n.StartTask == nil || i == nil || i.State != "running" || n.Preparing {
+	if n.StartTask == nil || i == nil || i.State != "running" || n.Preparing || n.Installing {
 		return attempt{}, false
 	}
 	return attempt{task: startTaskID, number: i.Attempt}, true
@@ -453,6 +453,9 @@ func (x *session) startRequest(ctx context.Context, w wanted) (*nodev1.RunTaskRe
 		Container:   containerOf(w.pool, t.Container, "startup", ""),
 	}
 	var err error
+	if q.Packages, err = x.packages(ctx, w.pool, nil); err != nil {
+		return q, err
+	}
 	q.ResourceFiles, err = x.files(ctx, t.ResourceFiles)
 	return q, err
 }
@@ -476,6 +479,14 @@ func (x *session) taskRequest(ctx context.Context, w wanted, t millpond.Task, jo
 		q.MaxWallClock = durationpb.New(t.Spec.MaxWallClock)
 	}
 	var err error
+	if t.Spec.Token {
+		if q.Environment["AZ_BATCH_AUTHENTICATION_TOKEN"], err = x.svc.Links.Token(ctx, t.Account, millpond.TaskIdentity{Job: t.Job, Task: t.Spec.ID, Attempt: t.Attempt}); err != nil {
+			return q, err
+		}
+	}
+	if q.Packages, err = x.packages(ctx, w.pool, t.Spec.Packages); err != nil {
+		return q, err
+	}
 	q.ResourceFiles, err = x.files(ctx, t.Spec.ResourceFiles)
 	return q, err
 }

@@ -17,6 +17,12 @@ type Links interface {
 	Container(ctx context.Context, acct millpond.AccountName, container string) (string, error)
 	// Reachable is a link as nodes reach it.
 	Reachable(link string) string
+	// Packages are the application packages that references mean now.
+	Packages(ctx context.Context, acct millpond.AccountName, refs []millpond.PackageReference) ([]millpond.Package, error)
+	// Token is a token for the operations of a task's job, for one attempt.
+	Token(ctx context.Context, acct millpond.AccountName, task millpond.TaskIdentity) (string, error)
+	// Put uploads a text to a container that a signed link leads to.
+	Put(ctx context.Context, containerURL, name string, text []byte) error
 }
 
 // noLinks is a server without storage accounts.
@@ -27,6 +33,21 @@ func (noLinks) Container(context.Context, millpond.AccountName, string) (string,
 }
 
 func (noLinks) Reachable(link string) string { return link }
+
+func (noLinks) Packages(_ context.Context, _ millpond.AccountName, refs []millpond.PackageReference) ([]millpond.Package, error) {
+	if len(refs) == 0 {
+		return nil, nil
+	}
+	return nil, millpond.Errorf(millpond.Conflict, "InvalidApplicationPackageReferences", "There are no application packages.")
+}
+
+func (noLinks) Token(context.Context, millpond.AccountName, millpond.TaskIdentity) (string, error) {
+	return "", millpond.Errorf(millpond.Conflict, "AuthenticationTokenUnavailable", "There is nobody who makes tokens for tasks.")
+}
+
+func (noLinks) Put(context.Context, string, string, []byte) error {
+	return millpond.Errorf(millpond.Conflict, "StorageAccountNotFound", "There are no storage accounts.")
+}
 
 // serverAddress is where a node reaches the server's listener: a node that has
 // its host's loopback at an address of its own finds it there.

@@ -164,6 +164,7 @@ func (x *session) serve(ctx context.Context) error {
 		g.Go(func() error { return x.prepare(ctx, hello.GetBootId()) })
 	}
 	g.Go(func() error { return x.acknowledge(ctx) })
+	g.Go(func() error { return x.install(ctx) })
 	g.Go(func() error { return x.keep(ctx) })
 	x.keeps.Wake()
 	x.look.Store(true)
@@ -280,6 +281,7 @@ func (x *session) register(tx *sqlite.Tx, book *ledger.Book, n *millpond.Node, h
 	if err != nil {
 		return 0, err
 	}
+	n.Installing = len(p.Spec.Packages) > 0
 	n.StartTask, n.StartRevision = p.Spec.StartTask, p.StartRevision
 	if n.RolledBack && p.Rollout != nil {
 		n.StartTask = p.Rollout.WasStart
@@ -308,6 +310,9 @@ func (s *Service) putNode(tx *sqlite.Tx, book *ledger.Book, n millpond.Node) err
 
 // proceed takes a starting node as far as its start task allows.
 func (s *Service) proceed(book *ledger.Book, n *millpond.Node, now time.Time) {
+	if n.Installing {
+		return // install goes on from here
+	}
 	i := n.StartTaskInfo
 	switch {
 	case n.Preparing:

@@ -14,6 +14,7 @@ import (
 type Patch struct {
 	StartTask         **millpond.StartTask
 	Metadata          *[]millpond.NameValue
+	Packages          *[]millpond.PackageReference
 	NodeCommunication *string
 
 	// The others can be changed only while a pool has no nodes, unless what they
@@ -54,6 +55,7 @@ func set[T any](to *T, from *T) {
 func (p Patch) apply(s millpond.PoolSpec) millpond.PoolSpec {
 	set(&s.StartTask, p.StartTask)
 	set(&s.Metadata, p.Metadata)
+	set(&s.Packages, p.Packages)
 	set(&s.NodeCommunication, p.NodeCommunication)
 	set(&s.DisplayName, p.DisplayName)
 	set(&s.VMSize, p.VMSize)
@@ -121,6 +123,11 @@ func (s *Service) Patch(ctx context.Context, caller millpond.Caller, acct millpo
 		return err
 	}
 	is := patch.apply(was.Spec)
+	if patch.Packages != nil {
+		if err := s.checkPackages(ctx, acct, is.Packages); err != nil {
+			return err
+		}
+	}
 	boot, creator := was.Boot, was.Creator
 	resolved := patch.Machine != nil && (is.Image != was.Spec.Image || is.NodeAgentSKU != was.Spec.NodeAgentSKU)
 	if resolved && was.State != millpond.PoolDeleting {

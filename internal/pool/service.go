@@ -71,6 +71,9 @@ type Deps struct {
 	Accounts Accounts
 	// Sizes finds a VM size; nil is millpond.FindVMSize.
 	Sizes func(name string) (millpond.VMSize, bool)
+	// Packages refuses application packages that nodes could not install; nil
+	// refuses all.
+	Packages func(ctx context.Context, acct millpond.BatchAccount, refs []millpond.PackageReference) error
 	// NewID gives random hexadecimal text for node ids.
 	NewID func() string
 	// WakeSession makes a node's session look at its rows; may be nil.
@@ -172,6 +175,9 @@ func (s *Service) Add(ctx context.Context, caller millpond.Caller, acct millpond
 	if err != nil {
 		return none, err
 	}
+	if err := s.checkPackages(ctx, acct, spec.Packages); err != nil {
+		return none, err
+	}
 	boot, err := s.Images.ResolveForPool(ctx, caller, acct, spec.Image, spec.NodeAgentSKU)
 	if err != nil {
 		return none, err
@@ -210,6 +216,16 @@ func (s *Service) Add(ctx context.Context, caller millpond.Caller, acct millpond
 		s.Wakes.AutoScale.Wake()
 	}
 	return p, nil
+}
+
+func (s *Service) checkPackages(ctx context.Context, acct millpond.BatchAccount, refs []millpond.PackageReference) error {
+	if len(refs) == 0 {
+		return nil
+	}
+	if s.Packages == nil {
+		return millpond.Errorf(millpond.Conflict, "InvalidApplicationPackageReferences", "One or more of the specified application package references are invalid: there are no application packages.")
+	}
+	return s.Packages(ctx, acct, refs)
 }
 
 func (s *Service) admit(tx *sqlite.Tx, acct millpond.BatchAccount, id millpond.PoolID) error {

@@ -41,7 +41,7 @@ func Providers() []Provider {
 		return out
 	}
 	return []Provider{
-		{Namespace: "Microsoft.Batch", Types: append(types(batchV, true, "batchAccounts"), types(batchV, false, "batchAccounts/pools", "operations", "locations", "locations/quotas", "locations/checkNameAvailability", "locations/virtualMachineSkus", "locations/accountOperationResults")...)},
+		{Namespace: "Microsoft.Batch", Types: append(types(batchV, true, "batchAccounts"), types(batchV, false, "batchAccounts/pools", "batchAccounts/applications", "batchAccounts/applications/versions", "operations", "locations", "locations/quotas", "locations/checkNameAvailability", "locations/virtualMachineSkus", "locations/accountOperationResults")...)},
 		{Namespace: "Microsoft.Compute", Types: append(types(computeV, true, "disks", "snapshots", "images", "galleries", "galleries/images", "galleries/images/versions", "virtualMachines", "virtualMachines/extensions", "virtualMachines/runCommands"), types(computeV, false, "locations", "locations/operations", "locations/vmSizes", "locations/usages", "locations/publishers", "locations/runCommands", "skus", "operations")...)},
 		{Namespace: "Microsoft.Network", Types: append(types(networkV, true, "virtualNetworks", "publicIPAddresses", "networkInterfaces", "networkSecurityGroups"),
 			types(networkV, false, "virtualNetworks/subnets", "networkSecurityGroups/securityRules", "networkInterfaces/ipConfigurations", "locations", "locations/CheckDnsNameAvailability", "operations")...)},

@@ -110,6 +110,7 @@ func start(t *testing.T, path string, h *hall, c *shifted, cfg node.Config) *cor
 		Wakes: node.Wakes{Allocator: allocator, Nodes: nodes, Scheduler: scheduler, Jobs: jobs}, Config: cfg})
 	var placer *sched.Scheduler
 	p := pool.New(pool.Deps{DB: db, Clock: c, Log: log, Images: images{h}, Machines: h, Accounts: accounts{}, WakeSession: n.Wake, Usage: n.Usage,
+		Packages: func(context.Context, millpond.BatchAccount, []millpond.PackageReference) error { return nil },
 		Blocked: func(ctx context.Context, acct millpond.AccountName, id millpond.PoolID) (int, error) {
 			return placer.Blocked(ctx, acct, id)
 		}, Config: pool.Config{SamplePeriod: 50 * time.Millisecond, ImageCheck: 50 * time.Millisecond},

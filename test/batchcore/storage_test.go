@@ -1,7 +1,10 @@
 package batchcore
 
 import (
+	"archive/zip"
+	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -75,6 +78,38 @@ func (s *store) Container(_ context.Context, _ millpond.AccountName, name string
 
 func (s *store) Reachable(link string) string { return storage.ToAzure(link, []string{"direct:1"}) }
 
+// Packages implements node.Links: packages are the archives id-version in the
+// container "apps"; "unknown" is not known at all.
+func (s *store) Packages(_ context.Context, _ millpond.AccountName, refs []millpond.PackageReference) ([]millpond.Package, error) {
+	var out []millpond.Package
+	for _, r := range refs {
+		if r.Application == "unknown" {
+			return nil, millpond.Errorf(millpond.Conflict, "InvalidApplicationPackageReferences", "There is no application unknown.")
+		}
+		p := millpond.Package{Application: r.Application, Version: r.Version, Stamp: "1", Default: r.Version == ""}
+		if p.Default {
+			p.Version = "2.0-b"
+		}
+		p.URL = strings.Replace(s.link("apps", "r"), "/apps?", "/apps/"+p.Application+"-"+p.Version+"?", 1)
+		out = append(out, p)
+	}
+	return out, nil
+}
+
+// Token implements node.Links.
+func (s *store) Token(_ context.Context, acct millpond.AccountName, t millpond.TaskIdentity) (string, error) {
+	return fmt.Sprintf("token of %s/%s/%s/%d", acct, t.Job, t.Task, t.Attempt), nil
+}
+
+// Put implements node.Links.
+func (s *store) Put(ctx context.Context, containerURL, name string, text []byte) error {
+	if !strings.Contains(containerURL, "/logs?") {
+		return millpond.InvalidProperty("containerUrl", "", "no such container")
+	}
+	_, err := s.behind.Container("store", "logs").NewBlockBlobClient(name).UploadBuffer(ctx, text, nil)
+	return err
+}
+
 func (s *store) link(name, permissions string) string {
 	s.t.Helper()
 	u, err := storage.Link(s.account, blobsign.Place{Container: name}, blobsign.Grant{Permissions: permissions, Expiry: time.Now().Add(time.Hour)})
@@ -116,9 +151,10 @@ func (s *store) read(c *container.Client, name string) string {
 	return string(text)
 }
 
-// TestFilesFromAndToContainers: resource files from containers and the linked
-// storage, output files by condition, and what the user is told when they fail.
-func TestFilesFromAndToContainers(t *testing.T) {
+// setupStore is a core with real agents that reach a store.
+func setupStore(t *testing.T) (*core, *store) {
+	t.Helper()
+	t.Parallel()
 	s := newStore(t)
 	h, path, clk := newHall(), filepath.Join(t.TempDir(), "state.db"), newShifted()
 	h.real, h.links = t.TempDir(), s
@@ -127,6 +163,13 @@ func TestFilesFromAndToContainers(t *testing.T) {
 		c.stop()
 		h.close()
 	})
+	return c, s
+}
+
+// TestFilesFromAndToContainers: resource files from containers and the linked
+// storage, output files by condition, and what the user is told when they fail.
+func TestFilesFromAndToContainers(t *testing.T) {
+	c, s := setupStore(t)
 	s.container("in", map[string]string{"a.txt": "a", "dir/b.txt": "b", "dir/deep/c.txt": "c", "other/d": "d", "dir/": ""})
 	out := s.container("out", nil)
 	c.addPool("p", 1, nil)
@@ -205,4 +248,81 @@ func TestFilesFromAndToContainers(t *testing.T) {
 	if v := end("curl"); v.Result != "success" || s.read(out, "curled") != "a" {
 		t.Errorf("%+v", v.Failure)
 	}
+}
+
+// TestPackagesTokensAndLogs: application packages of pools and tasks, with the
+// variables that lead to them; a task's token; a node's logs in a container.
+func TestPackagesTokensAndLogs(t *testing.T) {
+	c, s := setupStore(t)
+	pack := func(says string) string {
+		var b bytes.Buffer
+		w := zip.NewWriter(&b)
+		h := &zip.FileHeader{Name: "bin/run"}
+		h.SetMode(0o755)
+		f, err := w.CreateHeader(h)
+		c.must(err)
+		_, err = io.WriteString(f, "#!/bin/sh\necho "+says+"\n")
+		c.must(err)
+		c.must(w.Close())
+		return b.String()
+	}
+	s.container("apps", map[string]string{"tool-1.0": pack("tool one"), "tool-2.0-b": pack("tool two"), "bad-1": "this is no archive", "evil-1": string(evil(t))})
+	out, logs := s.container("out", nil), s.container("logs", nil)
+	packages := func(refs ...millpond.PackageReference) func(*millpond.PoolSpec) {
+		return func(p *millpond.PoolSpec) { p.Packages = refs }
+	}
+	c.addPool("p", 1, packages(millpond.PackageReference{Application: "tool", Version: "1.0"}))
+	c.addPool("bad", 1, packages(millpond.PackageReference{Application: "bad", Version: "1"}))
+	c.addPool("gone", 1, packages(millpond.PackageReference{Application: "nowhere", Version: "1"}))
+	c.idle("p", 1)
+	for _, pool := range []string{"bad", "gone"} {
+		c.wait("the node of "+pool+" is unusable", func() bool { return c.inState(pool, millpond.NodeUnusable) == 1 })
+		e := c.list(pool)[0].Errors
+		if len(e) != 1 || e[0].Code != "ApplicationPackageError" || e[0].Details[0].Name != "ApplicationPackageReference" {
+			t.Errorf("%s: %+v", pool, e)
+		}
+	}
+	c.addJob("j", "p", nil)
+	c.addTask("j", "run", `/bin/sh -c '"$AZ_BATCH_APP_PACKAGE_tool_1_0/bin/run"; "$AZ_BATCH_APP_PACKAGE_TOOL_1_0/bin/run"; "$AZ_BATCH_APP_PACKAGE_tool/bin/run"; "$AZ_BATCH_APP_PACKAGE_TOOL_2_0_B/bin/run"; echo "$AZ_BATCH_AUTHENTICATION_TOKEN"'`, func(t *millpond.TaskSpec) {
+		t.Packages, t.Token = []millpond.PackageReference{{Application: "tool"}}, true
+		t.OutputFiles = []millpond.OutputFile{{Pattern: "../stdout.txt", ContainerURL: s.link("out", "cw"), Path: "said", Condition: "taskcompletion"}}
+	})
+	v := c.taskIn("j", "run", millpond.TaskCompleted)
+	if got := s.read(out, "said"); v.Result != "success" || got != "tool one\ntool one\ntool two\ntool two\ntoken of acct/j/run/1\n" {
+		t.Errorf("%+v, %q", v.Failure, got)
+	}
+	for _, id := range []string{"bad", "evil", "nowhere", "unknown"} {
+		c.addTask("j", "t"+id, "/bin/true", func(t *millpond.TaskSpec) {
+			t.Packages = []millpond.PackageReference{{Application: id, Version: "1"}}
+		})
+		if v := c.taskIn("j", "t"+id, millpond.TaskCompleted); v.ExitCode != nil || v.Failure == nil || v.Failure.Code != "ApplicationPackageError" {
+			t.Errorf("%s: %v %+v", id, v.ExitCode, v.Failure)
+		}
+	}
+	n := c.list("p")[0]
+	done, err := c.nodes.UploadLogs(ctx, acct.Name, "p", n.ID, node.LogRequest{ContainerURL: s.link("logs", "cw"), Start: n.Created.Add(-time.Hour)})
+	c.must(err)
+	if done.Files != 2 || s.read(logs, done.Directory+"/console.log") != "scripted console\n" || !strings.Contains(s.read(logs, done.Directory+"/node.log"), "idle") {
+		t.Errorf("%+v", done)
+	}
+	_, err = c.nodes.UploadLogs(ctx, acct.Name, "p", n.ID, node.LogRequest{ContainerURL: s.link("nowhere", "cw"), Start: n.Created})
+	c.code(err, "InvalidPropertyValue")
+	late, err := c.nodes.UploadLogs(ctx, acct.Name, "p", n.ID, node.LogRequest{ContainerURL: s.link("logs", "cw"), Start: n.Created.Add(-2 * time.Hour), End: n.Created.Add(-time.Hour)})
+	c.must(err)
+	if late.Files != 0 {
+		t.Errorf("%+v", late)
+	}
+}
+
+// evil is an archive that would leave its directory.
+func evil(t *testing.T) []byte {
+	var b bytes.Buffer
+	w := zip.NewWriter(&b)
+	if _, err := w.Create("../../escaped"); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
 }

@@ -139,6 +139,20 @@ func (b *Blobs) Upload(ctx context.Context, o *nodev1.OutputFile, root, wd strin
 // ErrPattern is a pattern that cannot be used.
 var ErrPattern = errors.New("the file pattern is not valid")
 
+// Put sends a text to a container.
+func (b *Blobs) Put(ctx context.Context, containerURL, name string, text []byte) error {
+	to, err := BlobURL(containerURL, name)
+	if err != nil {
+		return err
+	}
+	c, err := blockblob.NewClientWithNoCredential(to, &blockblob.ClientOptions{ClientOptions: b.options()})
+	if err != nil {
+		return err
+	}
+	_, err = c.UploadBuffer(ctx, text, nil)
+	return err
+}
+
 // blobName is what a file is called: with wildcards in the pattern the path is
 // what all names begin with, without it is the name.
 func blobName(at, rel string, wild bool) string {

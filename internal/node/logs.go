@@ -1,0 +1,82 @@
+package node
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	millpond "millpond.dev/millpond"
+)
+
+// LogRequest is what of a node's logs is uploaded, and where to.
+type LogRequest struct {
+	ContainerURL string
+	Start, End   time.Time // a zero End is now
+}
+
+// UploadedLogs is what was uploaded.
+type UploadedLogs struct {
+	Directory string
+	Files     int
+}
+
+// UploadLogs puts a node's logs that overlap a time into a container: the
+// console of its machine, to which the agent logs too, those of the machines
+// that it had before, and what the server knows of its changes.
+func (s *Service) UploadLogs(ctx context.Context, acct millpond.AccountName, pool millpond.PoolID, id millpond.NodeID, q LogRequest) (UploadedLogs, error) {
+	var none UploadedLogs
+	n, err := s.Get(ctx, acct, pool, id)
+	if err != nil {
+		return none, err
+	}
+	now := s.Clock.Now()
+	if q.End.IsZero() {
+		q.End = now
+	}
+	if q.End.Before(q.Start) {
+		return none, millpond.InvalidProperty("endTime", q.End.Format(time.RFC3339), "It must not be before startTime.")
+	}
+	suffix := make([]byte, 4)
+	if _, err := s.Random(suffix); err != nil {
+		return none, err
+	}
+	out := UploadedLogs{Directory: fmt.Sprintf("%s/%s/%s-%x", strings.ToLower(string(n.Pool)), n.ID, now.UTC().Format("20060102T150405Z"), suffix)}
+	files := map[string][]byte{}
+	overlaps := func(from, to time.Time) bool { return !from.After(q.End) && !to.Before(q.Start) }
+	logs, err := s.Logs(ctx, acct, pool, id)
+	if err != nil {
+		return none, err
+	}
+	for _, l := range logs {
+		if !overlaps(n.Created, l.Modified) {
+			continue
+		}
+		if files[l.Name], err = s.ReadLog(ctx, acct, pool, id, l.Name); err != nil {
+			return none, err
+		}
+	}
+	var history bytes.Buffer
+	for _, h := range n.History {
+		if overlaps(h.Time, h.Time) {
+			fmt.Fprintf(&history, "%s %s %s\n", h.Time.UTC().Format(time.RFC3339Nano), h.State, strconv.Quote(h.Reason))
+		}
+	}
+	for _, e := range n.Errors {
+		if overlaps(e.Time, e.Time) {
+			fmt.Fprintf(&history, "%s error %s %s\n", e.Time.UTC().Format(time.RFC3339Nano), e.Code, strconv.Quote(e.Message))
+		}
+	}
+	if history.Len() > 0 {
+		files["node.log"] = history.Bytes()
+	}
+	for name, text := range files {
+		if err := s.Links.Put(ctx, q.ContainerURL, out.Directory+"/"+name, text); err != nil {
+			return none, err
+		}
+		out.Files++
+	}
+	return out, nil
+}
