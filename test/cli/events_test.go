@@ -103,4 +103,21 @@ func TestEventsLogsWebhooks(t *testing.T) {
 	}
 	has(run("node", "logs", l.Account+"/p", node), "console-1.log")
 	has(run("node", "logs", l.Account+"/p", node, "console-1.log"), "millpond-agent")
+
+	scaled := l.PoolBody("scaled", 1)
+	delete(scaled, "targetDedicatedNodes")
+	scaled["enableAutoScale"], scaled["autoScaleFormula"] = true, "share = $CPUPercent.GetSamplePercent(TimeInterval_Minute); $TargetDedicatedNodes = 1;"
+	post("/pools", scaled)
+	lab.Wait(t, time.Minute, "the formula is evaluated", func() (bool, string) {
+		text := run("pool", "autoscale-history", l.Account+"/scaled")
+		return strings.Contains(text, "dedicated 0 -> 1"), text
+	})
+	has(run("pool", "autoscale-history", l.Account+"/scaled"), "by interval", "read $CPUPercent: last 0 of 0 samples", "$share=0")
+	resp, err := s.HTTPClient().Get("https://" + s.Addr + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	text, _ := io.ReadAll(resp.Body)
+	has(string(text), `millpond_tasks_completed_total{result="failure"} 1`, `millpond_state_changes_total{kind="task",state="running"} 2`, `millpond_node_boot_seconds_count{phase="boot"}`, "millpond_task_wait_seconds_count 2")
 }
