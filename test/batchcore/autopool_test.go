@@ -43,7 +43,6 @@ func TestAutoPool(t *testing.T) {
 		{"InvalidPropertyValue", func(i *azbatch.PoolInfo) { i.PoolID = ptr("p") }},
 		{"MissingRequiredProperty", func(i *azbatch.PoolInfo) { i.AutoPoolSpecification.Pool = nil }},
 		{"MissingRequiredProperty", func(i *azbatch.PoolInfo) { i.AutoPoolSpecification.Pool.VMSize = nil }},
-		{"MissingRequiredProperty", func(i *azbatch.PoolInfo) { i.AutoPoolSpecification.Pool.TargetDedicatedNodes = nil }},
 		{"InvalidPropertyValue", func(i *azbatch.PoolInfo) { i.AutoPoolSpecification.Pool.VMSize = ptr("Standard_None") }},
 		{"InvalidPropertyValue", func(i *azbatch.PoolInfo) { i.AutoPoolSpecification.Pool.TaskSlotsPerNode = ptr(int32(200)) }},
 		{"InvalidPropertyValue", func(i *azbatch.PoolInfo) { i.AutoPoolSpecification.AutoPoolIDPrefix = ptr("a b") }},
