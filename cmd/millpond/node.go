@@ -13,7 +13,8 @@ import (
 
 // NodeCmd has what the CLI of Azure lacks for nodes.
 type NodeCmd struct {
-	Logs NodeLogsCmd `cmd:"" help:"List or print the logs of a node: its console, and its start task's output once it is gone."`
+	Preempt NodePreemptCmd `cmd:"" help:"Take the machine of a low-priority node away, as a host that needs the room does."`
+	Logs    NodeLogsCmd    `cmd:"" help:"List or print the logs of a node: its console, and its start task's output once it is gone."`
 }
 
 // NodeLogsCmd lists or prints logs.
@@ -64,4 +65,30 @@ func (n *NodeLogsCmd) Run(g *Globals) error {
 		fmt.Fprintf(tw, "%s\t%d bytes\t%s\n", l.Name, l.ContentLength, l.LastModified.Local().Format(time.DateTime))
 	}
 	return tw.Flush()
+}
+
+// NodePreemptCmd preempts a low-priority node.
+type NodePreemptCmd struct {
+	Pool   string        `arg:"" help:"The node's pool." placeholder:"ACCOUNT/POOL"`
+	Node   string        `arg:"" help:"A low-priority node." placeholder:"NODE"`
+	Notice time.Duration `default:"30s" help:"How long its tasks have; whole seconds."`
+}
+
+// Run begins the preemption.
+func (n *NodePreemptCmd) Run(g *Globals) error {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	account, pool, ok := strings.Cut(n.Pool, "/")
+	if !ok || pool == "" {
+		return fmt.Errorf("%q is not of the form ACCOUNT/POOL", n.Pool)
+	}
+	c, err := dial(g.Data)
+	if err != nil {
+		return err
+	}
+	base, err := c.account(ctx, account)
+	if err != nil {
+		return err
+	}
+	return c.batch(ctx, "POST", base+"/pools/"+url.PathEscape(pool)+"/nodes/"+url.PathEscape(n.Node)+"/millpond/preempt?"+batchVersion, map[string]any{"noticeInSeconds": int(n.Notice.Seconds())}, nil)
 }

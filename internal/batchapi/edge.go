@@ -55,6 +55,7 @@ type Nodes interface {
 	Reimage(ctx context.Context, acct millpond.AccountName, pool millpond.PoolID, id millpond.NodeID, o millpond.DeallocationOption) error
 	Deallocate(ctx context.Context, acct millpond.AccountName, pool millpond.PoolID, id millpond.NodeID, o millpond.DeallocationOption) error
 	Start(ctx context.Context, acct millpond.AccountName, pool millpond.PoolID, id millpond.NodeID) error
+	Preempt(ctx context.Context, acct millpond.AccountName, pool millpond.PoolID, id millpond.NodeID, notice time.Duration) error
 	DisableScheduling(ctx context.Context, acct millpond.AccountName, pool millpond.PoolID, id millpond.NodeID, o millpond.DeallocationOption) error
 	EnableScheduling(ctx context.Context, acct millpond.AccountName, pool millpond.PoolID, id millpond.NodeID) error
 	UploadLogs(ctx context.Context, acct millpond.AccountName, pool millpond.PoolID, id millpond.NodeID, q node.LogRequest) (node.UploadedLogs, error)

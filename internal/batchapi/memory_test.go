@@ -232,6 +232,9 @@ func (s memNodes) Deallocate(_ context.Context, _ millpond.AccountName, _ millpo
 func (s memNodes) Start(_ context.Context, _ millpond.AccountName, _ millpond.PoolID, id millpond.NodeID) error {
 	return s.act(id, "")
 }
+func (s memNodes) Preempt(_ context.Context, _ millpond.AccountName, _ millpond.PoolID, id millpond.NodeID, _ time.Duration) error {
+	return s.act(id, "")
+}
 func (s memNodes) DisableScheduling(_ context.Context, _ millpond.AccountName, _ millpond.PoolID, id millpond.NodeID, o millpond.DeallocationOption) error {
 	return s.act(id, o)
 }

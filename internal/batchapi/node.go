@@ -3,6 +3,7 @@ package batchapi
 import (
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/batch/azbatch"
 
@@ -51,6 +52,22 @@ func (e *Edge) deallocateNode(w http.ResponseWriter, r *request) error {
 
 func (e *Edge) startNode(w http.ResponseWriter, r *request) error {
 	return e.nodeDone(w, r, http.StatusAccepted, e.Nodes.Start(r.Context(), r.acct.Name, r.pool(), r.node()))
+}
+
+// preemptNotice is the notice that Azure gives spot machines.
+const preemptNotice = 30 * time.Second
+
+// preemptNode is ours: scale sets have it as simulateEviction.
+func (e *Edge) preemptNode(w http.ResponseWriter, r *request) error {
+	m, err := readBody(w, r, e.shapes.nodePreempt, true, nil)
+	if err != nil {
+		return err
+	}
+	notice := preemptNotice
+	if n, ok := m["noticeInSeconds"].(int64); ok {
+		notice = time.Duration(n) * time.Second
+	}
+	return e.nodeDone(w, r, http.StatusAccepted, e.Nodes.Preempt(r.Context(), r.acct.Name, r.pool(), r.node(), notice))
 }
 
 func (e *Edge) disableScheduling(w http.ResponseWriter, r *request) error {

@@ -146,6 +146,7 @@ func (e *Edge) table() []azwire.Route {
 		{Name: "Millpond_DeleteWebhook", Method: "DELETE", Path: pathHook, Action: actAccountWrite, Handle: e.with(e.deleteWebhook)},
 		{Name: "Millpond_ListAutoScaleRuns", Method: "GET", Path: pathPool + "/millpond/autoscaleruns", Action: actPoolsRead, Handle: e.with(e.listScaleRuns)},
 		{Name: "Millpond_ListUsage", Method: "GET", Path: pathPool + "/millpond/usage", Action: actPoolsRead, Handle: e.with(e.listUsage)},
+		{Name: "Millpond_PreemptNode", Method: "POST", Path: pathNode + "/millpond/preempt", Action: actPoolsWrite, Handle: e.with(e.preemptNode)},
 		{Name: "Millpond_ListNodeLogs", Method: "GET", Path: pathNode + "/millpond/logs", Action: actPoolsRead, Handle: e.with(e.listNodeLogs)},
 		{Name: "Millpond_GetNodeLog", Method: "GET", Path: pathNode + "/millpond/logs/{logName}", Action: actPoolsRead, Handle: e.with(e.getNodeLog)},
 		{Name: "Millpond_ListPoolEvents", Method: "GET", Path: "/millpond/poolevents", Action: actPoolsRead, Handle: e.with(e.getPoolEvents)},

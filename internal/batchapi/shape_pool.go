@@ -10,13 +10,13 @@ import (
 
 // shapes are the rules of every body, by operation.
 type shapes struct {
-	poolAdd, poolPatch, poolReplace, poolResize, removeNodes *rule
-	enableAutoScale, evaluate                                *rule
-	nodeReboot, nodeReimage, nodeDeallocate, nodeDisable     *rule
-	uploadLogs                                               *rule
-	jobAdd, jobPatch, jobUpdate, jobDisable, jobTerminate    *rule
-	taskAdd, taskCollection, taskUpdate                      *rule
-	scheduleAdd, schedulePatch, scheduleUpdate               *rule
+	poolAdd, poolPatch, poolReplace, poolResize, removeNodes          *rule
+	enableAutoScale, evaluate                                         *rule
+	nodeReboot, nodeReimage, nodeDeallocate, nodePreempt, nodeDisable *rule
+	uploadLogs                                                        *rule
+	jobAdd, jobPatch, jobUpdate, jobDisable, jobTerminate             *rule
+	taskAdd, taskCollection, taskUpdate                               *rule
+	scheduleAdd, schedulePatch, scheduleUpdate                        *rule
 }
 
 func makeShapes() shapes {
@@ -24,6 +24,7 @@ func makeShapes() shapes {
 		poolAdd: poolAddShape(), poolPatch: poolPatchShape(), poolReplace: poolReplaceShape(), poolResize: resizeShape(), removeNodes: removeNodesShape(),
 		enableAutoScale: enableAutoScaleShape(), evaluate: evaluateShape(),
 		nodeReboot: object(map[string]*rule{"nodeRebootOption": deallocation()}), nodeReimage: object(map[string]*rule{"nodeReimageOption": deallocation()}),
+		nodePreempt:    object(map[string]*rule{"noticeInSeconds": number(0, 3600)}),
 		nodeDeallocate: object(map[string]*rule{"nodeDeallocateOption": deallocation()}),
 		uploadLogs:     uploadLogsShape(),
 		nodeDisable:    object(map[string]*rule{"nodeDisableSchedulingOption": word("requeue", "terminate", "taskcompletion")}),

@@ -144,6 +144,7 @@ func (x *session) state(k attempt) (running, ended bool) {
 }
 
 func (x *session) compare(ctx context.Context, w wanted, stopped map[attempt]bool) error {
+	x.tellPreempted(ctx, w.node)
 	want := map[attempt]bool{}
 	start, hasStart := startAttempt(w.node)
 	if hasStart {

@@ -38,6 +38,37 @@ func (s *Service) deallocate(ctx context.Context, id millpond.NodeID) error {
 	})
 }
 
+// Preempt begins to take the machine of a low-priority node away: its tasks are
+// told, and have the notice to end by themselves.
+func (s *Service) Preempt(ctx context.Context, acct millpond.AccountName, pool millpond.PoolID, id millpond.NodeID, notice time.Duration) error {
+	err := s.update(ctx, func(tx *sqlite.Tx, _ *ledger.Book) error {
+		n, err := readNode(tx, acct, pool, id)
+		if err != nil {
+			return err
+		}
+		if n.Dedicated {
+			return millpond.Errorf(millpond.Conflict, "OperationNotValidOnNode", "A dedicated node is never preempted; only low-priority nodes are. Use deallocate or removenodes.")
+		}
+		_, outcome, reason := millpond.NodeTransition(n.State, millpond.NodePreempt)
+		if n.Pending != "" {
+			outcome, reason = millpond.Refused, "another operation on the node is under way"
+		}
+		if outcome != millpond.Accepted {
+			if reason == "" {
+				reason = "the node was preempted"
+			}
+			return millpond.NodeRefusal(n.State, reason)
+		}
+		n.Pending, n.PendingOption, n.PendingDue = millpond.NodePreempt, millpond.DeallocateRequeue, tx.Now.Add(notice)
+		return tx.PutNode(n)
+	})
+	if err == nil {
+		s.Wake(id)
+		s.Wakes.Nodes.Wake()
+	}
+	return err
+}
+
 // preempt takes the machine of a low-priority node away; its id stays, and the
 // allocator gives it a new machine when there is room.
 func (s *Service) preempt(ctx context.Context, id millpond.NodeID) error {

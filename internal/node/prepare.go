@@ -158,15 +158,18 @@ func containerOf(p millpond.Pool, s *millpond.ContainerSettings, directory, prep
 	return c
 }
 
-// notify tells a node's tasks that its machine will be taken. A node that cannot
-// be told is taken without.
-func (s *Service) notify(ctx context.Context, id millpond.NodeID, event string, due time.Time) error {
-	x := s.session(id)
-	if x == nil {
-		return fmt.Errorf("node %s is not in contact", id)
+// tellPreempted has the agent tell its tasks that the machine will be taken. The
+// row says so, so that a session that begins later tells it too. An agent that
+// cannot pass it on is taken without.
+func (x *session) tellPreempted(ctx context.Context, n millpond.Node) {
+	if n.Pending != millpond.NodePreempt || x.noticed.Equal(n.PendingDue) {
+		return
 	}
 	call, cancel := context.WithTimeout(ctx, callLimit)
 	defer cancel()
-	_, err := x.client.Notice(call, connect.NewRequest(&nodev1.NoticeRequest{Id: event, Type: "Preempt", NotBefore: timestamppb.New(due)}))
-	return err
+	_, err := x.client.Notice(call, connect.NewRequest(&nodev1.NoticeRequest{Id: fmt.Sprintf("%s-%d", n.ID, n.Generation), Type: "Preempt", NotBefore: timestamppb.New(n.PendingDue)}))
+	if err != nil {
+		x.svc.Log.Warn("a node could not be told that it will be preempted", "node", x.node, "err", err)
+	}
+	x.noticed = n.PendingDue
 }

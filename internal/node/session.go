@@ -45,6 +45,9 @@ type session struct {
 	// may be old; blocked that the end of an attempt lets another go on.
 	look, stale, blocked atomic.Bool
 
+	// noticed is the notice that the agent was given last; only tell uses it.
+	noticed time.Time
+
 	mu sync.Mutex
 	// offers are tasks that commits gave to this node since the last round.
 	offers []millpond.Task

@@ -1,9 +1,11 @@
 package pool
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -25,8 +27,8 @@ func (s *Service) allocate(ctx context.Context) (string, time.Time, error) {
 		pools, err = tx.UnsettledPools()
 		return err
 	})
-	if err != nil || len(pools) == 0 {
-		return "every pool is steady", time.Time{}, err
+	if err != nil {
+		return "", time.Time{}, err
 	}
 	var next time.Time
 	var failed error
@@ -40,6 +42,12 @@ func (s *Service) allocate(ctx context.Context) (string, time.Time, error) {
 		if !at.IsZero() && (next.IsZero() || at.Before(next)) {
 			next = at
 		}
+	}
+	// Preempted nodes come after everybody who was promised a node.
+	at, err := s.recoverNodes(ctx)
+	failed = errors.Join(failed, err)
+	if !at.IsZero() && (next.IsZero() || at.Before(next)) {
+		next = at
 	}
 	return fmt.Sprintf("%d pools change their size", len(pools)), next, failed
 }
@@ -84,7 +92,7 @@ func (s *Service) bring(ctx context.Context, p millpond.Pool) (time.Time, error)
 		return time.Time{}, err
 	}
 	s.apply(effects)
-	if plan.CreateDedicated+plan.CreateLow+len(plan.Retire)+len(plan.Withdraw) > 0 {
+	if plan.CreateDedicated+plan.CreateLow+len(plan.Retire)+len(plan.Withdraw)+len(plan.Preempt) > 0 {
 		s.Wakes.Nodes.Wake()
 	}
 	if plan.Settle || plan.Remove {
@@ -111,6 +119,23 @@ func (s *Service) carryOut(tx *sqlite.Tx, book *ledger.Book, p millpond.Pool, bo
 		if err := tx.InsertNode(s.newNode(tx, p, boot, i < plan.CreateDedicated)); err != nil {
 			return err
 		}
+	}
+	for _, id := range plan.Preempt {
+		n, err := tx.Node(id)
+		if errors.Is(err, sqlite.ErrNoRow) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if _, outcome, _ := millpond.NodeTransition(n.State, millpond.NodePreempt); outcome != millpond.Accepted || n.Pending != "" {
+			continue
+		}
+		n.Pending, n.PendingOption, n.PendingDue = millpond.NodePreempt, millpond.DeallocateRequeue, tx.Now.Add(s.Config.Notice)
+		if err := tx.PutNode(n); err != nil {
+			return err
+		}
+		book.Sessions[id] = struct{}{}
 	}
 	for _, list := range []struct {
 		ids    []millpond.NodeID
@@ -247,13 +272,20 @@ func (s *Service) limits(tx *sqlite.Tx, snap *Snapshot, acct millpond.BatchAccou
 	// Rows that the launcher has not been told of take room as well.
 	waiting, waitingMiB, cores, lowCores := 0, int64(0), 0, 0
 	sizes := map[string]millpond.VMSize{}
+	var spot []sqlite.NodeHead
 	for _, h := range all {
+		switch {
+		case h.Pending == millpond.NodePreempt:
+			snap.Freeing++
+		case !h.Dedicated && h.Pending == "" && launched[h.ID.Key()] && h.State != millpond.NodeDeallocated && h.State != millpond.NodeLeavingPool && h.State != millpond.NodePreempted:
+			spot = append(spot, h)
+		}
 		z, known := sizes[h.VMSize]
 		if !known {
 			z, _ = s.Sizes(h.VMSize)
 			sizes[h.VMSize] = z
 		}
-		if !launched[h.ID.Key()] && h.State != millpond.NodeLeavingPool && !(h.LaunchFailed && h.Allocated.IsZero()) {
+		if !launched[h.ID.Key()] && h.State != millpond.NodeLeavingPool && h.State != millpond.NodePreempted && !(h.LaunchFailed && h.Allocated.IsZero()) {
 			waiting++
 			waitingMiB += int64(z.MemoryMiB)
 		}
@@ -264,6 +296,13 @@ func (s *Service) limits(tx *sqlite.Tx, snap *Snapshot, acct millpond.BatchAccou
 				lowCores += z.VCPUs
 			}
 		}
+	}
+	// Those with the fewest tasks lose the least, and the youngest have done least.
+	slices.SortStableFunc(spot, func(a, b sqlite.NodeHead) int {
+		return cmp.Or(cmp.Compare(a.RunningTasks, b.RunningTasks), b.Allocated.Compare(a.Allocated))
+	})
+	for _, h := range spot {
+		snap.Preemptible = append(snap.Preemptible, h.ID)
 	}
 	if c.VMs > 0 {
 		snap.Room = max(0, c.VMs-c.UsedVMs-waiting)

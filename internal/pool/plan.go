@@ -28,6 +28,10 @@ type Snapshot struct {
 	// QuotaDedicated and QuotaLow are how many more nodes of the pool's size the
 	// account's core quota allows; -1 for no limit.
 	QuotaDedicated, QuotaLow int
+	// Preemptible are the low-priority nodes of the host, the one to be taken first
+	// in front; Freeing counts those that are being taken.
+	Preemptible []millpond.NodeID
+	Freeing     int
 	// ImageError is why the image cannot be used for new nodes now.
 	ImageError string
 	Now        time.Time
@@ -40,6 +44,8 @@ type Plan struct {
 	// whose machine never ran.
 	Retire, Withdraw []millpond.NodeID
 	Option           millpond.DeallocationOption
+	// Preempt are nodes whose machines give room to dedicated ones.
+	Preempt []millpond.NodeID
 	// Settle ends the resize with Errors.
 	Settle bool
 	Errors []millpond.ResizeError
@@ -93,6 +99,11 @@ func Make(s Snapshot) Plan {
 			p.Retire = append(p.Retire, k.surplus()...)
 		}
 		waits = waits || k.granted > 0 || k.coming > 0 || k.leaving > 0
+		if k == &d && over == "" && k.short > 0 && s.Freeing+len(s.Preemptible) > 0 {
+			p.Preempt = s.Preemptible[:min(len(s.Preemptible), max(0, k.short-s.Freeing))]
+			waits = true
+			room = 0
+		}
 	}
 	waits = waits || len(p.Retire) > 0
 	if over == "" && waits {
@@ -122,6 +133,8 @@ type kind struct {
 	coming, leaving  int
 	failed           []NodeView
 	missing, granted int
+	// short is how many are missing for want of room alone.
+	short int
 	// blockedCode says why missing nodes are not granted.
 	blockedCode, blockedWhy string
 }
@@ -157,6 +170,7 @@ func (k *kind) grow(s Snapshot, room *int) {
 		k.blockedWhy = "The account's core quota is used up."
 	}
 	if *room >= 0 && *room < k.granted {
+		k.short = k.granted - *room
 		k.granted, k.blockedCode = *room, "AllocationFailed"
 		k.blockedWhy = "Deployment allocation failed due to insufficient capacity for the requested VM size on this host."
 	}

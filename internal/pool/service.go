@@ -53,6 +53,9 @@ type Config struct {
 	// ImageCheck is the time between looks for a newer version of an image that is
 	// to be rolled out by itself; 5 min.
 	ImageCheck time.Duration
+	// Notice is how long the tasks of a low-priority node have when its room is
+	// needed; 30 s. Rest is how long a preempted node waits for room at least; 30 s.
+	Notice, Rest time.Duration
 	// SamplePeriod is the time between samples for formulas; 30 s.
 	SamplePeriod time.Duration
 	// IntervalOnly keeps pools from growing between their intervals, when tasks
@@ -131,6 +134,7 @@ func New(d Deps) *Service {
 	if d.Wakes.Rollouts == nil {
 		d.Wakes.Rollouts = wake.New()
 	}
+	d.Config.Notice, d.Config.Rest = cmp.Or(d.Config.Notice, 30*time.Second), cmp.Or(d.Config.Rest, 30*time.Second)
 	d.Config.ImageCheck = cmp.Or(d.Config.ImageCheck, 5*time.Minute)
 	s := &Service{Deps: d, scaler: scaler{pools: map[poolKey]*scaled{}}, looked: map[poolKey]time.Time{}}
 	if d.DB != nil {

@@ -113,7 +113,7 @@ func start(t *testing.T, path string, h *hall, c *shifted, cfg node.Config) *cor
 		Packages: func(context.Context, millpond.BatchAccount, []millpond.PackageReference) error { return nil },
 		Blocked: func(ctx context.Context, acct millpond.AccountName, id millpond.PoolID) (int, error) {
 			return placer.Blocked(ctx, acct, id)
-		}, Config: pool.Config{SamplePeriod: 50 * time.Millisecond, ImageCheck: 50 * time.Millisecond},
+		}, Config: pool.Config{SamplePeriod: 50 * time.Millisecond, ImageCheck: 50 * time.Millisecond, Notice: 300 * time.Millisecond, Rest: 300 * time.Millisecond},
 		NewID: func() string { b := make([]byte, 8); _, _ = rand.Read(b); return hex.EncodeToString(b) },
 		Wakes: pool.Wakes{Allocator: allocator, Nodes: nodes, Scheduler: scheduler, Jobs: jobs}})
 	j := job.New(job.Deps{DB: db, Clock: c, Log: log, WakeSession: n.Wake, Pools: p, Wakes: job.Wakes{Jobs: jobs, Scheduler: scheduler, Nodes: nodes}})

@@ -1,0 +1,100 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	millpond "millpond.dev/millpond"
+	"millpond.dev/millpond/internal/sqlite"
+)
+
+// recoverNodes gives preempted nodes new machines under their ids, as far as
+// there is room after everybody else. It returns when to look again.
+func (s *Service) recoverNodes(ctx context.Context) (time.Time, error) {
+	waiting := map[poolKey][]millpond.NodeID{}
+	var pools []millpond.Pool
+	var next time.Time
+	now := s.Clock.Now()
+	err := s.DB.View(ctx, func(tx *sqlite.Tx) error {
+		heads, err := tx.PreemptedHeads()
+		if err != nil {
+			return err
+		}
+		for _, h := range heads {
+			if at := h.Changed.Add(s.Config.Rest); now.Before(at) {
+				if next.IsZero() || at.Before(next) {
+					next = at
+				}
+				continue
+			}
+			k := poolKey{h.Account.Key(), h.Pool}
+			if waiting[k] == nil {
+				p, err := tx.Pool(h.Account, millpond.PoolID(h.Pool))
+				if errors.Is(err, sqlite.ErrNoRow) {
+					continue
+				}
+				if err != nil {
+					return err
+				}
+				pools = append(pools, p)
+			}
+			waiting[k] = append(waiting[k], h.ID)
+		}
+		return nil
+	})
+	if err != nil {
+		return time.Time{}, err
+	}
+	for _, p := range pools {
+		if p.State == millpond.PoolDeleting {
+			continue
+		}
+		snap, _, err := s.snapshot(ctx, p)
+		if err != nil {
+			return time.Time{}, err
+		}
+		ids := waiting[poolKey{p.Account.Key(), p.Spec.ID.Key()}]
+		if snap.Room >= 0 && snap.Room < len(ids) {
+			ids = ids[:snap.Room]
+			// Room elsewhere wakes nobody here.
+			if at := now.Add(s.Config.Rest); next.IsZero() || at.Before(next) {
+				next = at
+			}
+		}
+		if len(ids) == 0 {
+			continue
+		}
+		err = s.DB.Update(ctx, func(tx *sqlite.Tx) error {
+			for _, id := range ids {
+				n, err := tx.Node(id)
+				if errors.Is(err, sqlite.ErrNoRow) {
+					continue
+				}
+				if err != nil {
+					return err
+				}
+				if n.State != millpond.NodePreempted {
+					continue
+				}
+				to, outcome, _ := millpond.NodeTransition(n.State, millpond.NodeRelaunch)
+				if outcome != millpond.Accepted {
+					continue
+				}
+				n.State, n.StateTransition, n.Relaunches = to, tx.Now, 0
+				n.Boot, n.ImageRevision, n.RolledBack = p.Boot, p.ImageRevision, false
+				n.Boot.Findings = nil
+				n.History = append(n.History, millpond.NodeChange{State: to, Reason: "there is room again", Time: tx.Now})
+				if err := tx.PutNode(n); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return time.Time{}, err
+		}
+		s.Wakes.Nodes.Wake()
+	}
+	return next, nil
+}
