@@ -91,6 +91,11 @@ func (c *client) add(job string, n, connections int, task func(i int) map[string
 		wg.Add(1)
 		go func() {
 			defer wg.Done()
+			// One that fails ends here: the rest must not wait for it.
+			defer func() {
+				for range next {
+				}
+			}()
 			for from := range next {
 				var tasks []any
 				for i := from; i < min(from+100, n); i++ {
