@@ -407,6 +407,7 @@ func (a *agent) execute(r *run, command string, nth int) {
 	var failure *nodev1.Failure
 	var wait time.Duration
 	var gate chan struct{}
+	stop := r.stop
 	words := strings.Fields(command)
 	switch words[0] {
 	case "sleep":
@@ -419,7 +420,7 @@ func (a *agent) execute(r *run, command string, nth int) {
 	case "hang":
 		wait = time.Hour
 	case "deaf": // does not end when it is told to
-		wait, r.stop = time.Hour, nil
+		wait, stop = time.Hour, nil
 	case "gate":
 		wait, gate = time.Hour, a.hall.gate
 	case "hang-once":
@@ -438,7 +439,7 @@ func (a *agent) execute(r *run, command string, nth int) {
 	select {
 	case <-a.ctx.Done():
 		return
-	case failure = <-r.stop:
+	case failure = <-stop:
 		exit = 137
 	case <-gate:
 	case <-time.After(wait):
