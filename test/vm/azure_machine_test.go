@@ -3,7 +3,12 @@
 package vm
 
 import (
+	"encoding/base64"
+	"fmt"
 	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -209,5 +214,41 @@ func TestAMachineAndItsChanges(t *testing.T) {
 		"storageProfile": map[string]any{"osDisk": map[string]any{"createOption": "Attach", "osType": "Linux", "managedDisk": ref(a.Compute() + "/disks/m1os")}}})
 	if out := a.run(a.vm("m3"), "cat /said; echo id=$(cat /etc/machine-id)."); !strings.Contains(out, "said hello\nid="+ids[0]) {
 		t.Errorf("the machine on the attached disk: %s", out)
+	}
+}
+
+// TestDebianByPassword: a Debian machine lets its user in by the password, cloud-init
+// has done what the custom data says, and a data disk has Azure's name.
+func TestDebianByPassword(t *testing.T) {
+	s := lab.Start(t)
+	a := newAzure(t, s.Furnish(s.DebianVHD(), "V1"))
+	const password = "Mill-pond-1"
+	a.allow("22")
+	a.put(a.vm("m1"), map[string]any{
+		"hardwareProfile": map[string]any{"vmSize": "Standard_B1s"},
+		"storageProfile": map[string]any{"imageReference": ref(a.Version), "osDisk": map[string]any{"createOption": "FromImage", "deleteOption": "Delete"},
+			"dataDisks": []any{map[string]any{"lun": 5, "createOption": "Empty", "diskSizeGB": 1}}},
+		"osProfile": map[string]any{"computerName": "m1", "adminUsername": "azureuser", "adminPassword": password,
+			"customData": base64.StdEncoding.EncodeToString([]byte("#!/bin/sh\necho custom > /custom\n"))},
+		"networkProfile": a.card(),
+	})
+	ask := filepath.Join(s.Data, "ask")
+	if err := os.WriteFile(ask, []byte("#!/bin/sh\necho "+password+"\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	login := func(command string) (string, error) {
+		cmd := exec.Command("ssh", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR", "-o", "ConnectTimeout=60",
+			"-o", "PubkeyAuthentication=no", "-o", "NumberOfPasswordPrompts=1", "azureuser@"+a.address(), command)
+		cmd.Env = append(os.Environ(), "SSH_ASKPASS="+ask, "SSH_ASKPASS_REQUIRE=force")
+		out, err := cmd.CombinedOutput()
+		return string(out), err
+	}
+	// The last stage of cloud-init, which runs scripts, ends after the user is made.
+	lab.Wait(t, 4*time.Minute, "the custom data's script", func() (bool, string) {
+		out, err := login("hostname; cat /custom")
+		return err == nil && out == "m1\ncustom\n", fmt.Sprintf("%v %q", err, out)
+	})
+	if out, err := login("readlink -f /dev/disk/azure/scsi1/lun5; lsblk -dno SIZE /dev/disk/azure/data/by-lun/5"); err != nil || !strings.HasPrefix(out, "/dev/sd") || !strings.Contains(out, "1G") {
+		t.Errorf("the disk at LUN 5: %v %q", err, out)
 	}
 }
