@@ -1,6 +1,9 @@
 package millpond
 
-import "time"
+import (
+	"net/netip"
+	"time"
+)
 
 // NodeState is a compute node's state, spelled as on the wire.
 type NodeState string
@@ -100,6 +103,14 @@ type NodeError struct {
 	Time    time.Time   `json:"time"`
 }
 
+// Endpoint is a port of a node that can be reached from the host.
+type Endpoint struct {
+	Name     string         `json:"name"`
+	UDP      bool           `json:"udp,omitempty"` // else TCP
+	Frontend netip.AddrPort `json:"frontend"`
+	Backend  int            `json:"backend"`
+}
+
 // StartTaskInfo is how a node's start task went.
 type StartTaskInfo struct {
 	State      string         `json:"state"` // running or completed
@@ -167,6 +178,12 @@ type Node struct {
 	RolledBack                   bool
 	TokenHash                    string // SHA-256 of the node's channel credential
 	Address                      string
+	// Number is the node's within its pool, from 1; 0 until a machine was launched.
+	Number int `json:",omitempty"`
+	// Endpoints are those of the pool, and Login where SSH is, as of the machine's
+	// launch.
+	Endpoints []Endpoint     `json:",omitempty"`
+	Login     netip.AddrPort `json:",omitzero"`
 	// HostAddress is where the guest reaches the loopback of its host; nodes know
 	// it as host.millpond.internal.
 	HostAddress  string

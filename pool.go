@@ -1,6 +1,10 @@
 package millpond
 
-import "time"
+import (
+	"net/netip"
+	"strings"
+	"time"
+)
 
 // PoolState is whether a pool can be used.
 type PoolState string
@@ -99,6 +103,10 @@ type PoolSpec struct {
 	Containers *ContainerPool `json:"containers,omitempty"`
 	// ResourceTags are kept and echoed.
 	ResourceTags map[string]string `json:"resourceTags,omitempty"`
+	// InterNode puts the nodes into one network, in which they reach each other.
+	InterNode bool `json:"interNode,omitempty"`
+	// Inbound are ports of every node that can be reached from the host.
+	Inbound []InboundPool `json:"inbound,omitempty"`
 	// NodeCommunication is kept and echoed: default, classic or simplified.
 	NodeCommunication string `json:"nodeCommunication,omitempty"`
 }
@@ -113,6 +121,28 @@ type OSDiskSpec struct {
 	// Placement is that of ephemeralOSDiskSettings.
 	Placement string `json:"placement,omitempty"`
 }
+
+// InboundPool leads to one port of every node, for each from another port of
+// the range From to To.
+type InboundPool struct {
+	Name     string `json:"name"`
+	UDP      bool   `json:"udp,omitempty"` // else TCP
+	Backend  int    `json:"backend"`
+	From, To int
+	// Rules are kept and echoed in their order; see Admits.
+	Rules []InboundRule `json:"rules,omitempty"`
+}
+
+// InboundRule lets in or keeps out who comes from a source.
+type InboundRule struct {
+	Priority int      `json:"priority"`
+	Deny     bool     `json:"deny,omitempty"`
+	Source   string   `json:"source"`
+	Ports    []string `json:"ports,omitempty"`
+}
+
+// MaxInterNode is how many nodes a pool with a network of its own may have.
+const MaxInterNode = 100
 
 // DataDiskSpec is an empty data disk that every node gets beside those of the image.
 type DataDiskSpec struct {
@@ -286,4 +316,22 @@ type NodeCounts map[NodeState]int
 type PoolNodeCounts struct {
 	Pool                   PoolID
 	Dedicated, LowPriority NodeCounts
+}
+
+// Admits says whether a program on the host, which counts as the Internet with
+// the address 127.0.0.1, is let in: by the first rule that means it, or without
+// any.
+func (p InboundPool) Admits() bool {
+	for _, r := range p.Rules {
+		means := r.Source == "*" || strings.EqualFold(r.Source, "Internet")
+		if prefix, err := netip.ParsePrefix(r.Source); err == nil {
+			means = prefix.Contains(netip.AddrFrom4([4]byte{127, 0, 0, 1}))
+		} else if a, err := netip.ParseAddr(r.Source); err == nil {
+			means = a.IsLoopback()
+		}
+		if means {
+			return !r.Deny
+		}
+	}
+	return true
 }

@@ -188,7 +188,7 @@ try:
 except m.BatchErrorException as e:
     assert e.error.code == "PoolExists" and "already exists" in str(e), e
 try:
-    c.pool.add(m.PoolAddParameter(id="bad", vm_size="x", target_dedicated_nodes=1, enable_inter_node_communication=True, virtual_machine_configuration=m.VirtualMachineConfiguration(image_reference=m.ImageReference(virtual_machine_image_id="/x"), node_agent_sku_id="y")))
+    c.pool.add(m.PoolAddParameter(id="bad", vm_size="x", target_dedicated_nodes=1, application_licenses=["maya"], virtual_machine_configuration=m.VirtualMachineConfiguration(image_reference=m.ImageReference(virtual_machine_image_id="/x"), node_agent_sku_id="y")))
     assert False
 except m.BatchErrorException as e:
     assert e.error.code == "UnsupportedProperty" and e.error.values[0].key == "PropertyName", e

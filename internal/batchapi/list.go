@@ -148,7 +148,7 @@ func poolProperty(p millpond.Pool, property string) azwire.Value {
 	case "enableAutoScale":
 		return azwire.TruthValue(p.AutoScale != nil)
 	case "enableInterNodeCommunication":
-		return azwire.TruthValue(false)
+		return azwire.TruthValue(p.Spec.InterNode)
 	case "creationTime":
 		return azwire.DateValue(p.Created)
 	case "lastModified":

@@ -308,7 +308,7 @@ func (r *request) poolEntity(p millpond.Pool) entity {
 		VMSize: ptr(s.VMSize), VirtualMachineConfiguration: machineModel(s), ResourceTags: tagsModel(s.ResourceTags), UpgradePolicy: upgradeModel(s.Upgrade), MountConfiguration: mountsModel(s.Mounts), ResizeTimeout: ptr(azwire.FormatDuration(p.ResizeTimeout)),
 		CurrentDedicatedNodes: count(p.CurrentDedicated), CurrentLowPriorityNodes: count(p.CurrentLowPriority),
 		TargetDedicatedNodes: count(p.TargetDedicated), TargetLowPriorityNodes: count(p.TargetLowPriority),
-		EnableAutoScale: ptr(p.AutoScale != nil), EnableInterNodeCommunication: ptr(false), TaskSlotsPerNode: count(s.TaskSlotsPerNode),
+		EnableAutoScale: ptr(p.AutoScale != nil), EnableInterNodeCommunication: ptr(s.InterNode), TaskSlotsPerNode: count(s.TaskSlotsPerNode),
 		TaskSchedulingPolicy: &azbatch.TaskSchedulingPolicy{NodeFillType: ptr(azbatch.NodeFillType(s.FillType))},
 		StartTask:            startTaskModel(s.StartTask), Metadata: metadataModel(s.Metadata, p.Warnings), ApplicationPackageReferences: packagesModel(s.Packages),
 		CurrentNodeCommunicationMode: ptr(azbatch.NodeCommunicationModeSimplified),
@@ -318,6 +318,9 @@ func (r *request) poolEntity(p millpond.Pool) entity {
 	}
 	if s.NodeCommunication != "" {
 		m.TargetNodeCommunicationMode = ptr(azbatch.NodeCommunicationMode(s.NodeCommunication))
+	}
+	if len(s.Inbound) > 0 {
+		m.NetworkConfiguration = &azbatch.NetworkConfiguration{EndpointConfiguration: &azbatch.PoolEndpointConfiguration{InboundNATPools: inboundModel(s.Inbound)}}
 	}
 	for _, u := range s.UserAccounts {
 		a := azbatch.UserAccount{Name: ptr(u.Name), ElevationLevel: elevation(u.Admin)}

@@ -47,6 +47,10 @@ func (e *Edge) patchPool(w http.ResponseWriter, r *request) error {
 	if _, given := m["applicationPackageReferences"]; given {
 		p.Packages = ptr(packages(in.ApplicationPackageReferences))
 	}
+	p.InterNode = in.EnableInterNodeCommunication
+	if in.NetworkConfiguration != nil {
+		p.Inbound = ptr(inboundPools(in.NetworkConfiguration))
+	}
 	if tagsGiven {
 		p.ResourceTags = ptr(tags(in.ResourceTags))
 	}
@@ -104,6 +108,7 @@ func poolSpec(in azbatch.CreatePoolContent) millpond.PoolSpec {
 	if in.TargetNodeCommunicationMode != nil {
 		spec.NodeCommunication = string(*in.TargetNodeCommunicationMode)
 	}
+	spec.InterNode, spec.Inbound = truth0(in.EnableInterNodeCommunication), inboundPools(in.NetworkConfiguration)
 	return spec
 }
 

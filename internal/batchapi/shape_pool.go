@@ -68,7 +68,7 @@ func poolAddShape() *rule {
 		"enableAutoScale":              truth(),
 		"autoScaleFormula":             text(maxFormula),
 		"autoScaleEvaluationInterval":  span(),
-		"enableInterNodeCommunication": refuse("Each node has a network of its own; nodes cannot reach each other yet.", false),
+		"enableInterNodeCommunication": truth(),
 		"networkConfiguration":         networkRule(),
 		"startTask":                    startTaskRule(),
 		"certificateReferences":        refuse(noCertificates),
@@ -274,12 +274,11 @@ func upgradeRule() *rule {
 
 func networkRule() *rule {
 	const network = "Nodes have a network of their pool that reaches the outside; other networks are not supported yet."
-	const inbound = "Inbound endpoints are not supported yet."
 	const public = "Nodes have no public addresses."
 	return object(map[string]*rule{
 		"subnetId":                   refuse(network),
 		"dynamicVNetAssignmentScope": refuse(network, "none"),
-		"endpointConfiguration":      object(map[string]*rule{"inboundNATPools": refuse(inbound)}),
+		"endpointConfiguration":      endpointsRule(),
 		"publicIPAddressConfiguration": object(map[string]*rule{"provision": refuse(public, "batchmanaged"), "ipAddressIds": refuse(public),
 			"ipFamilies": refuse(public), "ipTags": refuse(public)}),
 		"publicIPs":                   refuse(public),

@@ -52,7 +52,7 @@ func TestWhatIsNotSupportedIsRefusedOnlyWhenItIsUsed(t *testing.T) {
 			`{"cloudServiceConfiguration":{"osFamily":"6"}}`,
 			`{"certificateReferences":[{"thumbprint":"a"}]}`, `{"applicationLicenses":["maya"]}`,
 			`{"mountConfiguration":[{"azureBlobFileSystemConfiguration":{"accountName":"a","containerName":"c","relativeMountPath":"p"}}]}`, `{"upgradePolicy":{"mode":"rolling","rollingUpgradePolicy":{"enableCrossZoneUpgrade":true}}}`, `{"identity":{"type":"UserAssigned"}}`,
-			`{"networkConfiguration":{"subnetId":"/s"}}`, `{"networkConfiguration":{"endpointConfiguration":{"inboundNATPools":[{}]}}}`,
+			`{"networkConfiguration":{"subnetId":"/s"}}`,
 			`{"networkConfiguration":{"publicIPAddressConfiguration":{"provision":"nopublicipaddresses"}}}`, `{"networkConfiguration":{"enableAcceleratedNetworking":true}}`,
 			`{"startTask":{"commandLine":"x","containerSettings":{"imageName":"i","registry":{"identityReference":{"resourceId":"x"}}}}}`,
 			`{"startTask":{"commandLine":"x","resourceFiles":[{"storageContainerUrl":"https://x","identityReference":{"resourceId":"x"}}]}}`,

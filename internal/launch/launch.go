@@ -102,17 +102,23 @@ type Spec struct {
 type Card struct {
 	MAC string `json:"mac"`
 	// Network is the subnet; its first address is the gateway, the second the
-	// name server. Address is the machine's own, not below the fourth.
+	// name server. Address is the machine's own, not below the fourth. Without
+	// them, and without a MAC, the launcher chooses.
 	Network netip.Prefix `json:"network"`
 	Address netip.Addr   `json:"address"`
+	// LAN names the network whose machines reach each other on this host; empty
+	// for a card that is alone in its network.
+	LAN string `json:"lan,omitempty"`
 	// Ports are open on the host as long as the machine runs.
 	Ports []Port `json:"ports,omitempty"`
 }
 
-// Port leads from a TCP port of the host to one of the guest.
+// Port leads from a port of the host to one of the guest.
 type Port struct {
 	Host  netip.AddrPort `json:"host"`
 	Guest uint16         `json:"guest"`
+	// UDP makes both ports UDP's.
+	UDP bool `json:"udp,omitempty"`
 }
 
 // PortStatus is a port that was asked for; Err says why it is not open.

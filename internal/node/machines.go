@@ -198,6 +198,10 @@ func (s *Service) launch(ctx context.Context, id millpond.NodeID) error {
 		ok = (row.State == millpond.NodeCreating || row.State == millpond.NodeReimaging || row.State == millpond.NodeUpgradingOS) && row.Pending == ""
 		if ok {
 			row.TokenHash = hashToken(token)
+			if err := tx.NumberNode(row, mostNumbers); err != nil {
+				return err
+			}
+			row.Endpoints, row.Login = endpoints(p, *row), login(p, *row)
 		}
 		n = *row
 		return nil
@@ -261,6 +265,7 @@ func (s *Service) spec(ctx context.Context, n millpond.Node, p millpond.Pool, to
 		Channel:     launch.Channel{EndpointFile: s.Config.EndpointFile, CAFile: s.Config.CAFile, Token: token},
 		Hostname:    hostname(n.ID),
 		Cold:        strings.EqualFold(metadataOf(p.Spec.Metadata, MetadataClones), "off"),
+		Card:        card(p, n),
 	}
 	if size := int64(p.Spec.OSDisk.SizeGB) << 30; size > spec.OSDisk.SizeBytes {
 		spec.OSDisk.SizeBytes = size

@@ -243,7 +243,13 @@ func (x *session) hello(ctx context.Context) (*nodev1.HelloResponse, millpond.No
 func (x *session) register(tx *sqlite.Tx, book *ledger.Book, n *millpond.Node, h *nodev1.HelloResponse) (lost int, err error) {
 	booted := n.BootID != h.GetBootId()
 	n.AgentVersion, n.RootDir = h.GetAgentVersion(), h.GetRootDir()
-	if h.GetAddress() != "" {
+	p, err := readPool(tx, n.Account, n.Pool)
+	if err != nil {
+		return 0, err
+	}
+	// The address within the pool's network is given, whatever other cards the
+	// machine has.
+	if h.GetAddress() != "" && (n.Address == "" || !p.Spec.InterNode) {
 		n.Address = h.GetAddress()
 	}
 	if h.GetLastSequence() < n.LastSequence {
@@ -279,10 +285,6 @@ func (x *session) register(tx *sqlite.Tx, book *ledger.Book, n *millpond.Node, h
 	}
 	if !move(n, millpond.NodeRegistered, "its agent spoke", tx.Now) {
 		return lost, x.svc.putNode(tx, book, *n)
-	}
-	p, err := readPool(tx, n.Account, n.Pool)
-	if err != nil {
-		return 0, err
 	}
 	n.Installing = len(p.Spec.Packages) > 0
 	n.StartTask, n.StartRevision = p.Spec.StartTask, p.StartRevision

@@ -28,6 +28,8 @@ type Patch struct {
 	ResourceTags *map[string]string
 	Upgrade      **millpond.UpgradePolicy
 	Mounts       *[]millpond.Mount
+	InterNode    *bool
+	Inbound      *[]millpond.InboundPool
 }
 
 // Machine is a pool's virtualMachineConfiguration, which is replaced as a whole.
@@ -64,6 +66,8 @@ func (p Patch) apply(s millpond.PoolSpec) millpond.PoolSpec {
 	set(&s.ResourceTags, p.ResourceTags)
 	set(&s.Upgrade, p.Upgrade)
 	set(&s.Mounts, p.Mounts)
+	set(&s.InterNode, p.InterNode)
+	set(&s.Inbound, p.Inbound)
 	if m := p.Machine; m != nil {
 		s.Image, s.NodeAgentSKU, s.DataDisks, s.OSDisk, s.Containers = m.Image, m.NodeAgentSKU, m.DataDisks, m.OSDisk, m.Containers
 	}
@@ -104,6 +108,10 @@ func fixed(was, is millpond.PoolSpec) (names []string) {
 	}
 	if len(was.ResourceTags)+len(is.ResourceTags) > 0 {
 		differ("resourceTags", was.ResourceTags, is.ResourceTags)
+	}
+	differ("enableInterNodeCommunication", was.InterNode, is.InterNode)
+	if len(was.Inbound)+len(is.Inbound) > 0 {
+		differ("networkConfiguration", was.Inbound, is.Inbound)
 	}
 	return names
 }

@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"fmt"
 	"sort"
 	"time"
 
@@ -91,6 +92,12 @@ func Make(s Snapshot) Plan {
 	}
 	room := s.Room
 	waits := false
+	if s.Pool.Spec.InterNode {
+		free := max(0, millpond.MaxInterNode-len(d.live)-len(l.live))
+		d.together, l.together = free, max(0, free-max(0, d.target-len(d.live)))
+	} else {
+		d.together, l.together = -1, -1
+	}
 	for _, k := range []*kind{&d, &l} {
 		if over == "" {
 			k.grow(s, &room)
@@ -135,6 +142,9 @@ type kind struct {
 	missing, granted int
 	// short is how many are missing for want of room alone.
 	short int
+	// together is how many more fit into a network of nodes that reach each
+	// other; -1 for no limit.
+	together int
 	// blockedCode says why missing nodes are not granted.
 	blockedCode, blockedWhy string
 }
@@ -168,6 +178,10 @@ func (k *kind) grow(s Snapshot, room *int) {
 	if k.quota >= 0 && k.quota < k.granted {
 		k.granted, k.blockedCode = k.quota, k.quotaCode
 		k.blockedWhy = "The account's core quota is used up."
+	}
+	if k.together >= 0 && k.together < k.granted {
+		k.granted, k.blockedCode = k.together, "CommunicationEnabledPoolReachedMaxVMCount"
+		k.blockedWhy = fmt.Sprintf("A pool with inter-node communication has at most %d nodes.", millpond.MaxInterNode)
 	}
 	if *room >= 0 && *room < k.granted {
 		k.short = k.granted - *room

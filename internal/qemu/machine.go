@@ -125,6 +125,10 @@ type Network struct {
 	MAC    string
 	// Address is the guest's, if it is not the third.
 	Address netip.Addr
+	// CardFD and GatewayFD, if not 0, are inherited descriptors of connected
+	// datagram sockets: the frames of the guest's card and those of the gateway.
+	// Whoever has their other ends carries frames between the two, and to others.
+	CardFD, GatewayFD int
 }
 
 // Gateway is the host's address as the guest sees it.
@@ -144,14 +148,14 @@ func (n Network) Guest() netip.Addr {
 // NetDevice is the id of the network's device for the monitor.
 const NetDevice = "net0"
 
-// OpenPort and ClosePort are the monitor's commands for a TCP port of the host
-// that leads to one of the guest. They say nothing when all is well.
-func (n Network) OpenPort(host netip.AddrPort, guest uint16) string {
-	return fmt.Sprintf("hostfwd_add %s tcp:%s-%s:%d", NetDevice, host, n.Guest(), guest)
+// OpenPort and ClosePort are the monitor's commands for a port of the host
+// that leads to one of the guest; protocol is tcp or udp. They say nothing when all is well.
+func (n Network) OpenPort(protocol string, host netip.AddrPort, guest uint16) string {
+	return fmt.Sprintf("hostfwd_add %s %s:%s-%s:%d", NetDevice, protocol, host, n.Guest(), guest)
 }
 
-func (n Network) ClosePort(host netip.AddrPort) string {
-	return fmt.Sprintf("hostfwd_remove %s tcp:%s", NetDevice, host)
+func (n Network) ClosePort(protocol string, host netip.AddrPort) string {
+	return fmt.Sprintf("hostfwd_remove %s %s:%s", NetDevice, protocol, host)
 }
 
 func (n Network) at(i int) netip.Addr {
@@ -211,8 +215,19 @@ func (m Machine) Args() ([]string, error) {
 	if n := m.Network; n != nil {
 		args = append(args,
 			"-netdev", fmt.Sprintf("user,id=%s,ipv6=off,net=%s,host=%s,dns=%s,dhcpstart=%s",
-				NetDevice, n.Prefix.Masked(), n.Gateway(), n.DNS(), n.Guest()),
-			"-device", "virtio-net-pci,netdev=net0,romfile=,mac="+n.MAC)
+				NetDevice, n.Prefix.Masked(), n.Gateway(), n.DNS(), n.Guest()))
+		card := NetDevice
+		if n.CardFD != 0 {
+			// A hub of two ports is how two devices that both carry frames are joined
+			// without a card.
+			card = "card0"
+			args = append(args,
+				"-netdev", fmt.Sprintf("dgram,id=out0,local.type=fd,local.str=%d", n.GatewayFD),
+				"-netdev", "hubport,id=hub0,hubid=0,netdev="+NetDevice,
+				"-netdev", "hubport,id=hub1,hubid=0,netdev=out0",
+				"-netdev", fmt.Sprintf("dgram,id=card0,local.type=fd,local.str=%d", n.CardFD))
+		}
+		args = append(args, "-device", "virtio-net-pci,netdev="+card+",romfile=,mac="+n.MAC)
 	}
 	return append(args,
 		"-chardev", fmt.Sprintf("socket,id=qmp,fd=%d", m.QMPFD),

@@ -97,10 +97,10 @@ func TestNetworkAddresses(t *testing.T) {
 	}
 	n = Network{Prefix: netip.MustParsePrefix("10.0.0.0/24"), Address: netip.MustParseAddr("10.0.0.4")}
 	host := netip.MustParseAddrPort("127.64.1.2:22")
-	if got := n.OpenPort(host, 22); got != "hostfwd_add net0 tcp:127.64.1.2:22-10.0.0.4:22" {
+	if got := n.OpenPort("tcp", host, 22); got != "hostfwd_add net0 tcp:127.64.1.2:22-10.0.0.4:22" {
 		t.Error(got)
 	}
-	if got := n.ClosePort(host); got != "hostfwd_remove net0 tcp:127.64.1.2:22" {
+	if got := n.ClosePort("tcp", host); got != "hostfwd_remove net0 tcp:127.64.1.2:22" {
 		t.Error(got)
 	}
 }

@@ -185,6 +185,29 @@ func (t *Tx) AllNodes(account millpond.AccountName, pool millpond.PoolID) ([]mil
 		`SELECT `+headColumns+`, node.document FROM node WHERE account = ? AND pool_key = ? ORDER BY key`, account.Key(), pool.Key())
 }
 
+// NumberNode gives a node a number that no other of its pool has: the next, or
+// beyond most the first that is free.
+func (t *Tx) NumberNode(n *millpond.Node, most int) error {
+	if n.Number > 0 {
+		return nil
+	}
+	var last int
+	err := t.row(`SELECT coalesce(max(number), 0) FROM node WHERE account = ? AND pool_key = ?`, n.Account.Key(), n.Pool.Key()).Scan(&last)
+	if err != nil {
+		return err
+	}
+	if n.Number = last + 1; n.Number > most {
+		err = t.row(`SELECT coalesce(min(a.number), 0) + 1 FROM (SELECT 0 AS number UNION SELECT number FROM node WHERE account = ? AND pool_key = ?) AS a
+			WHERE NOT EXISTS (SELECT 1 FROM node AS b WHERE b.account = ? AND b.pool_key = ? AND b.number = a.number + 1)`,
+			n.Account.Key(), n.Pool.Key(), n.Account.Key(), n.Pool.Key()).Scan(&n.Number)
+		if err != nil {
+			return err
+		}
+	}
+	_, err = t.exec(`UPDATE node SET number = ? WHERE key = ?`, n.Number, n.ID.Key())
+	return err
+}
+
 // PoolHeads lists the heads of a pool's nodes.
 func (t *Tx) PoolHeads(account millpond.AccountName, poolKey string) ([]NodeHead, error) {
 	return collect(t, func(r *sql.Rows) (NodeHead, error) { return scanHead(r) },

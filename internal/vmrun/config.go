@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"millpond.dev/millpond/internal/atomicfile"
+	"millpond.dev/millpond/internal/lan"
 	"millpond.dev/millpond/internal/launch"
 	"millpond.dev/millpond/internal/process"
 	"millpond.dev/millpond/internal/qemu"
@@ -30,7 +31,10 @@ type Config struct {
 	MemoryMiB int `json:"memoryMiB"`
 	// Network is the VM's own island, at least a /29; invalid for no network.
 	Network netip.Prefix `json:"network"`
-	Tools   Tools        `json:"tools"`
+	// LAN is the folder of the network that the card shares with other machines;
+	// empty without one.
+	LAN   string `json:"lan,omitempty"`
+	Tools Tools  `json:"tools"`
 	// CacheDir is shared by all VMs of the host: bases of temporary disks.
 	CacheDir string `json:"cacheDir"`
 	// AgentDisk is an ISO that brings the agent to images without one, or empty.
@@ -111,6 +115,18 @@ func (c Config) instanceID() string {
 	return fmt.Sprintf("%s-%d", c.Spec.Hostname, c.Spec.Generation)
 }
 
+// LANPlace is where a machine is in a network that it shares: the folder below
+// root, and its address. It is empty for a machine that shares none.
+func LANPlace(root string, spec launch.Spec) (dir string, mac lan.MAC) {
+	card := spec.Card
+	if card == nil || card.LAN == "" || !card.Network.IsValid() {
+		return "", mac
+	}
+	mac, _ = lan.ParseMAC(Config{Spec: spec}.mac())
+	sum := sha256.Sum256([]byte(card.LAN))
+	return filepath.Join(root, hex.EncodeToString(sum[:8])), mac
+}
+
 func (c Config) mac() string {
 	if card := c.Spec.Card; card != nil && card.MAC != "" {
 		return card.MAC
@@ -121,8 +137,12 @@ func (c Config) mac() string {
 
 // network is the VM's, nil for none.
 func (c Config) network() *qemu.Network {
-	if card := c.Spec.Card; card != nil {
-		return &qemu.Network{Prefix: card.Network, Address: card.Address, MAC: c.mac()}
+	if card := c.Spec.Card; card != nil && card.Network.IsValid() {
+		n := &qemu.Network{Prefix: card.Network, Address: card.Address, MAC: c.mac()}
+		if c.LAN != "" {
+			n.CardFD, n.GatewayFD = cardFD, gatewayFD
+		}
+		return n
 	}
 	if c.Network.IsValid() {
 		return &qemu.Network{Prefix: c.Network, MAC: c.mac()}

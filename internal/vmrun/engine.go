@@ -22,6 +22,9 @@ const (
 	agentFD   = 5
 	// stateFD is the file that a template's state goes to or a clone's comes from.
 	stateFD = 6
+	// Of a machine that shares a network only, which is neither.
+	cardFD    = 6
+	gatewayFD = 7
 )
 
 // engine is the running QEMU.
@@ -29,15 +32,18 @@ type engine struct {
 	id process.ID
 	// console, qmp and agent are this end of what QEMU inherited.
 	console, qmp, agent net.Conn
-	cmd                 *exec.Cmd
+	// card and gateway carry frames; nil for a machine that shares no network.
+	card, gateway *net.UnixConn
+	cmd           *exec.Cmd
 	// done is closed when QEMU has ended and been waited for.
 	done chan struct{}
 }
 
 // startEngine starts QEMU as a child in dir. It gets a session of its own, so
 // that no signal of a terminal reaches it, and SIGKILL when the supervisor dies.
-// state, if not nil, is its stateFD; it is closed here.
-func startEngine(dir, program string, args []string, state *os.File) (*engine, error) {
+// state, if not nil, is its stateFD; it is closed here. shares gives it the
+// sockets of a shared network; one of the two at most.
+func startEngine(dir, program string, args []string, state *os.File, shares bool) (*engine, error) {
 	var theirs []*os.File
 	defer func() {
 		for _, f := range theirs {
@@ -46,7 +52,7 @@ func startEngine(dir, program string, args []string, state *os.File) (*engine, e
 	}()
 	e := &engine{done: make(chan struct{})}
 	for _, conn := range []*net.Conn{&e.console, &e.qmp, &e.agent} { // in the order of the descriptors
-		here, there, err := socketPair()
+		here, there, err := socketPair(unix.SOCK_STREAM)
 		if err != nil {
 			e.closeEnds()
 			return nil, err
@@ -56,6 +62,17 @@ func startEngine(dir, program string, args []string, state *os.File) (*engine, e
 	}
 	if state != nil {
 		theirs = append(theirs, state)
+	}
+	if shares {
+		for _, conn := range []**net.UnixConn{&e.card, &e.gateway} {
+			here, there, err := socketPair(unix.SOCK_DGRAM)
+			if err != nil {
+				e.closeEnds()
+				return nil, err
+			}
+			theirs = append(theirs, there)
+			*conn = here.(*net.UnixConn)
+		}
 	}
 	log, err := os.OpenFile(filepath.Join(dir, qemuLog), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -111,6 +128,11 @@ func (e *engine) closeEnds() {
 			c.Close()
 		}
 	}
+	for _, c := range []*net.UnixConn{e.card, e.gateway} {
+		if c != nil {
+			c.Close()
+		}
+	}
 }
 
 // exit is QEMU's exit code and the signal that ended it, after done.
@@ -125,8 +147,8 @@ func (e *engine) exit() (code int, signal unix.Signal) {
 	return ws.ExitStatus(), 0
 }
 
-func socketPair() (net.Conn, *os.File, error) {
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+func socketPair(kind int) (net.Conn, *os.File, error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, kind|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, nil, err
 	}

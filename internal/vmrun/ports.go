@@ -49,7 +49,7 @@ func (s *supervisor) setPorts(ctx context.Context, want []launch.Port) {
 		case wanted[p.Port]:
 			open[p.Port] = true
 		default:
-			if _, err := s.monitor(ctx, network.ClosePort(p.Host)); err != nil {
+			if _, err := s.monitor(ctx, network.ClosePort(protocol(p.Port), p.Host)); err != nil {
 				s.log.Warn("a port was not closed", "port", p.Host.String(), "err", err)
 			}
 		}
@@ -57,7 +57,7 @@ func (s *supervisor) setPorts(ctx context.Context, want []launch.Port) {
 	for _, p := range want {
 		st := launch.PortStatus{Port: p}
 		if !open[p] {
-			if st.Err = s.openPort(ctx, network.OpenPort(p.Host, p.Guest), p); st.Err != "" {
+			if st.Err = s.openPort(ctx, network.OpenPort(protocol(p), p.Host, p.Guest), p); st.Err != "" {
 				s.log.Error("a port of the VM is not open", "port", p.Host.String(), "guest", p.Guest, "why", st.Err)
 			}
 		}
@@ -66,6 +66,13 @@ func (s *supervisor) setPorts(ctx context.Context, want []launch.Port) {
 	s.mu.Lock()
 	s.status.Ports = now
 	s.mu.Unlock()
+}
+
+func protocol(p launch.Port) string {
+	if p.UDP {
+		return "udp"
+	}
+	return "tcp"
 }
 
 func (s *supervisor) openPort(ctx context.Context, command string, p launch.Port) string {

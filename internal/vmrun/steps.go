@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
+	"millpond.dev/millpond/internal/lan"
 	"millpond.dev/millpond/internal/qemu/qmp"
 	"millpond.dev/millpond/internal/revert"
 )
@@ -20,6 +22,7 @@ const (
 	stepSeed      = "seed"
 	stepFirmware  = "firmware"
 	stepConsole   = "console"
+	stepLAN       = "lan"
 	stepQEMU      = "start-qemu"
 	stepQMP       = "qmp"
 )
@@ -30,7 +33,7 @@ const qmpLimit = 60 * time.Second
 
 func (s *supervisor) steps() []revert.Step {
 	d := s.disks
-	return []revert.Step{
+	list := []revert.Step{
 		{Name: stepOSDisk, Do: d.osDisk, Undo: d.undo(stepOSDisk)},
 		{Name: stepDataDisks, Do: d.dataDisks, Undo: d.undo(stepDataDisks)},
 		{Name: stepTempDisk, Do: d.tempDisk, Undo: d.undo(stepTempDisk)},
@@ -40,6 +43,10 @@ func (s *supervisor) steps() []revert.Step {
 		{Name: stepQEMU, Do: s.startQEMU, Undo: s.killQEMU},
 		{Name: stepQMP, Do: s.connectQMP, Undo: nil},
 	}
+	if s.cfg.LAN != "" {
+		list = slices.Insert(list, slices.IndexFunc(list, func(x revert.Step) bool { return x.Name == stepQEMU }), revert.Step{Name: stepLAN, Do: s.joinLAN, Undo: s.leaveLAN})
+	}
+	return list
 }
 
 func (s *supervisor) openConsole(context.Context) error {
@@ -53,6 +60,29 @@ func (s *supervisor) closeConsole() error {
 		return nil
 	}
 	return s.console.close()
+}
+
+// joinLAN takes the machine's place in the network that it shares, if it does.
+func (s *supervisor) joinLAN(context.Context) error {
+	n := s.cfg.network()
+	if n == nil {
+		return nil
+	}
+	mac, ok := lan.ParseMAC(n.MAC)
+	if !ok {
+		return fmt.Errorf("%q is no MAC address", n.MAC)
+	}
+	var err error
+	s.port, err = lan.Open(lan.Config{Dir: s.cfg.LAN, MAC: mac, Gateway: n.Gateway(), DNS: n.DNS()})
+	return err
+}
+
+// leaveLAN comes after the sockets of QEMU are closed.
+func (s *supervisor) leaveLAN() error {
+	if s.port == nil {
+		return nil
+	}
+	return s.port.Close(s.engine != nil)
 }
 
 func (s *supervisor) startQEMU(context.Context) error {
@@ -74,9 +104,13 @@ func (s *supervisor) startQEMU(context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.engine, err = startEngine(s.dir, s.cfg.Tools.QEMU, args, state)
+	s.engine, err = startEngine(s.dir, s.cfg.Tools.QEMU, args, state, s.port != nil)
 	if err != nil {
+		s.engine = nil
 		return err
+	}
+	if s.port != nil {
+		s.port.Carry(s.engine.card, s.engine.gateway)
 	}
 	s.loops.Go(func() {
 		if err := s.console.pump(s.engine.console); err != nil {

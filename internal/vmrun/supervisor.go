@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"millpond.dev/millpond/internal/clock"
+	"millpond.dev/millpond/internal/lan"
 	"millpond.dev/millpond/internal/launch"
 	"millpond.dev/millpond/internal/nodeproto"
 	"millpond.dev/millpond/internal/process"
@@ -58,10 +59,12 @@ type supervisor struct {
 
 	disks   *disks
 	console *console
-	engine  *engine
-	qmp     *qmp.Client
-	handle  Handle
-	loops   sync.WaitGroup
+	// port is the machine's place in a network that it shares; nil without one.
+	port   *lan.Port
+	engine *engine
+	qmp    *qmp.Client
+	handle Handle
+	loops  sync.WaitGroup
 
 	mu     sync.Mutex
 	status launch.Status
@@ -313,6 +316,9 @@ func (s *supervisor) watch(ctx context.Context) error {
 	e := s.ending()
 	s.loops.Wait() // the pump has taken the console's last bytes
 	s.engine.closeEnds()
+	if err := s.leaveLAN(); err != nil {
+		s.log.Warn("the machine's place in its network was not given up", "err", err)
+	}
 	e.greeted, e.found = true, found
 	e.console = Evidence(filepath.Join(s.dir, consoleFile))
 	if err := s.console.close(); err != nil {

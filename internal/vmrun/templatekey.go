@@ -24,7 +24,10 @@ func Unclonable(s launch.Spec) string {
 	switch {
 	case s.Cold:
 		return "Its pool asks for boots."
-	case s.FirstBoot != nil || s.Card != nil:
+	case s.Card != nil && s.Card.LAN != "" && s.FirstBoot == nil:
+		// The address in the network is that of the card that booted.
+		return "The nodes of its pool share a network."
+	case s.FirstBoot != nil || s.Card != nil && s.Card.Network.IsValid():
 		return "It is a machine of its own and no node."
 	}
 	for _, d := range append([]launch.Disk{s.OSDisk}, s.DataDisks...) {

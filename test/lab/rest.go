@@ -260,6 +260,7 @@ func (l *Lab) AddPool(body map[string]any, bound time.Duration) {
 // Node is what the tests look at in a node.
 type Node struct {
 	ID            string `json:"id"`
+	IPAddress     string `json:"ipAddress"`
 	State         string `json:"state"`
 	StartTaskInfo struct {
 		State    string `json:"state"`

@@ -56,6 +56,10 @@ const maxConsole = 8 << 10
 
 func newVM(l *Launcher, spec launch.Spec) *vm {
 	now := l.cfg.Clock.Now()
+	addr := address(spec.Node)
+	if spec.Card != nil && spec.Card.Address.IsValid() {
+		addr = spec.Card.Address.String()
+	}
 	managed := map[int]string{}
 	for _, d := range spec.DataDisks {
 		if d.Managed != "" {
@@ -63,7 +67,7 @@ func newVM(l *Launcher, spec launch.Spec) *vm {
 		}
 	}
 	return &vm{l: l, spec: spec, disk: newDisk(l.cfg.Clock), status: launch.Status{
-		Node: spec.Node, Generation: spec.Generation, Phase: launch.Preparing, Step: "boot", Accel: "fake", Addr: address(spec.Node), Started: now, Changed: now, Managed: managed,
+		Node: spec.Node, Generation: spec.Generation, Phase: launch.Preparing, Step: "boot", Accel: "fake", Addr: addr, Started: now, Changed: now, Managed: managed,
 	}}
 }
 

@@ -23,6 +23,7 @@ import (
 	millpond "millpond.dev/millpond"
 	"millpond.dev/millpond/internal/accel"
 	"millpond.dev/millpond/internal/clock"
+	"millpond.dev/millpond/internal/lan"
 	"millpond.dev/millpond/internal/launch"
 	"millpond.dev/millpond/internal/vmrun"
 	"millpond.dev/millpond/internal/wake"
@@ -111,6 +112,10 @@ var (
 	_ launch.Consoler = (*Launcher)(nil)
 	_ launch.Porter   = (*Launcher)(nil)
 )
+
+// lans is the folder of the networks that machines share; no VM's folder begins
+// with a dot.
+func (l *Launcher) lans() string { return filepath.Join(l.cfg.Dir, ".lan") }
 
 // trashPrefix marks folders whose removal has begun.
 const trashPrefix = ".trash-"
@@ -238,6 +243,7 @@ func (l *Launcher) create(key string, spec launch.Spec) error {
 	if l.cfg.MemoryCapMiB > 0 {
 		cfg.MemoryMiB = min(cfg.MemoryMiB, l.cfg.MemoryCapMiB)
 	}
+	cfg.LAN, _ = vmrun.LANPlace(l.lans(), spec)
 	v := newVM(l.ctx, filepath.Join(l.cfg.Dir, key), cfg)
 	attempt := v.enqueue()
 	if err := l.admit(key, v); err != nil {
@@ -461,6 +467,13 @@ func (l *Launcher) destroy(ctx context.Context, v *vm) error {
 	}
 	l.forget(v.key)
 	v.cancel()
+	if dir, mac := vmrun.LANPlace(l.lans(), v.cfg.Spec); dir != "" {
+		// A supervisor that was killed has left it.
+		if err := lan.Leave(dir, mac); err != nil {
+			l.cfg.Log.Warn("a machine's place in its network was not removed", "node", string(v.cfg.Spec.Node), "err", err)
+		}
+		_ = os.Remove(dir) // of the last one; else it is not empty
+	}
 	if len(l.exports(v.cfg.Spec)) > 0 {
 		l.loops.Go(func() { l.keepImages(l.ctx) })
 	}

@@ -309,6 +309,7 @@ func (t *templates) produce(e *template, behind bool) error {
 	cfg.Template, cfg.Cold, cfg.Freeze = "", "", true
 	cfg.Spec.Node, cfg.Spec.Generation, cfg.Spec.Hostname = "template", 0, "template"
 	cfg.Spec.Labels, cfg.Spec.Channel = nil, launch.Channel{}
+	cfg.Spec.Card = nil // its ports are those of one node
 	if err := cfg.Save(e.dir); err != nil {
 		return err
 	}

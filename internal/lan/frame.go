@@ -1,0 +1,128 @@
+package lan
+
+import (
+	"encoding/binary"
+	"net/netip"
+)
+
+// MAC is an Ethernet address.
+type MAC [6]byte
+
+// group says that a frame for it is for many.
+func (m MAC) group() bool { return m[0]&1 != 0 }
+
+// name is the file of the socket that takes frames for it.
+func (m MAC) name() string {
+	const digits = "0123456789abcdef"
+	b := make([]byte, 0, 17)
+	for i, x := range m {
+		if i > 0 {
+			b = append(b, '-')
+		}
+		b = append(b, digits[x>>4], digits[x&15])
+	}
+	return string(b)
+}
+
+// ParseMAC reads six pairs of hexadecimal digits with colons or hyphens between.
+func ParseMAC(text string) (m MAC, ok bool) {
+	if len(text) != 17 {
+		return m, false
+	}
+	for i := range m {
+		hi, lo := digit(text[3*i]), digit(text[3*i+1])
+		if hi < 0 || lo < 0 || i < 5 && text[3*i+2] != ':' && text[3*i+2] != '-' {
+			return m, false
+		}
+		m[i] = byte(hi<<4 | lo)
+	}
+	return m, true
+}
+
+func digit(c byte) int {
+	switch {
+	case c >= '0' && c <= '9':
+		return int(c - '0')
+	case c >= 'a' && c <= 'f':
+		return int(c-'a') + 10
+	case c >= 'A' && c <= 'F':
+		return int(c-'A') + 10
+	}
+	return -1
+}
+
+// whither is where a frame goes.
+type whither int
+
+const (
+	nowhere   whither = iota
+	toGateway         // the way out and its services
+	toPeer            // the machine with the frame's destination address
+	toAll             // every other machine of the network
+)
+
+// The parts of frames that are looked at (RFC 894, 826, 791, 768).
+const (
+	headerSize  = 14
+	typeIPv4    = 0x0800
+	typeARP     = 0x0806
+	arpSize     = 28
+	protocolUDP = 17
+	portDHCP    = 67
+	portDHCPv6  = 547
+	typeIPv6    = 0x86dd
+	ipv4Size    = 20
+)
+
+// route decides about a frame that a machine sends. A machine may speak only
+// with its own address. The gateway of each machine is its own, so that what is
+// asked of a gateway goes to nobody else: the others' would answer as well.
+func route(frame []byte, own MAC, gateway, dns netip.Addr) (whither, MAC) {
+	if len(frame) < headerSize {
+		return nowhere, MAC{}
+	}
+	to, from := MAC(frame[0:6]), MAC(frame[6:12])
+	if from != own {
+		return nowhere, MAC{}
+	}
+	if !to.group() {
+		// The addresses of libslirp's own hosts begin so.
+		if to[0] == 0x52 && to[1] == 0x55 {
+			return toGateway, to
+		}
+		return toPeer, to
+	}
+	body := frame[headerSize:]
+	switch binary.BigEndian.Uint16(frame[12:14]) {
+	case typeARP:
+		if len(body) < arpSize {
+			return nowhere, to
+		}
+		if asked := netip.AddrFrom4([4]byte(body[24:28])); asked == gateway || asked == dns {
+			return toGateway, to
+		}
+	case typeIPv4:
+		if len(body) < ipv4Size {
+			return nowhere, to
+		}
+		length := int(body[0]&15) * 4
+		if body[9] == protocolUDP && len(body) >= length+4 && binary.BigEndian.Uint16(body[length+2:]) == portDHCP {
+			return toGateway, to
+		}
+	case typeIPv6:
+		// No gateway here has IPv6; what is local goes on.
+		if len(body) >= 44 && body[6] == protocolUDP && binary.BigEndian.Uint16(body[42:]) == portDHCPv6 {
+			return nowhere, to
+		}
+	}
+	return toAll, to
+}
+
+// admits says whether a machine takes a frame that another sent.
+func admits(frame []byte, own MAC) bool {
+	if len(frame) < headerSize {
+		return false
+	}
+	to, from := MAC(frame[0:6]), MAC(frame[6:12])
+	return from != own && !from.group() && (to == own || to.group())
+}
