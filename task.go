@@ -87,6 +87,8 @@ type TaskSpec struct {
 	Manager *ManagerSpec `json:"manager,omitempty"`
 	// Container is nil for a process.
 	Container *ContainerSettings `json:"container,omitempty"`
+	// MultiInstance is set for a task that runs on several nodes at once.
+	MultiInstance *MultiInstance `json:"multiInstance,omitempty"`
 }
 
 // ManagerSpec is what a job manager task has beside what every task has.
@@ -143,6 +145,9 @@ type Task struct {
 	FilesRemoved bool `json:",omitempty"`
 	// Usage is what all its attempts used.
 	Usage Usage `json:",omitzero"`
+	// Gang is set for a multi-instance task that has been placed. What it leads to
+	// is not changed; a changed one is another.
+	Gang *Gang `json:",omitempty"`
 	// Order is the place in the job's queue: older first.
 	Order        int64
 	Created      time.Time

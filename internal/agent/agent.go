@@ -68,6 +68,11 @@ type Runner interface {
 	Run(ctx context.Context, q *nodev1.RunTaskRequest, started func(time.Time)) *nodev1.TaskCompleted
 	// Install brings application packages onto the machine; nil when all are there.
 	Install(ctx context.Context, packages []*nodev1.ApplicationPackage) *nodev1.Failure
+	// RunInstance is Run for an instance of a multi-instance task: its coordination
+	// command, then coordinated, then for the primary, after proceed is closed, its
+	// own command, and for the others nothing until ctx ends. started is called when
+	// the coordination command begins, coordinated when it has succeeded.
+	RunInstance(ctx context.Context, q *nodev1.RunTaskRequest, started func(time.Time), coordinated func(), proceed <-chan struct{}) *nodev1.TaskCompleted
 	// Remove deletes a task's directory, given relative to the node's root.
 	Remove(directory string) error
 }
@@ -148,6 +153,9 @@ type attempt struct {
 	key       *nodev1.TaskKey
 	directory string
 	cancel    context.CancelCauseFunc
+	// proceed is closed by ProceedTask; nil for what is no instance.
+	proceed   chan struct{}
+	proceeded bool
 }
 
 // New makes an agent that waits for its first Hello.
@@ -238,6 +246,9 @@ func (a *Agent) run(q *nodev1.RunTaskRequest) error {
 	}
 	ctx, cancel := context.WithCancelCause(a.ctx)
 	at := &attempt{key: q.GetKey(), directory: q.GetDirectory(), cancel: cancel}
+	if q.GetInstance() != nil {
+		at.proceed = make(chan struct{})
+	}
 	a.attempts[k] = at
 	a.directories[at.directory]++
 	runner, ev := a.place.Runner, a.events
@@ -247,10 +258,18 @@ func (a *Agent) run(q *nodev1.RunTaskRequest) error {
 		defer cancel(nil)
 		log := a.cfg.Log.With("job", k.job, "task", k.task, "attempt", k.attempt)
 		var start time.Time
-		report := runner.Run(ctx, q, func(t time.Time) {
+		started := func(t time.Time) {
 			start = t
 			a.emit(ev, &nodev1.Event{What: &nodev1.Event_TaskStarted{TaskStarted: &nodev1.TaskStarted{Key: q.GetKey(), StartTime: timestamppb.New(t)}}})
-		})
+		}
+		var report *nodev1.TaskCompleted
+		if at.proceed == nil {
+			report = runner.Run(ctx, q, started)
+		} else {
+			report = runner.RunInstance(ctx, q, started, func() {
+				a.emit(ev, &nodev1.Event{What: &nodev1.Event_TaskCoordinated{TaskCoordinated: &nodev1.TaskCoordinated{Key: q.GetKey(), StartTime: timestamppb.New(start)}}})
+			}, at.proceed)
+		}
 		report.Key = q.GetKey()
 		if report.StartTime == nil && !start.IsZero() {
 			report.StartTime = timestamppb.New(start)

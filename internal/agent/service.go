@@ -52,6 +52,7 @@ func (a *Agent) Hello(ctx context.Context, q *connect.Request[nodev1.HelloReques
 	}
 	sort.Slice(answer.Running, func(i, j int) bool { return answer.Running[i].String() < answer.Running[j].String() })
 	answer.LastSequence = a.events.lastSequence()
+	answer.Instances = true
 	return connect.NewResponse(answer), nil
 }
 
@@ -185,6 +186,23 @@ func (a *Agent) Notice(_ context.Context, q *connect.Request[nodev1.NoticeReques
 		return nil, connect.NewError(connect.CodeInternal, err)
 	}
 	return connect.NewResponse(&nodev1.NoticeResponse{}), nil
+}
+
+func (a *Agent) ProceedTask(_ context.Context, q *connect.Request[nodev1.ProceedTaskRequest]) (*connect.Response[nodev1.ProceedTaskResponse], error) {
+	if _, _, err := a.ready(); err != nil {
+		return nil, err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	at := a.attempts[keyOf(q.Msg.GetKey())]
+	if at == nil {
+		return nil, connect.NewError(connect.CodeNotFound, errors.New("this node does not know the attempt"))
+	}
+	if at.cancel != nil && at.proceed != nil && !at.proceeded {
+		at.proceeded = true
+		close(at.proceed)
+	}
+	return connect.NewResponse(&nodev1.ProceedTaskResponse{}), nil
 }
 
 func (a *Agent) StopTask(_ context.Context, q *connect.Request[nodev1.StopTaskRequest]) (*connect.Response[nodev1.StopTaskResponse], error) {

@@ -72,7 +72,7 @@ func TestWhatIsNotSupportedIsRefusedOnlyWhenItIsUsed(t *testing.T) {
 			`{"networkConfiguration":{"subnetId":"/x"}}`,
 		}, []string{`{"onTaskFailure":"noaction","allowTaskPreemption":false,"usesTaskDependencies":false,"jobManagerTask":null,"maxParallelTasks":-1}`}},
 		{"task", s.taskAdd, taskBody, []string{
-			`{"multiInstanceSettings":{"coordinationCommandLine":"x"}}`, `{"outputFiles":[{"filePattern":"x","uploadOptions":{"uploadCondition":"tasksuccess"},"destination":{"container":{"containerUrl":"https://x","identityReference":{"resourceId":"x"}}}}]}`,
+			`{"outputFiles":[{"filePattern":"x","uploadOptions":{"uploadCondition":"tasksuccess"},"destination":{"container":{"containerUrl":"https://x","identityReference":{"resourceId":"x"}}}}]}`,
 			`{"containerSettings":{"imageName":"x","registry":{"identityReference":{"resourceId":"x"}}}}`,
 		}, []string{`{"dependsOn":{"taskIds":[],"taskIdRanges":[]},"outputFiles":[],"exitConditions":{},"authenticationTokenSettings":{"access":[]},"applicationPackageReferences":[]}`}},
 	} {

@@ -190,14 +190,6 @@ func (e *Edge) taskDone(w http.ResponseWriter, r *request, status int, err error
 	return empty(w, status)
 }
 
-// listSubtasks is empty for an ordinary task, and there are no others yet.
-func (e *Edge) listSubtasks(w http.ResponseWriter, r *request) error {
-	if _, err := e.Jobs.GetTask(r.Context(), r.acct.Name, r.job(), r.task()); err != nil {
-		return err
-	}
-	return e.writePage(w, r, "subtasks", nil, "")
-}
-
 // infinitely is how long a retention without end is kept: longer than a task lives.
 const infinitely = 100 * 365 * 24 * time.Hour
 
@@ -224,6 +216,7 @@ func taskSpec(in azbatch.CreateTaskContent) millpond.TaskSpec {
 		OutputFiles: outputFiles(in.OutputFiles), Packages: packages(in.ApplicationPackageReferences), Token: token(in.AuthenticationTokenSettings),
 		DependsOn: dependencies(in.DependsOn), Exit: exitConditions(in.ExitConditions), Container: containerSettings(in.ContainerSettings),
 	}
+	t.MultiInstance = multiInstance(in.MultiInstanceSettings)
 	if in.RequiredSlots != nil {
 		t.RequiredSlots = int(*in.RequiredSlots)
 	}
@@ -251,6 +244,7 @@ func (r *request) taskEntity(t millpond.Task) entity {
 		// Always there: clients read the counts of every task.
 		ExecutionInfo: execution(t),
 	}
+	m.MultiInstanceSettings = multiInstanceModel(s.MultiInstance)
 	if s.Affinity != "" {
 		m.AffinityInfo = &azbatch.AffinityInfo{AffinityID: ptr(s.Affinity)}
 	}
@@ -258,12 +252,7 @@ func (r *request) taskEntity(t millpond.Task) entity {
 		m.PreviousState, m.PreviousStateTransitionTime = ptr(azbatch.TaskState(t.Previous)), at(t.PreviousTransition)
 	}
 	if t.Node != "" {
-		m.NodeInfo = &azbatch.NodeInfo{AffinityID: ptr(affinity(t.Node)), NodeID: ptr(string(t.Node)), PoolID: ptr(string(t.Pool)),
-			NodeURL: ptr(r.address("pools", string(t.Pool), "nodes", string(t.Node)))}
-		if t.Directory != "" {
-			m.NodeInfo.TaskRootDirectory = ptr(t.Directory)
-			m.NodeInfo.TaskRootDirectoryURL = ptr(r.address("pools", string(t.Pool), "nodes", string(t.Node), "files") + "/" + escapePath(t.Directory))
-		}
+		m.NodeInfo = r.nodeInfo(t.Pool, t.Node, t.Directory)
 	}
 	return entity{model: m}
 }

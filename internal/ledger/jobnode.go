@@ -19,9 +19,23 @@ func (b *Book) AssignPrepared(v millpond.Task, pool millpond.PoolID, node millpo
 	if j == nil || j.Spec.Preparation == nil {
 		return b.Assign(v, pool, node)
 	}
+	waits, may, err := b.prepare(*j, pool, node)
+	if err != nil || !may {
+		return false, err
+	}
+	ev := millpond.TaskAssigned
+	if waits {
+		ev = millpond.TaskWaits
+	}
+	return b.assign(v, pool, node, ev)
+}
+
+// prepare has a node prepared for a job that has a preparation task, if it is
+// not. waits says that tasks wait for that, may that the job may run there.
+func (b *Book) prepare(j millpond.Job, pool millpond.PoolID, node millpond.NodeID) (waits, may bool, err error) {
 	e, err := b.entry(node)
 	if err != nil {
-		return false, err
+		return false, false, err
 	}
 	x, err := b.tx.JobNode(j.Account, j.Spec.ID, node)
 	if errors.Is(err, sqlite.ErrNoRow) {
@@ -29,32 +43,28 @@ func (b *Book) AssignPrepared(v millpond.Task, pool millpond.PoolID, node millpo
 		// attempts had other numbers.
 		x = millpond.JobNode{Account: j.Account, Job: j.Spec.ID, Pool: pool, Node: node, Phase: millpond.JobNodeDue, Attempt: int(j.Created.UnixMilli() & 0x3fffffff)}
 	} else if err != nil {
-		return false, err
+		return false, false, err
 	}
 	if x.Phase != millpond.JobNodeDue && x.Generation != e.head.Generation {
 		b.enter(&x, millpond.JobNodeStale)
 	}
 	was := x.Phase
 	if !b.enter(&x, millpond.JobNodeTask) && x.Phase != millpond.JobNodePreparing && x.Phase != millpond.JobNodeReady {
-		return false, nil
+		return false, false, nil
 	}
 	if was == millpond.JobNodeDue {
 		x.Attempt++
 		x.Generation, x.Pool, x.Stopping = e.head.Generation, pool, false
 		x.Prepared = &millpond.JobTaskRun{State: "running", Started: b.tx.Now, Directory: Directory(j.Spec.ID, j.Spec.Preparation.ID)}
 		if err := b.tx.DropTaskDirectory(node, x.Prepared.Directory); err != nil {
-			return false, err
+			return false, false, err
 		}
 		if err := b.tx.PutJobNode(x); err != nil {
-			return false, err
+			return false, false, err
 		}
 		b.Sessions[node] = struct{}{}
 	}
-	ev := millpond.TaskAssigned
-	if x.Phase == millpond.JobNodePreparing && j.Spec.Preparation.WaitForSuccess {
-		ev = millpond.TaskWaits
-	}
-	return b.assign(v, pool, node, ev)
+	return x.Phase == millpond.JobNodePreparing && j.Spec.Preparation.WaitForSuccess, true, nil
 }
 
 // enter applies an event to a job on a node. It says whether the phase changed.
@@ -103,6 +113,9 @@ func (b *Book) PreparationEnded(j millpond.Job, x millpond.JobNode, r Report) er
 	b.Jobs = b.Jobs || x.Stopping || j.State != millpond.JobActive
 	x.Stopping = false
 	if err := b.tx.PutJobNode(x); err != nil {
+		return err
+	}
+	if err := b.instancesPrepared(x, ev == millpond.JobNodeGaveUp); err != nil {
 		return err
 	}
 	tasks, err := b.tx.PlacedTasks(x.Node)

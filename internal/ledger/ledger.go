@@ -320,6 +320,9 @@ func (b *Book) Lost(v millpond.Task) error {
 	if !v.OnNode() {
 		return nil
 	}
+	if v.Gang != nil {
+		return b.InstanceLost(v, v.Node)
+	}
 	if v.Stopping != "" {
 		return b.stopped(v, time.Time{})
 	}
@@ -337,7 +340,11 @@ func (b *Book) LoseAll(node millpond.NodeID) (int, error) {
 			return 0, err
 		}
 	}
-	return len(tasks), b.loseJobs(node)
+	more, err := b.loseInstances(node)
+	if err != nil {
+		return 0, err
+	}
+	return len(tasks) + more, b.loseJobs(node)
 }
 
 // Stop ends a task on behalf of a user: at once when it is not on a node, else
@@ -356,6 +363,7 @@ func (b *Book) Stop(v millpond.Task, code, message string, requeue bool) error {
 	}
 	v.Stopping, v.StopMessage, v.StopRequeue = code, message, requeue
 	b.Sessions[v.Node] = struct{}{}
+	b.tell(v.Gang)
 	return b.tx.PutTask(v)
 }
 
@@ -365,7 +373,11 @@ func (b *Book) StopAll(node millpond.NodeID, code, message string, requeue bool)
 	if err != nil {
 		return err
 	}
-	for _, v := range tasks {
+	more, err := b.tx.InstancesOn(node)
+	if err != nil {
+		return err
+	}
+	for _, v := range append(tasks, more...) {
 		if err := b.Stop(v, code, message, requeue); err != nil {
 			return err
 		}
@@ -392,7 +404,11 @@ func (b *Book) Remove(v millpond.Task) error {
 		if err := b.discard(v, v.Node, b.tx.Now); err != nil {
 			return err
 		}
+		if err := b.disband(v, b.tx.Now); err != nil {
+			return err
+		}
 	}
+	b.tell(v.Gang) // also of one that is over: its directories are to go
 	if v.Node != "" {
 		b.Sessions[v.Node] = struct{}{}
 	}
@@ -410,6 +426,7 @@ func (b *Book) Reactivate(v millpond.Task) error {
 	}
 	v.RetryCount, v.LastRetry = 0, time.Time{}
 	v.ExitCode, v.Failure, v.Result, v.Ended, v.Node, v.Directory, v.FilesRemoved, v.Satisfies = nil, nil, "", time.Time{}, "", "", false, false
+	v.Gang = nil
 	v.Stopping, v.StopMessage, v.StopRequeue = "", "", false
 	v.Version++
 	v.LastModified = b.tx.Now
@@ -454,6 +471,9 @@ func (b *Book) complete(v millpond.Task, ev millpond.TaskEvent, f *millpond.Task
 		if err := b.discard(v, node, b.tx.Now.Add(v.Spec.Retention)); err != nil {
 			return err
 		}
+		if err := b.disband(v, b.tx.Now.Add(v.Spec.Retention)); err != nil {
+			return err
+		}
 	}
 	if err := b.follow(&v); err != nil {
 		return err
@@ -473,7 +493,10 @@ func (b *Book) release(v millpond.Task, ev millpond.TaskEvent, node millpond.Nod
 	if err := b.discard(old, node, b.tx.Now); err != nil {
 		return err
 	}
-	v.Node, v.Directory = "", ""
+	if err := b.disband(old, b.tx.Now); err != nil {
+		return err
+	}
+	v.Node, v.Directory, v.Gang = "", "", nil
 	v.Stopping, v.StopMessage, v.StopRequeue = "", "", false
 	if err := b.touch(v); err != nil {
 		return err

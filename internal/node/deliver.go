@@ -59,6 +59,9 @@ func (x *session) read(ctx context.Context) (wanted, error) {
 		if w.tasks, err = tx.PlacedTasks(x.node); err != nil {
 			return err
 		}
+		if w.tasks, err = withInstances(tx, x.node, w.tasks); err != nil {
+			return err
+		}
 		if w.jobs, err = jobsOnNode(tx, x.node); err != nil {
 			return err
 		}
@@ -195,6 +198,11 @@ func (x *session) compare(ctx context.Context, w wanted, stopped map[attempt]boo
 	for _, t := range w.tasks {
 		k := attemptKey(t)
 		running, ended := x.state(k)
+		if running && !ended && t.Stopping == "" && t.Gang != nil && t.Gang.Ready {
+			if err := x.proceed(ctx, t); err != nil {
+				return err
+			}
+		}
 		switch {
 		case ended:
 		case t.Stopping != "" && !running:
@@ -233,6 +241,12 @@ func (x *session) begin(ctx context.Context, w wanted, tasks []millpond.Task) er
 		if running, ended := x.state(attemptKey(t)); running || ended {
 			continue
 		}
+		if t.Gang != nil && !x.instances {
+			if err := x.refused(ctx, taskKey(t), errOldAgent); err != nil {
+				return err
+			}
+			continue
+		}
 		settings, err := x.svc.settingsOf(ctx, t.Account, t.Job)
 		if err != nil {
 			return err
@@ -265,6 +279,9 @@ func (x *session) drop(ctx context.Context, t millpond.Task) error {
 		}
 		if err != nil {
 			return err
+		}
+		if now.Gang != nil {
+			return book.InstanceLost(now, x.node)
 		}
 		return book.Lost(now)
 	})
@@ -489,6 +506,9 @@ func (x *session) taskRequest(ctx context.Context, w wanted, t millpond.Task, jo
 		return q, err
 	}
 	q.ResourceFiles, err = x.files(ctx, t.Spec.ResourceFiles)
+	if err == nil && t.Gang != nil {
+		err = x.asInstance(ctx, q, t)
+	}
 	return q, err
 }
 

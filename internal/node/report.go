@@ -108,6 +108,8 @@ func (x *session) applyTo(tx *sqlite.Tx, book *ledger.Book, events []*nodev1.Eve
 		book.Touch(x.node)
 		c := e.GetTaskCompleted()
 		switch {
+		case e.GetTaskCoordinated() != nil:
+			err = x.coordinated(tx, book, e.GetTaskCoordinated())
 		case c == nil:
 		case c.GetKey().GetJobId() == "":
 			err = x.startTaskEnded(tx, book, c)
@@ -133,6 +135,16 @@ func (x *session) taskEnded(tx *sqlite.Tx, book *ledger.Book, c *nodev1.TaskComp
 	}
 	if err != nil {
 		return err
+	}
+	if t.Gang != nil {
+		if numberOf(t) != int(k.GetAttempt()) {
+			return nil
+		}
+		r := reportOf(c)
+		if r.Failure != nil && r.Failure.Code == errAgentRestarted {
+			return book.InstanceLost(t, x.node)
+		}
+		return book.InstanceEnded(t, x.node, r)
 	}
 	// A late report of an earlier attempt, or of one that was given to another
 	// node meanwhile, changes nothing.

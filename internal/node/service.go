@@ -163,6 +163,14 @@ func (s *Service) follow(c sqlite.Changes) {
 		if t.Gone {
 			s.dropKept(t.Task)
 		}
+		if !t.Gone && t.Task.Gang != nil {
+			for _, v := range instancesToBegin(t.Task) {
+				if x := s.sessions[v.Node.Key()]; x != nil {
+					x.offer(v)
+				}
+			}
+			continue
+		}
 		if t.Gone || t.Task.State != millpond.TaskRunning || t.Task.Stopping != "" {
 			continue
 		}

@@ -47,6 +47,11 @@ type session struct {
 
 	// noticed is the notice that the agent was given last; only tell uses it.
 	noticed time.Time
+	// instances says that the agent knows instances of multi-instance tasks;
+	// proceeded are the primaries that were told to go on. Both belong to serve and
+	// to what it starts for telling.
+	instances bool
+	proceeded map[attempt]bool
 
 	mu sync.Mutex
 	// offers are tasks that commits gave to this node since the last round.
@@ -96,7 +101,7 @@ func (s *Service) Serve(ctx context.Context, id millpond.NodeID, generation int,
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	x := &session{svc: s, node: id, generation: generation, client: client, cancel: cancel, done: make(chan struct{}), wake: wake.New(), acks: wake.New(), keeps: wake.New(),
-		running: map[attempt]bool{}, ended: map[attempt]ending{}, synced: make(chan struct{})}
+		running: map[attempt]bool{}, ended: map[attempt]ending{}, proceeded: map[attempt]bool{}, synced: make(chan struct{})}
 	defer close(x.done)
 	if err := s.enter(ctx, x); err != nil {
 		return err
@@ -153,7 +158,7 @@ func (x *session) serve(ctx context.Context) error {
 	for _, k := range hello.GetRunning() {
 		x.running[attemptOf(k)] = true
 	}
-	x.through = n.LastSequence
+	x.through, x.instances = n.LastSequence, hello.GetInstances()
 	x.svc.mu.Lock()
 	x.ready = true
 	x.svc.mu.Unlock()
@@ -440,6 +445,9 @@ func (x *session) take(ctx context.Context, batch []*nodev1.Event) (uint64, erro
 	var through, known uint64
 	for _, e := range batch {
 		through = max(through, e.GetSequence())
+		if e.GetTaskCoordinated() != nil {
+			ends, known = append(ends, e), max(known, e.GetSequence())
+		}
 		if c := e.GetTaskCompleted(); c != nil {
 			ends, keys, known = append(ends, e), append(keys, attemptOf(c.GetKey())), max(known, e.GetSequence())
 		}

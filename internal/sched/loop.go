@@ -121,7 +121,12 @@ func (s *Scheduler) round(ctx context.Context) (placed int, more bool, err error
 			if a.Prepared {
 				assign = book.AssignPrepared
 			}
-			ok, err := assign(t, a.Pool, a.Node)
+			var ok bool
+			if a.Gang {
+				ok, err = book.AssignGang(t, a.Pool, append([]millpond.NodeID{a.Node}, a.Others...))
+			} else {
+				ok, err = assign(t, a.Pool, a.Node)
+			}
 			if err != nil {
 				return err
 			}

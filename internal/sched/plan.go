@@ -17,6 +17,10 @@ type Assignment struct {
 	Ref
 	Pool millpond.PoolID
 	Node millpond.NodeID
+	// Gang says that the task is a multi-instance one; Others are its nodes beside
+	// Node.
+	Gang   bool
+	Others []millpond.NodeID
 	// Prepared says that the task's job has a preparation task.
 	Prepared bool
 }
@@ -50,7 +54,14 @@ func (s *State) Plan(now time.Time, limit int, live func(millpond.NodeID) bool) 
 		r := round{state: s, pool: p, now: now, live: live}
 		r.place(limit - len(plan.Assign))
 		for _, m := range r.moves {
-			plan.Assign = append(plan.Assign, Assignment{Ref: m.task.ref(), Pool: p.id, Node: m.task.node.id, Prepared: m.task.job.prepared})
+			a := Assignment{Ref: m.task.ref(), Pool: p.id, Node: m.task.node.id, Prepared: m.task.job.prepared}
+			if g := m.task.gang; g != nil {
+				a.Gang = true
+				for _, n := range g.others {
+					a.Others = append(a.Others, n.id)
+				}
+			}
+			plan.Assign = append(plan.Assign, a)
 		}
 		if p.preemptible > 0 {
 			plan.Evict = append(plan.Evict, r.evict()...)
@@ -156,9 +167,20 @@ func (r *round) place(limit int) {
 		most = p.mostFor(j, most)
 		t := j.head(1, most)
 		r.keep(j, most)
+		r.keepMany(j)
 		if t == nil {
 			r.jobs = append(r.jobs, j)
 			p.ready.remove(j.at)
+			continue
+		}
+		if t != nil && t.gang != nil {
+			if nodes := r.pickMany(t); nodes != nil {
+				r.move(t, nodes[0], nodes[1:]...)
+				continue
+			}
+			r.tasks = append(r.tasks, t)
+			j.dequeue(t)
+			j.settle()
 			continue
 		}
 		n := p.pick(t)
@@ -177,11 +199,11 @@ func (r *round) place(limit int) {
 	r.state.served = served
 }
 
-func (r *round) move(t *task, n *node) {
+func (r *round) move(t *task, n *node, others ...*node) {
 	j := t.job
 	r.moves = append(r.moves, move{t, j.served})
 	j.dequeue(t)
-	t.enter(n)
+	t.enter(n, others...)
 	r.state.served++
 	j.served = r.state.served
 	j.settle()
@@ -296,11 +318,15 @@ func (r *round) serveKept() {
 		return
 	}
 	j := k.task.job
-	if k.task.node != nil || k.task.at < 0 || !k.node.takes || j.pool != r.pool || j.at < 0 {
+	if k.task.node != nil || k.task.at < 0 || k.node != nil && !k.node.takes || j.pool != r.pool || j.at < 0 {
 		r.pool.kept = kept{}
 		return
 	}
 	if r.pool.ready.items[0].priority > j.priority {
+		return
+	}
+	if k.task.gang != nil {
+		r.serveMany(k.task)
 		return
 	}
 	if k.node.free() >= int(k.task.need) && k.node.at >= 0 && r.live(k.node.id) {
@@ -325,7 +351,7 @@ func (r *round) evict() []Ref {
 		for t := range n.tasks {
 			if t.flags&stopping != 0 {
 				room[n] += int(t.need)
-			} else if t.job.preempt && !r.moved(t) {
+			} else if t.job.preempt && t.node == n && !r.moved(t) {
 				candidates = append(candidates, t)
 			}
 		}
@@ -370,7 +396,7 @@ func (r *round) hungry() []*task {
 		}
 		var mine []*task
 		for _, c := range j.queue {
-			if c.slots <= r.pool.slots {
+			if c.slots <= r.pool.slots && c.nodes == 0 {
 				mine = append(mine, c.tasks.items[:min(c.tasks.len(), mostEvicted)]...)
 			}
 		}

@@ -28,10 +28,13 @@ type (
 
 // pool is a pool, or the place of one that jobs wait for.
 type pool struct {
-	key    poolKey
-	id     millpond.PoolID // as spelled; empty without a row
-	fill   millpond.FillType
-	slots  int
+	key   poolKey
+	id    millpond.PoolID // as spelled; empty without a row
+	fill  millpond.FillType
+	slots int
+	// gangs: its nodes reach each other and have one slot each, without which no
+	// multi-instance task starts.
+	gangs  bool
 	oldest bool // the oldest job first
 	nodes  map[*node]struct{}
 	jobs   map[*job]struct{}
@@ -44,7 +47,9 @@ type pool struct {
 	kept        kept
 }
 
-// kept is a node that is being emptied for a task which needs many slots.
+// kept is a node that is being emptied for a task which needs many slots, or for
+// a multi-instance task, without a node, as many of those that are empty as it
+// takes. As there is one for a pool, no two such tasks wait for each other.
 type kept struct {
 	task *task
 	node *node
@@ -88,6 +93,8 @@ type job struct {
 // class is the queue of the tasks of one job that need the same slots.
 type class struct {
 	slots int
+	// nodes is how many nodes each takes at once; 0 for tasks of one node.
+	nodes int
 	tasks heap[*task]
 }
 
@@ -103,6 +110,21 @@ type task struct {
 	flags    uint8
 	held     bool   // counted in job.blocked
 	depends  *waits // nil without dependsOn
+	gang     *gang  // nil for a task of one node
+}
+
+// gang is what a multi-instance task has beside.
+type gang struct {
+	size   int
+	others []*node // where it is placed, beside the task's node
+}
+
+// nodes is how many nodes a multi-instance task takes at once; 0 for others.
+func (t *task) nodes() int {
+	if t.gang == nil {
+		return 0
+	}
+	return t.gang.size
 }
 
 const (
@@ -232,6 +254,7 @@ func (s *State) setPool(v millpond.Pool) {
 	slots := max(1, v.Spec.TaskSlotsPerNode)
 	same := p.id != "" && p.slots == slots && p.oldest == v.Spec.OldestJobFirst
 	p.id, p.fill, p.slots, p.oldest = v.Spec.ID, v.Spec.FillType, slots, v.Spec.OldestJobFirst
+	p.gangs = v.Spec.InterNode && slots == 1
 	if same {
 		return
 	}
@@ -443,24 +466,24 @@ func (t *task) measure() {
 }
 
 func (j *job) enqueue(t *task) {
-	c := j.class(int(t.need))
+	c := j.class(int(t.need), t.nodes())
 	c.tasks.push(t)
 	j.waiting++
 }
 
 func (j *job) dequeue(t *task) {
-	j.class(int(t.need)).tasks.remove(int(t.at))
+	j.class(int(t.need), t.nodes()).tasks.remove(int(t.at))
 	j.waiting--
 }
 
-func (j *job) class(slots int) *class {
+func (j *job) class(slots, nodes int) *class {
 	i := 0
 	for ; i < len(j.queue) && j.queue[i].slots <= slots; i++ {
-		if j.queue[i].slots == slots {
+		if j.queue[i].slots == slots && j.queue[i].nodes == nodes {
 			return j.queue[i]
 		}
 	}
-	c := &class{slots: slots, tasks: heap[*task]{at: func(t *task, i int) { t.at = int32(i) }, less: func(a, b *task) bool {
+	c := &class{slots: slots, nodes: nodes, tasks: heap[*task]{at: func(t *task, i int) { t.at = int32(i) }, less: func(a, b *task) bool {
 		if a.order != b.order {
 			return a.order < b.order
 		}
@@ -470,11 +493,12 @@ func (j *job) class(slots int) *class {
 	return c
 }
 
-// head is the first task in line that needs at least low and at most high slots.
+// head is the first task in line that needs at least low and at most high slots,
+// and no more nodes at once than are empty.
 func (j *job) head(low, high int) *task {
 	var first *task
 	for _, c := range j.queue {
-		if c.slots < low || c.slots > high || c.tasks.len() == 0 {
+		if c.slots < low || c.slots > high || c.tasks.len() == 0 || c.nodes > 0 && c.nodes > j.pool.empty() {
 			continue
 		}
 		if t := c.tasks.items[0]; first == nil || t.order < first.order {
@@ -509,6 +533,9 @@ func (s *State) setTask(q sqlite.QueueRow) {
 	}
 	t.withdraw()
 	t.affinity, t.order, t.row = q.Affinity, q.Order, int32(q.Slots)
+	if t.gang = nil; q.Instances > 0 {
+		t.gang = &gang{size: q.Instances}
+	}
 	t.flags = 0
 	if q.Stopping {
 		t.flags |= stopping
@@ -531,10 +558,21 @@ func (s *State) setTask(q sqlite.QueueRow) {
 		j.settle()
 		return
 	}
-	if n := s.nodes[q.Node]; n != nil {
+	n := s.nodes[q.Node]
+	var others []*node
+	for _, key := range q.Others {
+		switch o := s.nodes[key]; {
+		case o == nil || o == n:
+		case n == nil:
+			n = o // the first node's row is gone; the others are being emptied
+		default:
+			others = append(others, o)
+		}
+	}
+	if n != nil {
 		s.served++
 		j.served = s.served
-		t.enter(n)
+		t.enter(n, others...)
 	}
 	j.settle()
 }
@@ -591,14 +629,16 @@ func (t *task) hold(held bool) {
 
 // enter puts a task on a node, leave takes it away; both leave the job's place
 // among the ready ones to settle.
-func (t *task) enter(n *node) {
-	n.take()
+func (t *task) enter(n *node, others ...*node) {
 	t.node = n
-	n.tasks[t] = struct{}{}
-	n.used += int(t.need)
-	n.offer()
+	t.occupy(n)
+	for _, o := range others {
+		t.occupy(o)
+	}
+	if t.gang != nil {
+		t.gang.others = others
+	}
 	t.job.placed++
-	t.job.slots += int(t.need)
 	if t.job.preempt {
 		t.job.pool.preemptible++
 	}
@@ -609,16 +649,34 @@ func (t *task) leave() {
 	if n == nil {
 		return
 	}
-	n.take()
 	t.node = nil
-	delete(n.tasks, t)
-	n.used -= int(t.need)
-	n.offer()
+	t.vacate(n)
+	if t.gang != nil {
+		for _, o := range t.gang.others {
+			t.vacate(o)
+		}
+		t.gang.others = nil
+	}
 	t.job.placed--
-	t.job.slots -= int(t.need)
 	if t.job.preempt {
 		t.job.pool.preemptible--
 	}
+}
+
+func (t *task) occupy(n *node) {
+	n.take()
+	n.tasks[t] = struct{}{}
+	n.used += int(t.need)
+	n.offer()
+	t.job.slots += int(t.need)
+}
+
+func (t *task) vacate(n *node) {
+	n.take()
+	delete(n.tasks, t)
+	n.used -= int(t.need)
+	n.offer()
+	t.job.slots -= int(t.need)
 }
 
 // nodeOf is the key of the node that an affinity id means. Affinity ids are

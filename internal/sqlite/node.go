@@ -42,8 +42,8 @@ func (h NodeHead) Change() NodeChange {
 
 const headColumns = `node.id, node.account, node.pool_key, node.generation, node.dedicated, node.allocated, node.state, node.changed, node.scheduling,
 	node.pending, node.pending_option, node.vm_size, node.sequence, node.next_launch, node.due, node.launch_failed, node.tasks_run, node.tasks_succeeded, node.recent,
-	(SELECT count(*) FROM task WHERE task.node_key = node.key AND task.placed = 1),
-	(SELECT coalesce(sum(task.slots), 0) FROM task WHERE task.node_key = node.key AND task.placed = 1)`
+	(SELECT count(*) FROM task WHERE task.node_key = node.key AND task.placed = 1) + (SELECT count(*) FROM task_node WHERE task_node.node_key = node.key),
+	(SELECT coalesce(sum(task.slots), 0) FROM task WHERE task.node_key = node.key AND task.placed = 1) + (SELECT count(*) FROM task_node WHERE task_node.node_key = node.key)`
 
 func scanHead(s scanner, more ...any) (NodeHead, error) {
 	var h NodeHead

@@ -223,16 +223,39 @@ type QueueRow struct {
 	// DependsOn and Manager are the spec's.
 	DependsOn *millpond.Dependencies
 	Manager   *millpond.ManagerSpec
+	// Instances is how many nodes a multi-instance task takes; 0 for others.
+	// Others are the keys of the nodes beside Node that it occupies.
+	Instances int
+	Others    []string
 }
 
 // QueueRowOf is a task as placing sees it.
 func QueueRowOf(v millpond.Task) QueueRow {
 	q := QueueRow{Account: v.Account.Key(), Job: v.Job.Key(), Task: v.Spec.ID.Key(), State: v.State, Order: v.Order, Slots: v.Spec.RequiredSlots,
 		Affinity: v.Spec.Affinity, Satisfies: v.Satisfies, Stopping: v.Stopping != "", DependsOn: v.Spec.DependsOn, Manager: v.Spec.Manager}
+	q.gang(v.Spec)
 	if v.OnNode() {
 		q.Node = v.Node.Key()
+		q.occupies(v.Gang)
 	}
 	return q
+}
+
+func (q *QueueRow) gang(s millpond.TaskSpec) {
+	if s.MultiInstance != nil {
+		q.Instances = max(1, s.MultiInstance.Instances)
+	}
+}
+
+func (q *QueueRow) occupies(g *millpond.Gang) {
+	if g == nil {
+		return
+	}
+	for _, x := range g.Instances[1:] {
+		if !x.Over() {
+			q.Others = append(q.Others, x.Node.Key())
+		}
+	}
 }
 
 // EachQueueRow calls fn for every task of any account that has not completed,
@@ -241,7 +264,7 @@ func (t *Tx) EachQueueRow(fn func(QueueRow)) error {
 	// Most tasks have nothing in their spec that matters here; it is read only
 	// where it may, and what was stopped only of those that run.
 	rows, err := t.rows(`SELECT account, job_key, key, state, ord, slots, node_key, placed, satisfies,
-			CASE WHEN waits = 1 OR instr(spec, '"affinity"') > 0 OR instr(spec, '"manager"') > 0 THEN spec END, CASE WHEN placed = 1 THEN run END
+			CASE WHEN waits = 1 OR instr(spec, '"affinity"') > 0 OR instr(spec, '"manager"') > 0 OR instr(spec, '"multiInstance"') > 0 THEN spec END, CASE WHEN placed = 1 THEN run END
 		FROM task WHERE state IN ('active', 'preparing', 'running')
 		UNION ALL SELECT task.account, job_key, task.key, task.state, ord, slots, '', 0, satisfies, NULL, NULL
 		FROM job JOIN task ON task.account = job.account AND task.job_key = job.key AND task.state = 'completed'
@@ -266,6 +289,7 @@ func (t *Tx) EachQueueRow(fn func(QueueRow)) error {
 				return err
 			}
 			q.Affinity, q.DependsOn, q.Manager = s.Affinity, s.DependsOn, s.Manager
+			q.gang(s)
 		}
 		if run.Valid {
 			var v millpond.Task
@@ -273,6 +297,7 @@ func (t *Tx) EachQueueRow(fn func(QueueRow)) error {
 				return err
 			}
 			q.Stopping = v.Stopping != ""
+			q.occupies(v.Gang)
 		}
 		fn(q)
 	}

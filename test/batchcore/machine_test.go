@@ -43,6 +43,7 @@ type hall struct {
 	overlap []string
 	active  map[string]int
 	runs    map[string]int
+	attempt map[string]int32
 	resets  int
 	// real, if set, is the folder below which machines are real agents that run
 	// commands as processes of this one; resets keep its files.
@@ -63,7 +64,7 @@ type machine struct {
 }
 
 func newHall() *hall {
-	return &hall{changed: make(chan struct{}, 1), machines: map[string]*machine{}, active: map[string]int{}, runs: map[string]int{}, gate: make(chan struct{})}
+	return &hall{changed: make(chan struct{}, 1), machines: map[string]*machine{}, active: map[string]int{}, runs: map[string]int{}, attempt: map[string]int32{}, gate: make(chan struct{})}
 }
 
 func (h *hall) Changed() <-chan struct{} { return h.changed }
@@ -266,6 +267,9 @@ type agent struct {
 type run struct {
 	key  *nodev1.TaskKey
 	stop chan *nodev1.Failure
+	// proceed and instance are of an instance of a multi-instance task.
+	proceed  chan struct{}
+	instance *nodev1.Instance
 }
 
 func newAgent(h *hall, boot string, ctx context.Context) *agent {
@@ -280,9 +284,21 @@ func (a *agent) die() {
 	}
 	a.dead = true
 	for _, r := range a.running {
-		a.hall.active[a.id(r.key)]--
+		a.left(r)
 	}
 }
+
+// entered and left count who runs a task; the hall is locked. An instance may run
+// beside others of its attempt, and beside nothing else.
+func (a *agent) entered(r *run) {
+	h, id := a.hall, a.id(r.key)
+	if h.active[id]++; h.active[id] > 1 && r.key.JobId != "" && (r.instance == nil || h.attempt[id] != r.key.Attempt) {
+		h.overlap = append(h.overlap, id)
+	}
+	h.attempt[id] = r.key.Attempt
+}
+
+func (a *agent) left(r *run) { a.hall.active[a.id(r.key)]-- }
 
 // id is what must not run twice at once: a task, or a job's own task on a node.
 func (a *agent) id(k *nodev1.TaskKey) string {
@@ -296,7 +312,7 @@ func (a *agent) id(k *nodev1.TaskKey) string {
 func (a *agent) Hello(context.Context, *connect.Request[nodev1.HelloRequest]) (*connect.Response[nodev1.HelloResponse], error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	r := &nodev1.HelloResponse{AgentVersion: "test", BootId: a.bootID, RootDir: "/mnt/batch", Address: "10.0.0.4", Booted: timestamppb.Now(), LastSequence: a.last}
+	r := &nodev1.HelloResponse{AgentVersion: "test", BootId: a.bootID, RootDir: "/mnt/batch", Address: "10.0.0.4", Booted: timestamppb.Now(), LastSequence: a.last, Instances: true}
 	for _, x := range a.running {
 		r.Running = append(r.Running, x.key)
 	}
@@ -368,18 +384,16 @@ func (a *agent) RunTask(_ context.Context, q *connect.Request[nodev1.RunTaskRequ
 	}
 	a.known[name(k)] = true
 	id := a.id(k)
+	r := &run{key: k, stop: make(chan *nodev1.Failure, 1), instance: q.Msg.Instance, proceed: make(chan struct{})}
+	a.entered(r)
 	if k.JobId != "" {
-		a.hall.runs[id]++
-		if a.hall.active[id]++; a.hall.active[id] > 1 {
-			a.hall.overlap = append(a.hall.overlap, id)
+		if r.instance == nil || r.instance.Primary {
+			a.hall.runs[id]++
 		}
 		if q.Msg.Environment["AZ_BATCH_JOB_ID"] != k.JobId || q.Msg.Environment["AZ_BATCH_ACCOUNT_URL"] == "" {
 			a.hall.overlap = append(a.hall.overlap, id+": bad environment")
 		}
-	} else {
-		a.hall.active[id]++
 	}
-	r := &run{key: k, stop: make(chan *nodev1.Failure, 1)}
 	a.running[name(k)] = r
 	go a.execute(r, q.Msg.CommandLine, a.hall.runs[id])
 	return connect.NewResponse(&nodev1.RunTaskResponse{}), nil
@@ -401,10 +415,70 @@ func (a *agent) RunTasks(ctx context.Context, q *connect.Request[nodev1.RunTasks
 	return connect.NewResponse(out), nil
 }
 
+func (a *agent) ProceedTask(_ context.Context, q *connect.Request[nodev1.ProceedTaskRequest]) (*connect.Response[nodev1.ProceedTaskResponse], error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !a.known[name(q.Msg.Key)] {
+		return nil, connect.NewError(connect.CodeNotFound, errors.New("unknown"))
+	}
+	if r := a.running[name(q.Msg.Key)]; r != nil && r.proceed != nil {
+		close(r.proceed)
+		r.proceed = nil
+	}
+	return connect.NewResponse(&nodev1.ProceedTaskResponse{}), nil
+}
+
+// emit adds an event; both locks are held.
+func (a *agent) emit(e *nodev1.Event) {
+	a.last++
+	e.Sequence, e.Time = a.last, timestamppb.Now()
+	a.list = append(a.list, e)
+	close(a.changed)
+	a.changed = make(chan struct{})
+}
+
 func (a *agent) execute(r *run, command string, nth int) {
 	started := timestamppb.Now()
 	var exit int32
 	var failure *nodev1.Failure
+	var ok bool
+	if r.instance != nil {
+		a.mu.Lock()
+		proceed := r.proceed
+		a.mu.Unlock()
+		if exit, failure, ok = a.act(r, r.instance.CoordinationCommandLine, nth); !ok {
+			return
+		}
+		if exit != 0 || failure != nil {
+			a.ended(r, started, exit, failure)
+			return
+		}
+		a.hall.mu.Lock()
+		a.mu.Lock()
+		if !a.dead {
+			a.emit(&nodev1.Event{What: &nodev1.Event_TaskCoordinated{TaskCoordinated: &nodev1.TaskCoordinated{Key: r.key, StartTime: started}}})
+		}
+		a.mu.Unlock()
+		a.hall.mu.Unlock()
+		if !r.instance.Primary {
+			proceed = nil
+		}
+		select {
+		case <-a.ctx.Done():
+			return
+		case failure = <-r.stop:
+			a.ended(r, started, 137, failure)
+			return
+		case <-proceed:
+		}
+	}
+	if exit, failure, ok = a.act(r, command, nth); ok {
+		a.ended(r, started, exit, failure)
+	}
+}
+
+// act acts one command out; false when the machine dies meanwhile.
+func (a *agent) act(r *run, command string, nth int) (exit int32, failure *nodev1.Failure, ok bool) {
 	var wait time.Duration
 	var gate chan struct{}
 	stop := r.stop
@@ -438,12 +512,16 @@ func (a *agent) execute(r *run, command string, nth int) {
 	}
 	select {
 	case <-a.ctx.Done():
-		return
+		return 0, nil, false
 	case failure = <-stop:
 		exit = 137
 	case <-gate:
 	case <-time.After(wait):
 	}
+	return exit, failure, true
+}
+
+func (a *agent) ended(r *run, started *timestamppb.Timestamp, exit int32, failure *nodev1.Failure) {
 	if failure == nil && exit != 0 {
 		failure = &nodev1.Failure{Code: "FailureExitCode", Message: "exit"}
 	}
@@ -455,12 +533,9 @@ func (a *agent) execute(r *run, command string, nth int) {
 		return
 	}
 	delete(a.running, name(r.key))
-	a.hall.active[a.id(r.key)]--
-	a.last++
-	a.list = append(a.list, &nodev1.Event{Sequence: a.last, Time: timestamppb.Now(), What: &nodev1.Event_TaskCompleted{TaskCompleted: &nodev1.TaskCompleted{
+	a.left(r)
+	a.emit(&nodev1.Event{What: &nodev1.Event_TaskCompleted{TaskCompleted: &nodev1.TaskCompleted{
 		Key: r.key, StartTime: started, EndTime: timestamppb.Now(), ExitCode: &exit, Failure: failure}}})
-	close(a.changed)
-	a.changed = make(chan struct{})
 }
 
 func (a *agent) StopTask(_ context.Context, q *connect.Request[nodev1.StopTaskRequest]) (*connect.Response[nodev1.StopTaskResponse], error) {

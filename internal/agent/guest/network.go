@@ -51,6 +51,14 @@ func (o *online) Install(ctx context.Context, packages []*nodev1.ApplicationPack
 	return o.Runner.Install(ctx, packages)
 }
 
+// RunInstance implements agent.Runner.
+func (o *online) RunInstance(ctx context.Context, q *nodev1.RunTaskRequest, started func(time.Time), coordinated func(), proceed <-chan struct{}) *nodev1.TaskCompleted {
+	if !o.settled.Load() {
+		o.wait(ctx)
+	}
+	return o.Runner.RunInstance(ctx, q, started, coordinated, proceed)
+}
+
 func (o *online) wait(ctx context.Context) {
 	tick := time.NewTicker(networkTick)
 	defer tick.Stop()

@@ -22,70 +22,162 @@ const markName = "MILLPOND_ATTEMPT"
 // The exit code is the process's own; one killed by signal n has 128+n, as a
 // shell would tell it and as Azure's Linux nodes do.
 func (t *task) execute(ctx context.Context, started func(time.Time)) (*int32, time.Time, error) {
-	none := time.Time{}
-	words, err := Split(t.request.GetCommandLine())
+	x := t.execution()
+	defer x.close()
+	exit, start, err := x.command(ctx, t.request.GetCommandLine(), started)
+	x.sweep()
+	return exit, start, err
+}
+
+// executeInstance runs the coordination command of an instance, and then the
+// primary's own command when told to. What the first leaves running is swept with
+// the rest at the end.
+func (t *task) executeInstance(ctx context.Context, started func(time.Time), coordinated func(), proceed <-chan struct{}) (*int32, time.Time, error) {
+	x := t.execution()
+	defer x.close()
+	exit, start, err := x.command(ctx, t.request.GetInstance().GetCoordinationCommandLine(), started)
+	defer x.sweep()
+	if err != nil || exit == nil || *exit != 0 {
+		return exit, start, err
+	}
+	coordinated()
+	if !t.request.GetInstance().GetPrimary() {
+		proceed = nil
+	}
+	select {
+	case <-proceed:
+	case <-ctx.Done():
+		return exit, start, context.Cause(ctx)
+	case <-x.limit:
+		return nil, start, t.tooLong()
+	}
+	exit, _, err = x.command(ctx, t.request.GetCommandLine(), func(time.Time) {})
+	return exit, start, err
+}
+
+// execution is one attempt's processes, of one command or of two in turn.
+type execution struct {
+	task           *task
+	mark           string
+	env            []string
+	stdout, stderr *os.File // nil until a command begins
+	group          *cgroup  // nil without, or until a command begins
+	timer          *time.Timer
+	limit          <-chan time.Time // nil without a limit, or until a command begins
+	// killer is of the last command; its zero value is of no command.
+	killer killer
+	// used notes what the last command used, or with a cgroup all of them; nil for
+	// nothing.
+	used func()
+}
+
+// sweep ends what the commands left behind, and notes what was used.
+func (x *execution) sweep() {
+	x.killer.sweep()
+	if x.used != nil {
+		x.used()
+	}
+}
+
+func (t *task) execution() *execution {
+	x := &execution{task: t}
+	x.mark = fmt.Sprintf("%s%d-%d-%d", t.runner.prefix, os.Getpid(), t.runner.next(), t.runner.cfg.Clock.Now().UnixNano())
+	x.env = t.environment(x.mark)
+	return x
+}
+
+// open makes what the commands share, with the first of them.
+func (x *execution) open() (err error) {
+	if x.stderr != nil {
+		return nil
+	}
+	if x.stdout, err = x.task.output("stdout.txt"); err != nil {
+		return &failure{server: true, code: "ResourceFileCreateFailed", message: "stdout.txt could not be made.", err: err}
+	}
+	if x.stderr, err = x.task.output("stderr.txt"); err != nil {
+		return &failure{server: true, code: "ResourceFileCreateFailed", message: "stderr.txt could not be made.", err: err}
+	}
+	x.group, err = x.task.runner.group.child(x.mark)
+	if err != nil {
+		x.task.runner.cfg.Log.Warn("no cgroup for this task", "error", err)
+	}
+	if d := x.task.request.GetMaxWallClock(); d != nil {
+		x.timer = time.NewTimer(d.AsDuration())
+		x.limit = x.timer.C
+	}
+	return nil
+}
+
+func (x *execution) close() {
+	if x.stdout != nil {
+		x.stdout.Close()
+	}
+	if x.stderr != nil {
+		x.stderr.Close()
+	}
+	if x.group != nil {
+		x.group.remove()
+	}
+	if x.timer != nil {
+		x.timer.Stop()
+	}
+}
+
+func (t *task) tooLong() error {
+	return millpond.Errorf(millpond.Conflict, "TaskEnded",
+		"The task was ended because it ran longer than its maxWallClockTime of %s.", t.request.GetMaxWallClock().AsDuration())
+}
+
+// command runs one command until it ends or is ended.
+func (x *execution) command(ctx context.Context, line string, started func(time.Time)) (*int32, time.Time, error) {
+	t, none := x.task, time.Time{}
+	words, err := Split(line)
 	if err != nil {
 		return nil, none, &failure{code: "CommandLaunchFailed", message: "The command line cannot be divided into words: " + err.Error() + "."}
 	}
-	number := t.runner.next()
-	mark := fmt.Sprintf("%s%d-%d-%d", t.runner.prefix, os.Getpid(), number, t.runner.cfg.Clock.Now().UnixNano())
-	env := t.environment(mark)
+	env := x.env
 	var program string
 	var box *box
 	if t.request.GetContainer() != nil {
-		if box, err = t.makeContainer(ctx, words, env, mark); err != nil {
+		if box, err = t.makeContainer(ctx, words, env, x.mark); err != nil {
 			if ctx.Err() != nil {
 				err = context.Cause(ctx)
 			}
 			return nil, none, err
 		}
 		defer box.end()
-		program, words, env = box.engine.Program, box.engine.Start(box.id), append(box.engine.Environment(), markName+"="+mark)
+		program, words, env = box.engine.Program, box.engine.Start(box.id), append(box.engine.Environment(), markName+"="+x.mark)
 	} else if program, err = t.program(words[0], env); err != nil {
 		return nil, none, err
 	}
-	stdout, err := t.output("stdout.txt")
-	if err != nil {
-		return nil, none, &failure{server: true, code: "ResourceFileCreateFailed", message: "stdout.txt could not be made.", err: err}
+	if err := x.open(); err != nil {
+		return nil, none, err
 	}
-	defer stdout.Close()
-	stderr, err := t.output("stderr.txt")
-	if err != nil {
-		return nil, none, &failure{server: true, code: "ResourceFileCreateFailed", message: "stderr.txt could not be made.", err: err}
-	}
-	defer stderr.Close()
-
 	// Files, not pipes: a child that outlives the command and holds its output
 	// open must not delay the end.
-	group, err := t.runner.group.child(mark)
-	if err != nil {
-		t.runner.cfg.Log.Warn("no cgroup for this task", "error", err)
-	}
-	if group != nil {
-		defer group.remove()
-	}
-	command := func(group *cgroup) *exec.Cmd {
-		cmd := &exec.Cmd{Path: program, Args: words, Env: env, Dir: t.wd, Stdout: stdout, Stderr: stderr}
+	command := func() *exec.Cmd {
+		cmd := &exec.Cmd{Path: program, Args: words, Env: env, Dir: t.wd, Stdout: x.stdout, Stderr: x.stderr}
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 		// The client of a container engine is the agent's; the container has the user.
 		if !t.runner.rootless && box == nil {
 			cmd.SysProcAttr.Credential = &syscall.Credential{Uid: uint32(t.user.uid), Gid: uint32(t.user.gid), Groups: t.user.groups}
 		}
-		if group != nil {
+		if x.group != nil {
 			cmd.SysProcAttr.UseCgroupFD = true
-			cmd.SysProcAttr.CgroupFD = group.fd()
+			cmd.SysProcAttr.CgroupFD = x.group.fd()
 		}
 		return cmd
 	}
 
 	start := t.runner.cfg.Clock.Now()
-	cmd := command(group)
+	cmd := command()
 	err = cmd.Start()
-	if group != nil && (errors.Is(err, syscall.EBUSY) || errors.Is(err, syscall.EOPNOTSUPP) || errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.ENOSYS)) {
+	if x.group != nil && (errors.Is(err, syscall.EBUSY) || errors.Is(err, syscall.EOPNOTSUPP) || errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.ENOSYS)) {
 		// The group can be made but not entered (a threaded domain, an old kernel).
 		t.runner.cfg.Log.Warn("the task's cgroup cannot be entered", "error", err)
-		group = nil
-		cmd = command(nil)
+		x.group.remove()
+		x.group = nil
+		cmd = command()
 		err = cmd.Start()
 	}
 	if err != nil {
@@ -106,27 +198,20 @@ func (t *task) execute(ctx context.Context, started func(time.Time)) (*int32, ti
 		io = countsAtExit(cmd.Process.Pid)
 		ended <- cmd.Wait()
 	}()
-	k := killer{pid: cmd.Process.Pid, mark: mark, group: group}
-	var limit <-chan time.Time
-	if d := t.request.GetMaxWallClock(); d != nil {
-		timer := time.NewTimer(d.AsDuration())
-		defer timer.Stop()
-		limit = timer.C
-	}
+	x.killer = killer{pid: cmd.Process.Pid, mark: x.mark, group: x.group}
 	var why, werr error
 	select {
 	case werr = <-ended:
 	case <-ctx.Done():
 		why = context.Cause(ctx)
-		werr = k.end(ended, t.runner.cfg.Grace)
-	case <-limit:
-		why = millpond.Errorf(millpond.Conflict, "TaskEnded",
-			"The task was ended because it ran longer than its maxWallClockTime of %s.", t.request.GetMaxWallClock().AsDuration())
-		werr = k.end(ended, t.runner.cfg.Grace)
+		werr = x.killer.end(ended, t.runner.cfg.Grace)
+	case <-x.limit:
+		why = t.tooLong()
+		werr = x.killer.end(ended, t.runner.cfg.Grace)
 	}
-	k.sweep()
+	x.used = nil
 	if !errors.Is(werr, errUnkillable) && cmd.ProcessState != nil {
-		t.report.Usage = usageOf(cmd.ProcessState, io, group)
+		x.used = func() { t.report.Usage = usageOf(cmd.ProcessState, io, x.group) }
 	}
 	exit, err := exitCode(werr)
 	if box != nil && why == nil {

@@ -50,6 +50,9 @@ var errUnkillable = errors.New("the process does not end even when killed")
 // environment. What changed its session and its environment both, escapes the
 // latter; a cgroup it cannot escape.
 func (k killer) sweep() {
+	if k.pid == 0 {
+		return // no command was started
+	}
 	_ = syscall.Kill(-k.pid, syscall.SIGKILL)
 	if k.group != nil {
 		k.group.kill()

@@ -119,8 +119,17 @@ func (r *Runner) sweepFormer() {
 
 // Run implements agent.Runner.
 func (r *Runner) Run(ctx context.Context, q *nodev1.RunTaskRequest, started func(time.Time)) *nodev1.TaskCompleted {
+	return r.report(ctx, q, func(t *task) (*int32, time.Time, error) { return t.execute(ctx, started) })
+}
+
+// RunInstance implements agent.Runner.
+func (r *Runner) RunInstance(ctx context.Context, q *nodev1.RunTaskRequest, started func(time.Time), coordinated func(), proceed <-chan struct{}) *nodev1.TaskCompleted {
+	return r.report(ctx, q, func(t *task) (*int32, time.Time, error) { return t.executeInstance(ctx, started, coordinated, proceed) })
+}
+
+func (r *Runner) report(ctx context.Context, q *nodev1.RunTaskRequest, execute func(*task) (*int32, time.Time, error)) *nodev1.TaskCompleted {
 	report := &nodev1.TaskCompleted{Key: q.GetKey()}
-	exit, start, err := r.run(ctx, q, report, started)
+	exit, start, err := r.run(ctx, q, report, execute)
 	if !start.IsZero() {
 		report.StartTime = timestamppb.New(start)
 	}
@@ -179,7 +188,7 @@ func failureOf(exit *int32, err error) *nodev1.Failure {
 
 // run takes the steps, and notes in the report what the command used. The returned error is a *failure, or the *millpond.Error
 // that ended the attempt.
-func (r *Runner) run(ctx context.Context, q *nodev1.RunTaskRequest, report *nodev1.TaskCompleted, started func(time.Time)) (*int32, time.Time, error) {
+func (r *Runner) run(ctx context.Context, q *nodev1.RunTaskRequest, report *nodev1.TaskCompleted, execute func(*task) (*int32, time.Time, error)) (*int32, time.Time, error) {
 	none := time.Time{}
 	dir, err := r.directory(q.GetDirectory())
 	if err != nil {
@@ -205,7 +214,7 @@ func (r *Runner) run(ctx context.Context, q *nodev1.RunTaskRequest, report *node
 	if ctx.Err() != nil {
 		return nil, none, context.Cause(ctx)
 	}
-	exit, start, err := t.execute(ctx, started)
+	exit, start, err := execute(t)
 	if start.IsZero() || ctx.Err() != nil {
 		// It never ran, or was ended by somebody who does not wait for its files.
 		return exit, start, err

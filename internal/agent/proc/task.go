@@ -82,10 +82,17 @@ func (t *task) output(name string) (*os.File, error) {
 }
 
 func (t *task) fetch(ctx context.Context) error {
-	if len(t.request.GetResourceFiles()) == 0 {
+	if err := t.fetchInto(ctx, t.dir, t.request.GetInstance().GetCommonResourceFiles()); err != nil {
+		return err
+	}
+	return t.fetchInto(ctx, t.wd, t.request.GetResourceFiles())
+}
+
+func (t *task) fetchInto(ctx context.Context, dir string, files []*nodev1.ResourceFile) error {
+	if len(files) == 0 {
 		return nil
 	}
-	root, err := os.OpenRoot(t.wd)
+	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return &failure{server: true, code: "ResourceDirectoryCreateFailed", message: "The task's working directory cannot be opened.", err: err}
 	}
@@ -94,7 +101,7 @@ func (t *task) fetch(ctx context.Context) error {
 	if t.runner.rootless {
 		uid, gid = -1, -1
 	}
-	for _, f := range t.request.GetResourceFiles() {
+	for _, f := range files {
 		get := t.runner.cfg.Download.fetch
 		if f.GetContainer() {
 			get = t.runner.fetchContainer
@@ -149,6 +156,9 @@ func (t *task) environment(mark string) []string {
 		"AZ_BATCH_TASK_USER_IDENTITY": t.user.identity,
 		markName:                      mark,
 	})
+	if t.request.GetInstance() != nil {
+		env["AZ_BATCH_TASK_SHARED_DIR"] = t.dir
+	}
 	list := make([]string, 0, len(env))
 	for _, k := range slices.Sorted(maps.Keys(env)) {
 		if k == "" || strings.ContainsAny(k, "=\x00") || strings.ContainsRune(env[k], 0) {

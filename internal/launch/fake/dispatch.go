@@ -42,6 +42,10 @@ func (dispatch) Notice(ctx context.Context, q *connect.Request[nodev1.NoticeRequ
 	return of(ctx).Notice(ctx, q)
 }
 
+func (dispatch) ProceedTask(ctx context.Context, q *connect.Request[nodev1.ProceedTaskRequest]) (*connect.Response[nodev1.ProceedTaskResponse], error) {
+	return of(ctx).ProceedTask(ctx, q)
+}
+
 func (dispatch) StopTask(ctx context.Context, q *connect.Request[nodev1.StopTaskRequest]) (*connect.Response[nodev1.StopTaskResponse], error) {
 	return of(ctx).StopTask(ctx, q)
 }

@@ -28,6 +28,14 @@ type runner struct{ boot *boot }
 const maxResource = maxFile
 
 func (r *runner) Run(ctx context.Context, q *nodev1.RunTaskRequest, started func(time.Time)) *nodev1.TaskCompleted {
+	return r.run(ctx, q, started, nil, nil)
+}
+
+func (r *runner) RunInstance(ctx context.Context, q *nodev1.RunTaskRequest, started func(time.Time), coordinated func(), proceed <-chan struct{}) *nodev1.TaskCompleted {
+	return r.run(ctx, q, started, coordinated, proceed)
+}
+
+func (r *runner) run(ctx context.Context, q *nodev1.RunTaskRequest, started func(time.Time), coordinated func(), proceed <-chan struct{}) *nodev1.TaskCompleted {
 	clk := r.boot.vm.l.cfg.Clock
 	report := &nodev1.TaskCompleted{Key: q.GetKey()}
 	defer func() { report.EndTime = timestamppb.New(clk.Now()) }()
@@ -52,15 +60,30 @@ func (r *runner) Run(ctx context.Context, q *nodev1.RunTaskRequest, started func
 		report.Failure = f
 		return report
 	}
+	type download struct {
+		dir  string
+		file *nodev1.ResourceFile
+	}
+	var downloads []download
+	for _, f := range q.GetInstance().GetCommonResourceFiles() {
+		downloads = append(downloads, download{dir, f})
+	}
 	for _, f := range q.GetResourceFiles() {
-		if code, message, server := r.fetch(ctx, dir, f); code != "" {
+		downloads = append(downloads, download{path.Join(dir, "wd"), f})
+	}
+	for _, f := range downloads {
+		if code, message, server := r.fetch(ctx, f.dir, f.file); code != "" {
 			if ctx.Err() != nil {
 				return ended(false)
 			}
 			return fail(server, code, message)
 		}
 	}
-	words, err := proc.Split(q.GetCommandLine())
+	line := q.GetCommandLine()
+	if q.GetInstance() != nil {
+		line = q.GetInstance().GetCoordinationCommandLine()
+	}
+	words, err := proc.Split(line)
 	if err != nil {
 		return fail(false, "CommandLaunchFailed", "The command line cannot be divided into words: "+err.Error()+".")
 	}
@@ -82,6 +105,20 @@ func (r *runner) Run(ctx context.Context, q *nodev1.RunTaskRequest, started func
 		sh.ctx = limited
 	}
 	code := sh.command(words)
+	if q.GetInstance() != nil && code == 0 && sh.ctx.Err() == nil {
+		coordinated()
+		if !q.GetInstance().GetPrimary() {
+			proceed = nil
+		}
+		select {
+		case <-proceed:
+			if words, err = proc.Split(q.GetCommandLine()); err != nil || !sh.knows(words[0]) {
+				return fail(false, "CommandProgramNotFound", "The specified command program is not found.")
+			}
+			code = sh.command(words)
+		case <-sh.ctx.Done():
+		}
+	}
 	if sh.ctx.Err() != nil {
 		code = 128 + 15
 		report.ExitCode = &code
@@ -108,6 +145,9 @@ func environment(q *nodev1.RunTaskRequest, dir string) map[string]string {
 	}
 	if n := q.GetUser().GetName(); n != "" {
 		user = n
+	}
+	if q.GetInstance() != nil {
+		env["AZ_BATCH_TASK_SHARED_DIR"] = path.Join(rootDir, dir)
 	}
 	maps.Copy(env, map[string]string{
 		"USER":                              user,
@@ -172,7 +212,7 @@ func (r *runner) fetch(ctx context.Context, dir string, f *nodev1.ResourceFile) 
 	if mode == 0 {
 		mode = 0o770
 	}
-	if err := r.boot.vm.disk.write(path.Join(dir, "wd", name), data, true, mode); err != nil {
+	if err := r.boot.vm.disk.write(path.Join(dir, name), data, true, mode); err != nil {
 		return "ResourceFileCreateFailed", err.Error(), true
 	}
 	return "", "", false

@@ -51,6 +51,8 @@ const (
 	AgentPrepareProcedure = "/millpond.node.v1.Agent/Prepare"
 	// AgentNoticeProcedure is the fully-qualified name of the Agent's Notice RPC.
 	AgentNoticeProcedure = "/millpond.node.v1.Agent/Notice"
+	// AgentProceedTaskProcedure is the fully-qualified name of the Agent's ProceedTask RPC.
+	AgentProceedTaskProcedure = "/millpond.node.v1.Agent/ProceedTask"
 	// AgentStopTaskProcedure is the fully-qualified name of the Agent's StopTask RPC.
 	AgentStopTaskProcedure = "/millpond.node.v1.Agent/StopTask"
 	// AgentRemoveTaskProcedure is the fully-qualified name of the Agent's RemoveTask RPC.
@@ -99,6 +101,9 @@ type AgentClient interface {
 	Prepare(context.Context, *connect.Request[PrepareRequest]) (*connect.Response[PrepareResponse], error)
 	// Notice tells what is about to happen to the machine, for its tasks to read.
 	Notice(context.Context, *connect.Request[NoticeRequest]) (*connect.Response[NoticeResponse], error)
+	// ProceedTask lets the primary of a multi-instance task run its own command,
+	// once the coordination commands of all instances have succeeded.
+	ProceedTask(context.Context, *connect.Request[ProceedTaskRequest]) (*connect.Response[ProceedTaskResponse], error)
 	// StopTask kills an attempt's process group; it then reports TaskCompleted.
 	StopTask(context.Context, *connect.Request[StopTaskRequest]) (*connect.Response[StopTaskResponse], error)
 	// RemoveTask deletes a task's directory; it must not be running.
@@ -182,6 +187,12 @@ func NewAgentClient(httpClient connect.HTTPClient, baseURL string, opts ...conne
 			httpClient,
 			baseURL+AgentNoticeProcedure,
 			connect.WithSchema(agentMethods.ByName("Notice")),
+			connect.WithClientOptions(opts...),
+		),
+		proceedTask: connect.NewClient[ProceedTaskRequest, ProceedTaskResponse](
+			httpClient,
+			baseURL+AgentProceedTaskProcedure,
+			connect.WithSchema(agentMethods.ByName("ProceedTask")),
 			connect.WithClientOptions(opts...),
 		),
 		stopTask: connect.NewClient[StopTaskRequest, StopTaskResponse](
@@ -274,6 +285,7 @@ type agentClient struct {
 	runTasks    *connect.Client[RunTasksRequest, RunTasksResponse]
 	prepare     *connect.Client[PrepareRequest, PrepareResponse]
 	notice      *connect.Client[NoticeRequest, NoticeResponse]
+	proceedTask *connect.Client[ProceedTaskRequest, ProceedTaskResponse]
 	stopTask    *connect.Client[StopTaskRequest, StopTaskResponse]
 	removeTask  *connect.Client[RemoveTaskRequest, RemoveTaskResponse]
 	install     *connect.Client[InstallRequest, InstallResponse]
@@ -322,6 +334,11 @@ func (c *agentClient) Prepare(ctx context.Context, req *connect.Request[PrepareR
 // Notice calls millpond.node.v1.Agent.Notice.
 func (c *agentClient) Notice(ctx context.Context, req *connect.Request[NoticeRequest]) (*connect.Response[NoticeResponse], error) {
 	return c.notice.CallUnary(ctx, req)
+}
+
+// ProceedTask calls millpond.node.v1.Agent.ProceedTask.
+func (c *agentClient) ProceedTask(ctx context.Context, req *connect.Request[ProceedTaskRequest]) (*connect.Response[ProceedTaskResponse], error) {
+	return c.proceedTask.CallUnary(ctx, req)
 }
 
 // StopTask calls millpond.node.v1.Agent.StopTask.
@@ -409,6 +426,9 @@ type AgentHandler interface {
 	Prepare(context.Context, *connect.Request[PrepareRequest]) (*connect.Response[PrepareResponse], error)
 	// Notice tells what is about to happen to the machine, for its tasks to read.
 	Notice(context.Context, *connect.Request[NoticeRequest]) (*connect.Response[NoticeResponse], error)
+	// ProceedTask lets the primary of a multi-instance task run its own command,
+	// once the coordination commands of all instances have succeeded.
+	ProceedTask(context.Context, *connect.Request[ProceedTaskRequest]) (*connect.Response[ProceedTaskResponse], error)
 	// StopTask kills an attempt's process group; it then reports TaskCompleted.
 	StopTask(context.Context, *connect.Request[StopTaskRequest]) (*connect.Response[StopTaskResponse], error)
 	// RemoveTask deletes a task's directory; it must not be running.
@@ -488,6 +508,12 @@ func NewAgentHandler(svc AgentHandler, opts ...connect.HandlerOption) (string, h
 		AgentNoticeProcedure,
 		svc.Notice,
 		connect.WithSchema(agentMethods.ByName("Notice")),
+		connect.WithHandlerOptions(opts...),
+	)
+	agentProceedTaskHandler := connect.NewUnaryHandler(
+		AgentProceedTaskProcedure,
+		svc.ProceedTask,
+		connect.WithSchema(agentMethods.ByName("ProceedTask")),
 		connect.WithHandlerOptions(opts...),
 	)
 	agentStopTaskHandler := connect.NewUnaryHandler(
@@ -584,6 +610,8 @@ func NewAgentHandler(svc AgentHandler, opts ...connect.HandlerOption) (string, h
 			agentPrepareHandler.ServeHTTP(w, r)
 		case AgentNoticeProcedure:
 			agentNoticeHandler.ServeHTTP(w, r)
+		case AgentProceedTaskProcedure:
+			agentProceedTaskHandler.ServeHTTP(w, r)
 		case AgentStopTaskProcedure:
 			agentStopTaskHandler.ServeHTTP(w, r)
 		case AgentRemoveTaskProcedure:
@@ -645,6 +673,10 @@ func (UnimplementedAgentHandler) Prepare(context.Context, *connect.Request[Prepa
 
 func (UnimplementedAgentHandler) Notice(context.Context, *connect.Request[NoticeRequest]) (*connect.Response[NoticeResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("millpond.node.v1.Agent.Notice is not implemented"))
+}
+
+func (UnimplementedAgentHandler) ProceedTask(context.Context, *connect.Request[ProceedTaskRequest]) (*connect.Response[ProceedTaskResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("millpond.node.v1.Agent.ProceedTask is not implemented"))
 }
 
 func (UnimplementedAgentHandler) StopTask(context.Context, *connect.Request[StopTaskRequest]) (*connect.Response[StopTaskResponse], error) {

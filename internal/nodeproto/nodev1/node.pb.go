@@ -181,7 +181,9 @@ type HelloResponse struct {
 	Running      []*TaskKey `protobuf:"bytes,8,rep,name=running,proto3" json:"running,omitempty"`
 	LastSequence uint64     `protobuf:"varint,9,opt,name=last_sequence,json=lastSequence,proto3" json:"last_sequence,omitempty"`
 	// stages are what the boot did and how long each took.
-	Stages        []*Stage `protobuf:"bytes,10,rep,name=stages,proto3" json:"stages,omitempty"`
+	Stages []*Stage `protobuf:"bytes,10,rep,name=stages,proto3" json:"stages,omitempty"`
+	// instances says that the agent knows RunTaskRequest.instance.
+	Instances     bool `protobuf:"varint,30,opt,name=instances,proto3" json:"instances,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -284,6 +286,13 @@ func (x *HelloResponse) GetStages() []*Stage {
 		return x.Stages
 	}
 	return nil
+}
+
+func (x *HelloResponse) GetInstances() bool {
+	if x != nil {
+		return x.Instances
+	}
+	return false
 }
 
 type Stage struct {
@@ -463,6 +472,7 @@ type Event struct {
 	//	*Event_TaskStarted
 	//	*Event_TaskCompleted
 	//	*Event_Heartbeat
+	//	*Event_TaskCoordinated
 	What isEvent_What `protobuf_oneof:"what"`
 	// more are the events after this one, in order, none with more of its own.
 	More          []*Event `protobuf:"bytes,80,rep,name=more,proto3" json:"more,omitempty"`
@@ -548,6 +558,15 @@ func (x *Event) GetHeartbeat() *Heartbeat {
 	return nil
 }
 
+func (x *Event) GetTaskCoordinated() *TaskCoordinated {
+	if x != nil {
+		if x, ok := x.What.(*Event_TaskCoordinated); ok {
+			return x.TaskCoordinated
+		}
+	}
+	return nil
+}
+
 func (x *Event) GetMore() []*Event {
 	if x != nil {
 		return x.More
@@ -571,11 +590,17 @@ type Event_Heartbeat struct {
 	Heartbeat *Heartbeat `protobuf:"bytes,5,opt,name=heartbeat,proto3,oneof"`
 }
 
+type Event_TaskCoordinated struct {
+	TaskCoordinated *TaskCoordinated `protobuf:"bytes,30,opt,name=task_coordinated,json=taskCoordinated,proto3,oneof"`
+}
+
 func (*Event_TaskStarted) isEvent_What() {}
 
 func (*Event_TaskCompleted) isEvent_What() {}
 
 func (*Event_Heartbeat) isEvent_What() {}
+
+func (*Event_TaskCoordinated) isEvent_What() {}
 
 type TaskStarted struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -629,6 +654,60 @@ func (x *TaskStarted) GetStartTime() *timestamppb.Timestamp {
 	return nil
 }
 
+// TaskCoordinated says that the coordination command of an instance has
+// succeeded: the primary waits for ProceedTask now, the others for their end.
+type TaskCoordinated struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           *TaskKey               `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	StartTime     *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TaskCoordinated) Reset() {
+	*x = TaskCoordinated{}
+	mi := &file_node_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TaskCoordinated) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TaskCoordinated) ProtoMessage() {}
+
+func (x *TaskCoordinated) ProtoReflect() protoreflect.Message {
+	mi := &file_node_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TaskCoordinated.ProtoReflect.Descriptor instead.
+func (*TaskCoordinated) Descriptor() ([]byte, []int) {
+	return file_node_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *TaskCoordinated) GetKey() *TaskKey {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *TaskCoordinated) GetStartTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.StartTime
+	}
+	return nil
+}
+
 type TaskCompleted struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Key       *TaskKey               `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
@@ -649,7 +728,7 @@ type TaskCompleted struct {
 
 func (x *TaskCompleted) Reset() {
 	*x = TaskCompleted{}
-	mi := &file_node_proto_msgTypes[7]
+	mi := &file_node_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -661,7 +740,7 @@ func (x *TaskCompleted) String() string {
 func (*TaskCompleted) ProtoMessage() {}
 
 func (x *TaskCompleted) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[7]
+	mi := &file_node_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -674,7 +753,7 @@ func (x *TaskCompleted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskCompleted.ProtoReflect.Descriptor instead.
 func (*TaskCompleted) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{7}
+	return file_node_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *TaskCompleted) GetKey() *TaskKey {
@@ -741,7 +820,7 @@ type Usage struct {
 
 func (x *Usage) Reset() {
 	*x = Usage{}
-	mi := &file_node_proto_msgTypes[8]
+	mi := &file_node_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -753,7 +832,7 @@ func (x *Usage) String() string {
 func (*Usage) ProtoMessage() {}
 
 func (x *Usage) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[8]
+	mi := &file_node_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -766,7 +845,7 @@ func (x *Usage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Usage.ProtoReflect.Descriptor instead.
 func (*Usage) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{8}
+	return file_node_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Usage) GetUserCpu() *durationpb.Duration {
@@ -823,7 +902,7 @@ type Failure struct {
 
 func (x *Failure) Reset() {
 	*x = Failure{}
-	mi := &file_node_proto_msgTypes[9]
+	mi := &file_node_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -835,7 +914,7 @@ func (x *Failure) String() string {
 func (*Failure) ProtoMessage() {}
 
 func (x *Failure) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[9]
+	mi := &file_node_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -848,7 +927,7 @@ func (x *Failure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failure.ProtoReflect.Descriptor instead.
 func (*Failure) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{9}
+	return file_node_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Failure) GetServerError() bool {
@@ -901,7 +980,7 @@ type Heartbeat struct {
 
 func (x *Heartbeat) Reset() {
 	*x = Heartbeat{}
-	mi := &file_node_proto_msgTypes[10]
+	mi := &file_node_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -913,7 +992,7 @@ func (x *Heartbeat) String() string {
 func (*Heartbeat) ProtoMessage() {}
 
 func (x *Heartbeat) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[10]
+	mi := &file_node_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -926,7 +1005,7 @@ func (x *Heartbeat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Heartbeat.ProtoReflect.Descriptor instead.
 func (*Heartbeat) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{10}
+	return file_node_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Heartbeat) GetLoad1() float64 {
@@ -1029,7 +1108,7 @@ type AcknowledgeRequest struct {
 
 func (x *AcknowledgeRequest) Reset() {
 	*x = AcknowledgeRequest{}
-	mi := &file_node_proto_msgTypes[11]
+	mi := &file_node_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1041,7 +1120,7 @@ func (x *AcknowledgeRequest) String() string {
 func (*AcknowledgeRequest) ProtoMessage() {}
 
 func (x *AcknowledgeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[11]
+	mi := &file_node_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1054,7 +1133,7 @@ func (x *AcknowledgeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcknowledgeRequest.ProtoReflect.Descriptor instead.
 func (*AcknowledgeRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{11}
+	return file_node_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *AcknowledgeRequest) GetThrough() uint64 {
@@ -1072,7 +1151,7 @@ type AcknowledgeResponse struct {
 
 func (x *AcknowledgeResponse) Reset() {
 	*x = AcknowledgeResponse{}
-	mi := &file_node_proto_msgTypes[12]
+	mi := &file_node_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1084,7 +1163,7 @@ func (x *AcknowledgeResponse) String() string {
 func (*AcknowledgeResponse) ProtoMessage() {}
 
 func (x *AcknowledgeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[12]
+	mi := &file_node_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1097,7 +1176,7 @@ func (x *AcknowledgeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcknowledgeResponse.ProtoReflect.Descriptor instead.
 func (*AcknowledgeResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{12}
+	return file_node_proto_rawDescGZIP(), []int{13}
 }
 
 type RunTaskRequest struct {
@@ -1119,14 +1198,16 @@ type RunTaskRequest struct {
 	// packages are installed before the command runs, and named in its environment.
 	Packages []*ApplicationPackage `protobuf:"bytes,41,rep,name=packages,proto3" json:"packages,omitempty"`
 	// container runs the command in one; absent for a process.
-	Container     *Container `protobuf:"bytes,50,opt,name=container,proto3" json:"container,omitempty"`
+	Container *Container `protobuf:"bytes,50,opt,name=container,proto3" json:"container,omitempty"`
+	// instance is there for an instance of a multi-instance task.
+	Instance      *Instance `protobuf:"bytes,30,opt,name=instance,proto3" json:"instance,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RunTaskRequest) Reset() {
 	*x = RunTaskRequest{}
-	mi := &file_node_proto_msgTypes[13]
+	mi := &file_node_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1138,7 +1219,7 @@ func (x *RunTaskRequest) String() string {
 func (*RunTaskRequest) ProtoMessage() {}
 
 func (x *RunTaskRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[13]
+	mi := &file_node_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1151,7 +1232,7 @@ func (x *RunTaskRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunTaskRequest.ProtoReflect.Descriptor instead.
 func (*RunTaskRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{13}
+	return file_node_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *RunTaskRequest) GetKey() *TaskKey {
@@ -1231,6 +1312,13 @@ func (x *RunTaskRequest) GetContainer() *Container {
 	return nil
 }
 
+func (x *RunTaskRequest) GetInstance() *Instance {
+	if x != nil {
+		return x.Instance
+	}
+	return nil
+}
+
 // OutputFile is uploaded when the command has ended.
 type OutputFile struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1249,7 +1337,7 @@ type OutputFile struct {
 
 func (x *OutputFile) Reset() {
 	*x = OutputFile{}
-	mi := &file_node_proto_msgTypes[14]
+	mi := &file_node_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1261,7 +1349,7 @@ func (x *OutputFile) String() string {
 func (*OutputFile) ProtoMessage() {}
 
 func (x *OutputFile) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[14]
+	mi := &file_node_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1274,7 +1362,7 @@ func (x *OutputFile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OutputFile.ProtoReflect.Descriptor instead.
 func (*OutputFile) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{14}
+	return file_node_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *OutputFile) GetPattern() string {
@@ -1322,7 +1410,7 @@ type Header struct {
 
 func (x *Header) Reset() {
 	*x = Header{}
-	mi := &file_node_proto_msgTypes[15]
+	mi := &file_node_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1334,7 +1422,7 @@ func (x *Header) String() string {
 func (*Header) ProtoMessage() {}
 
 func (x *Header) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[15]
+	mi := &file_node_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1347,7 +1435,7 @@ func (x *Header) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Header.ProtoReflect.Descriptor instead.
 func (*Header) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{15}
+	return file_node_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Header) GetName() string {
@@ -1381,7 +1469,7 @@ type ApplicationPackage struct {
 
 func (x *ApplicationPackage) Reset() {
 	*x = ApplicationPackage{}
-	mi := &file_node_proto_msgTypes[16]
+	mi := &file_node_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1393,7 +1481,7 @@ func (x *ApplicationPackage) String() string {
 func (*ApplicationPackage) ProtoMessage() {}
 
 func (x *ApplicationPackage) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[16]
+	mi := &file_node_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1406,7 +1494,7 @@ func (x *ApplicationPackage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplicationPackage.ProtoReflect.Descriptor instead.
 func (*ApplicationPackage) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{16}
+	return file_node_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ApplicationPackage) GetId() string {
@@ -1453,7 +1541,7 @@ type InstallRequest struct {
 
 func (x *InstallRequest) Reset() {
 	*x = InstallRequest{}
-	mi := &file_node_proto_msgTypes[17]
+	mi := &file_node_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1465,7 +1553,7 @@ func (x *InstallRequest) String() string {
 func (*InstallRequest) ProtoMessage() {}
 
 func (x *InstallRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[17]
+	mi := &file_node_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1478,7 +1566,7 @@ func (x *InstallRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InstallRequest.ProtoReflect.Descriptor instead.
 func (*InstallRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{17}
+	return file_node_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *InstallRequest) GetPackages() []*ApplicationPackage {
@@ -1499,7 +1587,7 @@ type InstallResponse struct {
 
 func (x *InstallResponse) Reset() {
 	*x = InstallResponse{}
-	mi := &file_node_proto_msgTypes[18]
+	mi := &file_node_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1511,7 +1599,7 @@ func (x *InstallResponse) String() string {
 func (*InstallResponse) ProtoMessage() {}
 
 func (x *InstallResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[18]
+	mi := &file_node_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1524,7 +1612,7 @@ func (x *InstallResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InstallResponse.ProtoReflect.Descriptor instead.
 func (*InstallResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{18}
+	return file_node_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *InstallResponse) GetFailure() *Failure {
@@ -1549,7 +1637,7 @@ type User struct {
 
 func (x *User) Reset() {
 	*x = User{}
-	mi := &file_node_proto_msgTypes[19]
+	mi := &file_node_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1561,7 +1649,7 @@ func (x *User) String() string {
 func (*User) ProtoMessage() {}
 
 func (x *User) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[19]
+	mi := &file_node_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1574,7 +1662,7 @@ func (x *User) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use User.ProtoReflect.Descriptor instead.
 func (*User) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{19}
+	return file_node_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *User) GetName() string {
@@ -1627,7 +1715,7 @@ type ResourceFile struct {
 
 func (x *ResourceFile) Reset() {
 	*x = ResourceFile{}
-	mi := &file_node_proto_msgTypes[20]
+	mi := &file_node_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1639,7 +1727,7 @@ func (x *ResourceFile) String() string {
 func (*ResourceFile) ProtoMessage() {}
 
 func (x *ResourceFile) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[20]
+	mi := &file_node_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1652,7 +1740,7 @@ func (x *ResourceFile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceFile.ProtoReflect.Descriptor instead.
 func (*ResourceFile) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{20}
+	return file_node_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ResourceFile) GetUrl() string {
@@ -1690,6 +1778,70 @@ func (x *ResourceFile) GetBlobPrefix() string {
 	return ""
 }
 
+type Instance struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// coordination_command_line runs first. What it leaves running lives until the
+	// attempt ends.
+	CoordinationCommandLine string `protobuf:"bytes,1,opt,name=coordination_command_line,json=coordinationCommandLine,proto3" json:"coordination_command_line,omitempty"`
+	// common_resource_files have paths relative to the task's directory.
+	CommonResourceFiles []*ResourceFile `protobuf:"bytes,2,rep,name=common_resource_files,json=commonResourceFiles,proto3" json:"common_resource_files,omitempty"`
+	// primary runs command_line after ProceedTask; the others wait for StopTask.
+	Primary       bool `protobuf:"varint,3,opt,name=primary,proto3" json:"primary,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Instance) Reset() {
+	*x = Instance{}
+	mi := &file_node_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Instance) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Instance) ProtoMessage() {}
+
+func (x *Instance) ProtoReflect() protoreflect.Message {
+	mi := &file_node_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Instance.ProtoReflect.Descriptor instead.
+func (*Instance) Descriptor() ([]byte, []int) {
+	return file_node_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *Instance) GetCoordinationCommandLine() string {
+	if x != nil {
+		return x.CoordinationCommandLine
+	}
+	return ""
+}
+
+func (x *Instance) GetCommonResourceFiles() []*ResourceFile {
+	if x != nil {
+		return x.CommonResourceFiles
+	}
+	return nil
+}
+
+func (x *Instance) GetPrimary() bool {
+	if x != nil {
+		return x.Primary
+	}
+	return false
+}
+
 type RunTaskResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1698,7 +1850,7 @@ type RunTaskResponse struct {
 
 func (x *RunTaskResponse) Reset() {
 	*x = RunTaskResponse{}
-	mi := &file_node_proto_msgTypes[21]
+	mi := &file_node_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1710,7 +1862,7 @@ func (x *RunTaskResponse) String() string {
 func (*RunTaskResponse) ProtoMessage() {}
 
 func (x *RunTaskResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[21]
+	mi := &file_node_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1723,7 +1875,7 @@ func (x *RunTaskResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunTaskResponse.ProtoReflect.Descriptor instead.
 func (*RunTaskResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{21}
+	return file_node_proto_rawDescGZIP(), []int{23}
 }
 
 type RunTasksRequest struct {
@@ -1735,7 +1887,7 @@ type RunTasksRequest struct {
 
 func (x *RunTasksRequest) Reset() {
 	*x = RunTasksRequest{}
-	mi := &file_node_proto_msgTypes[22]
+	mi := &file_node_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1747,7 +1899,7 @@ func (x *RunTasksRequest) String() string {
 func (*RunTasksRequest) ProtoMessage() {}
 
 func (x *RunTasksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[22]
+	mi := &file_node_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1760,7 +1912,7 @@ func (x *RunTasksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunTasksRequest.ProtoReflect.Descriptor instead.
 func (*RunTasksRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{22}
+	return file_node_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *RunTasksRequest) GetTasks() []*RunTaskRequest {
@@ -1780,7 +1932,7 @@ type RunTasksResponse struct {
 
 func (x *RunTasksResponse) Reset() {
 	*x = RunTasksResponse{}
-	mi := &file_node_proto_msgTypes[23]
+	mi := &file_node_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1792,7 +1944,7 @@ func (x *RunTasksResponse) String() string {
 func (*RunTasksResponse) ProtoMessage() {}
 
 func (x *RunTasksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[23]
+	mi := &file_node_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1805,7 +1957,7 @@ func (x *RunTasksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunTasksResponse.ProtoReflect.Descriptor instead.
 func (*RunTasksResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{23}
+	return file_node_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *RunTasksResponse) GetResults() []*RunTaskResult {
@@ -1827,7 +1979,7 @@ type RunTaskResult struct {
 
 func (x *RunTaskResult) Reset() {
 	*x = RunTaskResult{}
-	mi := &file_node_proto_msgTypes[24]
+	mi := &file_node_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1839,7 +1991,7 @@ func (x *RunTaskResult) String() string {
 func (*RunTaskResult) ProtoMessage() {}
 
 func (x *RunTaskResult) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[24]
+	mi := &file_node_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1852,7 +2004,7 @@ func (x *RunTaskResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunTaskResult.ProtoReflect.Descriptor instead.
 func (*RunTaskResult) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{24}
+	return file_node_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *RunTaskResult) GetCode() uint32 {
@@ -1879,7 +2031,7 @@ type PrepareRequest struct {
 
 func (x *PrepareRequest) Reset() {
 	*x = PrepareRequest{}
-	mi := &file_node_proto_msgTypes[25]
+	mi := &file_node_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1891,7 +2043,7 @@ func (x *PrepareRequest) String() string {
 func (*PrepareRequest) ProtoMessage() {}
 
 func (x *PrepareRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[25]
+	mi := &file_node_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1904,7 +2056,7 @@ func (x *PrepareRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrepareRequest.ProtoReflect.Descriptor instead.
 func (*PrepareRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{25}
+	return file_node_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *PrepareRequest) GetMounts() []*Mount {
@@ -1938,7 +2090,7 @@ type Mount struct {
 
 func (x *Mount) Reset() {
 	*x = Mount{}
-	mi := &file_node_proto_msgTypes[26]
+	mi := &file_node_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1950,7 +2102,7 @@ func (x *Mount) String() string {
 func (*Mount) ProtoMessage() {}
 
 func (x *Mount) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[26]
+	mi := &file_node_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1963,7 +2115,7 @@ func (x *Mount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mount.ProtoReflect.Descriptor instead.
 func (*Mount) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{26}
+	return file_node_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Mount) GetType() string {
@@ -2025,7 +2177,7 @@ type Containers struct {
 
 func (x *Containers) Reset() {
 	*x = Containers{}
-	mi := &file_node_proto_msgTypes[27]
+	mi := &file_node_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2037,7 +2189,7 @@ func (x *Containers) String() string {
 func (*Containers) ProtoMessage() {}
 
 func (x *Containers) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[27]
+	mi := &file_node_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2050,7 +2202,7 @@ func (x *Containers) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Containers.ProtoReflect.Descriptor instead.
 func (*Containers) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{27}
+	return file_node_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Containers) GetImages() []string {
@@ -2078,7 +2230,7 @@ type Registry struct {
 
 func (x *Registry) Reset() {
 	*x = Registry{}
-	mi := &file_node_proto_msgTypes[28]
+	mi := &file_node_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2090,7 +2242,7 @@ func (x *Registry) String() string {
 func (*Registry) ProtoMessage() {}
 
 func (x *Registry) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[28]
+	mi := &file_node_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2103,7 +2255,7 @@ func (x *Registry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Registry.ProtoReflect.Descriptor instead.
 func (*Registry) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{28}
+	return file_node_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Registry) GetServer() string {
@@ -2137,7 +2289,7 @@ type PrepareResponse struct {
 
 func (x *PrepareResponse) Reset() {
 	*x = PrepareResponse{}
-	mi := &file_node_proto_msgTypes[29]
+	mi := &file_node_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2149,7 +2301,7 @@ func (x *PrepareResponse) String() string {
 func (*PrepareResponse) ProtoMessage() {}
 
 func (x *PrepareResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[29]
+	mi := &file_node_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2162,7 +2314,7 @@ func (x *PrepareResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrepareResponse.ProtoReflect.Descriptor instead.
 func (*PrepareResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{29}
+	return file_node_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *PrepareResponse) GetFailure() *Failure {
@@ -2190,7 +2342,7 @@ type Container struct {
 
 func (x *Container) Reset() {
 	*x = Container{}
-	mi := &file_node_proto_msgTypes[30]
+	mi := &file_node_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2202,7 +2354,7 @@ func (x *Container) String() string {
 func (*Container) ProtoMessage() {}
 
 func (x *Container) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[30]
+	mi := &file_node_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2215,7 +2367,7 @@ func (x *Container) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Container.ProtoReflect.Descriptor instead.
 func (*Container) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{30}
+	return file_node_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Container) GetImage() string {
@@ -2270,7 +2422,7 @@ type Bind struct {
 
 func (x *Bind) Reset() {
 	*x = Bind{}
-	mi := &file_node_proto_msgTypes[31]
+	mi := &file_node_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2282,7 +2434,7 @@ func (x *Bind) String() string {
 func (*Bind) ProtoMessage() {}
 
 func (x *Bind) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[31]
+	mi := &file_node_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2295,7 +2447,7 @@ func (x *Bind) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Bind.ProtoReflect.Descriptor instead.
 func (*Bind) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{31}
+	return file_node_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Bind) GetPath() string {
@@ -2323,7 +2475,7 @@ type ContainerInfo struct {
 
 func (x *ContainerInfo) Reset() {
 	*x = ContainerInfo{}
-	mi := &file_node_proto_msgTypes[32]
+	mi := &file_node_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2335,7 +2487,7 @@ func (x *ContainerInfo) String() string {
 func (*ContainerInfo) ProtoMessage() {}
 
 func (x *ContainerInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[32]
+	mi := &file_node_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2348,7 +2500,7 @@ func (x *ContainerInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerInfo.ProtoReflect.Descriptor instead.
 func (*ContainerInfo) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{32}
+	return file_node_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ContainerInfo) GetId() string {
@@ -2383,7 +2535,7 @@ type NoticeRequest struct {
 
 func (x *NoticeRequest) Reset() {
 	*x = NoticeRequest{}
-	mi := &file_node_proto_msgTypes[33]
+	mi := &file_node_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2395,7 +2547,7 @@ func (x *NoticeRequest) String() string {
 func (*NoticeRequest) ProtoMessage() {}
 
 func (x *NoticeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[33]
+	mi := &file_node_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2408,7 +2560,7 @@ func (x *NoticeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NoticeRequest.ProtoReflect.Descriptor instead.
 func (*NoticeRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{33}
+	return file_node_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *NoticeRequest) GetId() string {
@@ -2440,7 +2592,7 @@ type NoticeResponse struct {
 
 func (x *NoticeResponse) Reset() {
 	*x = NoticeResponse{}
-	mi := &file_node_proto_msgTypes[34]
+	mi := &file_node_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2452,7 +2604,7 @@ func (x *NoticeResponse) String() string {
 func (*NoticeResponse) ProtoMessage() {}
 
 func (x *NoticeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[34]
+	mi := &file_node_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2465,7 +2617,87 @@ func (x *NoticeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NoticeResponse.ProtoReflect.Descriptor instead.
 func (*NoticeResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{34}
+	return file_node_proto_rawDescGZIP(), []int{36}
+}
+
+type ProceedTaskRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           *TaskKey               `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProceedTaskRequest) Reset() {
+	*x = ProceedTaskRequest{}
+	mi := &file_node_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProceedTaskRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProceedTaskRequest) ProtoMessage() {}
+
+func (x *ProceedTaskRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_node_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProceedTaskRequest.ProtoReflect.Descriptor instead.
+func (*ProceedTaskRequest) Descriptor() ([]byte, []int) {
+	return file_node_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *ProceedTaskRequest) GetKey() *TaskKey {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+type ProceedTaskResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProceedTaskResponse) Reset() {
+	*x = ProceedTaskResponse{}
+	mi := &file_node_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProceedTaskResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProceedTaskResponse) ProtoMessage() {}
+
+func (x *ProceedTaskResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_node_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProceedTaskResponse.ProtoReflect.Descriptor instead.
+func (*ProceedTaskResponse) Descriptor() ([]byte, []int) {
+	return file_node_proto_rawDescGZIP(), []int{38}
 }
 
 type StopTaskRequest struct {
@@ -2480,7 +2712,7 @@ type StopTaskRequest struct {
 
 func (x *StopTaskRequest) Reset() {
 	*x = StopTaskRequest{}
-	mi := &file_node_proto_msgTypes[35]
+	mi := &file_node_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2492,7 +2724,7 @@ func (x *StopTaskRequest) String() string {
 func (*StopTaskRequest) ProtoMessage() {}
 
 func (x *StopTaskRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[35]
+	mi := &file_node_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2505,7 +2737,7 @@ func (x *StopTaskRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopTaskRequest.ProtoReflect.Descriptor instead.
 func (*StopTaskRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{35}
+	return file_node_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *StopTaskRequest) GetKey() *TaskKey {
@@ -2537,7 +2769,7 @@ type StopTaskResponse struct {
 
 func (x *StopTaskResponse) Reset() {
 	*x = StopTaskResponse{}
-	mi := &file_node_proto_msgTypes[36]
+	mi := &file_node_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2549,7 +2781,7 @@ func (x *StopTaskResponse) String() string {
 func (*StopTaskResponse) ProtoMessage() {}
 
 func (x *StopTaskResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[36]
+	mi := &file_node_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2562,7 +2794,7 @@ func (x *StopTaskResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopTaskResponse.ProtoReflect.Descriptor instead.
 func (*StopTaskResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{36}
+	return file_node_proto_rawDescGZIP(), []int{40}
 }
 
 type RemoveTaskRequest struct {
@@ -2575,7 +2807,7 @@ type RemoveTaskRequest struct {
 
 func (x *RemoveTaskRequest) Reset() {
 	*x = RemoveTaskRequest{}
-	mi := &file_node_proto_msgTypes[37]
+	mi := &file_node_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2587,7 +2819,7 @@ func (x *RemoveTaskRequest) String() string {
 func (*RemoveTaskRequest) ProtoMessage() {}
 
 func (x *RemoveTaskRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[37]
+	mi := &file_node_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2600,7 +2832,7 @@ func (x *RemoveTaskRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveTaskRequest.ProtoReflect.Descriptor instead.
 func (*RemoveTaskRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{37}
+	return file_node_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *RemoveTaskRequest) GetKey() *TaskKey {
@@ -2625,7 +2857,7 @@ type RemoveTaskResponse struct {
 
 func (x *RemoveTaskResponse) Reset() {
 	*x = RemoveTaskResponse{}
-	mi := &file_node_proto_msgTypes[38]
+	mi := &file_node_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2637,7 +2869,7 @@ func (x *RemoveTaskResponse) String() string {
 func (*RemoveTaskResponse) ProtoMessage() {}
 
 func (x *RemoveTaskResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[38]
+	mi := &file_node_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2650,7 +2882,7 @@ func (x *RemoveTaskResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveTaskResponse.ProtoReflect.Descriptor instead.
 func (*RemoveTaskResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{38}
+	return file_node_proto_rawDescGZIP(), []int{42}
 }
 
 type ListFilesRequest struct {
@@ -2664,7 +2896,7 @@ type ListFilesRequest struct {
 
 func (x *ListFilesRequest) Reset() {
 	*x = ListFilesRequest{}
-	mi := &file_node_proto_msgTypes[39]
+	mi := &file_node_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2676,7 +2908,7 @@ func (x *ListFilesRequest) String() string {
 func (*ListFilesRequest) ProtoMessage() {}
 
 func (x *ListFilesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[39]
+	mi := &file_node_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2689,7 +2921,7 @@ func (x *ListFilesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListFilesRequest.ProtoReflect.Descriptor instead.
 func (*ListFilesRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{39}
+	return file_node_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ListFilesRequest) GetDirectory() string {
@@ -2715,7 +2947,7 @@ type ListFilesResponse struct {
 
 func (x *ListFilesResponse) Reset() {
 	*x = ListFilesResponse{}
-	mi := &file_node_proto_msgTypes[40]
+	mi := &file_node_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2727,7 +2959,7 @@ func (x *ListFilesResponse) String() string {
 func (*ListFilesResponse) ProtoMessage() {}
 
 func (x *ListFilesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[40]
+	mi := &file_node_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2740,7 +2972,7 @@ func (x *ListFilesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListFilesResponse.ProtoReflect.Descriptor instead.
 func (*ListFilesResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{40}
+	return file_node_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ListFilesResponse) GetFiles() []*FileInfo {
@@ -2763,7 +2995,7 @@ type FileInfo struct {
 
 func (x *FileInfo) Reset() {
 	*x = FileInfo{}
-	mi := &file_node_proto_msgTypes[41]
+	mi := &file_node_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2775,7 +3007,7 @@ func (x *FileInfo) String() string {
 func (*FileInfo) ProtoMessage() {}
 
 func (x *FileInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[41]
+	mi := &file_node_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2788,7 +3020,7 @@ func (x *FileInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileInfo.ProtoReflect.Descriptor instead.
 func (*FileInfo) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{41}
+	return file_node_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *FileInfo) GetPath() string {
@@ -2835,7 +3067,7 @@ type StatFileRequest struct {
 
 func (x *StatFileRequest) Reset() {
 	*x = StatFileRequest{}
-	mi := &file_node_proto_msgTypes[42]
+	mi := &file_node_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2847,7 +3079,7 @@ func (x *StatFileRequest) String() string {
 func (*StatFileRequest) ProtoMessage() {}
 
 func (x *StatFileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[42]
+	mi := &file_node_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2860,7 +3092,7 @@ func (x *StatFileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatFileRequest.ProtoReflect.Descriptor instead.
 func (*StatFileRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{42}
+	return file_node_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *StatFileRequest) GetPath() string {
@@ -2885,7 +3117,7 @@ type ReadFileRequest struct {
 
 func (x *ReadFileRequest) Reset() {
 	*x = ReadFileRequest{}
-	mi := &file_node_proto_msgTypes[43]
+	mi := &file_node_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2897,7 +3129,7 @@ func (x *ReadFileRequest) String() string {
 func (*ReadFileRequest) ProtoMessage() {}
 
 func (x *ReadFileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[43]
+	mi := &file_node_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2910,7 +3142,7 @@ func (x *ReadFileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadFileRequest.ProtoReflect.Descriptor instead.
 func (*ReadFileRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{43}
+	return file_node_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ReadFileRequest) GetPath() string {
@@ -2950,7 +3182,7 @@ type FileChunk struct {
 
 func (x *FileChunk) Reset() {
 	*x = FileChunk{}
-	mi := &file_node_proto_msgTypes[44]
+	mi := &file_node_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2962,7 +3194,7 @@ func (x *FileChunk) String() string {
 func (*FileChunk) ProtoMessage() {}
 
 func (x *FileChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[44]
+	mi := &file_node_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2975,7 +3207,7 @@ func (x *FileChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileChunk.ProtoReflect.Descriptor instead.
 func (*FileChunk) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{44}
+	return file_node_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *FileChunk) GetData() []byte {
@@ -2995,7 +3227,7 @@ type DeleteFileRequest struct {
 
 func (x *DeleteFileRequest) Reset() {
 	*x = DeleteFileRequest{}
-	mi := &file_node_proto_msgTypes[45]
+	mi := &file_node_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3007,7 +3239,7 @@ func (x *DeleteFileRequest) String() string {
 func (*DeleteFileRequest) ProtoMessage() {}
 
 func (x *DeleteFileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[45]
+	mi := &file_node_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3020,7 +3252,7 @@ func (x *DeleteFileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteFileRequest.ProtoReflect.Descriptor instead.
 func (*DeleteFileRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{45}
+	return file_node_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *DeleteFileRequest) GetPath() string {
@@ -3045,7 +3277,7 @@ type DeleteFileResponse struct {
 
 func (x *DeleteFileResponse) Reset() {
 	*x = DeleteFileResponse{}
-	mi := &file_node_proto_msgTypes[46]
+	mi := &file_node_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3057,7 +3289,7 @@ func (x *DeleteFileResponse) String() string {
 func (*DeleteFileResponse) ProtoMessage() {}
 
 func (x *DeleteFileResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[46]
+	mi := &file_node_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3070,7 +3302,7 @@ func (x *DeleteFileResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteFileResponse.ProtoReflect.Descriptor instead.
 func (*DeleteFileResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{46}
+	return file_node_proto_rawDescGZIP(), []int{50}
 }
 
 type ShutdownRequest struct {
@@ -3082,7 +3314,7 @@ type ShutdownRequest struct {
 
 func (x *ShutdownRequest) Reset() {
 	*x = ShutdownRequest{}
-	mi := &file_node_proto_msgTypes[47]
+	mi := &file_node_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3094,7 +3326,7 @@ func (x *ShutdownRequest) String() string {
 func (*ShutdownRequest) ProtoMessage() {}
 
 func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[47]
+	mi := &file_node_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3107,7 +3339,7 @@ func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownRequest.ProtoReflect.Descriptor instead.
 func (*ShutdownRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{47}
+	return file_node_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *ShutdownRequest) GetReboot() bool {
@@ -3125,7 +3357,7 @@ type ShutdownResponse struct {
 
 func (x *ShutdownResponse) Reset() {
 	*x = ShutdownResponse{}
-	mi := &file_node_proto_msgTypes[48]
+	mi := &file_node_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3137,7 +3369,7 @@ func (x *ShutdownResponse) String() string {
 func (*ShutdownResponse) ProtoMessage() {}
 
 func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[48]
+	mi := &file_node_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3150,7 +3382,7 @@ func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownResponse.ProtoReflect.Descriptor instead.
 func (*ShutdownResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{48}
+	return file_node_proto_rawDescGZIP(), []int{52}
 }
 
 type FreezeRequest struct {
@@ -3162,7 +3394,7 @@ type FreezeRequest struct {
 
 func (x *FreezeRequest) Reset() {
 	*x = FreezeRequest{}
-	mi := &file_node_proto_msgTypes[49]
+	mi := &file_node_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3174,7 +3406,7 @@ func (x *FreezeRequest) String() string {
 func (*FreezeRequest) ProtoMessage() {}
 
 func (x *FreezeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[49]
+	mi := &file_node_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3187,7 +3419,7 @@ func (x *FreezeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FreezeRequest.ProtoReflect.Descriptor instead.
 func (*FreezeRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{49}
+	return file_node_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *FreezeRequest) GetLimit() *durationpb.Duration {
@@ -3207,7 +3439,7 @@ type FreezeResponse struct {
 
 func (x *FreezeResponse) Reset() {
 	*x = FreezeResponse{}
-	mi := &file_node_proto_msgTypes[50]
+	mi := &file_node_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3219,7 +3451,7 @@ func (x *FreezeResponse) String() string {
 func (*FreezeResponse) ProtoMessage() {}
 
 func (x *FreezeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[50]
+	mi := &file_node_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3232,7 +3464,7 @@ func (x *FreezeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FreezeResponse.ProtoReflect.Descriptor instead.
 func (*FreezeResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{50}
+	return file_node_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *FreezeResponse) GetFrozen() int32 {
@@ -3257,7 +3489,7 @@ type ThawRequest struct {
 
 func (x *ThawRequest) Reset() {
 	*x = ThawRequest{}
-	mi := &file_node_proto_msgTypes[51]
+	mi := &file_node_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3269,7 +3501,7 @@ func (x *ThawRequest) String() string {
 func (*ThawRequest) ProtoMessage() {}
 
 func (x *ThawRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[51]
+	mi := &file_node_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3282,7 +3514,7 @@ func (x *ThawRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ThawRequest.ProtoReflect.Descriptor instead.
 func (*ThawRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{51}
+	return file_node_proto_rawDescGZIP(), []int{55}
 }
 
 type ThawResponse struct {
@@ -3293,7 +3525,7 @@ type ThawResponse struct {
 
 func (x *ThawResponse) Reset() {
 	*x = ThawResponse{}
-	mi := &file_node_proto_msgTypes[52]
+	mi := &file_node_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3305,7 +3537,7 @@ func (x *ThawResponse) String() string {
 func (*ThawResponse) ProtoMessage() {}
 
 func (x *ThawResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[52]
+	mi := &file_node_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3318,7 +3550,7 @@ func (x *ThawResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ThawResponse.ProtoReflect.Descriptor instead.
 func (*ThawResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{52}
+	return file_node_proto_rawDescGZIP(), []int{56}
 }
 
 type OutputsRequest struct {
@@ -3333,7 +3565,7 @@ type OutputsRequest struct {
 
 func (x *OutputsRequest) Reset() {
 	*x = OutputsRequest{}
-	mi := &file_node_proto_msgTypes[53]
+	mi := &file_node_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3345,7 +3577,7 @@ func (x *OutputsRequest) String() string {
 func (*OutputsRequest) ProtoMessage() {}
 
 func (x *OutputsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[53]
+	mi := &file_node_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3358,7 +3590,7 @@ func (x *OutputsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OutputsRequest.ProtoReflect.Descriptor instead.
 func (*OutputsRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{53}
+	return file_node_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *OutputsRequest) GetDirectories() []string {
@@ -3393,7 +3625,7 @@ type Output struct {
 
 func (x *Output) Reset() {
 	*x = Output{}
-	mi := &file_node_proto_msgTypes[54]
+	mi := &file_node_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3405,7 +3637,7 @@ func (x *Output) String() string {
 func (*Output) ProtoMessage() {}
 
 func (x *Output) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[54]
+	mi := &file_node_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3418,7 +3650,7 @@ func (x *Output) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Output.ProtoReflect.Descriptor instead.
 func (*Output) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{54}
+	return file_node_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *Output) GetDirectory() string {
@@ -3479,7 +3711,7 @@ type SettleRequest struct {
 
 func (x *SettleRequest) Reset() {
 	*x = SettleRequest{}
-	mi := &file_node_proto_msgTypes[55]
+	mi := &file_node_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3491,7 +3723,7 @@ func (x *SettleRequest) String() string {
 func (*SettleRequest) ProtoMessage() {}
 
 func (x *SettleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[55]
+	mi := &file_node_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3504,7 +3736,7 @@ func (x *SettleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleRequest.ProtoReflect.Descriptor instead.
 func (*SettleRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{55}
+	return file_node_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *SettleRequest) GetLimit() *durationpb.Duration {
@@ -3526,7 +3758,7 @@ type SettleResponse struct {
 
 func (x *SettleResponse) Reset() {
 	*x = SettleResponse{}
-	mi := &file_node_proto_msgTypes[56]
+	mi := &file_node_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3538,7 +3770,7 @@ func (x *SettleResponse) String() string {
 func (*SettleResponse) ProtoMessage() {}
 
 func (x *SettleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[56]
+	mi := &file_node_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3551,7 +3783,7 @@ func (x *SettleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleResponse.ProtoReflect.Descriptor instead.
 func (*SettleResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{56}
+	return file_node_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *SettleResponse) GetState() string {
@@ -3587,7 +3819,7 @@ type PersonaliseRequest struct {
 
 func (x *PersonaliseRequest) Reset() {
 	*x = PersonaliseRequest{}
-	mi := &file_node_proto_msgTypes[57]
+	mi := &file_node_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3599,7 +3831,7 @@ func (x *PersonaliseRequest) String() string {
 func (*PersonaliseRequest) ProtoMessage() {}
 
 func (x *PersonaliseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[57]
+	mi := &file_node_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3612,7 +3844,7 @@ func (x *PersonaliseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PersonaliseRequest.ProtoReflect.Descriptor instead.
 func (*PersonaliseRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{57}
+	return file_node_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *PersonaliseRequest) GetEntropy() []byte {
@@ -3673,7 +3905,7 @@ type PersonaliseResponse struct {
 
 func (x *PersonaliseResponse) Reset() {
 	*x = PersonaliseResponse{}
-	mi := &file_node_proto_msgTypes[58]
+	mi := &file_node_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3685,7 +3917,7 @@ func (x *PersonaliseResponse) String() string {
 func (*PersonaliseResponse) ProtoMessage() {}
 
 func (x *PersonaliseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[58]
+	mi := &file_node_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3698,7 +3930,7 @@ func (x *PersonaliseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PersonaliseResponse.ProtoReflect.Descriptor instead.
 func (*PersonaliseResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{58}
+	return file_node_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *PersonaliseResponse) GetStages() []*Stage {
@@ -3729,7 +3961,7 @@ const file_node_proto_rawDesc = "" +
 	"\x0eserver_address\x18( \x01(\tR\rserverAddress\x12\x1b\n" +
 	"\tserver_ca\x18) \x01(\fR\bserverCa\x12\x1f\n" +
 	"\vazure_hosts\x18* \x03(\tR\n" +
-	"azureHosts\"\xf8\x02\n" +
+	"azureHosts\"\x96\x03\n" +
 	"\rHelloResponse\x12#\n" +
 	"\ragent_version\x18\x01 \x01(\tR\fagentVersion\x12\x17\n" +
 	"\aboot_id\x18\x02 \x01(\tR\x06bootId\x12\x1d\n" +
@@ -3742,7 +3974,8 @@ const file_node_proto_rawDesc = "" +
 	"\arunning\x18\b \x03(\v2\x19.millpond.node.v1.TaskKeyR\arunning\x12#\n" +
 	"\rlast_sequence\x18\t \x01(\x04R\flastSequence\x12/\n" +
 	"\x06stages\x18\n" +
-	" \x03(\v2\x17.millpond.node.v1.StageR\x06stages\"R\n" +
+	" \x03(\v2\x17.millpond.node.v1.StageR\x06stages\x12\x1c\n" +
+	"\tinstances\x18\x1e \x01(\bR\tinstances\"R\n" +
 	"\x05Stage\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x125\n" +
 	"\bduration\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\bduration\"S\n" +
@@ -3752,16 +3985,21 @@ const file_node_proto_rawDesc = "" +
 	"\aattempt\x18\x03 \x01(\x05R\aattempt\">\n" +
 	"\fWatchRequest\x12\x14\n" +
 	"\x05after\x18\x01 \x01(\x04R\x05after\x12\x18\n" +
-	"\abundles\x18P \x01(\bR\abundles\"\xd3\x02\n" +
+	"\abundles\x18P \x01(\bR\abundles\"\xa3\x03\n" +
 	"\x05Event\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12.\n" +
 	"\x04time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12B\n" +
 	"\ftask_started\x18\x03 \x01(\v2\x1d.millpond.node.v1.TaskStartedH\x00R\vtaskStarted\x12H\n" +
 	"\x0etask_completed\x18\x04 \x01(\v2\x1f.millpond.node.v1.TaskCompletedH\x00R\rtaskCompleted\x12;\n" +
-	"\theartbeat\x18\x05 \x01(\v2\x1b.millpond.node.v1.HeartbeatH\x00R\theartbeat\x12+\n" +
+	"\theartbeat\x18\x05 \x01(\v2\x1b.millpond.node.v1.HeartbeatH\x00R\theartbeat\x12N\n" +
+	"\x10task_coordinated\x18\x1e \x01(\v2!.millpond.node.v1.TaskCoordinatedH\x00R\x0ftaskCoordinated\x12+\n" +
 	"\x04more\x18P \x03(\v2\x17.millpond.node.v1.EventR\x04moreB\x06\n" +
 	"\x04what\"u\n" +
 	"\vTaskStarted\x12+\n" +
+	"\x03key\x18\x01 \x01(\v2\x19.millpond.node.v1.TaskKeyR\x03key\x129\n" +
+	"\n" +
+	"start_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\"y\n" +
+	"\x0fTaskCoordinated\x12+\n" +
 	"\x03key\x18\x01 \x01(\v2\x19.millpond.node.v1.TaskKeyR\x03key\x129\n" +
 	"\n" +
 	"start_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\"\x81\x03\n" +
@@ -3812,7 +4050,7 @@ const file_node_proto_rawDesc = "" +
 	"\x11network_out_bytes\x18D \x01(\x04R\x0fnetworkOutBytes\".\n" +
 	"\x12AcknowledgeRequest\x12\x18\n" +
 	"\athrough\x18\x01 \x01(\x04R\athrough\"\x15\n" +
-	"\x13AcknowledgeResponse\"\xb0\x05\n" +
+	"\x13AcknowledgeResponse\"\xe8\x05\n" +
 	"\x0eRunTaskRequest\x12+\n" +
 	"\x03key\x18\x01 \x01(\v2\x19.millpond.node.v1.TaskKeyR\x03key\x12!\n" +
 	"\fcommand_line\x18\x02 \x01(\tR\vcommandLine\x12\x1c\n" +
@@ -3824,7 +4062,8 @@ const file_node_proto_rawDesc = "" +
 	"\x10shared_directory\x18\x14 \x01(\bR\x0fsharedDirectory\x12?\n" +
 	"\foutput_files\x18( \x03(\v2\x1c.millpond.node.v1.OutputFileR\voutputFiles\x12@\n" +
 	"\bpackages\x18) \x03(\v2$.millpond.node.v1.ApplicationPackageR\bpackages\x129\n" +
-	"\tcontainer\x182 \x01(\v2\x1b.millpond.node.v1.ContainerR\tcontainer\x1a>\n" +
+	"\tcontainer\x182 \x01(\v2\x1b.millpond.node.v1.ContainerR\tcontainer\x126\n" +
+	"\binstance\x18\x1e \x01(\v2\x1a.millpond.node.v1.InstanceR\binstance\x1a>\n" +
 	"\x10EnvironmentEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xb1\x01\n" +
@@ -3861,7 +4100,11 @@ const file_node_proto_rawDesc = "" +
 	"\x04mode\x18\x03 \x01(\rR\x04mode\x12\x1c\n" +
 	"\tcontainer\x18( \x01(\bR\tcontainer\x12\x1f\n" +
 	"\vblob_prefix\x18) \x01(\tR\n" +
-	"blobPrefix\"\x11\n" +
+	"blobPrefix\"\xb4\x01\n" +
+	"\bInstance\x12:\n" +
+	"\x19coordination_command_line\x18\x01 \x01(\tR\x17coordinationCommandLine\x12R\n" +
+	"\x15common_resource_files\x18\x02 \x03(\v2\x1e.millpond.node.v1.ResourceFileR\x13commonResourceFiles\x12\x18\n" +
+	"\aprimary\x18\x03 \x01(\bR\aprimary\"\x11\n" +
 	"\x0fRunTaskResponse\"I\n" +
 	"\x0fRunTasksRequest\x126\n" +
 	"\x05tasks\x18\x01 \x03(\v2 .millpond.node.v1.RunTaskRequestR\x05tasks\"M\n" +
@@ -3916,7 +4159,10 @@ const file_node_proto_rawDesc = "" +
 	"\x04type\x18\x02 \x01(\tR\x04type\x129\n" +
 	"\n" +
 	"not_before\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\tnotBefore\"\x10\n" +
-	"\x0eNoticeResponse\"l\n" +
+	"\x0eNoticeResponse\"A\n" +
+	"\x12ProceedTaskRequest\x12+\n" +
+	"\x03key\x18\x01 \x01(\v2\x19.millpond.node.v1.TaskKeyR\x03key\"\x15\n" +
+	"\x13ProceedTaskResponse\"l\n" +
 	"\x0fStopTaskRequest\x12+\n" +
 	"\x03key\x18\x01 \x01(\v2\x19.millpond.node.v1.TaskKeyR\x03key\x12\x12\n" +
 	"\x04code\x18\x02 \x01(\tR\x04code\x12\x18\n" +
@@ -3987,7 +4233,7 @@ const file_node_proto_rawDesc = "" +
 	"instanceId\x12\x10\n" +
 	"\x03mac\x18\a \x01(\tR\x03mac\"F\n" +
 	"\x13PersonaliseResponse\x12/\n" +
-	"\x06stages\x18\x01 \x03(\v2\x17.millpond.node.v1.StageR\x06stages2\xce\f\n" +
+	"\x06stages\x18\x01 \x03(\v2\x17.millpond.node.v1.StageR\x06stages2\xaa\r\n" +
 	"\x05Agent\x12H\n" +
 	"\x05Hello\x12\x1e.millpond.node.v1.HelloRequest\x1a\x1f.millpond.node.v1.HelloResponse\x12B\n" +
 	"\x05Watch\x12\x1e.millpond.node.v1.WatchRequest\x1a\x17.millpond.node.v1.Event0\x01\x12Z\n" +
@@ -3995,7 +4241,8 @@ const file_node_proto_rawDesc = "" +
 	"\aRunTask\x12 .millpond.node.v1.RunTaskRequest\x1a!.millpond.node.v1.RunTaskResponse\x12Q\n" +
 	"\bRunTasks\x12!.millpond.node.v1.RunTasksRequest\x1a\".millpond.node.v1.RunTasksResponse\x12N\n" +
 	"\aPrepare\x12 .millpond.node.v1.PrepareRequest\x1a!.millpond.node.v1.PrepareResponse\x12K\n" +
-	"\x06Notice\x12\x1f.millpond.node.v1.NoticeRequest\x1a .millpond.node.v1.NoticeResponse\x12Q\n" +
+	"\x06Notice\x12\x1f.millpond.node.v1.NoticeRequest\x1a .millpond.node.v1.NoticeResponse\x12Z\n" +
+	"\vProceedTask\x12$.millpond.node.v1.ProceedTaskRequest\x1a%.millpond.node.v1.ProceedTaskResponse\x12Q\n" +
 	"\bStopTask\x12!.millpond.node.v1.StopTaskRequest\x1a\".millpond.node.v1.StopTaskResponse\x12W\n" +
 	"\n" +
 	"RemoveTask\x12#.millpond.node.v1.RemoveTaskRequest\x1a$.millpond.node.v1.RemoveTaskResponse\x12N\n" +
@@ -4024,7 +4271,7 @@ func file_node_proto_rawDescGZIP() []byte {
 	return file_node_proto_rawDescData
 }
 
-var file_node_proto_msgTypes = make([]protoimpl.MessageInfo, 61)
+var file_node_proto_msgTypes = make([]protoimpl.MessageInfo, 65)
 var file_node_proto_goTypes = []any{
 	(*HelloRequest)(nil),          // 0: millpond.node.v1.HelloRequest
 	(*HelloResponse)(nil),         // 1: millpond.node.v1.HelloResponse
@@ -4033,160 +4280,172 @@ var file_node_proto_goTypes = []any{
 	(*WatchRequest)(nil),          // 4: millpond.node.v1.WatchRequest
 	(*Event)(nil),                 // 5: millpond.node.v1.Event
 	(*TaskStarted)(nil),           // 6: millpond.node.v1.TaskStarted
-	(*TaskCompleted)(nil),         // 7: millpond.node.v1.TaskCompleted
-	(*Usage)(nil),                 // 8: millpond.node.v1.Usage
-	(*Failure)(nil),               // 9: millpond.node.v1.Failure
-	(*Heartbeat)(nil),             // 10: millpond.node.v1.Heartbeat
-	(*AcknowledgeRequest)(nil),    // 11: millpond.node.v1.AcknowledgeRequest
-	(*AcknowledgeResponse)(nil),   // 12: millpond.node.v1.AcknowledgeResponse
-	(*RunTaskRequest)(nil),        // 13: millpond.node.v1.RunTaskRequest
-	(*OutputFile)(nil),            // 14: millpond.node.v1.OutputFile
-	(*Header)(nil),                // 15: millpond.node.v1.Header
-	(*ApplicationPackage)(nil),    // 16: millpond.node.v1.ApplicationPackage
-	(*InstallRequest)(nil),        // 17: millpond.node.v1.InstallRequest
-	(*InstallResponse)(nil),       // 18: millpond.node.v1.InstallResponse
-	(*User)(nil),                  // 19: millpond.node.v1.User
-	(*ResourceFile)(nil),          // 20: millpond.node.v1.ResourceFile
-	(*RunTaskResponse)(nil),       // 21: millpond.node.v1.RunTaskResponse
-	(*RunTasksRequest)(nil),       // 22: millpond.node.v1.RunTasksRequest
-	(*RunTasksResponse)(nil),      // 23: millpond.node.v1.RunTasksResponse
-	(*RunTaskResult)(nil),         // 24: millpond.node.v1.RunTaskResult
-	(*PrepareRequest)(nil),        // 25: millpond.node.v1.PrepareRequest
-	(*Mount)(nil),                 // 26: millpond.node.v1.Mount
-	(*Containers)(nil),            // 27: millpond.node.v1.Containers
-	(*Registry)(nil),              // 28: millpond.node.v1.Registry
-	(*PrepareResponse)(nil),       // 29: millpond.node.v1.PrepareResponse
-	(*Container)(nil),             // 30: millpond.node.v1.Container
-	(*Bind)(nil),                  // 31: millpond.node.v1.Bind
-	(*ContainerInfo)(nil),         // 32: millpond.node.v1.ContainerInfo
-	(*NoticeRequest)(nil),         // 33: millpond.node.v1.NoticeRequest
-	(*NoticeResponse)(nil),        // 34: millpond.node.v1.NoticeResponse
-	(*StopTaskRequest)(nil),       // 35: millpond.node.v1.StopTaskRequest
-	(*StopTaskResponse)(nil),      // 36: millpond.node.v1.StopTaskResponse
-	(*RemoveTaskRequest)(nil),     // 37: millpond.node.v1.RemoveTaskRequest
-	(*RemoveTaskResponse)(nil),    // 38: millpond.node.v1.RemoveTaskResponse
-	(*ListFilesRequest)(nil),      // 39: millpond.node.v1.ListFilesRequest
-	(*ListFilesResponse)(nil),     // 40: millpond.node.v1.ListFilesResponse
-	(*FileInfo)(nil),              // 41: millpond.node.v1.FileInfo
-	(*StatFileRequest)(nil),       // 42: millpond.node.v1.StatFileRequest
-	(*ReadFileRequest)(nil),       // 43: millpond.node.v1.ReadFileRequest
-	(*FileChunk)(nil),             // 44: millpond.node.v1.FileChunk
-	(*DeleteFileRequest)(nil),     // 45: millpond.node.v1.DeleteFileRequest
-	(*DeleteFileResponse)(nil),    // 46: millpond.node.v1.DeleteFileResponse
-	(*ShutdownRequest)(nil),       // 47: millpond.node.v1.ShutdownRequest
-	(*ShutdownResponse)(nil),      // 48: millpond.node.v1.ShutdownResponse
-	(*FreezeRequest)(nil),         // 49: millpond.node.v1.FreezeRequest
-	(*FreezeResponse)(nil),        // 50: millpond.node.v1.FreezeResponse
-	(*ThawRequest)(nil),           // 51: millpond.node.v1.ThawRequest
-	(*ThawResponse)(nil),          // 52: millpond.node.v1.ThawResponse
-	(*OutputsRequest)(nil),        // 53: millpond.node.v1.OutputsRequest
-	(*Output)(nil),                // 54: millpond.node.v1.Output
-	(*SettleRequest)(nil),         // 55: millpond.node.v1.SettleRequest
-	(*SettleResponse)(nil),        // 56: millpond.node.v1.SettleResponse
-	(*PersonaliseRequest)(nil),    // 57: millpond.node.v1.PersonaliseRequest
-	(*PersonaliseResponse)(nil),   // 58: millpond.node.v1.PersonaliseResponse
-	nil,                           // 59: millpond.node.v1.Failure.DetailsEntry
-	nil,                           // 60: millpond.node.v1.RunTaskRequest.EnvironmentEntry
-	(*timestamppb.Timestamp)(nil), // 61: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 62: google.protobuf.Duration
+	(*TaskCoordinated)(nil),       // 7: millpond.node.v1.TaskCoordinated
+	(*TaskCompleted)(nil),         // 8: millpond.node.v1.TaskCompleted
+	(*Usage)(nil),                 // 9: millpond.node.v1.Usage
+	(*Failure)(nil),               // 10: millpond.node.v1.Failure
+	(*Heartbeat)(nil),             // 11: millpond.node.v1.Heartbeat
+	(*AcknowledgeRequest)(nil),    // 12: millpond.node.v1.AcknowledgeRequest
+	(*AcknowledgeResponse)(nil),   // 13: millpond.node.v1.AcknowledgeResponse
+	(*RunTaskRequest)(nil),        // 14: millpond.node.v1.RunTaskRequest
+	(*OutputFile)(nil),            // 15: millpond.node.v1.OutputFile
+	(*Header)(nil),                // 16: millpond.node.v1.Header
+	(*ApplicationPackage)(nil),    // 17: millpond.node.v1.ApplicationPackage
+	(*InstallRequest)(nil),        // 18: millpond.node.v1.InstallRequest
+	(*InstallResponse)(nil),       // 19: millpond.node.v1.InstallResponse
+	(*User)(nil),                  // 20: millpond.node.v1.User
+	(*ResourceFile)(nil),          // 21: millpond.node.v1.ResourceFile
+	(*Instance)(nil),              // 22: millpond.node.v1.Instance
+	(*RunTaskResponse)(nil),       // 23: millpond.node.v1.RunTaskResponse
+	(*RunTasksRequest)(nil),       // 24: millpond.node.v1.RunTasksRequest
+	(*RunTasksResponse)(nil),      // 25: millpond.node.v1.RunTasksResponse
+	(*RunTaskResult)(nil),         // 26: millpond.node.v1.RunTaskResult
+	(*PrepareRequest)(nil),        // 27: millpond.node.v1.PrepareRequest
+	(*Mount)(nil),                 // 28: millpond.node.v1.Mount
+	(*Containers)(nil),            // 29: millpond.node.v1.Containers
+	(*Registry)(nil),              // 30: millpond.node.v1.Registry
+	(*PrepareResponse)(nil),       // 31: millpond.node.v1.PrepareResponse
+	(*Container)(nil),             // 32: millpond.node.v1.Container
+	(*Bind)(nil),                  // 33: millpond.node.v1.Bind
+	(*ContainerInfo)(nil),         // 34: millpond.node.v1.ContainerInfo
+	(*NoticeRequest)(nil),         // 35: millpond.node.v1.NoticeRequest
+	(*NoticeResponse)(nil),        // 36: millpond.node.v1.NoticeResponse
+	(*ProceedTaskRequest)(nil),    // 37: millpond.node.v1.ProceedTaskRequest
+	(*ProceedTaskResponse)(nil),   // 38: millpond.node.v1.ProceedTaskResponse
+	(*StopTaskRequest)(nil),       // 39: millpond.node.v1.StopTaskRequest
+	(*StopTaskResponse)(nil),      // 40: millpond.node.v1.StopTaskResponse
+	(*RemoveTaskRequest)(nil),     // 41: millpond.node.v1.RemoveTaskRequest
+	(*RemoveTaskResponse)(nil),    // 42: millpond.node.v1.RemoveTaskResponse
+	(*ListFilesRequest)(nil),      // 43: millpond.node.v1.ListFilesRequest
+	(*ListFilesResponse)(nil),     // 44: millpond.node.v1.ListFilesResponse
+	(*FileInfo)(nil),              // 45: millpond.node.v1.FileInfo
+	(*StatFileRequest)(nil),       // 46: millpond.node.v1.StatFileRequest
+	(*ReadFileRequest)(nil),       // 47: millpond.node.v1.ReadFileRequest
+	(*FileChunk)(nil),             // 48: millpond.node.v1.FileChunk
+	(*DeleteFileRequest)(nil),     // 49: millpond.node.v1.DeleteFileRequest
+	(*DeleteFileResponse)(nil),    // 50: millpond.node.v1.DeleteFileResponse
+	(*ShutdownRequest)(nil),       // 51: millpond.node.v1.ShutdownRequest
+	(*ShutdownResponse)(nil),      // 52: millpond.node.v1.ShutdownResponse
+	(*FreezeRequest)(nil),         // 53: millpond.node.v1.FreezeRequest
+	(*FreezeResponse)(nil),        // 54: millpond.node.v1.FreezeResponse
+	(*ThawRequest)(nil),           // 55: millpond.node.v1.ThawRequest
+	(*ThawResponse)(nil),          // 56: millpond.node.v1.ThawResponse
+	(*OutputsRequest)(nil),        // 57: millpond.node.v1.OutputsRequest
+	(*Output)(nil),                // 58: millpond.node.v1.Output
+	(*SettleRequest)(nil),         // 59: millpond.node.v1.SettleRequest
+	(*SettleResponse)(nil),        // 60: millpond.node.v1.SettleResponse
+	(*PersonaliseRequest)(nil),    // 61: millpond.node.v1.PersonaliseRequest
+	(*PersonaliseResponse)(nil),   // 62: millpond.node.v1.PersonaliseResponse
+	nil,                           // 63: millpond.node.v1.Failure.DetailsEntry
+	nil,                           // 64: millpond.node.v1.RunTaskRequest.EnvironmentEntry
+	(*timestamppb.Timestamp)(nil), // 65: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 66: google.protobuf.Duration
 }
 var file_node_proto_depIdxs = []int32{
-	61, // 0: millpond.node.v1.HelloRequest.now:type_name -> google.protobuf.Timestamp
-	61, // 1: millpond.node.v1.HelloResponse.booted:type_name -> google.protobuf.Timestamp
+	65, // 0: millpond.node.v1.HelloRequest.now:type_name -> google.protobuf.Timestamp
+	65, // 1: millpond.node.v1.HelloResponse.booted:type_name -> google.protobuf.Timestamp
 	3,  // 2: millpond.node.v1.HelloResponse.running:type_name -> millpond.node.v1.TaskKey
 	2,  // 3: millpond.node.v1.HelloResponse.stages:type_name -> millpond.node.v1.Stage
-	62, // 4: millpond.node.v1.Stage.duration:type_name -> google.protobuf.Duration
-	61, // 5: millpond.node.v1.Event.time:type_name -> google.protobuf.Timestamp
+	66, // 4: millpond.node.v1.Stage.duration:type_name -> google.protobuf.Duration
+	65, // 5: millpond.node.v1.Event.time:type_name -> google.protobuf.Timestamp
 	6,  // 6: millpond.node.v1.Event.task_started:type_name -> millpond.node.v1.TaskStarted
-	7,  // 7: millpond.node.v1.Event.task_completed:type_name -> millpond.node.v1.TaskCompleted
-	10, // 8: millpond.node.v1.Event.heartbeat:type_name -> millpond.node.v1.Heartbeat
-	5,  // 9: millpond.node.v1.Event.more:type_name -> millpond.node.v1.Event
-	3,  // 10: millpond.node.v1.TaskStarted.key:type_name -> millpond.node.v1.TaskKey
-	61, // 11: millpond.node.v1.TaskStarted.start_time:type_name -> google.protobuf.Timestamp
-	3,  // 12: millpond.node.v1.TaskCompleted.key:type_name -> millpond.node.v1.TaskKey
-	61, // 13: millpond.node.v1.TaskCompleted.start_time:type_name -> google.protobuf.Timestamp
-	61, // 14: millpond.node.v1.TaskCompleted.end_time:type_name -> google.protobuf.Timestamp
-	9,  // 15: millpond.node.v1.TaskCompleted.failure:type_name -> millpond.node.v1.Failure
-	8,  // 16: millpond.node.v1.TaskCompleted.usage:type_name -> millpond.node.v1.Usage
-	32, // 17: millpond.node.v1.TaskCompleted.container:type_name -> millpond.node.v1.ContainerInfo
-	62, // 18: millpond.node.v1.Usage.user_cpu:type_name -> google.protobuf.Duration
-	62, // 19: millpond.node.v1.Usage.kernel_cpu:type_name -> google.protobuf.Duration
-	59, // 20: millpond.node.v1.Failure.details:type_name -> millpond.node.v1.Failure.DetailsEntry
-	3,  // 21: millpond.node.v1.RunTaskRequest.key:type_name -> millpond.node.v1.TaskKey
-	60, // 22: millpond.node.v1.RunTaskRequest.environment:type_name -> millpond.node.v1.RunTaskRequest.EnvironmentEntry
-	19, // 23: millpond.node.v1.RunTaskRequest.user:type_name -> millpond.node.v1.User
-	20, // 24: millpond.node.v1.RunTaskRequest.resource_files:type_name -> millpond.node.v1.ResourceFile
-	62, // 25: millpond.node.v1.RunTaskRequest.max_wall_clock:type_name -> google.protobuf.Duration
-	14, // 26: millpond.node.v1.RunTaskRequest.output_files:type_name -> millpond.node.v1.OutputFile
-	16, // 27: millpond.node.v1.RunTaskRequest.packages:type_name -> millpond.node.v1.ApplicationPackage
-	30, // 28: millpond.node.v1.RunTaskRequest.container:type_name -> millpond.node.v1.Container
-	15, // 29: millpond.node.v1.OutputFile.headers:type_name -> millpond.node.v1.Header
-	16, // 30: millpond.node.v1.InstallRequest.packages:type_name -> millpond.node.v1.ApplicationPackage
-	9,  // 31: millpond.node.v1.InstallResponse.failure:type_name -> millpond.node.v1.Failure
-	13, // 32: millpond.node.v1.RunTasksRequest.tasks:type_name -> millpond.node.v1.RunTaskRequest
-	24, // 33: millpond.node.v1.RunTasksResponse.results:type_name -> millpond.node.v1.RunTaskResult
-	26, // 34: millpond.node.v1.PrepareRequest.mounts:type_name -> millpond.node.v1.Mount
-	27, // 35: millpond.node.v1.PrepareRequest.containers:type_name -> millpond.node.v1.Containers
-	28, // 36: millpond.node.v1.Containers.registries:type_name -> millpond.node.v1.Registry
-	9,  // 37: millpond.node.v1.PrepareResponse.failure:type_name -> millpond.node.v1.Failure
-	28, // 38: millpond.node.v1.Container.registry:type_name -> millpond.node.v1.Registry
-	31, // 39: millpond.node.v1.Container.binds:type_name -> millpond.node.v1.Bind
-	61, // 40: millpond.node.v1.NoticeRequest.not_before:type_name -> google.protobuf.Timestamp
-	3,  // 41: millpond.node.v1.StopTaskRequest.key:type_name -> millpond.node.v1.TaskKey
-	3,  // 42: millpond.node.v1.RemoveTaskRequest.key:type_name -> millpond.node.v1.TaskKey
-	41, // 43: millpond.node.v1.ListFilesResponse.files:type_name -> millpond.node.v1.FileInfo
-	61, // 44: millpond.node.v1.FileInfo.modified:type_name -> google.protobuf.Timestamp
-	62, // 45: millpond.node.v1.FreezeRequest.limit:type_name -> google.protobuf.Duration
-	61, // 46: millpond.node.v1.Output.modified:type_name -> google.protobuf.Timestamp
-	62, // 47: millpond.node.v1.SettleRequest.limit:type_name -> google.protobuf.Duration
-	2,  // 48: millpond.node.v1.SettleResponse.stages:type_name -> millpond.node.v1.Stage
-	61, // 49: millpond.node.v1.PersonaliseRequest.now:type_name -> google.protobuf.Timestamp
-	2,  // 50: millpond.node.v1.PersonaliseResponse.stages:type_name -> millpond.node.v1.Stage
-	0,  // 51: millpond.node.v1.Agent.Hello:input_type -> millpond.node.v1.HelloRequest
-	4,  // 52: millpond.node.v1.Agent.Watch:input_type -> millpond.node.v1.WatchRequest
-	11, // 53: millpond.node.v1.Agent.Acknowledge:input_type -> millpond.node.v1.AcknowledgeRequest
-	13, // 54: millpond.node.v1.Agent.RunTask:input_type -> millpond.node.v1.RunTaskRequest
-	22, // 55: millpond.node.v1.Agent.RunTasks:input_type -> millpond.node.v1.RunTasksRequest
-	25, // 56: millpond.node.v1.Agent.Prepare:input_type -> millpond.node.v1.PrepareRequest
-	33, // 57: millpond.node.v1.Agent.Notice:input_type -> millpond.node.v1.NoticeRequest
-	35, // 58: millpond.node.v1.Agent.StopTask:input_type -> millpond.node.v1.StopTaskRequest
-	37, // 59: millpond.node.v1.Agent.RemoveTask:input_type -> millpond.node.v1.RemoveTaskRequest
-	17, // 60: millpond.node.v1.Agent.Install:input_type -> millpond.node.v1.InstallRequest
-	39, // 61: millpond.node.v1.Agent.ListFiles:input_type -> millpond.node.v1.ListFilesRequest
-	42, // 62: millpond.node.v1.Agent.StatFile:input_type -> millpond.node.v1.StatFileRequest
-	43, // 63: millpond.node.v1.Agent.ReadFile:input_type -> millpond.node.v1.ReadFileRequest
-	53, // 64: millpond.node.v1.Agent.Outputs:input_type -> millpond.node.v1.OutputsRequest
-	45, // 65: millpond.node.v1.Agent.DeleteFile:input_type -> millpond.node.v1.DeleteFileRequest
-	47, // 66: millpond.node.v1.Agent.Shutdown:input_type -> millpond.node.v1.ShutdownRequest
-	49, // 67: millpond.node.v1.Agent.Freeze:input_type -> millpond.node.v1.FreezeRequest
-	51, // 68: millpond.node.v1.Agent.Thaw:input_type -> millpond.node.v1.ThawRequest
-	55, // 69: millpond.node.v1.Agent.Settle:input_type -> millpond.node.v1.SettleRequest
-	57, // 70: millpond.node.v1.Agent.Personalise:input_type -> millpond.node.v1.PersonaliseRequest
-	1,  // 71: millpond.node.v1.Agent.Hello:output_type -> millpond.node.v1.HelloResponse
-	5,  // 72: millpond.node.v1.Agent.Watch:output_type -> millpond.node.v1.Event
-	12, // 73: millpond.node.v1.Agent.Acknowledge:output_type -> millpond.node.v1.AcknowledgeResponse
-	21, // 74: millpond.node.v1.Agent.RunTask:output_type -> millpond.node.v1.RunTaskResponse
-	23, // 75: millpond.node.v1.Agent.RunTasks:output_type -> millpond.node.v1.RunTasksResponse
-	29, // 76: millpond.node.v1.Agent.Prepare:output_type -> millpond.node.v1.PrepareResponse
-	34, // 77: millpond.node.v1.Agent.Notice:output_type -> millpond.node.v1.NoticeResponse
-	36, // 78: millpond.node.v1.Agent.StopTask:output_type -> millpond.node.v1.StopTaskResponse
-	38, // 79: millpond.node.v1.Agent.RemoveTask:output_type -> millpond.node.v1.RemoveTaskResponse
-	18, // 80: millpond.node.v1.Agent.Install:output_type -> millpond.node.v1.InstallResponse
-	40, // 81: millpond.node.v1.Agent.ListFiles:output_type -> millpond.node.v1.ListFilesResponse
-	41, // 82: millpond.node.v1.Agent.StatFile:output_type -> millpond.node.v1.FileInfo
-	44, // 83: millpond.node.v1.Agent.ReadFile:output_type -> millpond.node.v1.FileChunk
-	54, // 84: millpond.node.v1.Agent.Outputs:output_type -> millpond.node.v1.Output
-	46, // 85: millpond.node.v1.Agent.DeleteFile:output_type -> millpond.node.v1.DeleteFileResponse
-	48, // 86: millpond.node.v1.Agent.Shutdown:output_type -> millpond.node.v1.ShutdownResponse
-	50, // 87: millpond.node.v1.Agent.Freeze:output_type -> millpond.node.v1.FreezeResponse
-	52, // 88: millpond.node.v1.Agent.Thaw:output_type -> millpond.node.v1.ThawResponse
-	56, // 89: millpond.node.v1.Agent.Settle:output_type -> millpond.node.v1.SettleResponse
-	58, // 90: millpond.node.v1.Agent.Personalise:output_type -> millpond.node.v1.PersonaliseResponse
-	71, // [71:91] is the sub-list for method output_type
-	51, // [51:71] is the sub-list for method input_type
-	51, // [51:51] is the sub-list for extension type_name
-	51, // [51:51] is the sub-list for extension extendee
-	0,  // [0:51] is the sub-list for field type_name
+	8,  // 7: millpond.node.v1.Event.task_completed:type_name -> millpond.node.v1.TaskCompleted
+	11, // 8: millpond.node.v1.Event.heartbeat:type_name -> millpond.node.v1.Heartbeat
+	7,  // 9: millpond.node.v1.Event.task_coordinated:type_name -> millpond.node.v1.TaskCoordinated
+	5,  // 10: millpond.node.v1.Event.more:type_name -> millpond.node.v1.Event
+	3,  // 11: millpond.node.v1.TaskStarted.key:type_name -> millpond.node.v1.TaskKey
+	65, // 12: millpond.node.v1.TaskStarted.start_time:type_name -> google.protobuf.Timestamp
+	3,  // 13: millpond.node.v1.TaskCoordinated.key:type_name -> millpond.node.v1.TaskKey
+	65, // 14: millpond.node.v1.TaskCoordinated.start_time:type_name -> google.protobuf.Timestamp
+	3,  // 15: millpond.node.v1.TaskCompleted.key:type_name -> millpond.node.v1.TaskKey
+	65, // 16: millpond.node.v1.TaskCompleted.start_time:type_name -> google.protobuf.Timestamp
+	65, // 17: millpond.node.v1.TaskCompleted.end_time:type_name -> google.protobuf.Timestamp
+	10, // 18: millpond.node.v1.TaskCompleted.failure:type_name -> millpond.node.v1.Failure
+	9,  // 19: millpond.node.v1.TaskCompleted.usage:type_name -> millpond.node.v1.Usage
+	34, // 20: millpond.node.v1.TaskCompleted.container:type_name -> millpond.node.v1.ContainerInfo
+	66, // 21: millpond.node.v1.Usage.user_cpu:type_name -> google.protobuf.Duration
+	66, // 22: millpond.node.v1.Usage.kernel_cpu:type_name -> google.protobuf.Duration
+	63, // 23: millpond.node.v1.Failure.details:type_name -> millpond.node.v1.Failure.DetailsEntry
+	3,  // 24: millpond.node.v1.RunTaskRequest.key:type_name -> millpond.node.v1.TaskKey
+	64, // 25: millpond.node.v1.RunTaskRequest.environment:type_name -> millpond.node.v1.RunTaskRequest.EnvironmentEntry
+	20, // 26: millpond.node.v1.RunTaskRequest.user:type_name -> millpond.node.v1.User
+	21, // 27: millpond.node.v1.RunTaskRequest.resource_files:type_name -> millpond.node.v1.ResourceFile
+	66, // 28: millpond.node.v1.RunTaskRequest.max_wall_clock:type_name -> google.protobuf.Duration
+	15, // 29: millpond.node.v1.RunTaskRequest.output_files:type_name -> millpond.node.v1.OutputFile
+	17, // 30: millpond.node.v1.RunTaskRequest.packages:type_name -> millpond.node.v1.ApplicationPackage
+	32, // 31: millpond.node.v1.RunTaskRequest.container:type_name -> millpond.node.v1.Container
+	22, // 32: millpond.node.v1.RunTaskRequest.instance:type_name -> millpond.node.v1.Instance
+	16, // 33: millpond.node.v1.OutputFile.headers:type_name -> millpond.node.v1.Header
+	17, // 34: millpond.node.v1.InstallRequest.packages:type_name -> millpond.node.v1.ApplicationPackage
+	10, // 35: millpond.node.v1.InstallResponse.failure:type_name -> millpond.node.v1.Failure
+	21, // 36: millpond.node.v1.Instance.common_resource_files:type_name -> millpond.node.v1.ResourceFile
+	14, // 37: millpond.node.v1.RunTasksRequest.tasks:type_name -> millpond.node.v1.RunTaskRequest
+	26, // 38: millpond.node.v1.RunTasksResponse.results:type_name -> millpond.node.v1.RunTaskResult
+	28, // 39: millpond.node.v1.PrepareRequest.mounts:type_name -> millpond.node.v1.Mount
+	29, // 40: millpond.node.v1.PrepareRequest.containers:type_name -> millpond.node.v1.Containers
+	30, // 41: millpond.node.v1.Containers.registries:type_name -> millpond.node.v1.Registry
+	10, // 42: millpond.node.v1.PrepareResponse.failure:type_name -> millpond.node.v1.Failure
+	30, // 43: millpond.node.v1.Container.registry:type_name -> millpond.node.v1.Registry
+	33, // 44: millpond.node.v1.Container.binds:type_name -> millpond.node.v1.Bind
+	65, // 45: millpond.node.v1.NoticeRequest.not_before:type_name -> google.protobuf.Timestamp
+	3,  // 46: millpond.node.v1.ProceedTaskRequest.key:type_name -> millpond.node.v1.TaskKey
+	3,  // 47: millpond.node.v1.StopTaskRequest.key:type_name -> millpond.node.v1.TaskKey
+	3,  // 48: millpond.node.v1.RemoveTaskRequest.key:type_name -> millpond.node.v1.TaskKey
+	45, // 49: millpond.node.v1.ListFilesResponse.files:type_name -> millpond.node.v1.FileInfo
+	65, // 50: millpond.node.v1.FileInfo.modified:type_name -> google.protobuf.Timestamp
+	66, // 51: millpond.node.v1.FreezeRequest.limit:type_name -> google.protobuf.Duration
+	65, // 52: millpond.node.v1.Output.modified:type_name -> google.protobuf.Timestamp
+	66, // 53: millpond.node.v1.SettleRequest.limit:type_name -> google.protobuf.Duration
+	2,  // 54: millpond.node.v1.SettleResponse.stages:type_name -> millpond.node.v1.Stage
+	65, // 55: millpond.node.v1.PersonaliseRequest.now:type_name -> google.protobuf.Timestamp
+	2,  // 56: millpond.node.v1.PersonaliseResponse.stages:type_name -> millpond.node.v1.Stage
+	0,  // 57: millpond.node.v1.Agent.Hello:input_type -> millpond.node.v1.HelloRequest
+	4,  // 58: millpond.node.v1.Agent.Watch:input_type -> millpond.node.v1.WatchRequest
+	12, // 59: millpond.node.v1.Agent.Acknowledge:input_type -> millpond.node.v1.AcknowledgeRequest
+	14, // 60: millpond.node.v1.Agent.RunTask:input_type -> millpond.node.v1.RunTaskRequest
+	24, // 61: millpond.node.v1.Agent.RunTasks:input_type -> millpond.node.v1.RunTasksRequest
+	27, // 62: millpond.node.v1.Agent.Prepare:input_type -> millpond.node.v1.PrepareRequest
+	35, // 63: millpond.node.v1.Agent.Notice:input_type -> millpond.node.v1.NoticeRequest
+	37, // 64: millpond.node.v1.Agent.ProceedTask:input_type -> millpond.node.v1.ProceedTaskRequest
+	39, // 65: millpond.node.v1.Agent.StopTask:input_type -> millpond.node.v1.StopTaskRequest
+	41, // 66: millpond.node.v1.Agent.RemoveTask:input_type -> millpond.node.v1.RemoveTaskRequest
+	18, // 67: millpond.node.v1.Agent.Install:input_type -> millpond.node.v1.InstallRequest
+	43, // 68: millpond.node.v1.Agent.ListFiles:input_type -> millpond.node.v1.ListFilesRequest
+	46, // 69: millpond.node.v1.Agent.StatFile:input_type -> millpond.node.v1.StatFileRequest
+	47, // 70: millpond.node.v1.Agent.ReadFile:input_type -> millpond.node.v1.ReadFileRequest
+	57, // 71: millpond.node.v1.Agent.Outputs:input_type -> millpond.node.v1.OutputsRequest
+	49, // 72: millpond.node.v1.Agent.DeleteFile:input_type -> millpond.node.v1.DeleteFileRequest
+	51, // 73: millpond.node.v1.Agent.Shutdown:input_type -> millpond.node.v1.ShutdownRequest
+	53, // 74: millpond.node.v1.Agent.Freeze:input_type -> millpond.node.v1.FreezeRequest
+	55, // 75: millpond.node.v1.Agent.Thaw:input_type -> millpond.node.v1.ThawRequest
+	59, // 76: millpond.node.v1.Agent.Settle:input_type -> millpond.node.v1.SettleRequest
+	61, // 77: millpond.node.v1.Agent.Personalise:input_type -> millpond.node.v1.PersonaliseRequest
+	1,  // 78: millpond.node.v1.Agent.Hello:output_type -> millpond.node.v1.HelloResponse
+	5,  // 79: millpond.node.v1.Agent.Watch:output_type -> millpond.node.v1.Event
+	13, // 80: millpond.node.v1.Agent.Acknowledge:output_type -> millpond.node.v1.AcknowledgeResponse
+	23, // 81: millpond.node.v1.Agent.RunTask:output_type -> millpond.node.v1.RunTaskResponse
+	25, // 82: millpond.node.v1.Agent.RunTasks:output_type -> millpond.node.v1.RunTasksResponse
+	31, // 83: millpond.node.v1.Agent.Prepare:output_type -> millpond.node.v1.PrepareResponse
+	36, // 84: millpond.node.v1.Agent.Notice:output_type -> millpond.node.v1.NoticeResponse
+	38, // 85: millpond.node.v1.Agent.ProceedTask:output_type -> millpond.node.v1.ProceedTaskResponse
+	40, // 86: millpond.node.v1.Agent.StopTask:output_type -> millpond.node.v1.StopTaskResponse
+	42, // 87: millpond.node.v1.Agent.RemoveTask:output_type -> millpond.node.v1.RemoveTaskResponse
+	19, // 88: millpond.node.v1.Agent.Install:output_type -> millpond.node.v1.InstallResponse
+	44, // 89: millpond.node.v1.Agent.ListFiles:output_type -> millpond.node.v1.ListFilesResponse
+	45, // 90: millpond.node.v1.Agent.StatFile:output_type -> millpond.node.v1.FileInfo
+	48, // 91: millpond.node.v1.Agent.ReadFile:output_type -> millpond.node.v1.FileChunk
+	58, // 92: millpond.node.v1.Agent.Outputs:output_type -> millpond.node.v1.Output
+	50, // 93: millpond.node.v1.Agent.DeleteFile:output_type -> millpond.node.v1.DeleteFileResponse
+	52, // 94: millpond.node.v1.Agent.Shutdown:output_type -> millpond.node.v1.ShutdownResponse
+	54, // 95: millpond.node.v1.Agent.Freeze:output_type -> millpond.node.v1.FreezeResponse
+	56, // 96: millpond.node.v1.Agent.Thaw:output_type -> millpond.node.v1.ThawResponse
+	60, // 97: millpond.node.v1.Agent.Settle:output_type -> millpond.node.v1.SettleResponse
+	62, // 98: millpond.node.v1.Agent.Personalise:output_type -> millpond.node.v1.PersonaliseResponse
+	78, // [78:99] is the sub-list for method output_type
+	57, // [57:78] is the sub-list for method input_type
+	57, // [57:57] is the sub-list for extension type_name
+	57, // [57:57] is the sub-list for extension extendee
+	0,  // [0:57] is the sub-list for field type_name
 }
 
 func init() { file_node_proto_init() }
@@ -4198,15 +4457,16 @@ func file_node_proto_init() {
 		(*Event_TaskStarted)(nil),
 		(*Event_TaskCompleted)(nil),
 		(*Event_Heartbeat)(nil),
+		(*Event_TaskCoordinated)(nil),
 	}
-	file_node_proto_msgTypes[7].OneofWrappers = []any{}
+	file_node_proto_msgTypes[8].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_node_proto_rawDesc), len(file_node_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   61,
+			NumMessages:   65,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
