@@ -87,9 +87,7 @@ func inboundPools(in *azbatch.NetworkConfiguration) (out []millpond.InboundPool)
 			Backend: number0(p.BackendPort), From: number0(p.FrontendPortRangeStart), To: number0(p.FrontendPortRangeEnd)}
 		for _, r := range p.NetworkSecurityGroupRules {
 			g := millpond.InboundRule{Priority: number0(r.Priority), Deny: r.Access != nil && *r.Access == azbatch.NetworkSecurityGroupRuleAccessDeny, Source: text0(r.SourceAddressPrefix)}
-			for _, s := range r.SourcePortRanges {
-				g.Ports = append(g.Ports, s)
-			}
+			g.Ports = append(g.Ports, r.SourcePortRanges...)
 			v.Rules = append(v.Rules, g)
 		}
 		slices.SortFunc(v.Rules, func(a, b millpond.InboundRule) int { return cmp.Compare(a.Priority, b.Priority) })

@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
-	"strings"
 
 	millpond "millpond.dev/millpond"
 	"millpond.dev/millpond/internal/launch"
@@ -90,15 +89,4 @@ func card(p millpond.Pool, n millpond.Node) *launch.Card {
 		}
 	}
 	return c
-}
-
-// hostsOf are the names of a pool's nodes, for those that reach each other.
-func hostsOf(nodes []millpond.Node) map[string]string {
-	out := map[string]string{}
-	for _, n := range nodes {
-		if n.Address != "" {
-			out[strings.ToLower(hostname(n.ID))] = n.Address
-		}
-	}
-	return out
 }

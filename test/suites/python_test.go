@@ -125,3 +125,13 @@ func pytest(t *testing.T, a account, python, tests string, r Result, more ...str
 	}
 	return r
 }
+
+// cache is a folder for what package managers bring, kept between runs.
+func cache(t *testing.T, name string) string {
+	t.Helper()
+	dir := filepath.Join(lab.Root(t), ".cache", "suites", name)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}

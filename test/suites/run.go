@@ -5,7 +5,6 @@ package suites
 import (
 	"os"
 	"os/exec"
-	"path/filepath"
 	"testing"
 
 	"millpond.dev/millpond/test/lab"
@@ -65,14 +64,4 @@ func command(t *testing.T, dir string, env []string, name string, args ...string
 		t.Fatalf("%s %q: %v\n%s", name, args, err, out)
 	}
 	return string(out)
-}
-
-// cache is a folder for what package managers bring, kept between runs.
-func cache(t *testing.T, name string) string {
-	t.Helper()
-	dir := filepath.Join(lab.Root(t), ".cache", "suites", name)
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	return dir
 }
