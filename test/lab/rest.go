@@ -261,6 +261,7 @@ func (l *Lab) AddPool(body map[string]any, bound time.Duration) {
 type Node struct {
 	ID            string `json:"id"`
 	IPAddress     string `json:"ipAddress"`
+	Dedicated     bool   `json:"isDedicated"`
 	State         string `json:"state"`
 	StartTaskInfo struct {
 		State    string `json:"state"`
