@@ -44,19 +44,23 @@ func interruptible() (context.Context, context.CancelFunc) {
 
 // ImageBuildCmd builds a base image.
 type ImageBuildCmd struct {
-	Name         string `arg:"" help:"What to build: tiny or debian-12."`
-	OSRelease    string `name:"os-release" help:"What the tiny image says that it is, such as ubuntu-20.04." placeholder:"RELEASE"`
-	Out          string `help:"File to write; by default in the data folder." type:"path" placeholder:"FILE"`
-	WithoutAgent bool   `help:"Leave the agent out; the boot seed then has to bring it."`
-	Cache        string `help:"Folder for what can be used again by later builds; by default in the data folder." type:"path" placeholder:"DIR"`
-	Agent        string `help:"The agent's binary; by default millpond-agent beside this program." type:"path" placeholder:"FILE" env:"MILLPOND_AGENT"`
+	Name         string   `arg:"" help:"What to build: tiny or debian-12."`
+	OSRelease    string   `name:"os-release" help:"What the tiny image says that it is, such as ubuntu-20.04." placeholder:"RELEASE"`
+	Package      []string `help:"A Debian package to install into debian-12 as well; may be given more than once." placeholder:"NAME"`
+	Out          string   `help:"File to write; by default in the data folder." type:"path" placeholder:"FILE"`
+	WithoutAgent bool     `help:"Leave the agent out; the boot seed then has to bring it."`
+	Cache        string   `help:"Folder for what can be used again by later builds; by default in the data folder." type:"path" placeholder:"DIR"`
+	Agent        string   `help:"The agent's binary; by default millpond-agent beside this program." type:"path" placeholder:"FILE" env:"MILLPOND_AGENT"`
 }
 
-// baseImagePath is where a build goes by default: NAME[-RELEASE][-noagent].raw.
+// baseImagePath is where a build goes by default: NAME[-RELEASE][+PACKAGE…][-noagent].raw.
 func baseImagePath(data datadir.Dir, c *ImageBuildCmd) string {
 	name := c.Name
 	if c.OSRelease != "" && c.OSRelease != c.Name {
 		name += "-" + strings.ToLower(c.OSRelease)
+	}
+	for _, p := range c.Package {
+		name += "+" + filepath.Base(p)
 	}
 	if c.WithoutAgent {
 		name += "-noagent"
@@ -82,7 +86,7 @@ func (c *ImageBuildCmd) Run(g *Globals) error {
 	ctx, stop := interruptible()
 	defer stop()
 	o := baseimage.Options{
-		Name: c.Name, Out: c.Out, OSRelease: c.OSRelease, WithoutAgent: c.WithoutAgent, AgentPath: c.Agent,
+		Name: c.Name, Out: c.Out, OSRelease: c.OSRelease, Packages: c.Package, WithoutAgent: c.WithoutAgent, AgentPath: c.Agent,
 		CacheDir: filepath.Join(g.Data.Cache(), "base-images"), Clock: clock.System{},
 		Progress: func(s baseimage.Step) {
 			fmt.Printf("%-22s %6.1f s  %s\n", s.Name, s.Duration.Seconds(), s.Note)

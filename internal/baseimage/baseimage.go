@@ -18,6 +18,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"sort"
 	"strings"
 	"time"
@@ -45,6 +47,9 @@ type Options struct {
 	// OSRelease is the release that the tiny image says it is, such as
 	// ubuntu-20.04; empty for what it really is. Refused for other recipes.
 	OSRelease string
+	// Packages are Debian packages that are installed beside those of the recipe,
+	// with what they depend on. Refused for Tiny, which has no package manager.
+	Packages []string
 	// WithoutAgent leaves the agent out, so that a boot seed has to bring it.
 	WithoutAgent bool
 	// CacheDir keeps downloaded packages and unpacked systems between builds.
@@ -91,6 +96,9 @@ type Result struct {
 	Duration time.Duration
 }
 
+// packageName is what Debian's policy says of names.
+var packageName = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]+$`)
+
 // Names are the recipes that Build knows.
 func Names() []string { return []string{Tiny, Debian12} }
 
@@ -121,6 +129,7 @@ func Build(ctx context.Context, o Options) (Result, error) {
 		o.Progress = func(Step) {}
 	}
 	began := time.Now()
+	o.Packages = slices.Clone(o.Packages)
 	b := &build{Options: o}
 	if err := b.check(); err != nil {
 		return Result{}, err
@@ -207,6 +216,9 @@ func (b *build) check() error {
 	}
 	switch b.Name {
 	case Tiny:
+		if len(b.Packages) > 0 {
+			return invalid("The image %s is not made of packages. Leave --package out, or build '%s'.", b.Name, Debian12)
+		}
 		r, ok := FindRelease(b.OSRelease)
 		if !ok {
 			return invalid("The release '%s' is not known. Use one of: %s.", b.OSRelease, strings.Join(ReleaseNames(), ", "))
@@ -220,6 +232,13 @@ func (b *build) check() error {
 	default:
 		return invalid("There is no base image '%s'. Use one of: %s.", b.Name, strings.Join(Names(), ", "))
 	}
+	for _, p := range b.Packages {
+		if !packageName.MatchString(p) {
+			return invalid("'%s' is no name of a Debian package. Give one name to each --package, without a version.", p)
+		}
+	}
+	slices.Sort(b.Packages)
+	b.Packages = slices.Compact(b.Packages)
 	if b.Out == "" || b.CacheDir == "" {
 		return invalid("An output file and a cache folder are needed.")
 	}
@@ -244,7 +263,7 @@ func (b *build) check() error {
 func (b *build) resolve(ctx context.Context) error {
 	names := tinyPackages()
 	if b.Name == Debian12 {
-		names = debianPackages()
+		names = debianPackages(b.Packages)
 	}
 	debs, err := resolveDebs(ctx, b.CacheDir, names)
 	if err != nil {

@@ -43,6 +43,8 @@ func TestOptionsAreChecked(t *testing.T) {
 		"no such image":      {Options{Name: "windows"}, "tiny, debian-12"},
 		"no such release":    {Options{Name: Tiny, OSRelease: "ubuntu-99"}, "ubuntu-20.04"},
 		"debian in disguise": {Options{Name: Debian12, OSRelease: "ubuntu-20.04"}, "--os-release"},
+		"package in tiny":    {Options{Name: Tiny, Packages: []string{"podman"}}, "debian-12"},
+		"no package":         {Options{Name: Debian12, Packages: []string{"podman,docker.io"}}, "--package"},
 		"no output":          {Options{Name: Tiny, WithoutAgent: true}, "output file"},
 		"no agent":           {Options{Name: Tiny, Out: dir + "/a", CacheDir: dir}, "go build ./cmd/millpond-agent"},
 		"agent is a script":  {Options{Name: Tiny, Out: dir + "/a", CacheDir: dir, AgentPath: text}, "no ELF program"},

@@ -2,10 +2,13 @@ package baseimage
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -23,9 +26,15 @@ var debianIncluded = [...]string{
 }
 
 // debianPackages are the packages whose versions decide whether the image is
-// still current: what is included and the boot loader.
-func debianPackages() []string {
-	return append(append([]string(nil), debianIncluded[:]...), "systemd-boot-efi")
+// still current: what is included, what the user adds, and the boot loader.
+func debianPackages(added []string) []string {
+	all := append([]string(nil), debianIncluded[:]...)
+	for _, p := range added {
+		if !slices.Contains(all, p) && p != "systemd-boot-efi" {
+			all = append(all, p)
+		}
+	}
+	return append(all, "systemd-boot-efi")
 }
 
 // maskedUnits do nothing useful on a node and cost time at boot, or would start
@@ -75,9 +84,18 @@ func (b *build) fetchBootLoader(ctx context.Context) error {
 	return fmt.Errorf("no package systemd-boot-efi among those resolved")
 }
 
-// systemTar is the installed system without agent, kept in the cache.
+// systemTar is the installed system without agent, kept in the cache; one for
+// each set of added packages.
 func (b *build) systemTar() string {
-	return filepath.Join(b.CacheDir, Debian12+"-"+b.system[:16]+".tar")
+	return filepath.Join(b.CacheDir, b.systemStem()+b.system[:16]+".tar")
+}
+
+func (b *build) systemStem() string {
+	if len(b.Packages) == 0 {
+		return Debian12 + "-"
+	}
+	sum := sha256.Sum256([]byte(strings.Join(b.Packages, " ")))
+	return Debian12 + "+" + hex.EncodeToString(sum[:4]) + "-"
 }
 
 // debianInstall makes the system with mmdebstrap, unless the cache has it. The
@@ -95,7 +113,7 @@ func (b *build) debianInstall(ctx context.Context) error {
 	defer os.Remove(tmp)
 	args := []string{
 		"--quiet", "--format=tar", "--variant=minbase", "--architectures=amd64", "--components=main",
-		"--include=" + strings.Join(debianIncluded[:], ","),
+		"--include=" + strings.Join(append(debianIncluded[:], b.Packages...), ","),
 		// The initramfs is made while the kernel is installed; what shapes it has to
 		// be there before.
 		"--essential-hook=cp -a " + shellQuote(early) + "/. \"$1\"",
@@ -107,7 +125,7 @@ func (b *build) debianInstall(ctx context.Context) error {
 	if err := (command{name: "mmdebstrap", args: args, env: []string{"TMPDIR=" + b.work}}).run(ctx); err != nil {
 		return fmt.Errorf("%w\nCheck the network and that the host reaches its Debian mirror", err)
 	}
-	old, err := filepath.Glob(filepath.Join(b.CacheDir, Debian12+"-*.tar"))
+	old, err := filepath.Glob(filepath.Join(b.CacheDir, b.systemStem()+"*.tar"))
 	if err != nil {
 		return err
 	}
