@@ -45,7 +45,7 @@ func TestTinyNode(t *testing.T) {
 			"osDiskImage":    map[string]any{"source": map[string]any{"id": l.Compute() + "/snapshots/ossnap"}},
 			"dataDiskImages": []any{map[string]any{"lun": 1, "source": map[string]any{"id": l.Compute() + "/snapshots/datasnap"}}}}}})
 
-	files := serveFiles(t)
+	files := serveFiles(t, map[string]string{"fetched.txt": "content\n"})
 	pool := l.PoolBody("p", 1)
 	pool["taskSlotsPerNode"] = 4
 	pool["virtualMachineConfiguration"].(map[string]any)["imageReference"] = map[string]any{"virtualMachineImageId": version}
@@ -168,16 +168,18 @@ func TestStartTaskFails(t *testing.T) {
 	}
 }
 
-// serveFiles is an HTTP server on the host's loopback, under the name by which
-// nodes know the host.
-func serveFiles(t *testing.T) string {
+// serveFiles is an HTTP server of texts by name on the host's loopback, under the
+// name by which nodes know the host.
+func serveFiles(t *testing.T, files map[string]string) string {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	mux := http.NewServeMux()
-	mux.HandleFunc("/fetched.txt", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "content") })
+	for name, text := range files {
+		mux.HandleFunc("/"+name, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, text) })
+	}
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
 	go func() { _ = server.Serve(listener) }()
 	t.Cleanup(func() { server.Close() })
