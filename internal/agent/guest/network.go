@@ -14,10 +14,11 @@ import (
 )
 
 const (
-	// networkLimit is how long after the first Hello an attempt may have to wait
-	// for the network. A machine whose network does not come up runs tasks all
-	// the same.
-	networkLimit = 30 * time.Second
+	// networkLimit is how long after the first Hello mounts and attempts may have to
+	// wait for the network. A machine whose network does not come up runs tasks all
+	// the same. Debian on a busy host that emulates its processor was seen to need
+	// 50 s from the agent's Hello to its address.
+	networkLimit = 3 * time.Minute
 	networkTick  = 20 * time.Millisecond
 )
 

@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -190,6 +191,14 @@ func (s System) byKernel(ctx context.Context, f FileSystem, options []string) er
 	}
 	switch f.Type {
 	case "nfs":
+		// mount.nfs asks the server which versions it has; the kernel alone takes the
+		// oldest, and that one needs more than one port of the server.
+		if !slices.ContainsFunc(data, func(o string) bool {
+			k, _, _ := strings.Cut(o, "=")
+			return k == "vers" || k == "nfsvers" || k == "minorversion" || k == "v2" || k == "v3" || strings.HasPrefix(k, "v4")
+		}) {
+			data = append(data, "vers=4.2")
+		}
 		data = withDefault(data, "addr", ip.String())
 	case "cifs":
 		data = withDefault(data, "ip", ip.String())
@@ -223,6 +232,8 @@ func hint(fstype string, err error) string {
 		return "; check username and password"
 	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
 		return "; the server does not export the path to this node"
+	case errors.Is(err, unix.ENETUNREACH):
+		return "; the node has no network yet, or none at all: see its console"
 	case errors.Is(err, unix.ECONNREFUSED), errors.Is(err, unix.ETIMEDOUT), errors.Is(err, unix.EHOSTUNREACH):
 		return "; is the server reachable from the node, and on that port?"
 	}
