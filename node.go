@@ -103,6 +103,29 @@ type NodeError struct {
 	Time    time.Time   `json:"time"`
 }
 
+// NodeUser is an account of one node that people log in with.
+type NodeUser struct {
+	Name   string    `json:"name"`
+	Admin  bool      `json:"admin,omitempty"`
+	Expiry time.Time `json:"expiry"`
+	// PasswordHash is of crypt(3); empty for none. Key is a line of OpenSSH.
+	PasswordHash string `json:"passwordHash,omitempty"`
+	Key          string `json:"key,omitempty"`
+}
+
+// LiveUsers are the accounts that have neither expired nor gone with a disk.
+func (n Node) LiveUsers(now time.Time) (out []NodeUser) {
+	if n.UsersOf != n.Generation {
+		return nil
+	}
+	for _, u := range n.Users {
+		if now.Before(u.Expiry) {
+			out = append(out, u)
+		}
+	}
+	return out
+}
+
 // Endpoint is a port of a node that can be reached from the host.
 type Endpoint struct {
 	Name     string         `json:"name"`
@@ -184,6 +207,12 @@ type Node struct {
 	// launch.
 	Endpoints []Endpoint     `json:",omitempty"`
 	Login     netip.AddrPort `json:",omitzero"`
+	// Users are accounts of this node alone. UsersOf is the generation whose disk
+	// has, or had, some; with another they are gone.
+	Users   []NodeUser `json:",omitempty"`
+	UsersOf int        `json:",omitempty"`
+	// SSH says that the machine has a server for it.
+	SSH bool `json:",omitempty"`
 	// HostAddress is where the guest reaches the loopback of its host; nodes know
 	// it as host.millpond.internal.
 	HostAddress  string

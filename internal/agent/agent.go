@@ -39,6 +39,9 @@ type Machine interface {
 	// knows: boot id, os-release, address, root directory, stages.
 	Adopt(ctx context.Context, q *nodev1.HelloRequest) (Place, *nodev1.HelloResponse, error)
 	Heartbeat() *nodev1.Heartbeat
+	// SetLogins makes the accounts that people log in with exactly those of q, now
+	// and when one expires.
+	SetLogins(q *nodev1.SetLoginsRequest) error
 	// Shutdown ends the machine; it may return before it has ended.
 	Shutdown(reboot bool) error
 	// Freeze gives free blocks of the file systems back to their disks and then

@@ -174,6 +174,16 @@ func (a *Agent) Prepare(ctx context.Context, q *connect.Request[nodev1.PrepareRe
 	return connect.NewResponse(&nodev1.PrepareResponse{Failure: failure}), nil
 }
 
+func (a *Agent) SetLogins(_ context.Context, q *connect.Request[nodev1.SetLoginsRequest]) (*connect.Response[nodev1.SetLoginsResponse], error) {
+	if _, _, err := a.ready(); err != nil {
+		return nil, err
+	}
+	if err := a.cfg.Machine.SetLogins(q.Msg); err != nil {
+		return nil, connect.NewError(connect.CodeInternal, err)
+	}
+	return connect.NewResponse(&nodev1.SetLoginsResponse{}), nil
+}
+
 func (a *Agent) Notice(_ context.Context, q *connect.Request[nodev1.NoticeRequest]) (*connect.Response[nodev1.NoticeResponse], error) {
 	_, place, err := a.ready()
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"regexp"
 	"strconv"
 	"strings"
@@ -55,6 +56,10 @@ type Nodes interface {
 	Reimage(ctx context.Context, acct millpond.AccountName, pool millpond.PoolID, id millpond.NodeID, o millpond.DeallocationOption) error
 	Deallocate(ctx context.Context, acct millpond.AccountName, pool millpond.PoolID, id millpond.NodeID, o millpond.DeallocationOption) error
 	Start(ctx context.Context, acct millpond.AccountName, pool millpond.PoolID, id millpond.NodeID) error
+	AddUser(ctx context.Context, acct millpond.AccountName, pool millpond.PoolID, id millpond.NodeID, u node.User) error
+	UpdateUser(ctx context.Context, acct millpond.AccountName, pool millpond.PoolID, id millpond.NodeID, u node.User) error
+	DeleteUser(ctx context.Context, acct millpond.AccountName, pool millpond.PoolID, id millpond.NodeID, name string) error
+	RemoteLogin(ctx context.Context, acct millpond.AccountName, pool millpond.PoolID, id millpond.NodeID) (netip.AddrPort, error)
 	Preempt(ctx context.Context, acct millpond.AccountName, pool millpond.PoolID, id millpond.NodeID, notice time.Duration) error
 	DisableScheduling(ctx context.Context, acct millpond.AccountName, pool millpond.PoolID, id millpond.NodeID, o millpond.DeallocationOption) error
 	EnableScheduling(ctx context.Context, acct millpond.AccountName, pool millpond.PoolID, id millpond.NodeID) error

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"net/netip"
 	"sort"
 	"strings"
 	"sync"
@@ -232,6 +233,22 @@ func (s memNodes) Deallocate(_ context.Context, _ millpond.AccountName, _ millpo
 func (s memNodes) Start(_ context.Context, _ millpond.AccountName, _ millpond.PoolID, id millpond.NodeID) error {
 	return s.act(id, "")
 }
+func (s memNodes) AddUser(_ context.Context, _ millpond.AccountName, _ millpond.PoolID, id millpond.NodeID, _ node.User) error {
+	return s.act(id, "")
+}
+
+func (s memNodes) UpdateUser(_ context.Context, _ millpond.AccountName, _ millpond.PoolID, id millpond.NodeID, _ node.User) error {
+	return s.act(id, "")
+}
+
+func (s memNodes) DeleteUser(_ context.Context, _ millpond.AccountName, _ millpond.PoolID, id millpond.NodeID, _ string) error {
+	return s.act(id, "")
+}
+
+func (s memNodes) RemoteLogin(_ context.Context, _ millpond.AccountName, _ millpond.PoolID, id millpond.NodeID) (netip.AddrPort, error) {
+	return netip.MustParseAddrPort("127.1.2.3:50001"), s.act(id, "")
+}
+
 func (s memNodes) Preempt(_ context.Context, _ millpond.AccountName, _ millpond.PoolID, id millpond.NodeID, _ time.Duration) error {
 	return s.act(id, "")
 }

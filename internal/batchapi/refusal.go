@@ -25,7 +25,7 @@ func (e *Edge) Refusals() []Refusal {
 		name  string
 		shape *rule
 	}{{"pool add", s.poolAdd}, {"pool patch", s.poolPatch}, {"pool replace", s.poolReplace}, {"pool resize", s.poolResize}, {"remove nodes", s.removeNodes}, {"enable autoscale", s.enableAutoScale}, {"evaluate autoscale", s.evaluate},
-		{"node reboot", s.nodeReboot}, {"node reimage", s.nodeReimage}, {"node deallocate", s.nodeDeallocate}, {"node preempt", s.nodePreempt}, {"disable scheduling", s.nodeDisable}, {"upload logs", s.uploadLogs},
+		{"node reboot", s.nodeReboot}, {"node reimage", s.nodeReimage}, {"node deallocate", s.nodeDeallocate}, {"node preempt", s.nodePreempt}, {"disable scheduling", s.nodeDisable}, {"upload logs", s.uploadLogs}, {"node user add", s.userAdd}, {"node user update", s.userUpdate},
 		{"job add", s.jobAdd}, {"job patch", s.jobPatch}, {"job update", s.jobUpdate}, {"job disable", s.jobDisable}, {"job terminate", s.jobTerminate},
 		{"task add", s.taskAdd}, {"task update", s.taskUpdate},
 		{"job schedule add", s.scheduleAdd}, {"job schedule patch", s.schedulePatch}, {"job schedule update", s.scheduleUpdate}} {

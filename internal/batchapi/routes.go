@@ -39,9 +39,8 @@ const (
 
 // Why operations are refused.
 const (
-	noUsers        = "User accounts of a single node are not supported yet. Give the pool userAccounts, which every node gets."
-	noRemoteLogin  = "Remote login to nodes is not supported yet. Run a task, or read a node's files at /pools/{poolId}/nodes/{nodeId}/files."
-	noCertificates = "Certificates left the service in 2025 and are not supported. Put secrets on a node with a resource file or in the image."
+	noRemoteDesktop = "Remote Desktop is for Windows, and nodes run Linux. Use remoteloginsettings, which has the address and port for ssh."
+	noCertificates  = "Certificates left the service in 2025 and are not supported. Put secrets on a node with a resource file or in the image."
 )
 
 // table is every operation of the service (batch-data-plane.md §1), in its
@@ -69,17 +68,17 @@ func (e *Edge) table() []azwire.Route {
 
 		{Name: "ComputeNode_List", Method: "GET", Path: pathPool + "/nodes", Action: actPoolsRead, Handle: e.with(e.listNodes)},
 		{Name: "ComputeNode_Get", Method: "GET", Path: pathNode, Action: actPoolsRead, Handle: e.with(e.getNode)},
-		{Name: "ComputeNode_AddUser", Method: "POST", Path: pathNode + "/users", Action: actPoolsWrite, Refused: noUsers},
-		{Name: "ComputeNode_UpdateUser", Method: "PUT", Path: pathNode + "/users/{userName}", Action: actPoolsWrite, Refused: noUsers},
-		{Name: "ComputeNode_DeleteUser", Method: "DELETE", Path: pathNode + "/users/{userName}", Action: actPoolsWrite, Refused: noUsers},
+		{Name: "ComputeNode_AddUser", Method: "POST", Path: pathNode + "/users", Action: actPoolsWrite, Handle: e.with(e.addUser)},
+		{Name: "ComputeNode_UpdateUser", Method: "PUT", Path: pathNode + "/users/{userName}", Action: actPoolsWrite, Handle: e.with(e.updateUser)},
+		{Name: "ComputeNode_DeleteUser", Method: "DELETE", Path: pathNode + "/users/{userName}", Action: actPoolsWrite, Handle: e.with(e.deleteUser)},
 		{Name: "ComputeNode_Reboot", Method: "POST", Path: pathNode + "/reboot", Action: actPoolsWrite, Handle: e.with(e.rebootNode)},
 		{Name: "ComputeNode_Reimage", Method: "POST", Path: pathNode + "/reimage", Action: actPoolsWrite, Handle: e.with(e.reimageNode)},
 		{Name: "ComputeNode_Deallocate", Method: "POST", Path: pathNode + "/deallocate", Action: actPoolsWrite, Handle: e.with(e.deallocateNode)},
 		{Name: "ComputeNode_Start", Method: "POST", Path: pathNode + "/start", Action: actPoolsWrite, Handle: e.with(e.startNode)},
 		{Name: "ComputeNode_DisableScheduling", Method: "POST", Path: pathNode + "/disablescheduling", Action: actPoolsWrite, Handle: e.with(e.disableScheduling)},
 		{Name: "ComputeNode_EnableScheduling", Method: "POST", Path: pathNode + "/enablescheduling", Action: actPoolsWrite, Handle: e.with(e.enableScheduling)},
-		{Name: "ComputeNode_GetRemoteLoginSettings", Method: "GET", Path: pathNode + "/remoteloginsettings", Action: actPoolsRead, Refused: noRemoteLogin},
-		{Name: "ComputeNode_GetRemoteDesktop", Method: "GET", Path: pathNode + "/rdp", Action: actPoolsRead, Refused: noRemoteLogin},
+		{Name: "ComputeNode_GetRemoteLoginSettings", Method: "GET", Path: pathNode + "/remoteloginsettings", Action: actPoolsRead, Handle: e.with(e.remoteLogin)},
+		{Name: "ComputeNode_GetRemoteDesktop", Method: "GET", Path: pathNode + "/rdp", Action: actPoolsRead, Refused: noRemoteDesktop},
 		{Name: "ComputeNode_UploadBatchServiceLogs", Method: "POST", Path: pathNode + "/uploadbatchservicelogs", Action: actPoolsWrite, Handle: e.with(e.uploadLogs)},
 		{Name: "ComputeNodeExtension_List", Method: "GET", Path: pathNode + "/extensions", Action: actPoolsRead, Handle: e.with(e.listExtensions)},
 		{Name: "ComputeNodeExtension_Get", Method: "GET", Path: pathNode + "/extensions/{extensionName}", Action: actPoolsRead, Handle: e.with(e.getExtension)},

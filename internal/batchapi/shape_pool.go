@@ -14,6 +14,7 @@ type shapes struct {
 	enableAutoScale, evaluate                                         *rule
 	nodeReboot, nodeReimage, nodeDeallocate, nodePreempt, nodeDisable *rule
 	uploadLogs                                                        *rule
+	userAdd, userUpdate                                               *rule
 	jobAdd, jobPatch, jobUpdate, jobDisable, jobTerminate             *rule
 	taskAdd, taskCollection, taskUpdate                               *rule
 	scheduleAdd, schedulePatch, scheduleUpdate                        *rule
@@ -27,8 +28,9 @@ func makeShapes() shapes {
 		nodePreempt:    object(map[string]*rule{"noticeInSeconds": number(0, 3600)}),
 		nodeDeallocate: object(map[string]*rule{"nodeDeallocateOption": deallocation()}),
 		uploadLogs:     uploadLogsShape(),
-		nodeDisable:    object(map[string]*rule{"nodeDisableSchedulingOption": word("requeue", "terminate", "taskcompletion")}),
-		jobAdd:         jobAddShape(), jobPatch: jobPatchShape(), jobUpdate: jobUpdateShape(),
+		userAdd:        userAddRule(), userUpdate: userUpdateRule(),
+		nodeDisable: object(map[string]*rule{"nodeDisableSchedulingOption": word("requeue", "terminate", "taskcompletion")}),
+		jobAdd:      jobAddShape(), jobPatch: jobPatchShape(), jobUpdate: jobUpdateShape(),
 		jobDisable:   object(map[string]*rule{"disableTasks": word("requeue", "terminate", "wait").needed()}),
 		jobTerminate: object(map[string]*rule{"terminateReason": text(1024)}),
 		scheduleAdd:  scheduleAddShape(), schedulePatch: schedulePatchShape(), scheduleUpdate: scheduleUpdateShape(),

@@ -62,6 +62,9 @@ type session struct {
 	// from older rows must not start them again.
 	ended map[attempt]ending
 	round int
+	// logins is held while the agent is told of accounts.
+	logins sync.Mutex
+
 	// through is the last event up to which the rows know everything.
 	through uint64
 	// synced is closed when the events that were kept at Hello are applied.
@@ -165,6 +168,11 @@ func (x *session) serve(ctx context.Context) error {
 	x.svc.heard(x.node)
 	x.svc.Log.Info("node speaks", "pool", n.Pool, "node", x.node, "generation", x.generation, "boot", hello.GetBootId(), "state", n.State)
 
+	// Before any task: one may run as such an account and want its keys.
+	if err := x.beginLogins(ctx); err != nil {
+		return err
+	}
+
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return x.listen(ctx, hello.GetLastSequence()) })
 	g.Go(func() error { return x.tell(ctx) })
@@ -247,7 +255,7 @@ func (x *session) hello(ctx context.Context) (*nodev1.HelloResponse, millpond.No
 // and find their tasks elsewhere; that costs a second run, never a wrong state.
 func (x *session) register(tx *sqlite.Tx, book *ledger.Book, n *millpond.Node, h *nodev1.HelloResponse) (lost int, err error) {
 	booted := n.BootID != h.GetBootId()
-	n.AgentVersion, n.RootDir = h.GetAgentVersion(), h.GetRootDir()
+	n.AgentVersion, n.RootDir, n.SSH = h.GetAgentVersion(), h.GetRootDir(), h.GetSshServer()
 	p, err := readPool(tx, n.Account, n.Pool)
 	if err != nil {
 		return 0, err

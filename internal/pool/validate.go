@@ -9,6 +9,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/crypto/ssh"
+
 	millpond "millpond.dev/millpond"
 )
 
@@ -61,6 +63,11 @@ func (s *Service) checkSpec(p *millpond.PoolSpec) (millpond.VMSize, error) {
 			return size, millpond.InvalidProperty("userAccounts", u.Name, "Each user account has a name of its own of 1 to 20 characters.")
 		}
 		names[u.Name] = true
+		if u.SSHPrivateKey != "" {
+			if _, err := ssh.ParsePrivateKey([]byte(u.SSHPrivateKey)); err != nil {
+				return size, millpond.InvalidProperty("sshPrivateKey", "", "The key of the user account "+u.Name+" must be a private key as ssh-keygen writes it, without a passphrase.")
+			}
+		}
 	}
 	if err := checkMounts(p.Mounts); err != nil {
 		return size, err

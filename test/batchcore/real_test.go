@@ -2,7 +2,9 @@ package batchcore
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -23,12 +25,26 @@ func (m *machine) realAgent() nodev1.AgentHandler {
 	log := slog.New(slog.DiscardHandler)
 	engine := func() *container.Engine { return container.Find(m.hall.engine, m.hall.engine) }
 	reach := &transfer.Reach{}
-	g := guest.New(guest.Config{Root: root, Reach: reach, Engine: engine, Clock: clock.System{}, Log: log, Runner: func(root string) guestagent.Runner {
+	g := guest.New(guest.Config{Root: root, Accounts: m.accounts(), Homes: filepath.Join(m.accounts(), "home"), Reach: reach, Engine: engine, Clock: clock.System{}, Log: log, Runner: func(root string) guestagent.Runner {
 		return proc.New(proc.Config{Root: root, SameUser: true, Engine: engine, Clock: clock.System{}, Log: log, Reach: reach})
 	}})
 	a := guestagent.New(guestagent.Config{Version: "test", Machine: g, Clock: clock.System{}, Log: log, Heartbeat: time.Second})
 	context.AfterFunc(m.ctx, func() { _ = a.Close() })
 	return a
+}
+
+// accounts is the folder of a machine's passwd; a reimage makes another.
+func (m *machine) accounts() string {
+	dir := filepath.Join(m.hall.real, fmt.Sprintf("etc-%s-%d", m.spec.Node.Key(), m.spec.Generation))
+	if os.MkdirAll(dir, 0o755) == nil {
+		for name, text := range map[string]string{"passwd": "root:x:0:0::/root:/bin/sh\n", "group": "root:x:0:\n", "shadow": "root:*:1::::::\n"} {
+			if f, err := os.OpenFile(filepath.Join(dir, name), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600); err == nil {
+				_, _ = f.WriteString(text)
+				_ = f.Close()
+			}
+		}
+	}
+	return dir
 }
 
 // reboot restarts a node and waits until it is back.

@@ -59,6 +59,9 @@ type Config struct {
 	// Privileged machines set clock, name and entropy and mount disks; others
 	// (tests, a trial run on a host) leave the machine as it is.
 	Privileged bool
+	// Accounts is the folder of passwd, and Homes that of the homes of those who
+	// log in; empty for /etc and /home, which only privileged machines have in hand.
+	Accounts, Homes string
 	// Reach is told by each Hello how the server is reached; nil if nobody asks.
 	Reach *transfer.Reach
 	// Runner makes the runner once the root directory is known.
@@ -72,7 +75,8 @@ type Machine struct {
 	cfg     Config
 	started time.Duration // uptime of the kernel when the agent began
 
-	still *freezer
+	still  *freezer
+	logins logins
 
 	mu     sync.Mutex
 	place  *agent.Place
@@ -216,6 +220,8 @@ func (m *Machine) describe() *nodev1.HelloResponse {
 		Booted:  timestamppb.New(booted),
 		Address: address(),
 		Stages:  m.stages,
+
+		SshServer: hasSSH(),
 	}
 	for _, p := range []string{"/etc/os-release", "/usr/lib/os-release"} {
 		if b, err := os.ReadFile(p); err == nil {

@@ -9,8 +9,9 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 
 	"millpond.dev/millpond/internal/atomicfile"
 	"millpond.dev/millpond/internal/nodeproto/nodev1"
@@ -100,16 +101,18 @@ func taskUser(k *nodev1.TaskKey) string {
 
 // accounts edits passwd, group and shadow itself: an image need not have
 // useradd. It takes the lock that useradd and passwd take.
-type accounts struct {
-	etc string
-	mu  sync.Mutex
-}
+type accounts struct{ etc string }
 
 // Uids from here are tried for accounts that come without one.
 const firstUID, lastUID = 20000, 59999
 
 // ensure makes an account unless it exists, with the given ids unless 0.
 func (a *accounts) ensure(name string, uid, gid int) (int, int, error) {
+	return a.ensureAs(name, uid, gid, "", "/")
+}
+
+// ensureAs is ensure with the comment and the home of an account that it makes.
+func (a *accounts) ensureAs(name string, uid, gid int, comment, home string) (int, int, error) {
 	if !validAccount(name) {
 		return 0, 0, fmt.Errorf("%q is no name for an account", name)
 	}
@@ -165,7 +168,7 @@ func (a *accounts) ensure(name string, uid, gid int) (int, int, error) {
 	if _, err := os.Stat("/bin/bash"); err == nil {
 		shell = "/bin/bash"
 	}
-	passwd.add(name, "x", strconv.Itoa(uid), strconv.Itoa(gid), "", "/", shell)
+	passwd.add(name, "x", strconv.Itoa(uid), strconv.Itoa(gid), comment, home, shell)
 	return uid, gid, a.write("passwd", passwd)
 }
 
@@ -199,25 +202,28 @@ func (a *accounts) sudo(name string) error {
 	if _, err := os.Stat(dir); err != nil {
 		return nil
 	}
-	return atomicfile.Write(filepath.Join(dir, "millpond-"+name), []byte(name+" ALL=(ALL) NOPASSWD:ALL\n"), 0o440)
+	return atomicfile.Write(a.sudoers(name), []byte(name+" ALL=(ALL) NOPASSWD:ALL\n"), 0o440)
 }
 
-// lock is lckpwdf: a POSIX lock on .pwd.lock. Such locks do not exclude threads
-// of one process, so a mutex does.
+// sudoers is the file of an account's right to use sudo. sudo passes over names
+// with dots.
+func (a *accounts) sudoers(name string) string {
+	return filepath.Join(a.etc, "sudoers.d", "millpond-"+strings.ReplaceAll(name, ".", "__"))
+}
+
+// lock is lckpwdf: a lock on .pwd.lock. useradd's is the process's; this one is of
+// the open file, which excludes that as well as other threads of the agent.
 func (a *accounts) lock() (func(), error) {
-	a.mu.Lock()
 	f, err := os.OpenFile(filepath.Join(a.etc, ".pwd.lock"), os.O_CREATE|os.O_WRONLY, 0o600)
 	if err != nil {
-		a.mu.Unlock()
 		return nil, err
 	}
 	l := syscall.Flock_t{Type: syscall.F_WRLCK}
-	if err := syscall.FcntlFlock(f.Fd(), syscall.F_SETLKW, &l); err != nil {
+	if err := syscall.FcntlFlock(f.Fd(), unix.F_OFD_SETLKW, &l); err != nil {
 		f.Close()
-		a.mu.Unlock()
 		return nil, err
 	}
-	return func() { f.Close(); a.mu.Unlock() }, nil
+	return func() { f.Close() }, nil
 }
 
 // table is one of the files, as lines of fields.

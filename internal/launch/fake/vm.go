@@ -32,6 +32,7 @@ type vm struct {
 	status  launch.Status
 	console []byte
 	boots   int
+	logins  []*nodev1.Login
 	boot    *boot // nil while off
 }
 
@@ -298,6 +299,7 @@ func (b *boot) Adopt(_ context.Context, q *nodev1.HelloRequest) (agent.Place, *n
 		Address:   address(v.spec.Node),
 		RootDir:   rootDir,
 		Booted:    timestamppb.New(b.began),
+		SshServer: true,
 		Stages:    []*nodev1.Stage{{Name: "kernelToAgent", Duration: durationpb.New(b.fate.delay)}},
 	}, nil
 }
@@ -305,6 +307,28 @@ func (b *boot) Adopt(_ context.Context, q *nodev1.HelloRequest) (agent.Place, *n
 // Heartbeat implements agent.Machine.
 func (b *boot) Heartbeat() *nodev1.Heartbeat {
 	return &nodev1.Heartbeat{Load1: 0.1, MemoryAvailable: uint64(b.vm.spec.MemoryMiB) << 20, DiskTotal: 64 << 30, DiskAvailable: 60 << 30}
+}
+
+// SetLogins implements agent.Machine: nobody logs in to a fake machine, which
+// remembers who could.
+func (b *boot) SetLogins(q *nodev1.SetLoginsRequest) error {
+	b.vm.mu.Lock()
+	defer b.vm.mu.Unlock()
+	b.vm.logins = q.GetLogins()
+	return nil
+}
+
+// Logins are the accounts of a node's machine that people could log in with.
+func (l *Launcher) Logins(node millpond.NodeID) []*nodev1.Login {
+	l.mu.Lock()
+	v := l.vms[node.Key()]
+	l.mu.Unlock()
+	if v == nil {
+		return nil
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.logins
 }
 
 // Shutdown implements agent.Machine. It is called on a goroutine of its own,

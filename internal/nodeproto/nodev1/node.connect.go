@@ -49,6 +49,8 @@ const (
 	AgentRunTasksProcedure = "/millpond.node.v1.Agent/RunTasks"
 	// AgentPrepareProcedure is the fully-qualified name of the Agent's Prepare RPC.
 	AgentPrepareProcedure = "/millpond.node.v1.Agent/Prepare"
+	// AgentSetLoginsProcedure is the fully-qualified name of the Agent's SetLogins RPC.
+	AgentSetLoginsProcedure = "/millpond.node.v1.Agent/SetLogins"
 	// AgentNoticeProcedure is the fully-qualified name of the Agent's Notice RPC.
 	AgentNoticeProcedure = "/millpond.node.v1.Agent/Notice"
 	// AgentProceedTaskProcedure is the fully-qualified name of the Agent's ProceedTask RPC.
@@ -99,6 +101,9 @@ type AgentClient interface {
 	// systems mounted, container images there. It returns when that is done, which
 	// may take minutes; what is done already is left alone.
 	Prepare(context.Context, *connect.Request[PrepareRequest]) (*connect.Response[PrepareResponse], error)
+	// SetLogins makes the accounts that people log in with exactly those of the
+	// request. The agent removes each when it expires.
+	SetLogins(context.Context, *connect.Request[SetLoginsRequest]) (*connect.Response[SetLoginsResponse], error)
 	// Notice tells what is about to happen to the machine, for its tasks to read.
 	Notice(context.Context, *connect.Request[NoticeRequest]) (*connect.Response[NoticeResponse], error)
 	// ProceedTask lets the primary of a multi-instance task run its own command,
@@ -181,6 +186,12 @@ func NewAgentClient(httpClient connect.HTTPClient, baseURL string, opts ...conne
 			httpClient,
 			baseURL+AgentPrepareProcedure,
 			connect.WithSchema(agentMethods.ByName("Prepare")),
+			connect.WithClientOptions(opts...),
+		),
+		setLogins: connect.NewClient[SetLoginsRequest, SetLoginsResponse](
+			httpClient,
+			baseURL+AgentSetLoginsProcedure,
+			connect.WithSchema(agentMethods.ByName("SetLogins")),
 			connect.WithClientOptions(opts...),
 		),
 		notice: connect.NewClient[NoticeRequest, NoticeResponse](
@@ -284,6 +295,7 @@ type agentClient struct {
 	runTask     *connect.Client[RunTaskRequest, RunTaskResponse]
 	runTasks    *connect.Client[RunTasksRequest, RunTasksResponse]
 	prepare     *connect.Client[PrepareRequest, PrepareResponse]
+	setLogins   *connect.Client[SetLoginsRequest, SetLoginsResponse]
 	notice      *connect.Client[NoticeRequest, NoticeResponse]
 	proceedTask *connect.Client[ProceedTaskRequest, ProceedTaskResponse]
 	stopTask    *connect.Client[StopTaskRequest, StopTaskResponse]
@@ -329,6 +341,11 @@ func (c *agentClient) RunTasks(ctx context.Context, req *connect.Request[RunTask
 // Prepare calls millpond.node.v1.Agent.Prepare.
 func (c *agentClient) Prepare(ctx context.Context, req *connect.Request[PrepareRequest]) (*connect.Response[PrepareResponse], error) {
 	return c.prepare.CallUnary(ctx, req)
+}
+
+// SetLogins calls millpond.node.v1.Agent.SetLogins.
+func (c *agentClient) SetLogins(ctx context.Context, req *connect.Request[SetLoginsRequest]) (*connect.Response[SetLoginsResponse], error) {
+	return c.setLogins.CallUnary(ctx, req)
 }
 
 // Notice calls millpond.node.v1.Agent.Notice.
@@ -424,6 +441,9 @@ type AgentHandler interface {
 	// systems mounted, container images there. It returns when that is done, which
 	// may take minutes; what is done already is left alone.
 	Prepare(context.Context, *connect.Request[PrepareRequest]) (*connect.Response[PrepareResponse], error)
+	// SetLogins makes the accounts that people log in with exactly those of the
+	// request. The agent removes each when it expires.
+	SetLogins(context.Context, *connect.Request[SetLoginsRequest]) (*connect.Response[SetLoginsResponse], error)
 	// Notice tells what is about to happen to the machine, for its tasks to read.
 	Notice(context.Context, *connect.Request[NoticeRequest]) (*connect.Response[NoticeResponse], error)
 	// ProceedTask lets the primary of a multi-instance task run its own command,
@@ -502,6 +522,12 @@ func NewAgentHandler(svc AgentHandler, opts ...connect.HandlerOption) (string, h
 		AgentPrepareProcedure,
 		svc.Prepare,
 		connect.WithSchema(agentMethods.ByName("Prepare")),
+		connect.WithHandlerOptions(opts...),
+	)
+	agentSetLoginsHandler := connect.NewUnaryHandler(
+		AgentSetLoginsProcedure,
+		svc.SetLogins,
+		connect.WithSchema(agentMethods.ByName("SetLogins")),
 		connect.WithHandlerOptions(opts...),
 	)
 	agentNoticeHandler := connect.NewUnaryHandler(
@@ -608,6 +634,8 @@ func NewAgentHandler(svc AgentHandler, opts ...connect.HandlerOption) (string, h
 			agentRunTasksHandler.ServeHTTP(w, r)
 		case AgentPrepareProcedure:
 			agentPrepareHandler.ServeHTTP(w, r)
+		case AgentSetLoginsProcedure:
+			agentSetLoginsHandler.ServeHTTP(w, r)
 		case AgentNoticeProcedure:
 			agentNoticeHandler.ServeHTTP(w, r)
 		case AgentProceedTaskProcedure:
@@ -669,6 +697,10 @@ func (UnimplementedAgentHandler) RunTasks(context.Context, *connect.Request[RunT
 
 func (UnimplementedAgentHandler) Prepare(context.Context, *connect.Request[PrepareRequest]) (*connect.Response[PrepareResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("millpond.node.v1.Agent.Prepare is not implemented"))
+}
+
+func (UnimplementedAgentHandler) SetLogins(context.Context, *connect.Request[SetLoginsRequest]) (*connect.Response[SetLoginsResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("millpond.node.v1.Agent.SetLogins is not implemented"))
 }
 
 func (UnimplementedAgentHandler) Notice(context.Context, *connect.Request[NoticeRequest]) (*connect.Response[NoticeResponse], error) {

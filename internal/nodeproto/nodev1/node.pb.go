@@ -183,7 +183,9 @@ type HelloResponse struct {
 	// stages are what the boot did and how long each took.
 	Stages []*Stage `protobuf:"bytes,10,rep,name=stages,proto3" json:"stages,omitempty"`
 	// instances says that the agent knows RunTaskRequest.instance.
-	Instances     bool `protobuf:"varint,30,opt,name=instances,proto3" json:"instances,omitempty"`
+	Instances bool `protobuf:"varint,30,opt,name=instances,proto3" json:"instances,omitempty"`
+	// ssh_server says that the machine has a server for SSH.
+	SshServer     bool `protobuf:"varint,90,opt,name=ssh_server,json=sshServer,proto3" json:"ssh_server,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -291,6 +293,13 @@ func (x *HelloResponse) GetStages() []*Stage {
 func (x *HelloResponse) GetInstances() bool {
 	if x != nil {
 		return x.Instances
+	}
+	return false
+}
+
+func (x *HelloResponse) GetSshServer() bool {
+	if x != nil {
+		return x.SshServer
 	}
 	return false
 }
@@ -2524,6 +2533,196 @@ func (x *ContainerInfo) GetError() string {
 	return ""
 }
 
+type SetLoginsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Logins        []*Login               `protobuf:"bytes,1,rep,name=logins,proto3" json:"logins,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetLoginsRequest) Reset() {
+	*x = SetLoginsRequest{}
+	mi := &file_node_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetLoginsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetLoginsRequest) ProtoMessage() {}
+
+func (x *SetLoginsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_node_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetLoginsRequest.ProtoReflect.Descriptor instead.
+func (*SetLoginsRequest) Descriptor() ([]byte, []int) {
+	return file_node_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *SetLoginsRequest) GetLogins() []*Login {
+	if x != nil {
+		return x.Logins
+	}
+	return nil
+}
+
+type SetLoginsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetLoginsResponse) Reset() {
+	*x = SetLoginsResponse{}
+	mi := &file_node_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetLoginsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetLoginsResponse) ProtoMessage() {}
+
+func (x *SetLoginsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_node_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetLoginsResponse.ProtoReflect.Descriptor instead.
+func (*SetLoginsResponse) Descriptor() ([]byte, []int) {
+	return file_node_proto_rawDescGZIP(), []int{36}
+}
+
+// Login is an account that people log in with.
+type Login struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Name           string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Admin          bool                   `protobuf:"varint,2,opt,name=admin,proto3" json:"admin,omitempty"`
+	PasswordHash   string                 `protobuf:"bytes,3,opt,name=password_hash,json=passwordHash,proto3" json:"password_hash,omitempty"`       // of crypt(3); empty locks the password
+	AuthorizedKeys []string               `protobuf:"bytes,4,rep,name=authorized_keys,json=authorizedKeys,proto3" json:"authorized_keys,omitempty"` // lines
+	PrivateKey     string                 `protobuf:"bytes,5,opt,name=private_key,json=privateKey,proto3" json:"private_key,omitempty"`             // for logins to the other nodes
+	Uid            int32                  `protobuf:"varint,6,opt,name=uid,proto3" json:"uid,omitempty"`                                            // 0 to choose
+	Gid            int32                  `protobuf:"varint,7,opt,name=gid,proto3" json:"gid,omitempty"`
+	Expiry         *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=expiry,proto3" json:"expiry,omitempty"` // absent: never
+	// pool: it is the pool's, and stays when it is left out of a later request.
+	Pool          bool `protobuf:"varint,9,opt,name=pool,proto3" json:"pool,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Login) Reset() {
+	*x = Login{}
+	mi := &file_node_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Login) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Login) ProtoMessage() {}
+
+func (x *Login) ProtoReflect() protoreflect.Message {
+	mi := &file_node_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Login.ProtoReflect.Descriptor instead.
+func (*Login) Descriptor() ([]byte, []int) {
+	return file_node_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *Login) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Login) GetAdmin() bool {
+	if x != nil {
+		return x.Admin
+	}
+	return false
+}
+
+func (x *Login) GetPasswordHash() string {
+	if x != nil {
+		return x.PasswordHash
+	}
+	return ""
+}
+
+func (x *Login) GetAuthorizedKeys() []string {
+	if x != nil {
+		return x.AuthorizedKeys
+	}
+	return nil
+}
+
+func (x *Login) GetPrivateKey() string {
+	if x != nil {
+		return x.PrivateKey
+	}
+	return ""
+}
+
+func (x *Login) GetUid() int32 {
+	if x != nil {
+		return x.Uid
+	}
+	return 0
+}
+
+func (x *Login) GetGid() int32 {
+	if x != nil {
+		return x.Gid
+	}
+	return 0
+}
+
+func (x *Login) GetExpiry() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Expiry
+	}
+	return nil
+}
+
+func (x *Login) GetPool() bool {
+	if x != nil {
+		return x.Pool
+	}
+	return false
+}
+
 type NoticeRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -2535,7 +2734,7 @@ type NoticeRequest struct {
 
 func (x *NoticeRequest) Reset() {
 	*x = NoticeRequest{}
-	mi := &file_node_proto_msgTypes[35]
+	mi := &file_node_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2547,7 +2746,7 @@ func (x *NoticeRequest) String() string {
 func (*NoticeRequest) ProtoMessage() {}
 
 func (x *NoticeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[35]
+	mi := &file_node_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2560,7 +2759,7 @@ func (x *NoticeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NoticeRequest.ProtoReflect.Descriptor instead.
 func (*NoticeRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{35}
+	return file_node_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *NoticeRequest) GetId() string {
@@ -2592,7 +2791,7 @@ type NoticeResponse struct {
 
 func (x *NoticeResponse) Reset() {
 	*x = NoticeResponse{}
-	mi := &file_node_proto_msgTypes[36]
+	mi := &file_node_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2604,7 +2803,7 @@ func (x *NoticeResponse) String() string {
 func (*NoticeResponse) ProtoMessage() {}
 
 func (x *NoticeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[36]
+	mi := &file_node_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2617,7 +2816,7 @@ func (x *NoticeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NoticeResponse.ProtoReflect.Descriptor instead.
 func (*NoticeResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{36}
+	return file_node_proto_rawDescGZIP(), []int{39}
 }
 
 type ProceedTaskRequest struct {
@@ -2629,7 +2828,7 @@ type ProceedTaskRequest struct {
 
 func (x *ProceedTaskRequest) Reset() {
 	*x = ProceedTaskRequest{}
-	mi := &file_node_proto_msgTypes[37]
+	mi := &file_node_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2641,7 +2840,7 @@ func (x *ProceedTaskRequest) String() string {
 func (*ProceedTaskRequest) ProtoMessage() {}
 
 func (x *ProceedTaskRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[37]
+	mi := &file_node_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2654,7 +2853,7 @@ func (x *ProceedTaskRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProceedTaskRequest.ProtoReflect.Descriptor instead.
 func (*ProceedTaskRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{37}
+	return file_node_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ProceedTaskRequest) GetKey() *TaskKey {
@@ -2672,7 +2871,7 @@ type ProceedTaskResponse struct {
 
 func (x *ProceedTaskResponse) Reset() {
 	*x = ProceedTaskResponse{}
-	mi := &file_node_proto_msgTypes[38]
+	mi := &file_node_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2684,7 +2883,7 @@ func (x *ProceedTaskResponse) String() string {
 func (*ProceedTaskResponse) ProtoMessage() {}
 
 func (x *ProceedTaskResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[38]
+	mi := &file_node_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2697,7 +2896,7 @@ func (x *ProceedTaskResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProceedTaskResponse.ProtoReflect.Descriptor instead.
 func (*ProceedTaskResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{38}
+	return file_node_proto_rawDescGZIP(), []int{41}
 }
 
 type StopTaskRequest struct {
@@ -2712,7 +2911,7 @@ type StopTaskRequest struct {
 
 func (x *StopTaskRequest) Reset() {
 	*x = StopTaskRequest{}
-	mi := &file_node_proto_msgTypes[39]
+	mi := &file_node_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2724,7 +2923,7 @@ func (x *StopTaskRequest) String() string {
 func (*StopTaskRequest) ProtoMessage() {}
 
 func (x *StopTaskRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[39]
+	mi := &file_node_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2737,7 +2936,7 @@ func (x *StopTaskRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopTaskRequest.ProtoReflect.Descriptor instead.
 func (*StopTaskRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{39}
+	return file_node_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *StopTaskRequest) GetKey() *TaskKey {
@@ -2769,7 +2968,7 @@ type StopTaskResponse struct {
 
 func (x *StopTaskResponse) Reset() {
 	*x = StopTaskResponse{}
-	mi := &file_node_proto_msgTypes[40]
+	mi := &file_node_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2781,7 +2980,7 @@ func (x *StopTaskResponse) String() string {
 func (*StopTaskResponse) ProtoMessage() {}
 
 func (x *StopTaskResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[40]
+	mi := &file_node_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2794,7 +2993,7 @@ func (x *StopTaskResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopTaskResponse.ProtoReflect.Descriptor instead.
 func (*StopTaskResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{40}
+	return file_node_proto_rawDescGZIP(), []int{43}
 }
 
 type RemoveTaskRequest struct {
@@ -2807,7 +3006,7 @@ type RemoveTaskRequest struct {
 
 func (x *RemoveTaskRequest) Reset() {
 	*x = RemoveTaskRequest{}
-	mi := &file_node_proto_msgTypes[41]
+	mi := &file_node_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2819,7 +3018,7 @@ func (x *RemoveTaskRequest) String() string {
 func (*RemoveTaskRequest) ProtoMessage() {}
 
 func (x *RemoveTaskRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[41]
+	mi := &file_node_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2832,7 +3031,7 @@ func (x *RemoveTaskRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveTaskRequest.ProtoReflect.Descriptor instead.
 func (*RemoveTaskRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{41}
+	return file_node_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *RemoveTaskRequest) GetKey() *TaskKey {
@@ -2857,7 +3056,7 @@ type RemoveTaskResponse struct {
 
 func (x *RemoveTaskResponse) Reset() {
 	*x = RemoveTaskResponse{}
-	mi := &file_node_proto_msgTypes[42]
+	mi := &file_node_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2869,7 +3068,7 @@ func (x *RemoveTaskResponse) String() string {
 func (*RemoveTaskResponse) ProtoMessage() {}
 
 func (x *RemoveTaskResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[42]
+	mi := &file_node_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2882,7 +3081,7 @@ func (x *RemoveTaskResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveTaskResponse.ProtoReflect.Descriptor instead.
 func (*RemoveTaskResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{42}
+	return file_node_proto_rawDescGZIP(), []int{45}
 }
 
 type ListFilesRequest struct {
@@ -2896,7 +3095,7 @@ type ListFilesRequest struct {
 
 func (x *ListFilesRequest) Reset() {
 	*x = ListFilesRequest{}
-	mi := &file_node_proto_msgTypes[43]
+	mi := &file_node_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2908,7 +3107,7 @@ func (x *ListFilesRequest) String() string {
 func (*ListFilesRequest) ProtoMessage() {}
 
 func (x *ListFilesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[43]
+	mi := &file_node_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2921,7 +3120,7 @@ func (x *ListFilesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListFilesRequest.ProtoReflect.Descriptor instead.
 func (*ListFilesRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{43}
+	return file_node_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ListFilesRequest) GetDirectory() string {
@@ -2947,7 +3146,7 @@ type ListFilesResponse struct {
 
 func (x *ListFilesResponse) Reset() {
 	*x = ListFilesResponse{}
-	mi := &file_node_proto_msgTypes[44]
+	mi := &file_node_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2959,7 +3158,7 @@ func (x *ListFilesResponse) String() string {
 func (*ListFilesResponse) ProtoMessage() {}
 
 func (x *ListFilesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[44]
+	mi := &file_node_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2972,7 +3171,7 @@ func (x *ListFilesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListFilesResponse.ProtoReflect.Descriptor instead.
 func (*ListFilesResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{44}
+	return file_node_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ListFilesResponse) GetFiles() []*FileInfo {
@@ -2995,7 +3194,7 @@ type FileInfo struct {
 
 func (x *FileInfo) Reset() {
 	*x = FileInfo{}
-	mi := &file_node_proto_msgTypes[45]
+	mi := &file_node_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3007,7 +3206,7 @@ func (x *FileInfo) String() string {
 func (*FileInfo) ProtoMessage() {}
 
 func (x *FileInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[45]
+	mi := &file_node_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3020,7 +3219,7 @@ func (x *FileInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileInfo.ProtoReflect.Descriptor instead.
 func (*FileInfo) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{45}
+	return file_node_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *FileInfo) GetPath() string {
@@ -3067,7 +3266,7 @@ type StatFileRequest struct {
 
 func (x *StatFileRequest) Reset() {
 	*x = StatFileRequest{}
-	mi := &file_node_proto_msgTypes[46]
+	mi := &file_node_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3079,7 +3278,7 @@ func (x *StatFileRequest) String() string {
 func (*StatFileRequest) ProtoMessage() {}
 
 func (x *StatFileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[46]
+	mi := &file_node_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3092,7 +3291,7 @@ func (x *StatFileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatFileRequest.ProtoReflect.Descriptor instead.
 func (*StatFileRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{46}
+	return file_node_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *StatFileRequest) GetPath() string {
@@ -3117,7 +3316,7 @@ type ReadFileRequest struct {
 
 func (x *ReadFileRequest) Reset() {
 	*x = ReadFileRequest{}
-	mi := &file_node_proto_msgTypes[47]
+	mi := &file_node_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3129,7 +3328,7 @@ func (x *ReadFileRequest) String() string {
 func (*ReadFileRequest) ProtoMessage() {}
 
 func (x *ReadFileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[47]
+	mi := &file_node_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3142,7 +3341,7 @@ func (x *ReadFileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadFileRequest.ProtoReflect.Descriptor instead.
 func (*ReadFileRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{47}
+	return file_node_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *ReadFileRequest) GetPath() string {
@@ -3182,7 +3381,7 @@ type FileChunk struct {
 
 func (x *FileChunk) Reset() {
 	*x = FileChunk{}
-	mi := &file_node_proto_msgTypes[48]
+	mi := &file_node_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3194,7 +3393,7 @@ func (x *FileChunk) String() string {
 func (*FileChunk) ProtoMessage() {}
 
 func (x *FileChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[48]
+	mi := &file_node_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3207,7 +3406,7 @@ func (x *FileChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileChunk.ProtoReflect.Descriptor instead.
 func (*FileChunk) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{48}
+	return file_node_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *FileChunk) GetData() []byte {
@@ -3227,7 +3426,7 @@ type DeleteFileRequest struct {
 
 func (x *DeleteFileRequest) Reset() {
 	*x = DeleteFileRequest{}
-	mi := &file_node_proto_msgTypes[49]
+	mi := &file_node_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3239,7 +3438,7 @@ func (x *DeleteFileRequest) String() string {
 func (*DeleteFileRequest) ProtoMessage() {}
 
 func (x *DeleteFileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[49]
+	mi := &file_node_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3252,7 +3451,7 @@ func (x *DeleteFileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteFileRequest.ProtoReflect.Descriptor instead.
 func (*DeleteFileRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{49}
+	return file_node_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *DeleteFileRequest) GetPath() string {
@@ -3277,7 +3476,7 @@ type DeleteFileResponse struct {
 
 func (x *DeleteFileResponse) Reset() {
 	*x = DeleteFileResponse{}
-	mi := &file_node_proto_msgTypes[50]
+	mi := &file_node_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3289,7 +3488,7 @@ func (x *DeleteFileResponse) String() string {
 func (*DeleteFileResponse) ProtoMessage() {}
 
 func (x *DeleteFileResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[50]
+	mi := &file_node_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3302,7 +3501,7 @@ func (x *DeleteFileResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteFileResponse.ProtoReflect.Descriptor instead.
 func (*DeleteFileResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{50}
+	return file_node_proto_rawDescGZIP(), []int{53}
 }
 
 type ShutdownRequest struct {
@@ -3314,7 +3513,7 @@ type ShutdownRequest struct {
 
 func (x *ShutdownRequest) Reset() {
 	*x = ShutdownRequest{}
-	mi := &file_node_proto_msgTypes[51]
+	mi := &file_node_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3326,7 +3525,7 @@ func (x *ShutdownRequest) String() string {
 func (*ShutdownRequest) ProtoMessage() {}
 
 func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[51]
+	mi := &file_node_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3339,7 +3538,7 @@ func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownRequest.ProtoReflect.Descriptor instead.
 func (*ShutdownRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{51}
+	return file_node_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *ShutdownRequest) GetReboot() bool {
@@ -3357,7 +3556,7 @@ type ShutdownResponse struct {
 
 func (x *ShutdownResponse) Reset() {
 	*x = ShutdownResponse{}
-	mi := &file_node_proto_msgTypes[52]
+	mi := &file_node_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3369,7 +3568,7 @@ func (x *ShutdownResponse) String() string {
 func (*ShutdownResponse) ProtoMessage() {}
 
 func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[52]
+	mi := &file_node_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3382,7 +3581,7 @@ func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownResponse.ProtoReflect.Descriptor instead.
 func (*ShutdownResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{52}
+	return file_node_proto_rawDescGZIP(), []int{55}
 }
 
 type FreezeRequest struct {
@@ -3394,7 +3593,7 @@ type FreezeRequest struct {
 
 func (x *FreezeRequest) Reset() {
 	*x = FreezeRequest{}
-	mi := &file_node_proto_msgTypes[53]
+	mi := &file_node_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3406,7 +3605,7 @@ func (x *FreezeRequest) String() string {
 func (*FreezeRequest) ProtoMessage() {}
 
 func (x *FreezeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[53]
+	mi := &file_node_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3419,7 +3618,7 @@ func (x *FreezeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FreezeRequest.ProtoReflect.Descriptor instead.
 func (*FreezeRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{53}
+	return file_node_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *FreezeRequest) GetLimit() *durationpb.Duration {
@@ -3439,7 +3638,7 @@ type FreezeResponse struct {
 
 func (x *FreezeResponse) Reset() {
 	*x = FreezeResponse{}
-	mi := &file_node_proto_msgTypes[54]
+	mi := &file_node_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3451,7 +3650,7 @@ func (x *FreezeResponse) String() string {
 func (*FreezeResponse) ProtoMessage() {}
 
 func (x *FreezeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[54]
+	mi := &file_node_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3464,7 +3663,7 @@ func (x *FreezeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FreezeResponse.ProtoReflect.Descriptor instead.
 func (*FreezeResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{54}
+	return file_node_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *FreezeResponse) GetFrozen() int32 {
@@ -3489,7 +3688,7 @@ type ThawRequest struct {
 
 func (x *ThawRequest) Reset() {
 	*x = ThawRequest{}
-	mi := &file_node_proto_msgTypes[55]
+	mi := &file_node_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3501,7 +3700,7 @@ func (x *ThawRequest) String() string {
 func (*ThawRequest) ProtoMessage() {}
 
 func (x *ThawRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[55]
+	mi := &file_node_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3514,7 +3713,7 @@ func (x *ThawRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ThawRequest.ProtoReflect.Descriptor instead.
 func (*ThawRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{55}
+	return file_node_proto_rawDescGZIP(), []int{58}
 }
 
 type ThawResponse struct {
@@ -3525,7 +3724,7 @@ type ThawResponse struct {
 
 func (x *ThawResponse) Reset() {
 	*x = ThawResponse{}
-	mi := &file_node_proto_msgTypes[56]
+	mi := &file_node_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3537,7 +3736,7 @@ func (x *ThawResponse) String() string {
 func (*ThawResponse) ProtoMessage() {}
 
 func (x *ThawResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[56]
+	mi := &file_node_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3550,7 +3749,7 @@ func (x *ThawResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ThawResponse.ProtoReflect.Descriptor instead.
 func (*ThawResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{56}
+	return file_node_proto_rawDescGZIP(), []int{59}
 }
 
 type OutputsRequest struct {
@@ -3565,7 +3764,7 @@ type OutputsRequest struct {
 
 func (x *OutputsRequest) Reset() {
 	*x = OutputsRequest{}
-	mi := &file_node_proto_msgTypes[57]
+	mi := &file_node_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3577,7 +3776,7 @@ func (x *OutputsRequest) String() string {
 func (*OutputsRequest) ProtoMessage() {}
 
 func (x *OutputsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[57]
+	mi := &file_node_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3590,7 +3789,7 @@ func (x *OutputsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OutputsRequest.ProtoReflect.Descriptor instead.
 func (*OutputsRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{57}
+	return file_node_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *OutputsRequest) GetDirectories() []string {
@@ -3625,7 +3824,7 @@ type Output struct {
 
 func (x *Output) Reset() {
 	*x = Output{}
-	mi := &file_node_proto_msgTypes[58]
+	mi := &file_node_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3637,7 +3836,7 @@ func (x *Output) String() string {
 func (*Output) ProtoMessage() {}
 
 func (x *Output) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[58]
+	mi := &file_node_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3650,7 +3849,7 @@ func (x *Output) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Output.ProtoReflect.Descriptor instead.
 func (*Output) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{58}
+	return file_node_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *Output) GetDirectory() string {
@@ -3711,7 +3910,7 @@ type SettleRequest struct {
 
 func (x *SettleRequest) Reset() {
 	*x = SettleRequest{}
-	mi := &file_node_proto_msgTypes[59]
+	mi := &file_node_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3723,7 +3922,7 @@ func (x *SettleRequest) String() string {
 func (*SettleRequest) ProtoMessage() {}
 
 func (x *SettleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[59]
+	mi := &file_node_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3736,7 +3935,7 @@ func (x *SettleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleRequest.ProtoReflect.Descriptor instead.
 func (*SettleRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{59}
+	return file_node_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *SettleRequest) GetLimit() *durationpb.Duration {
@@ -3758,7 +3957,7 @@ type SettleResponse struct {
 
 func (x *SettleResponse) Reset() {
 	*x = SettleResponse{}
-	mi := &file_node_proto_msgTypes[60]
+	mi := &file_node_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3770,7 +3969,7 @@ func (x *SettleResponse) String() string {
 func (*SettleResponse) ProtoMessage() {}
 
 func (x *SettleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[60]
+	mi := &file_node_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3783,7 +3982,7 @@ func (x *SettleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleResponse.ProtoReflect.Descriptor instead.
 func (*SettleResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{60}
+	return file_node_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *SettleResponse) GetState() string {
@@ -3819,7 +4018,7 @@ type PersonaliseRequest struct {
 
 func (x *PersonaliseRequest) Reset() {
 	*x = PersonaliseRequest{}
-	mi := &file_node_proto_msgTypes[61]
+	mi := &file_node_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3831,7 +4030,7 @@ func (x *PersonaliseRequest) String() string {
 func (*PersonaliseRequest) ProtoMessage() {}
 
 func (x *PersonaliseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[61]
+	mi := &file_node_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3844,7 +4043,7 @@ func (x *PersonaliseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PersonaliseRequest.ProtoReflect.Descriptor instead.
 func (*PersonaliseRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{61}
+	return file_node_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *PersonaliseRequest) GetEntropy() []byte {
@@ -3905,7 +4104,7 @@ type PersonaliseResponse struct {
 
 func (x *PersonaliseResponse) Reset() {
 	*x = PersonaliseResponse{}
-	mi := &file_node_proto_msgTypes[62]
+	mi := &file_node_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3917,7 +4116,7 @@ func (x *PersonaliseResponse) String() string {
 func (*PersonaliseResponse) ProtoMessage() {}
 
 func (x *PersonaliseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[62]
+	mi := &file_node_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3930,7 +4129,7 @@ func (x *PersonaliseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PersonaliseResponse.ProtoReflect.Descriptor instead.
 func (*PersonaliseResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{62}
+	return file_node_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *PersonaliseResponse) GetStages() []*Stage {
@@ -3961,7 +4160,7 @@ const file_node_proto_rawDesc = "" +
 	"\x0eserver_address\x18( \x01(\tR\rserverAddress\x12\x1b\n" +
 	"\tserver_ca\x18) \x01(\fR\bserverCa\x12\x1f\n" +
 	"\vazure_hosts\x18* \x03(\tR\n" +
-	"azureHosts\"\x96\x03\n" +
+	"azureHosts\"\xb5\x03\n" +
 	"\rHelloResponse\x12#\n" +
 	"\ragent_version\x18\x01 \x01(\tR\fagentVersion\x12\x17\n" +
 	"\aboot_id\x18\x02 \x01(\tR\x06bootId\x12\x1d\n" +
@@ -3975,7 +4174,9 @@ const file_node_proto_rawDesc = "" +
 	"\rlast_sequence\x18\t \x01(\x04R\flastSequence\x12/\n" +
 	"\x06stages\x18\n" +
 	" \x03(\v2\x17.millpond.node.v1.StageR\x06stages\x12\x1c\n" +
-	"\tinstances\x18\x1e \x01(\bR\tinstances\"R\n" +
+	"\tinstances\x18\x1e \x01(\bR\tinstances\x12\x1d\n" +
+	"\n" +
+	"ssh_server\x18Z \x01(\bR\tsshServer\"R\n" +
 	"\x05Stage\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x125\n" +
 	"\bduration\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\bduration\"S\n" +
@@ -4153,7 +4354,21 @@ const file_node_proto_rawDesc = "" +
 	"\rContainerInfo\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
 	"\x05state\x18\x02 \x01(\tR\x05state\x12\x14\n" +
-	"\x05error\x18\x03 \x01(\tR\x05error\"n\n" +
+	"\x05error\x18\x03 \x01(\tR\x05error\"C\n" +
+	"\x10SetLoginsRequest\x12/\n" +
+	"\x06logins\x18\x01 \x03(\v2\x17.millpond.node.v1.LoginR\x06logins\"\x13\n" +
+	"\x11SetLoginsResponse\"\x8c\x02\n" +
+	"\x05Login\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05admin\x18\x02 \x01(\bR\x05admin\x12#\n" +
+	"\rpassword_hash\x18\x03 \x01(\tR\fpasswordHash\x12'\n" +
+	"\x0fauthorized_keys\x18\x04 \x03(\tR\x0eauthorizedKeys\x12\x1f\n" +
+	"\vprivate_key\x18\x05 \x01(\tR\n" +
+	"privateKey\x12\x10\n" +
+	"\x03uid\x18\x06 \x01(\x05R\x03uid\x12\x10\n" +
+	"\x03gid\x18\a \x01(\x05R\x03gid\x122\n" +
+	"\x06expiry\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\x06expiry\x12\x12\n" +
+	"\x04pool\x18\t \x01(\bR\x04pool\"n\n" +
 	"\rNoticeRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04type\x18\x02 \x01(\tR\x04type\x129\n" +
@@ -4233,14 +4448,15 @@ const file_node_proto_rawDesc = "" +
 	"instanceId\x12\x10\n" +
 	"\x03mac\x18\a \x01(\tR\x03mac\"F\n" +
 	"\x13PersonaliseResponse\x12/\n" +
-	"\x06stages\x18\x01 \x03(\v2\x17.millpond.node.v1.StageR\x06stages2\xaa\r\n" +
+	"\x06stages\x18\x01 \x03(\v2\x17.millpond.node.v1.StageR\x06stages2\x80\x0e\n" +
 	"\x05Agent\x12H\n" +
 	"\x05Hello\x12\x1e.millpond.node.v1.HelloRequest\x1a\x1f.millpond.node.v1.HelloResponse\x12B\n" +
 	"\x05Watch\x12\x1e.millpond.node.v1.WatchRequest\x1a\x17.millpond.node.v1.Event0\x01\x12Z\n" +
 	"\vAcknowledge\x12$.millpond.node.v1.AcknowledgeRequest\x1a%.millpond.node.v1.AcknowledgeResponse\x12N\n" +
 	"\aRunTask\x12 .millpond.node.v1.RunTaskRequest\x1a!.millpond.node.v1.RunTaskResponse\x12Q\n" +
 	"\bRunTasks\x12!.millpond.node.v1.RunTasksRequest\x1a\".millpond.node.v1.RunTasksResponse\x12N\n" +
-	"\aPrepare\x12 .millpond.node.v1.PrepareRequest\x1a!.millpond.node.v1.PrepareResponse\x12K\n" +
+	"\aPrepare\x12 .millpond.node.v1.PrepareRequest\x1a!.millpond.node.v1.PrepareResponse\x12T\n" +
+	"\tSetLogins\x12\".millpond.node.v1.SetLoginsRequest\x1a#.millpond.node.v1.SetLoginsResponse\x12K\n" +
 	"\x06Notice\x12\x1f.millpond.node.v1.NoticeRequest\x1a .millpond.node.v1.NoticeResponse\x12Z\n" +
 	"\vProceedTask\x12$.millpond.node.v1.ProceedTaskRequest\x1a%.millpond.node.v1.ProceedTaskResponse\x12Q\n" +
 	"\bStopTask\x12!.millpond.node.v1.StopTaskRequest\x1a\".millpond.node.v1.StopTaskResponse\x12W\n" +
@@ -4271,7 +4487,7 @@ func file_node_proto_rawDescGZIP() []byte {
 	return file_node_proto_rawDescData
 }
 
-var file_node_proto_msgTypes = make([]protoimpl.MessageInfo, 65)
+var file_node_proto_msgTypes = make([]protoimpl.MessageInfo, 68)
 var file_node_proto_goTypes = []any{
 	(*HelloRequest)(nil),          // 0: millpond.node.v1.HelloRequest
 	(*HelloResponse)(nil),         // 1: millpond.node.v1.HelloResponse
@@ -4308,69 +4524,72 @@ var file_node_proto_goTypes = []any{
 	(*Container)(nil),             // 32: millpond.node.v1.Container
 	(*Bind)(nil),                  // 33: millpond.node.v1.Bind
 	(*ContainerInfo)(nil),         // 34: millpond.node.v1.ContainerInfo
-	(*NoticeRequest)(nil),         // 35: millpond.node.v1.NoticeRequest
-	(*NoticeResponse)(nil),        // 36: millpond.node.v1.NoticeResponse
-	(*ProceedTaskRequest)(nil),    // 37: millpond.node.v1.ProceedTaskRequest
-	(*ProceedTaskResponse)(nil),   // 38: millpond.node.v1.ProceedTaskResponse
-	(*StopTaskRequest)(nil),       // 39: millpond.node.v1.StopTaskRequest
-	(*StopTaskResponse)(nil),      // 40: millpond.node.v1.StopTaskResponse
-	(*RemoveTaskRequest)(nil),     // 41: millpond.node.v1.RemoveTaskRequest
-	(*RemoveTaskResponse)(nil),    // 42: millpond.node.v1.RemoveTaskResponse
-	(*ListFilesRequest)(nil),      // 43: millpond.node.v1.ListFilesRequest
-	(*ListFilesResponse)(nil),     // 44: millpond.node.v1.ListFilesResponse
-	(*FileInfo)(nil),              // 45: millpond.node.v1.FileInfo
-	(*StatFileRequest)(nil),       // 46: millpond.node.v1.StatFileRequest
-	(*ReadFileRequest)(nil),       // 47: millpond.node.v1.ReadFileRequest
-	(*FileChunk)(nil),             // 48: millpond.node.v1.FileChunk
-	(*DeleteFileRequest)(nil),     // 49: millpond.node.v1.DeleteFileRequest
-	(*DeleteFileResponse)(nil),    // 50: millpond.node.v1.DeleteFileResponse
-	(*ShutdownRequest)(nil),       // 51: millpond.node.v1.ShutdownRequest
-	(*ShutdownResponse)(nil),      // 52: millpond.node.v1.ShutdownResponse
-	(*FreezeRequest)(nil),         // 53: millpond.node.v1.FreezeRequest
-	(*FreezeResponse)(nil),        // 54: millpond.node.v1.FreezeResponse
-	(*ThawRequest)(nil),           // 55: millpond.node.v1.ThawRequest
-	(*ThawResponse)(nil),          // 56: millpond.node.v1.ThawResponse
-	(*OutputsRequest)(nil),        // 57: millpond.node.v1.OutputsRequest
-	(*Output)(nil),                // 58: millpond.node.v1.Output
-	(*SettleRequest)(nil),         // 59: millpond.node.v1.SettleRequest
-	(*SettleResponse)(nil),        // 60: millpond.node.v1.SettleResponse
-	(*PersonaliseRequest)(nil),    // 61: millpond.node.v1.PersonaliseRequest
-	(*PersonaliseResponse)(nil),   // 62: millpond.node.v1.PersonaliseResponse
-	nil,                           // 63: millpond.node.v1.Failure.DetailsEntry
-	nil,                           // 64: millpond.node.v1.RunTaskRequest.EnvironmentEntry
-	(*timestamppb.Timestamp)(nil), // 65: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 66: google.protobuf.Duration
+	(*SetLoginsRequest)(nil),      // 35: millpond.node.v1.SetLoginsRequest
+	(*SetLoginsResponse)(nil),     // 36: millpond.node.v1.SetLoginsResponse
+	(*Login)(nil),                 // 37: millpond.node.v1.Login
+	(*NoticeRequest)(nil),         // 38: millpond.node.v1.NoticeRequest
+	(*NoticeResponse)(nil),        // 39: millpond.node.v1.NoticeResponse
+	(*ProceedTaskRequest)(nil),    // 40: millpond.node.v1.ProceedTaskRequest
+	(*ProceedTaskResponse)(nil),   // 41: millpond.node.v1.ProceedTaskResponse
+	(*StopTaskRequest)(nil),       // 42: millpond.node.v1.StopTaskRequest
+	(*StopTaskResponse)(nil),      // 43: millpond.node.v1.StopTaskResponse
+	(*RemoveTaskRequest)(nil),     // 44: millpond.node.v1.RemoveTaskRequest
+	(*RemoveTaskResponse)(nil),    // 45: millpond.node.v1.RemoveTaskResponse
+	(*ListFilesRequest)(nil),      // 46: millpond.node.v1.ListFilesRequest
+	(*ListFilesResponse)(nil),     // 47: millpond.node.v1.ListFilesResponse
+	(*FileInfo)(nil),              // 48: millpond.node.v1.FileInfo
+	(*StatFileRequest)(nil),       // 49: millpond.node.v1.StatFileRequest
+	(*ReadFileRequest)(nil),       // 50: millpond.node.v1.ReadFileRequest
+	(*FileChunk)(nil),             // 51: millpond.node.v1.FileChunk
+	(*DeleteFileRequest)(nil),     // 52: millpond.node.v1.DeleteFileRequest
+	(*DeleteFileResponse)(nil),    // 53: millpond.node.v1.DeleteFileResponse
+	(*ShutdownRequest)(nil),       // 54: millpond.node.v1.ShutdownRequest
+	(*ShutdownResponse)(nil),      // 55: millpond.node.v1.ShutdownResponse
+	(*FreezeRequest)(nil),         // 56: millpond.node.v1.FreezeRequest
+	(*FreezeResponse)(nil),        // 57: millpond.node.v1.FreezeResponse
+	(*ThawRequest)(nil),           // 58: millpond.node.v1.ThawRequest
+	(*ThawResponse)(nil),          // 59: millpond.node.v1.ThawResponse
+	(*OutputsRequest)(nil),        // 60: millpond.node.v1.OutputsRequest
+	(*Output)(nil),                // 61: millpond.node.v1.Output
+	(*SettleRequest)(nil),         // 62: millpond.node.v1.SettleRequest
+	(*SettleResponse)(nil),        // 63: millpond.node.v1.SettleResponse
+	(*PersonaliseRequest)(nil),    // 64: millpond.node.v1.PersonaliseRequest
+	(*PersonaliseResponse)(nil),   // 65: millpond.node.v1.PersonaliseResponse
+	nil,                           // 66: millpond.node.v1.Failure.DetailsEntry
+	nil,                           // 67: millpond.node.v1.RunTaskRequest.EnvironmentEntry
+	(*timestamppb.Timestamp)(nil), // 68: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 69: google.protobuf.Duration
 }
 var file_node_proto_depIdxs = []int32{
-	65, // 0: millpond.node.v1.HelloRequest.now:type_name -> google.protobuf.Timestamp
-	65, // 1: millpond.node.v1.HelloResponse.booted:type_name -> google.protobuf.Timestamp
+	68, // 0: millpond.node.v1.HelloRequest.now:type_name -> google.protobuf.Timestamp
+	68, // 1: millpond.node.v1.HelloResponse.booted:type_name -> google.protobuf.Timestamp
 	3,  // 2: millpond.node.v1.HelloResponse.running:type_name -> millpond.node.v1.TaskKey
 	2,  // 3: millpond.node.v1.HelloResponse.stages:type_name -> millpond.node.v1.Stage
-	66, // 4: millpond.node.v1.Stage.duration:type_name -> google.protobuf.Duration
-	65, // 5: millpond.node.v1.Event.time:type_name -> google.protobuf.Timestamp
+	69, // 4: millpond.node.v1.Stage.duration:type_name -> google.protobuf.Duration
+	68, // 5: millpond.node.v1.Event.time:type_name -> google.protobuf.Timestamp
 	6,  // 6: millpond.node.v1.Event.task_started:type_name -> millpond.node.v1.TaskStarted
 	8,  // 7: millpond.node.v1.Event.task_completed:type_name -> millpond.node.v1.TaskCompleted
 	11, // 8: millpond.node.v1.Event.heartbeat:type_name -> millpond.node.v1.Heartbeat
 	7,  // 9: millpond.node.v1.Event.task_coordinated:type_name -> millpond.node.v1.TaskCoordinated
 	5,  // 10: millpond.node.v1.Event.more:type_name -> millpond.node.v1.Event
 	3,  // 11: millpond.node.v1.TaskStarted.key:type_name -> millpond.node.v1.TaskKey
-	65, // 12: millpond.node.v1.TaskStarted.start_time:type_name -> google.protobuf.Timestamp
+	68, // 12: millpond.node.v1.TaskStarted.start_time:type_name -> google.protobuf.Timestamp
 	3,  // 13: millpond.node.v1.TaskCoordinated.key:type_name -> millpond.node.v1.TaskKey
-	65, // 14: millpond.node.v1.TaskCoordinated.start_time:type_name -> google.protobuf.Timestamp
+	68, // 14: millpond.node.v1.TaskCoordinated.start_time:type_name -> google.protobuf.Timestamp
 	3,  // 15: millpond.node.v1.TaskCompleted.key:type_name -> millpond.node.v1.TaskKey
-	65, // 16: millpond.node.v1.TaskCompleted.start_time:type_name -> google.protobuf.Timestamp
-	65, // 17: millpond.node.v1.TaskCompleted.end_time:type_name -> google.protobuf.Timestamp
+	68, // 16: millpond.node.v1.TaskCompleted.start_time:type_name -> google.protobuf.Timestamp
+	68, // 17: millpond.node.v1.TaskCompleted.end_time:type_name -> google.protobuf.Timestamp
 	10, // 18: millpond.node.v1.TaskCompleted.failure:type_name -> millpond.node.v1.Failure
 	9,  // 19: millpond.node.v1.TaskCompleted.usage:type_name -> millpond.node.v1.Usage
 	34, // 20: millpond.node.v1.TaskCompleted.container:type_name -> millpond.node.v1.ContainerInfo
-	66, // 21: millpond.node.v1.Usage.user_cpu:type_name -> google.protobuf.Duration
-	66, // 22: millpond.node.v1.Usage.kernel_cpu:type_name -> google.protobuf.Duration
-	63, // 23: millpond.node.v1.Failure.details:type_name -> millpond.node.v1.Failure.DetailsEntry
+	69, // 21: millpond.node.v1.Usage.user_cpu:type_name -> google.protobuf.Duration
+	69, // 22: millpond.node.v1.Usage.kernel_cpu:type_name -> google.protobuf.Duration
+	66, // 23: millpond.node.v1.Failure.details:type_name -> millpond.node.v1.Failure.DetailsEntry
 	3,  // 24: millpond.node.v1.RunTaskRequest.key:type_name -> millpond.node.v1.TaskKey
-	64, // 25: millpond.node.v1.RunTaskRequest.environment:type_name -> millpond.node.v1.RunTaskRequest.EnvironmentEntry
+	67, // 25: millpond.node.v1.RunTaskRequest.environment:type_name -> millpond.node.v1.RunTaskRequest.EnvironmentEntry
 	20, // 26: millpond.node.v1.RunTaskRequest.user:type_name -> millpond.node.v1.User
 	21, // 27: millpond.node.v1.RunTaskRequest.resource_files:type_name -> millpond.node.v1.ResourceFile
-	66, // 28: millpond.node.v1.RunTaskRequest.max_wall_clock:type_name -> google.protobuf.Duration
+	69, // 28: millpond.node.v1.RunTaskRequest.max_wall_clock:type_name -> google.protobuf.Duration
 	15, // 29: millpond.node.v1.RunTaskRequest.output_files:type_name -> millpond.node.v1.OutputFile
 	17, // 30: millpond.node.v1.RunTaskRequest.packages:type_name -> millpond.node.v1.ApplicationPackage
 	32, // 31: millpond.node.v1.RunTaskRequest.container:type_name -> millpond.node.v1.Container
@@ -4387,65 +4606,69 @@ var file_node_proto_depIdxs = []int32{
 	10, // 42: millpond.node.v1.PrepareResponse.failure:type_name -> millpond.node.v1.Failure
 	30, // 43: millpond.node.v1.Container.registry:type_name -> millpond.node.v1.Registry
 	33, // 44: millpond.node.v1.Container.binds:type_name -> millpond.node.v1.Bind
-	65, // 45: millpond.node.v1.NoticeRequest.not_before:type_name -> google.protobuf.Timestamp
-	3,  // 46: millpond.node.v1.ProceedTaskRequest.key:type_name -> millpond.node.v1.TaskKey
-	3,  // 47: millpond.node.v1.StopTaskRequest.key:type_name -> millpond.node.v1.TaskKey
-	3,  // 48: millpond.node.v1.RemoveTaskRequest.key:type_name -> millpond.node.v1.TaskKey
-	45, // 49: millpond.node.v1.ListFilesResponse.files:type_name -> millpond.node.v1.FileInfo
-	65, // 50: millpond.node.v1.FileInfo.modified:type_name -> google.protobuf.Timestamp
-	66, // 51: millpond.node.v1.FreezeRequest.limit:type_name -> google.protobuf.Duration
-	65, // 52: millpond.node.v1.Output.modified:type_name -> google.protobuf.Timestamp
-	66, // 53: millpond.node.v1.SettleRequest.limit:type_name -> google.protobuf.Duration
-	2,  // 54: millpond.node.v1.SettleResponse.stages:type_name -> millpond.node.v1.Stage
-	65, // 55: millpond.node.v1.PersonaliseRequest.now:type_name -> google.protobuf.Timestamp
-	2,  // 56: millpond.node.v1.PersonaliseResponse.stages:type_name -> millpond.node.v1.Stage
-	0,  // 57: millpond.node.v1.Agent.Hello:input_type -> millpond.node.v1.HelloRequest
-	4,  // 58: millpond.node.v1.Agent.Watch:input_type -> millpond.node.v1.WatchRequest
-	12, // 59: millpond.node.v1.Agent.Acknowledge:input_type -> millpond.node.v1.AcknowledgeRequest
-	14, // 60: millpond.node.v1.Agent.RunTask:input_type -> millpond.node.v1.RunTaskRequest
-	24, // 61: millpond.node.v1.Agent.RunTasks:input_type -> millpond.node.v1.RunTasksRequest
-	27, // 62: millpond.node.v1.Agent.Prepare:input_type -> millpond.node.v1.PrepareRequest
-	35, // 63: millpond.node.v1.Agent.Notice:input_type -> millpond.node.v1.NoticeRequest
-	37, // 64: millpond.node.v1.Agent.ProceedTask:input_type -> millpond.node.v1.ProceedTaskRequest
-	39, // 65: millpond.node.v1.Agent.StopTask:input_type -> millpond.node.v1.StopTaskRequest
-	41, // 66: millpond.node.v1.Agent.RemoveTask:input_type -> millpond.node.v1.RemoveTaskRequest
-	18, // 67: millpond.node.v1.Agent.Install:input_type -> millpond.node.v1.InstallRequest
-	43, // 68: millpond.node.v1.Agent.ListFiles:input_type -> millpond.node.v1.ListFilesRequest
-	46, // 69: millpond.node.v1.Agent.StatFile:input_type -> millpond.node.v1.StatFileRequest
-	47, // 70: millpond.node.v1.Agent.ReadFile:input_type -> millpond.node.v1.ReadFileRequest
-	57, // 71: millpond.node.v1.Agent.Outputs:input_type -> millpond.node.v1.OutputsRequest
-	49, // 72: millpond.node.v1.Agent.DeleteFile:input_type -> millpond.node.v1.DeleteFileRequest
-	51, // 73: millpond.node.v1.Agent.Shutdown:input_type -> millpond.node.v1.ShutdownRequest
-	53, // 74: millpond.node.v1.Agent.Freeze:input_type -> millpond.node.v1.FreezeRequest
-	55, // 75: millpond.node.v1.Agent.Thaw:input_type -> millpond.node.v1.ThawRequest
-	59, // 76: millpond.node.v1.Agent.Settle:input_type -> millpond.node.v1.SettleRequest
-	61, // 77: millpond.node.v1.Agent.Personalise:input_type -> millpond.node.v1.PersonaliseRequest
-	1,  // 78: millpond.node.v1.Agent.Hello:output_type -> millpond.node.v1.HelloResponse
-	5,  // 79: millpond.node.v1.Agent.Watch:output_type -> millpond.node.v1.Event
-	13, // 80: millpond.node.v1.Agent.Acknowledge:output_type -> millpond.node.v1.AcknowledgeResponse
-	23, // 81: millpond.node.v1.Agent.RunTask:output_type -> millpond.node.v1.RunTaskResponse
-	25, // 82: millpond.node.v1.Agent.RunTasks:output_type -> millpond.node.v1.RunTasksResponse
-	31, // 83: millpond.node.v1.Agent.Prepare:output_type -> millpond.node.v1.PrepareResponse
-	36, // 84: millpond.node.v1.Agent.Notice:output_type -> millpond.node.v1.NoticeResponse
-	38, // 85: millpond.node.v1.Agent.ProceedTask:output_type -> millpond.node.v1.ProceedTaskResponse
-	40, // 86: millpond.node.v1.Agent.StopTask:output_type -> millpond.node.v1.StopTaskResponse
-	42, // 87: millpond.node.v1.Agent.RemoveTask:output_type -> millpond.node.v1.RemoveTaskResponse
-	19, // 88: millpond.node.v1.Agent.Install:output_type -> millpond.node.v1.InstallResponse
-	44, // 89: millpond.node.v1.Agent.ListFiles:output_type -> millpond.node.v1.ListFilesResponse
-	45, // 90: millpond.node.v1.Agent.StatFile:output_type -> millpond.node.v1.FileInfo
-	48, // 91: millpond.node.v1.Agent.ReadFile:output_type -> millpond.node.v1.FileChunk
-	58, // 92: millpond.node.v1.Agent.Outputs:output_type -> millpond.node.v1.Output
-	50, // 93: millpond.node.v1.Agent.DeleteFile:output_type -> millpond.node.v1.DeleteFileResponse
-	52, // 94: millpond.node.v1.Agent.Shutdown:output_type -> millpond.node.v1.ShutdownResponse
-	54, // 95: millpond.node.v1.Agent.Freeze:output_type -> millpond.node.v1.FreezeResponse
-	56, // 96: millpond.node.v1.Agent.Thaw:output_type -> millpond.node.v1.ThawResponse
-	60, // 97: millpond.node.v1.Agent.Settle:output_type -> millpond.node.v1.SettleResponse
-	62, // 98: millpond.node.v1.Agent.Personalise:output_type -> millpond.node.v1.PersonaliseResponse
-	78, // [78:99] is the sub-list for method output_type
-	57, // [57:78] is the sub-list for method input_type
-	57, // [57:57] is the sub-list for extension type_name
-	57, // [57:57] is the sub-list for extension extendee
-	0,  // [0:57] is the sub-list for field type_name
+	37, // 45: millpond.node.v1.SetLoginsRequest.logins:type_name -> millpond.node.v1.Login
+	68, // 46: millpond.node.v1.Login.expiry:type_name -> google.protobuf.Timestamp
+	68, // 47: millpond.node.v1.NoticeRequest.not_before:type_name -> google.protobuf.Timestamp
+	3,  // 48: millpond.node.v1.ProceedTaskRequest.key:type_name -> millpond.node.v1.TaskKey
+	3,  // 49: millpond.node.v1.StopTaskRequest.key:type_name -> millpond.node.v1.TaskKey
+	3,  // 50: millpond.node.v1.RemoveTaskRequest.key:type_name -> millpond.node.v1.TaskKey
+	48, // 51: millpond.node.v1.ListFilesResponse.files:type_name -> millpond.node.v1.FileInfo
+	68, // 52: millpond.node.v1.FileInfo.modified:type_name -> google.protobuf.Timestamp
+	69, // 53: millpond.node.v1.FreezeRequest.limit:type_name -> google.protobuf.Duration
+	68, // 54: millpond.node.v1.Output.modified:type_name -> google.protobuf.Timestamp
+	69, // 55: millpond.node.v1.SettleRequest.limit:type_name -> google.protobuf.Duration
+	2,  // 56: millpond.node.v1.SettleResponse.stages:type_name -> millpond.node.v1.Stage
+	68, // 57: millpond.node.v1.PersonaliseRequest.now:type_name -> google.protobuf.Timestamp
+	2,  // 58: millpond.node.v1.PersonaliseResponse.stages:type_name -> millpond.node.v1.Stage
+	0,  // 59: millpond.node.v1.Agent.Hello:input_type -> millpond.node.v1.HelloRequest
+	4,  // 60: millpond.node.v1.Agent.Watch:input_type -> millpond.node.v1.WatchRequest
+	12, // 61: millpond.node.v1.Agent.Acknowledge:input_type -> millpond.node.v1.AcknowledgeRequest
+	14, // 62: millpond.node.v1.Agent.RunTask:input_type -> millpond.node.v1.RunTaskRequest
+	24, // 63: millpond.node.v1.Agent.RunTasks:input_type -> millpond.node.v1.RunTasksRequest
+	27, // 64: millpond.node.v1.Agent.Prepare:input_type -> millpond.node.v1.PrepareRequest
+	35, // 65: millpond.node.v1.Agent.SetLogins:input_type -> millpond.node.v1.SetLoginsRequest
+	38, // 66: millpond.node.v1.Agent.Notice:input_type -> millpond.node.v1.NoticeRequest
+	40, // 67: millpond.node.v1.Agent.ProceedTask:input_type -> millpond.node.v1.ProceedTaskRequest
+	42, // 68: millpond.node.v1.Agent.StopTask:input_type -> millpond.node.v1.StopTaskRequest
+	44, // 69: millpond.node.v1.Agent.RemoveTask:input_type -> millpond.node.v1.RemoveTaskRequest
+	18, // 70: millpond.node.v1.Agent.Install:input_type -> millpond.node.v1.InstallRequest
+	46, // 71: millpond.node.v1.Agent.ListFiles:input_type -> millpond.node.v1.ListFilesRequest
+	49, // 72: millpond.node.v1.Agent.StatFile:input_type -> millpond.node.v1.StatFileRequest
+	50, // 73: millpond.node.v1.Agent.ReadFile:input_type -> millpond.node.v1.ReadFileRequest
+	60, // 74: millpond.node.v1.Agent.Outputs:input_type -> millpond.node.v1.OutputsRequest
+	52, // 75: millpond.node.v1.Agent.DeleteFile:input_type -> millpond.node.v1.DeleteFileRequest
+	54, // 76: millpond.node.v1.Agent.Shutdown:input_type -> millpond.node.v1.ShutdownRequest
+	56, // 77: millpond.node.v1.Agent.Freeze:input_type -> millpond.node.v1.FreezeRequest
+	58, // 78: millpond.node.v1.Agent.Thaw:input_type -> millpond.node.v1.ThawRequest
+	62, // 79: millpond.node.v1.Agent.Settle:input_type -> millpond.node.v1.SettleRequest
+	64, // 80: millpond.node.v1.Agent.Personalise:input_type -> millpond.node.v1.PersonaliseRequest
+	1,  // 81: millpond.node.v1.Agent.Hello:output_type -> millpond.node.v1.HelloResponse
+	5,  // 82: millpond.node.v1.Agent.Watch:output_type -> millpond.node.v1.Event
+	13, // 83: millpond.node.v1.Agent.Acknowledge:output_type -> millpond.node.v1.AcknowledgeResponse
+	23, // 84: millpond.node.v1.Agent.RunTask:output_type -> millpond.node.v1.RunTaskResponse
+	25, // 85: millpond.node.v1.Agent.RunTasks:output_type -> millpond.node.v1.RunTasksResponse
+	31, // 86: millpond.node.v1.Agent.Prepare:output_type -> millpond.node.v1.PrepareResponse
+	36, // 87: millpond.node.v1.Agent.SetLogins:output_type -> millpond.node.v1.SetLoginsResponse
+	39, // 88: millpond.node.v1.Agent.Notice:output_type -> millpond.node.v1.NoticeResponse
+	41, // 89: millpond.node.v1.Agent.ProceedTask:output_type -> millpond.node.v1.ProceedTaskResponse
+	43, // 90: millpond.node.v1.Agent.StopTask:output_type -> millpond.node.v1.StopTaskResponse
+	45, // 91: millpond.node.v1.Agent.RemoveTask:output_type -> millpond.node.v1.RemoveTaskResponse
+	19, // 92: millpond.node.v1.Agent.Install:output_type -> millpond.node.v1.InstallResponse
+	47, // 93: millpond.node.v1.Agent.ListFiles:output_type -> millpond.node.v1.ListFilesResponse
+	48, // 94: millpond.node.v1.Agent.StatFile:output_type -> millpond.node.v1.FileInfo
+	51, // 95: millpond.node.v1.Agent.ReadFile:output_type -> millpond.node.v1.FileChunk
+	61, // 96: millpond.node.v1.Agent.Outputs:output_type -> millpond.node.v1.Output
+	53, // 97: millpond.node.v1.Agent.DeleteFile:output_type -> millpond.node.v1.DeleteFileResponse
+	55, // 98: millpond.node.v1.Agent.Shutdown:output_type -> millpond.node.v1.ShutdownResponse
+	57, // 99: millpond.node.v1.Agent.Freeze:output_type -> millpond.node.v1.FreezeResponse
+	59, // 100: millpond.node.v1.Agent.Thaw:output_type -> millpond.node.v1.ThawResponse
+	63, // 101: millpond.node.v1.Agent.Settle:output_type -> millpond.node.v1.SettleResponse
+	65, // 102: millpond.node.v1.Agent.Personalise:output_type -> millpond.node.v1.PersonaliseResponse
+	81, // [81:103] is the sub-list for method output_type
+	59, // [59:81] is the sub-list for method input_type
+	59, // [59:59] is the sub-list for extension type_name
+	59, // [59:59] is the sub-list for extension extendee
+	0,  // [0:59] is the sub-list for field type_name
 }
 
 func init() { file_node_proto_init() }
@@ -4466,7 +4689,7 @@ func file_node_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_node_proto_rawDesc), len(file_node_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   65,
+			NumMessages:   68,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
