@@ -49,11 +49,12 @@ func TestPreparation(t *testing.T) {
 		c.addTask("j", id, "sleep 10ms", nil)
 	}
 	c.taskIn("j", "a", millpond.TaskPreparing)
-	k, _, err := c.jobs.TaskCounts(ctx, acct.Name, "j")
-	c.must(err)
-	if k.Running != 4 {
-		t.Errorf("tasks that wait for the preparation count as running: %+v", k)
-	}
+	// Tasks that wait for the preparation count as running.
+	c.wait("four tasks that wait for the preparation", func() bool {
+		k, _, err := c.jobs.TaskCounts(ctx, acct.Name, "j")
+		c.must(err)
+		return k.Running == 4
+	})
 	c = restart()
 	close(h.gate)
 	for _, id := range []string{"a", "b", "c", "d", "e", "f"} {
