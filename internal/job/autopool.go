@@ -81,6 +81,11 @@ func (s *Service) ownPool(tx *sqlite.Tx, j *millpond.Job, schedule millpond.JobS
 
 // disown ends what the service has to do with a pool: it is deleted, or kept.
 func disown(tx *sqlite.Tx, v millpond.OwnedPool, keep bool) error {
+	if keep && v.Stage == millpond.AutoPoolWanted {
+		// Its job has told the pool's id, so it is made all the same, for nobody.
+		v.Job, v.Schedule = "", ""
+		return tx.PutOwnedPool(v)
+	}
 	if keep {
 		return tx.DeleteOwnedPool(v.Account, v.ID)
 	}
@@ -211,6 +216,9 @@ func (s *Service) stepOwnedPool(ctx context.Context, v millpond.OwnedPool) error
 		now, err := tx.OwnedPool(v.Account, v.ID)
 		if err != nil || now.Stage != millpond.AutoPoolWanted {
 			return ignoreNoRow(err)
+		}
+		if e == nil && now.Job == "" && now.Schedule == "" {
+			return tx.DeleteOwnedPool(v.Account, v.ID)
 		}
 		if e == nil {
 			now.Stage = millpond.AutoPoolMade

@@ -14,7 +14,7 @@ func (t *Tx) PutOwnedPool(v millpond.OwnedPool) error {
 		return err
 	}
 	_, err = t.exec(`INSERT INTO owned_pool (account, key, schedule, stage, document) VALUES (?, ?, ?, ?, ?)
-		ON CONFLICT (account, key) DO UPDATE SET stage = excluded.stage, document = excluded.document`,
+		ON CONFLICT (account, key) DO UPDATE SET schedule = excluded.schedule, stage = excluded.stage, document = excluded.document`,
 		v.Account.Key(), v.ID.Key(), v.Schedule.Key(), v.Stage, string(doc))
 	return err
 }
