@@ -37,6 +37,11 @@ func (s *supervisor) setPorts(ctx context.Context, want []launch.Port) {
 	have := s.status.Ports
 	s.mu.Unlock()
 	network := s.cfg.network()
+	if s.clones && !network.Address.IsValid() {
+		// The first address is the template's, whose lease came with its state; a
+		// clone has another card and so gets the next.
+		network.Address = network.Guest().Next()
+	}
 	wanted := map[launch.Port]bool{}
 	for _, p := range want {
 		wanted[p] = true
