@@ -107,7 +107,7 @@ var engines = map[string]struct {
 	file, text string
 }{
 	"podman": {[]string{"podman", "netavark", "iptables"}, "/etc/containers/registries.conf.d/lab.conf", "[[registry]]\nlocation = \"REGISTRY\"\ninsecure = true\n"},
-	"docker": {[]string{"docker.io", "iptables"}, "/etc/docker/daemon.json", `{"insecure-registries": ["REGISTRY"]}`},
+	"docker": {[]string{"docker.io", "apparmor", "iptables"}, "/etc/docker/daemon.json", `{"insecure-registries": ["REGISTRY"]}`},
 }
 
 // engineVHD is a Debian with an engine and the helpers of mount.
