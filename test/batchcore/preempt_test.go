@@ -27,9 +27,14 @@ func TestPreemption(t *testing.T) {
 	v, err := c.jobs.GetTask(ctx, acct.Name, "j", "t")
 	c.must(err)
 	busy := v.Node
-	c.must(c.nodes.Preempt(ctx, acct.Name, "p", busy, 200*time.Millisecond))
+	c.must(c.nodes.Preempt(ctx, acct.Name, "p", busy, 3*time.Second))
 	c.code(c.nodes.Preempt(ctx, acct.Name, "p", busy, 0), "OperationInvalidForCurrentState")
 	c.code(c.nodes.Reboot(ctx, acct.Name, "p", busy, ""), "OperationInvalidForCurrentState")
+	c.wait("the node is told", func() bool {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		return len(h.notices) > 0
+	})
 	c = restart()
 	c.wait("the node is preempted", func() bool { return c.inState("p", millpond.NodePreempted) == 1 })
 	if p := c.steady("p"); p.CurrentLowPriority != 2 {
@@ -44,7 +49,7 @@ func TestPreemption(t *testing.T) {
 		t.Fatalf("%+v %v", n, err)
 	}
 	h.mu.Lock()
-	if len(h.notices) == 0 || h.notices[0] != "Preempt" {
+	if h.notices[0] != "Preempt" {
 		t.Errorf("notices %v", h.notices)
 	}
 	h.mu.Unlock()
