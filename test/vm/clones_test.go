@@ -15,7 +15,7 @@ import (
 )
 
 // TestClones has a pool grow past its template and compares who its nodes are,
-// reboots a clone and reimages one.
+// logs in to a clone, reboots it and reimages it.
 func TestClones(t *testing.T) {
 	t.Run("tiny", func(t *testing.T) {
 		s := lab.Start(t)
@@ -33,6 +33,7 @@ func cloneChapter(t *testing.T, s *lab.Server, name, agent, vhd string, keys boo
 	vm := body["virtualMachineConfiguration"].(map[string]any)
 	vm["nodeAgentSKUId"] = agent
 	vm["imageReference"] = map[string]any{"virtualMachineImageId": l.Version}
+	body["userAccounts"] = []any{map[string]any{"name": "crew", "password": visitorPassword, "linuxUserConfiguration": map[string]any{"uid": 4000, "gid": 4001}}}
 	l.AddPool(body, 8*time.Minute)
 	for _, n := range l.Nodes(name) {
 		if n.Kind != "boot" || n.Reason == "" {
@@ -101,6 +102,12 @@ func cloneChapter(t *testing.T, s *lab.Server, name, agent, vhd string, keys boo
 			clone = n.ID
 		}
 	}
+	v := newVisitor(t, l, s, name, clone)
+	if keys {
+		v.first()
+	} else if said := s.AzRefused(v.args("remote-login-settings", "show")...); !strings.Contains(said, "no server for SSH") {
+		t.Errorf("an image without a server for SSH: %s", said)
+	}
 	for _, what := range []string{"reboot", "reimage"} {
 		begin := time.Now()
 		if a := l.Batch(http.MethodPost, "/pools/"+name+"/nodes/"+clone+"/"+what, map[string]any{}); a.Status != http.StatusAccepted {
@@ -111,6 +118,11 @@ func cloneChapter(t *testing.T, s *lab.Server, name, agent, vhd string, keys boo
 			if n.ID == clone {
 				t.Logf("%s: idle after %s as a %s", what, time.Since(begin), n.Kind)
 			}
+		}
+		if keys && what == "reboot" {
+			v.rebooted()
+		} else if keys {
+			v.reimaged()
 		}
 	}
 	l.Batch(http.MethodDelete, "/pools/"+name, nil)
