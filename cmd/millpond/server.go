@@ -352,6 +352,9 @@ func (s *server) stop(onStop string) error {
 func (s *server) stopMachines() error {
 	ctx, cancel := context.WithTimeout(context.Background(), 45*time.Second)
 	defer cancel()
+	if k, ok := s.launcher.(launch.Keeper); ok {
+		k.EndMaking()
+	}
 	all, err := s.launcher.List(ctx)
 	if err != nil {
 		return err

@@ -62,6 +62,10 @@ type Attacher interface {
 	DetachDisk(ctx context.Context, node millpond.NodeID, lun int) error
 }
 
+// Keeper is an optional ability: the launcher makes machines of its own, such as
+// those that others are copied from. EndMaking ends that and begins no more.
+type Keeper interface{ EndMaking() }
+
 // AttacherOf is that ability of a launcher or of the one that it is a part of;
 // nil without it.
 func AttacherOf(l Launcher) Attacher {

@@ -18,6 +18,10 @@ func task(id, command string) map[string]any {
 	return map[string]any{"id": id, "commandLine": command}
 }
 
+// nodes is what the command line of a node's QEMU has and that of a machine which
+// nodes are copied from has not.
+const nodes = "guest=tvm"
+
 // TestServerKilledWhileTasksRun kills the server in the middle: machines and
 // running tasks go on, what ended meanwhile is reported, nothing runs twice.
 func TestServerKilledWhileTasksRun(t *testing.T) {
@@ -41,12 +45,12 @@ func TestServerKilledWhileTasksRun(t *testing.T) {
 		}
 		return false, fmt.Sprint(l.Tasks("j"))
 	})
-	qemus := s.Descendants("qemu-system")
+	qemus := s.Descendants(nodes)
 	if len(qemus) != 2 {
 		t.Fatalf("%d QEMUs run, want 2", len(qemus))
 	}
 	s.Kill()
-	if still := s.Descendants("qemu-system"); fmt.Sprint(still) != fmt.Sprint(qemus) {
+	if still := s.Descendants(nodes); fmt.Sprint(still) != fmt.Sprint(qemus) {
 		t.Fatalf("after the server's death the QEMUs are %v, were %v", still, qemus)
 	}
 	// Long enough for the running tasks to end while nobody listens.
@@ -69,7 +73,7 @@ func TestServerKilledWhileTasksRun(t *testing.T) {
 			t.Errorf("the nodes changed: %v, were %v", after, before)
 		}
 	}
-	if now := s.Descendants("qemu-system"); fmt.Sprint(now) != fmt.Sprint(qemus) {
+	if now := s.Descendants(nodes); fmt.Sprint(now) != fmt.Sprint(qemus) {
 		t.Errorf("the QEMUs changed: %v, were %v", now, qemus)
 	}
 }
@@ -85,7 +89,7 @@ func TestQEMUKilled(t *testing.T) {
 		x := l.Tasks("j")
 		return len(x) == 1 && x[0].State == "running", fmt.Sprint(x)
 	})
-	for _, pid := range s.Descendants("qemu-system") {
+	for _, pid := range s.Descendants(nodes) {
 		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 			t.Fatal(err)
 		}
@@ -110,7 +114,7 @@ func TestSupervisorKilled(t *testing.T) {
 	s := lab.Start(t)
 	l := s.Furnish(s.TinyVHD("ubuntu-16.04"), "V1")
 	l.AddPool(l.PoolBody("p", 1), 5*time.Minute)
-	supervisors := s.Descendants("vm-run")
+	supervisors := s.Descendants("vms/tvm")
 	if len(supervisors) != 1 {
 		t.Fatalf("%d supervisors, want 1", len(supervisors))
 	}
@@ -119,7 +123,7 @@ func TestSupervisorKilled(t *testing.T) {
 	}
 	l.AddJob("j", "p", task("t", "printenv AZ_BATCH_NODE_ID"))
 	l.WaitTasks("j", 5*time.Minute)
-	if n := len(s.Descendants("qemu-system")); n != 1 {
+	if n := len(s.Descendants(nodes)); n != 1 {
 		t.Errorf("%d QEMUs run, want 1", n)
 	}
 }

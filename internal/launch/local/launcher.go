@@ -111,6 +111,7 @@ var (
 	_ launch.Notifier = (*Launcher)(nil)
 	_ launch.Consoler = (*Launcher)(nil)
 	_ launch.Porter   = (*Launcher)(nil)
+	_ launch.Keeper   = (*Launcher)(nil)
 )
 
 // lans is the folder of the networks that machines share; no VM's folder begins

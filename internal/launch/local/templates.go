@@ -64,6 +64,9 @@ type templates struct {
 	cfg Templates
 	// turn is had by whoever makes one.
 	turn chan struct{}
+	// ctx ends with the making, at the latest with the launcher.
+	ctx context.Context
+	end context.CancelFunc
 
 	mu    sync.Mutex
 	known map[string]*template
@@ -94,7 +97,22 @@ func newTemplates(l *Launcher, cfg Templates) *templates {
 	if cfg.MaxAge <= 0 {
 		cfg.MaxAge = 14 * 24 * time.Hour
 	}
-	return &templates{l: l, cfg: cfg, turn: make(chan struct{}, 1), known: map[string]*template{}}
+	t := &templates{l: l, cfg: cfg, turn: make(chan struct{}, 1), known: map[string]*template{}}
+	t.ctx, t.end = context.WithCancel(l.ctx)
+	return t
+}
+
+// EndMaking implements launch.Keeper: it returns when no template is being made any
+// more. VMs that waited for one boot.
+func (l *Launcher) EndMaking() {
+	t := l.templates
+	t.end()
+	// A killed process is gone in a moment.
+	select {
+	case t.turn <- struct{}{}:
+		<-t.turn
+	case <-l.ctx.Done():
+	}
 }
 
 // takeOver finds the templates of an earlier server. What was being made is made
@@ -188,7 +206,7 @@ func (t *templates) look(ctx context.Context, key string, cfg vmrun.Config) (dir
 		return "", "", e.made
 	case e.failed != "" && now.Before(e.retry):
 		return "", e.failed, nil
-	case e.boots >= t.l.cfg.ConcurrentStarts && e.boots >= worthwhile:
+	case e.boots >= t.l.cfg.ConcurrentStarts && e.boots >= worthwhile && t.ctx.Err() == nil:
 		t.begin(e, cfg, false)
 		return "", "", e.made
 	}
@@ -218,7 +236,7 @@ func (t *templates) quiet() {
 			next = e
 		}
 	}
-	if next != nil && t.l.ctx.Err() == nil && !t.l.starting() {
+	if next != nil && t.ctx.Err() == nil && !t.l.starting() {
 		t.begin(next, next.cfg, true)
 	}
 }
@@ -275,7 +293,7 @@ func (t *templates) make(e *template, behind bool) {
 	close(e.made)
 	e.made = nil
 	t.mu.Unlock()
-	if err != nil && t.l.ctx.Err() == nil {
+	if err != nil && t.ctx.Err() == nil {
 		t.l.cfg.Log.Error("no template was made; machines of its kind boot by themselves", "template", e.key, "err", err, "again", e.retry)
 	}
 	t.evict()
@@ -284,7 +302,7 @@ func (t *templates) make(e *template, behind bool) {
 }
 
 func (t *templates) produce(e *template, behind bool) error {
-	ctx, cancel := context.WithTimeout(t.l.ctx, makeLimit)
+	ctx, cancel := context.WithTimeout(t.ctx, makeLimit)
 	defer cancel()
 	select {
 	case t.turn <- struct{}{}:

@@ -195,3 +195,25 @@ func TestNoTemplate(t *testing.T) {
 		}
 	}
 }
+
+// TestEndMaking: a template that is being made is given up, and who waits boots.
+func TestEndMaking(t *testing.T) {
+	f := newFixture(t, withTemplates)
+	spec := f.spec(t, qemutest.Boots) // its agent never answers, so none is ever made
+	for _, n := range []millpond.NodeID{"node-a", "node-b", "node-c"} {
+		if err := f.l.Launch(t.Context(), spec(n, 1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	deadline := time.Now().Add(launchtest.Bound)
+	for len(f.l.templates.specs()) == 0 {
+		if time.Now().After(deadline) {
+			t.Fatal("no template is being made")
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	f.l.EndMaking()
+	if st := f.until(t, "node-c", launch.Running); st.Clone.Template != "" || st.Clone.Cold == "" {
+		t.Errorf("%+v", st.Clone)
+	}
+}
