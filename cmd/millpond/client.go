@@ -37,15 +37,15 @@ type client struct {
 
 // dial finds the running server; its error says how to start one.
 func dial(data datadir.Dir) (*client, error) {
-	addr, err := os.ReadFile(data.Endpoint())
+	addr, err := endpoint(data)
 	if err != nil {
-		return nil, fmt.Errorf("no server runs on data folder %s; start one with: millpond serve --data %s", data, data)
+		return nil, err
 	}
 	text, err := os.ReadFile(data.Credentials())
 	if err != nil {
 		return nil, fmt.Errorf("read the administrator's credentials: %w", err)
 	}
-	c := &client{base: "https://" + strings.TrimSpace(string(addr)), tokens: map[string]string{}}
+	c := &client{base: "https://" + addr, tokens: map[string]string{}}
 	if err := json.Unmarshal(text, &c.creds); err != nil {
 		return nil, fmt.Errorf("%s: %w", data.Credentials(), err)
 	}
@@ -84,20 +84,30 @@ func (c *client) token(ctx context.Context, resource string) (string, error) {
 	return answer.AccessToken, nil
 }
 
-// get reads a path of the service, or an absolute link that the service gave.
-func (c *client) get(ctx context.Context, resource, path string, into any) error {
+// request makes a request of a path of the service, or of an absolute link that the
+// service gave, with the administrator's token for a resource.
+func (c *client) request(ctx context.Context, method, resource, path string, body io.Reader) (*http.Request, error) {
 	token, err := c.token(ctx, resource)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if !strings.HasPrefix(path, "https://") {
 		path = c.base + path
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, path, nil)
+	req, err := http.NewRequestWithContext(ctx, method, path, body)
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Authorization", "Bearer "+token)
+	return req, nil
+}
+
+// get reads what a path answers.
+func (c *client) get(ctx context.Context, resource, path string, into any) error {
+	req, err := c.request(ctx, http.MethodGet, resource, path, nil)
 	if err != nil {
 		return err
 	}
-	req.Header.Set("Authorization", "Bearer "+token)
 	return c.do(req, into)
 }
 

@@ -10,10 +10,8 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"os/signal"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 )
 
@@ -44,26 +42,9 @@ type change struct {
 	} `json:"data"`
 }
 
-// account finds the base URL of an account; of the only one if name is empty.
-func (c *client) account(ctx context.Context, name string) (string, error) {
-	all, err := list[accountView](ctx, c, armResource, "/subscriptions/"+c.creds.SubscriptionID+"/providers/Microsoft.Batch/batchAccounts?"+armVersion)
-	if err != nil {
-		return "", err
-	}
-	for _, a := range all {
-		if strings.EqualFold(a.Name, name) || name == "" && len(all) == 1 {
-			return "https://" + a.Properties.AccountEndpoint, nil
-		}
-	}
-	if name != "" {
-		return "", fmt.Errorf("there is no Batch account %q here", name)
-	}
-	return "", fmt.Errorf("there are %d Batch accounts here; say which with --account", len(all))
-}
-
 // Run prints events.
 func (e *EventsCmd) Run(g *Globals) error {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, stop := interruptible()
 	defer stop()
 	c, err := dial(g.Data)
 	if err != nil {
@@ -152,38 +133,23 @@ func (e *EventsCmd) print(w io.Writer, v change, raw []byte) error {
 	return err
 }
 
-// open begins a GET whose answer is read as it comes.
-func (c *client) open(ctx context.Context, path string, header http.Header) (*http.Response, error) {
-	token, err := c.token(ctx, batchResource)
-	if err != nil {
-		return nil, err
-	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, path, nil)
-	if err != nil {
-		return nil, err
-	}
-	for k, v := range header {
-		req.Header[k] = v
-	}
-	req.Header.Set("Authorization", "Bearer "+token)
-	// The client's own timeout is for answers that end.
-	resp, err := (&http.Client{Transport: c.http.Transport}).Do(req)
-	if err != nil {
-		return nil, err
-	}
-	if resp.StatusCode >= 300 {
-		defer resp.Body.Close()
-		body, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
-		return nil, &apiError{Status: resp.StatusCode, Text: errorText(body)}
-	}
-	return resp, nil
-}
-
 // errEnough ends follow without an error.
 var errEnough = errors.New("enough")
 
 // retryLimit is how long follow waits for a server that has gone.
 const retryLimit = 2 * time.Minute
+
+// redial waits a moment and finds the server again: the next one may listen
+// elsewhere and signs other tokens.
+func (c *client) redial(ctx context.Context, g *Globals) error {
+	if err := pause(ctx, time.Second); err != nil {
+		return err
+	}
+	if next, err := dial(g.Data); err == nil {
+		*c = *next
+	}
+	return nil
+}
 
 // follow hands events to each as they come, over restarts of the server, until
 // ctx ends or each says so. A first event with the type "ready" tells that
@@ -203,14 +169,8 @@ func (c *client) follow(ctx context.Context, g *Globals, base string, q url.Valu
 		case time.Since(lastHeard) > retryLimit:
 			return fmt.Errorf("the server is gone: %w", err)
 		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(time.Second):
-		}
-		// The next server may listen elsewhere and signs other tokens.
-		if next, err := dial(g.Data); err == nil {
-			*c = *next
+		if err := c.redial(ctx, g); err != nil {
+			return err
 		}
 	}
 }
@@ -265,93 +225,4 @@ func (c *client) followOnce(ctx context.Context, base string, q url.Values, afte
 		return err
 	}
 	return io.ErrUnexpectedEOF
-}
-
-// JobCmd has what the CLI of Azure lacks for jobs.
-type JobCmd struct {
-	Wait JobWaitCmd `cmd:"" help:"Wait until a job or all its tasks have completed; fail if a task failed."`
-}
-
-// JobWaitCmd waits for a job without polling.
-type JobWaitCmd struct {
-	Job     string        `arg:"" help:"The job." placeholder:"ACCOUNT/JOB"`
-	Timeout time.Duration `help:"How long to wait; 0 is for ever." default:"0"`
-	Quiet   bool          `short:"q" help:"Print nothing while waiting."`
-}
-
-// Run waits.
-func (j *JobWaitCmd) Run(g *Globals) error {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if j.Timeout > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, j.Timeout)
-		defer cancel()
-	}
-	account, id, ok := strings.Cut(j.Job, "/")
-	if !ok || id == "" {
-		return fmt.Errorf("%q is not of the form ACCOUNT/JOB", j.Job)
-	}
-	c, err := dial(g.Data)
-	if err != nil {
-		return err
-	}
-	base, err := c.account(ctx, account)
-	if err != nil {
-		return err
-	}
-	type counts struct{ Active, Running, Completed, Succeeded, Failed int }
-	var now struct {
-		Tasks counts `json:"taskCounts"`
-	}
-	var state struct{ State string }
-	look := func() error {
-		if err := c.get(ctx, batchResource, base+"/jobs/"+url.PathEscape(id)+"?"+batchVersion, &state); err != nil {
-			return err
-		}
-		if err := c.get(ctx, batchResource, base+"/jobs/"+url.PathEscape(id)+"/taskcounts?"+batchVersion, &now); err != nil {
-			return err
-		}
-		if n := now.Tasks; state.State == "completed" || n.Completed > 0 && n.Active+n.Running == 0 {
-			return errEnough
-		}
-		return nil
-	}
-	line := &EventsCmd{}
-	// With many open tasks not each end is worth a look.
-	var looked time.Time
-	open := 0
-	err = c.follow(ctx, g, base, url.Values{"job": {id}, "kind": {"job,task"}}, "", func(v change, raw []byte) error {
-		if v.Type == "ready" {
-			return look()
-		}
-		if !j.Quiet {
-			if err := line.print(os.Stdout, v, raw); err != nil {
-				return err
-			}
-		}
-		switch {
-		case v.Data.Kind == "job" && v.Data.State == "deleted":
-			return &apiError{Status: http.StatusNotFound, Text: "the job was deleted"}
-		case v.Data.Kind == "job" || v.Data.State == "completed" && (time.Since(looked) > 100*time.Millisecond || open <= 100):
-			looked = time.Now()
-			err := look()
-			open = now.Tasks.Active + now.Tasks.Running
-			return err
-		case v.Data.State == "completed":
-			open--
-		}
-		return nil
-	})
-	if ctx.Err() != nil {
-		return fmt.Errorf("job %s is %s, with %d of %d tasks completed", id, state.State, now.Tasks.Completed, now.Tasks.Completed+now.Tasks.Active+now.Tasks.Running)
-	}
-	if err != nil {
-		return err
-	}
-	fmt.Printf("job %s is %s: %d tasks succeeded, %d failed\n", id, state.State, now.Tasks.Succeeded, now.Tasks.Failed)
-	if now.Tasks.Failed > 0 {
-		return fmt.Errorf("%d of %d tasks failed", now.Tasks.Failed, now.Tasks.Completed)
-	}
-	return nil
 }

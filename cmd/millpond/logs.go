@@ -8,9 +8,6 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"os/signal"
-	"strings"
-	"syscall"
 	"time"
 )
 
@@ -25,17 +22,9 @@ type LogsCmd struct {
 
 // Run prints.
 func (l *LogsCmd) Run(g *Globals) error {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, stop := interruptible()
 	defer stop()
-	account, job, ok := strings.Cut(l.Job, "/")
-	if !ok || job == "" {
-		return fmt.Errorf("%q is not of the form ACCOUNT/JOB", l.Job)
-	}
-	c, err := dial(g.Data)
-	if err != nil {
-		return err
-	}
-	base, err := c.account(ctx, account)
+	job, err := g.job(ctx, l.Job)
 	if err != nil {
 		return err
 	}
@@ -46,14 +35,14 @@ func (l *LogsCmd) Run(g *Globals) error {
 	case l.Stderr:
 		name = "stderr.txt"
 	}
-	path := "/jobs/" + url.PathEscape(job) + "/tasks/" + url.PathEscape(l.Task) + "/files/" + url.PathEscape(name) + "?" + batchVersion
+	path := job.url + "/tasks/" + url.PathEscape(l.Task) + "/files/" + url.PathEscape(name) + "?" + batchVersion
 	if l.Follow {
 		path += "&follow=true"
 	}
 	offset := int64(0)
 	begun := time.Now()
 	for {
-		n, err := c.copyFile(ctx, base+path, offset)
+		n, err := job.copyFile(ctx, path, offset)
 		if offset += n; n > 0 {
 			begun = time.Now()
 		}
@@ -65,13 +54,8 @@ func (l *LogsCmd) Run(g *Globals) error {
 			return err
 		}
 		// The server restarts; what the task writes meanwhile is not lost.
-		select {
-		case <-ctx.Done():
+		if job.redial(ctx, g) != nil {
 			return nil
-		case <-time.After(time.Second):
-		}
-		if next, err := dial(g.Data); err == nil {
-			*c = *next
 		}
 	}
 }

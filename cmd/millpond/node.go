@@ -4,9 +4,9 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net/http"
 	"net/url"
 	"os"
-	"strings"
 	"text/tabwriter"
 	"time"
 )
@@ -28,21 +28,13 @@ type NodeLogsCmd struct {
 func (n *NodeLogsCmd) Run(g *Globals) error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	account, pool, ok := strings.Cut(n.Pool, "/")
-	if !ok || pool == "" {
-		return fmt.Errorf("%q is not of the form ACCOUNT/POOL", n.Pool)
-	}
-	c, err := dial(g.Data)
+	pool, err := g.pool(ctx, n.Pool)
 	if err != nil {
 		return err
 	}
-	base, err := c.account(ctx, account)
-	if err != nil {
-		return err
-	}
-	path := base + "/pools/" + url.PathEscape(pool) + "/nodes/" + url.PathEscape(n.Node) + "/millpond/logs"
+	path := pool.url + "/nodes/" + url.PathEscape(n.Node) + "/millpond/logs"
 	if n.Name != "" {
-		resp, err := c.open(ctx, path+"/"+url.PathEscape(n.Name)+"?"+batchVersion, nil)
+		resp, err := pool.open(ctx, path+"/"+url.PathEscape(n.Name)+"?"+batchVersion, nil)
 		if err != nil {
 			return err
 		}
@@ -57,7 +49,7 @@ func (n *NodeLogsCmd) Run(g *Globals) error {
 			LastModified  time.Time
 		}
 	}
-	if err := c.get(ctx, batchResource, path+"?"+batchVersion, &logs); err != nil {
+	if err := pool.get(ctx, batchResource, path+"?"+batchVersion, &logs); err != nil {
 		return err
 	}
 	tw := tabwriter.NewWriter(os.Stdout, 0, 4, 2, ' ', 0)
@@ -78,17 +70,9 @@ type NodePreemptCmd struct {
 func (n *NodePreemptCmd) Run(g *Globals) error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	account, pool, ok := strings.Cut(n.Pool, "/")
-	if !ok || pool == "" {
-		return fmt.Errorf("%q is not of the form ACCOUNT/POOL", n.Pool)
-	}
-	c, err := dial(g.Data)
+	pool, err := g.pool(ctx, n.Pool)
 	if err != nil {
 		return err
 	}
-	base, err := c.account(ctx, account)
-	if err != nil {
-		return err
-	}
-	return c.batch(ctx, "POST", base+"/pools/"+url.PathEscape(pool)+"/nodes/"+url.PathEscape(n.Node)+"/millpond/preempt?"+batchVersion, map[string]any{"noticeInSeconds": int(n.Notice.Seconds())}, nil)
+	return pool.batch(ctx, http.MethodPost, pool.url+"/nodes/"+url.PathEscape(n.Node)+"/millpond/preempt?"+batchVersion, map[string]any{"noticeInSeconds": int(n.Notice.Seconds())}, nil)
 }

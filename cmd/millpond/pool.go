@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"net/url"
 	"os"
 	"sort"
 	"strings"
@@ -32,19 +31,11 @@ type PoolUsageCmd struct {
 func listed[T any](g *Globals, what, path, query string) ([]T, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	account, pool, ok := strings.Cut(what, "/")
-	if !ok || pool == "" {
-		return nil, fmt.Errorf("%q is not of the form ACCOUNT/POOL", what)
-	}
-	c, err := dial(g.Data)
+	pool, err := g.pool(ctx, what)
 	if err != nil {
 		return nil, err
 	}
-	base, err := c.account(ctx, account)
-	if err != nil {
-		return nil, err
-	}
-	return list[T](ctx, c, batchResource, base+"/pools/"+url.PathEscape(pool)+path+"?"+batchVersion+query)
+	return list[T](ctx, pool.client, batchResource, pool.url+path+"?"+batchVersion+query)
 }
 
 type scaleRunView struct {

@@ -20,21 +20,6 @@ type StatusCmd struct {
 	Timeout time.Duration `help:"How long to wait." default:"15m"`
 }
 
-const (
-	armResource   = "https://management.core.windows.net/"
-	batchResource = "https://batch.core.windows.net/"
-	armVersion    = "api-version=2024-07-01"
-	batchVersion  = "api-version=2024-07-01.20.0"
-)
-
-type accountView struct {
-	Name       string `json:"name"`
-	Location   string `json:"location"`
-	Properties struct {
-		AccountEndpoint string `json:"accountEndpoint"`
-	} `json:"properties"`
-}
-
 type notice struct {
 	Code    string     `json:"code"`
 	Message string     `json:"message"`
@@ -81,65 +66,48 @@ type taskView struct {
 	} `json:"nodeInfo"`
 }
 
-type page[T any] struct {
-	Value []T    `json:"value"`
-	Next  string `json:"odata.nextLink"`
-	NextR string `json:"nextLink"`
-}
-
-func list[T any](ctx context.Context, c *client, resource, path string) ([]T, error) {
-	var all []T
-	for path != "" {
-		var p page[T]
-		if err := c.get(ctx, resource, path, &p); err != nil {
-			return nil, err
-		}
-		all = append(all, p.Value...)
-		path = p.Next + p.NextR
-	}
-	return all, nil
-}
+// lookEvery is the time between two looks at what is waited for.
+const lookEvery = 200 * time.Millisecond
 
 // Run prints, and waits if asked to.
 func (s *StatusCmd) Run(g *Globals) error {
+	ctx, cancel := context.WithTimeout(context.Background(), s.Timeout)
+	defer cancel()
+	switch {
+	case s.Pool != "":
+		p, err := g.pool(ctx, s.Pool)
+		if err != nil {
+			return err
+		}
+		return s.pool(ctx, p)
+	case s.Job != "":
+		j, err := g.job(ctx, s.Job)
+		if err != nil {
+			return err
+		}
+		return s.job(ctx, j)
+	case s.Wait != "":
+		return fmt.Errorf("--wait needs --pool or --job")
+	}
 	c, err := dial(g.Data)
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), s.Timeout)
-	defer cancel()
-	accounts, err := list[accountView](ctx, c, armResource, "/subscriptions/"+c.creds.SubscriptionID+"/providers/Microsoft.Batch/batchAccounts?"+armVersion)
+	accounts, err := c.accounts(ctx)
 	if err != nil {
 		return err
-	}
-	switch {
-	case s.Pool != "":
-		base, id, err := find(accounts, s.Pool)
-		if err != nil {
-			return err
-		}
-		return s.pool(ctx, c, base, id)
-	case s.Job != "":
-		base, id, err := find(accounts, s.Job)
-		if err != nil {
-			return err
-		}
-		return s.job(ctx, c, base, id)
-	case s.Wait != "":
-		return fmt.Errorf("--wait needs --pool or --job")
 	}
 	if len(accounts) == 0 {
 		fmt.Println("No Batch account yet: az batch account create --name … --resource-group … --location …")
 	}
 	for _, a := range accounts {
-		base := "https://" + a.Properties.AccountEndpoint
 		fmt.Printf("account %s (%s)\n", a.Name, a.Location)
-		pools, err := list[poolView](ctx, c, batchResource, base+"/pools?"+batchVersion)
+		pools, err := list[poolView](ctx, c, batchResource, a.base()+"/pools?"+batchVersion)
 		if err != nil {
 			return err
 		}
 		for _, p := range pools {
-			nodes, err := list[nodeView](ctx, c, batchResource, base+"/pools/"+p.ID+"/nodes?"+batchVersion)
+			nodes, err := list[nodeView](ctx, c, batchResource, a.base()+"/pools/"+p.ID+"/nodes?"+batchVersion)
 			if err != nil {
 				return err
 			}
@@ -149,27 +117,13 @@ func (s *StatusCmd) Run(g *Globals) error {
 	return nil
 }
 
-// find splits ACCOUNT/ID and returns the account's base URL.
-func find(accounts []accountView, what string) (base, id string, err error) {
-	name, id, ok := strings.Cut(what, "/")
-	if !ok || id == "" {
-		return "", "", fmt.Errorf("%q is not of the form ACCOUNT/ID", what)
-	}
-	for _, a := range accounts {
-		if strings.EqualFold(a.Name, name) {
-			return "https://" + a.Properties.AccountEndpoint, id, nil
-		}
-	}
-	return "", "", fmt.Errorf("there is no Batch account %q here", name)
-}
-
-func (s *StatusCmd) pool(ctx context.Context, c *client, base, id string) error {
+func (s *StatusCmd) pool(ctx context.Context, t thing) error {
 	for {
 		var p poolView
-		if err := c.get(ctx, batchResource, base+"/pools/"+id+"?"+batchVersion, &p); err != nil {
+		if err := t.get(ctx, batchResource, t.url+"?"+batchVersion, &p); err != nil {
 			return err
 		}
-		nodes, err := list[nodeView](ctx, c, batchResource, base+"/pools/"+id+"/nodes?"+batchVersion)
+		nodes, err := list[nodeView](ctx, t.client, batchResource, t.url+"/nodes?"+batchVersion)
 		if err != nil {
 			return err
 		}
@@ -177,13 +131,13 @@ func (s *StatusCmd) pool(ctx context.Context, c *client, base, id string) error 
 		if s.Wait == "" || done || failed {
 			printPool(os.Stdout, p, nodes)
 			if s.Wait != "" && failed {
-				return fmt.Errorf("pool %s has nodes that will not become idle", id)
+				return fmt.Errorf("pool %s has nodes that will not become idle", t.id)
 			}
 			return nil
 		}
-		if err := pause(ctx); err != nil {
+		if err := pause(ctx, lookEvery); err != nil {
 			printPool(os.Stdout, p, nodes)
-			return fmt.Errorf("pool %s is not idle after %s", id, s.Timeout)
+			return fmt.Errorf("pool %s is not idle after %s", t.id, s.Timeout)
 		}
 	}
 }
@@ -206,9 +160,9 @@ func settled(p poolView, nodes []nodeView) (done, failed bool) {
 	return p.Allocation == "steady" && ready == len(nodes) && ready == p.Target+p.TargetLow, failed
 }
 
-func (s *StatusCmd) job(ctx context.Context, c *client, base, id string) error {
+func (s *StatusCmd) job(ctx context.Context, j thing) error {
 	for {
-		tasks, err := list[taskView](ctx, c, batchResource, base+"/jobs/"+id+"/tasks?"+batchVersion)
+		tasks, err := list[taskView](ctx, j.client, batchResource, j.url+"/tasks?"+batchVersion)
 		if err != nil {
 			return err
 		}
@@ -227,19 +181,19 @@ func (s *StatusCmd) job(ctx context.Context, c *client, base, id string) error {
 			}
 			return nil
 		}
-		if err := pause(ctx); err != nil {
+		if err := pause(ctx, lookEvery); err != nil {
 			printTasks(os.Stdout, tasks)
 			return fmt.Errorf("%d of %d tasks are not completed after %s", open, len(tasks), s.Timeout)
 		}
 	}
 }
 
-// pause waits a moment between two looks: the Batch API has no notification.
-func pause(ctx context.Context) error {
+// pause waits, but not longer than ctx.
+func pause(ctx context.Context, d time.Duration) error {
 	select {
 	case <-ctx.Done():
 		return ctx.Err()
-	case <-time.After(200 * time.Millisecond):
+	case <-time.After(d):
 		return nil
 	}
 }

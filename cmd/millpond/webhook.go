@@ -1,12 +1,10 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/json"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
 	"os"
@@ -48,29 +46,6 @@ type WebhookEnableCmd struct {
 // WebhookRemoveCmd removes one.
 type WebhookRemoveCmd struct {
 	Name string `arg:"" help:"The webhook's name."`
-}
-
-// batch makes a request of the Batch service with a JSON body, if it is not nil.
-func (c *client) batch(ctx context.Context, method, path string, body, into any) error {
-	token, err := c.token(ctx, batchResource)
-	if err != nil {
-		return err
-	}
-	var text io.Reader = http.NoBody
-	if body != nil {
-		b, err := json.Marshal(body)
-		if err != nil {
-			return err
-		}
-		text = bytes.NewReader(b)
-	}
-	req, err := http.NewRequestWithContext(ctx, method, path, text)
-	if err != nil {
-		return err
-	}
-	req.Header.Set("Authorization", "Bearer "+token)
-	req.Header.Set("Content-Type", "application/json; odata=minimalmetadata")
-	return c.do(req, into)
 }
 
 // hooks is the address of an account's webhooks and a bound for one command.
