@@ -15,22 +15,15 @@ import (
 	"time"
 
 	"millpond.dev/millpond/internal/datadir"
+	"millpond.dev/millpond/internal/directory"
 )
-
-// credentials is what the server wrote for its administrator.
-type credentials struct {
-	TenantID       string `json:"tenantId"`
-	ClientID       string `json:"clientId"`
-	ClientSecret   string `json:"clientSecret"`
-	SubscriptionID string `json:"subscriptionId"`
-}
 
 // client talks to the running server of a data folder as its administrator,
 // through the same API as everybody.
 type client struct {
 	http  *http.Client
 	base  string
-	creds credentials
+	creds directory.Credentials
 	// tokens by resource
 	tokens map[string]string
 }
@@ -41,14 +34,11 @@ func dial(data datadir.Dir) (*client, error) {
 	if err != nil {
 		return nil, err
 	}
-	text, err := os.ReadFile(data.Credentials())
+	creds, err := directory.ReadCredentials(data.Credentials())
 	if err != nil {
 		return nil, fmt.Errorf("read the administrator's credentials: %w", err)
 	}
-	c := &client{base: "https://" + addr, tokens: map[string]string{}}
-	if err := json.Unmarshal(text, &c.creds); err != nil {
-		return nil, fmt.Errorf("%s: %w", data.Credentials(), err)
-	}
+	c := &client{base: "https://" + addr, creds: creds, tokens: map[string]string{}}
 	pem, err := os.ReadFile(data.CA())
 	if err != nil {
 		return nil, err

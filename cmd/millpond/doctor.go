@@ -166,7 +166,10 @@ func stores(ctx context.Context, g *Globals) finding {
 	defer closeStores(all)
 	wrong := checkStores(ctx, all)
 	if f.ok = len(wrong) == 0; f.ok {
-		f.seen = fmt.Sprintf("%d in services answer; the others are folders", n)
+		f.seen = "folders of this host"
+		if n > 0 {
+			f.seen = fmt.Sprintf("%d in services, all of which answer", n)
+		}
 		return f
 	}
 	var texts []string

@@ -118,7 +118,6 @@ func newServer(ctx context.Context, cfg config.Config, data datadir.Dir, addr st
 	if s.events, err = events.Open(ctx, s.db, s.clock, log, events.Config{KeepBytes: cfg.Events.KeepMiB << 20, KeepFor: time.Duration(cfg.Events.KeepFor)}); err != nil {
 		return nil, err
 	}
-
 	s.hooks = events.NewHooks(s.events, hookClient(), events.HooksConfig{})
 	if s.kept, err = kept.Open(ctx, data.Kept(), cfg.Nodes.KeepMiB<<20); err != nil {
 		return nil, err
@@ -241,9 +240,7 @@ func newServer(ctx context.Context, cfg config.Config, data datadir.Dir, addr st
 	s.sessions = nodeapi.New(channels, channels, log)
 	s.copying = []func(){comp.Wait, galleries.Wait, s.machines.Wait, deployments.Wait}
 	placer = sched.New(s.db, log, s.nodes, schedule)
-	s.loops = []reconcile.Loop{resources.Loop(), comp.Loop(), galleries.Loop(), accounts.Loop(), stores.Loop(), pools.Allocator(), pools.AutoScaler(), pools.Rollouts(), s.nodes.Machines(), s.nodes.Cleanup(), s.machines.Loop(), placer.Loop(), work.Loop(), work.Schedules(), deployments.Loop(), s.storeLoop(keeper), s.chunkLoop()}
-	s.loops = append(s.loops, work.AutoPools())
-	s.loops = append(s.loops, s.events.Forget())
+	s.loops = []reconcile.Loop{resources.Loop(), comp.Loop(), galleries.Loop(), accounts.Loop(), stores.Loop(), pools.Allocator(), pools.AutoScaler(), pools.Rollouts(), s.nodes.Machines(), s.nodes.Cleanup(), s.machines.Loop(), placer.Loop(), work.Loop(), work.Schedules(), deployments.Loop(), s.storeLoop(keeper), s.chunkLoop(), work.AutoPools(), s.events.Forget()}
 
 	// The edges and the door.
 	assignments := armapi.NewAuthorization(rights, log)
