@@ -50,7 +50,8 @@ func (c *client) accounts(ctx context.Context) ([]accountView, error) {
 	return list[accountView](ctx, c, armResource, "/subscriptions/"+c.creds.SubscriptionID+"/providers/Microsoft.Batch/batchAccounts?"+armVersion)
 }
 
-// account finds the base URL of an account; of the only one if name is empty.
+// account finds the address of an account; of the only one if name is empty. It is
+// a path of the server, which stays when the next server listens elsewhere.
 func (c *client) account(ctx context.Context, name string) (string, error) {
 	all, err := c.accounts(ctx)
 	if err != nil {
@@ -58,7 +59,7 @@ func (c *client) account(ctx context.Context, name string) (string, error) {
 	}
 	for _, a := range all {
 		if strings.EqualFold(a.Name, name) || name == "" && len(all) == 1 {
-			return a.base(), nil
+			return strings.TrimPrefix(a.base(), c.base), nil
 		}
 	}
 	if name != "" {
@@ -73,9 +74,9 @@ func (a accountView) base() string { return "https://" + a.Properties.AccountEnd
 // thing is a job or a pool that a command names.
 type thing struct {
 	*client
-	// endpoint is the base URL of its account, url its own.
-	endpoint, url string
-	id            string
+	// endpoint is the path of its account, path its own.
+	endpoint, path string
+	id             string
 }
 
 // job dials the server for a job that is named as ACCOUNT/JOB.
@@ -89,16 +90,16 @@ func (g *Globals) pool(ctx context.Context, name string) (thing, error) {
 }
 
 func (g *Globals) thing(ctx context.Context, name, collection, kind string) (thing, error) {
-	account, id, ok := strings.Cut(name, "/")
-	if !ok || account == "" || id == "" {
+	owner, id, ok := strings.Cut(name, "/")
+	if !ok || owner == "" || id == "" {
 		return thing{}, fmt.Errorf("%q is not of the form ACCOUNT/%s", name, kind)
 	}
 	c, err := dial(g.Data)
 	if err != nil {
 		return thing{}, err
 	}
-	base, err := c.account(ctx, account)
-	return thing{client: c, endpoint: base, url: base + "/" + collection + "/" + url.PathEscape(id), id: id}, err
+	base, err := c.account(ctx, owner)
+	return thing{client: c, endpoint: base, path: base + "/" + collection + "/" + url.PathEscape(id), id: id}, err
 }
 
 // batch makes a request of the Batch service with a JSON body, if it is not nil.

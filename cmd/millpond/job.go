@@ -40,10 +40,10 @@ func (j *JobWaitCmd) Run(g *Globals) error {
 	}
 	var state struct{ State string }
 	look := func() error {
-		if err := t.get(ctx, batchResource, t.url+"?"+batchVersion, &state); err != nil {
+		if err := t.get(ctx, batchResource, t.path+"?"+batchVersion, &state); err != nil {
 			return err
 		}
-		if err := t.get(ctx, batchResource, t.url+"/taskcounts?"+batchVersion, &now); err != nil {
+		if err := t.get(ctx, batchResource, t.path+"/taskcounts?"+batchVersion, &now); err != nil {
 			return err
 		}
 		if n := now.Tasks; state.State == "completed" || n.Completed > 0 && n.Active+n.Running == 0 {

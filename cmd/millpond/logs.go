@@ -35,7 +35,7 @@ func (l *LogsCmd) Run(g *Globals) error {
 	case l.Stderr:
 		name = "stderr.txt"
 	}
-	path := job.url + "/tasks/" + url.PathEscape(l.Task) + "/files/" + url.PathEscape(name) + "?" + batchVersion
+	path := job.path + "/tasks/" + url.PathEscape(l.Task) + "/files/" + url.PathEscape(name) + "?" + batchVersion
 	if l.Follow {
 		path += "&follow=true"
 	}

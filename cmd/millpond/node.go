@@ -32,7 +32,7 @@ func (n *NodeLogsCmd) Run(g *Globals) error {
 	if err != nil {
 		return err
 	}
-	path := pool.url + "/nodes/" + url.PathEscape(n.Node) + "/millpond/logs"
+	path := pool.path + "/nodes/" + url.PathEscape(n.Node) + "/millpond/logs"
 	if n.Name != "" {
 		resp, err := pool.open(ctx, path+"/"+url.PathEscape(n.Name)+"?"+batchVersion, nil)
 		if err != nil {
@@ -74,5 +74,5 @@ func (n *NodePreemptCmd) Run(g *Globals) error {
 	if err != nil {
 		return err
 	}
-	return pool.batch(ctx, http.MethodPost, pool.url+"/nodes/"+url.PathEscape(n.Node)+"/millpond/preempt?"+batchVersion, map[string]any{"noticeInSeconds": int(n.Notice.Seconds())}, nil)
+	return pool.batch(ctx, http.MethodPost, pool.path+"/nodes/"+url.PathEscape(n.Node)+"/millpond/preempt?"+batchVersion, map[string]any{"noticeInSeconds": int(n.Notice.Seconds())}, nil)
 }

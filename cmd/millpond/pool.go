@@ -35,7 +35,7 @@ func listed[T any](g *Globals, what, path, query string) ([]T, error) {
 	if err != nil {
 		return nil, err
 	}
-	return list[T](ctx, pool.client, batchResource, pool.url+path+"?"+batchVersion+query)
+	return list[T](ctx, pool.client, batchResource, pool.path+path+"?"+batchVersion+query)
 }
 
 type scaleRunView struct {

@@ -120,10 +120,10 @@ func (s *StatusCmd) Run(g *Globals) error {
 func (s *StatusCmd) pool(ctx context.Context, t thing) error {
 	for {
 		var p poolView
-		if err := t.get(ctx, batchResource, t.url+"?"+batchVersion, &p); err != nil {
+		if err := t.get(ctx, batchResource, t.path+"?"+batchVersion, &p); err != nil {
 			return err
 		}
-		nodes, err := list[nodeView](ctx, t.client, batchResource, t.url+"/nodes?"+batchVersion)
+		nodes, err := list[nodeView](ctx, t.client, batchResource, t.path+"/nodes?"+batchVersion)
 		if err != nil {
 			return err
 		}
@@ -162,7 +162,7 @@ func settled(p poolView, nodes []nodeView) (done, failed bool) {
 
 func (s *StatusCmd) job(ctx context.Context, j thing) error {
 	for {
-		tasks, err := list[taskView](ctx, j.client, batchResource, j.url+"/tasks?"+batchVersion)
+		tasks, err := list[taskView](ctx, j.client, batchResource, j.path+"/tasks?"+batchVersion)
 		if err != nil {
 			return err
 		}
