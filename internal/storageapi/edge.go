@@ -16,6 +16,7 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"net/url"
+	"regexp"
 	"strings"
 
 	"github.com/google/uuid"
@@ -166,10 +167,7 @@ func (r *request) locate() (account string) {
 		raw = "/" + raw
 	}
 	r.query = r.URL.Query()
-	host := strings.ToLower(r.Host)
-	if h, _, ok := strings.Cut(host, ":"); ok {
-		host = h
-	}
+	host := strings.ToLower(hostOf(r.Host))
 	if label, ok := strings.CutSuffix(host, azwire.BlobSuffix); ok {
 		r.path, r.base = raw, "https://"+r.Host+"/"
 		return label
@@ -193,10 +191,34 @@ func refused(r *request) error {
 		return no("This operation of the whole blob service is not supported: the service is shared by all storage accounts of this server. Use an operation of a container.")
 	case strings.HasPrefix(r.place.Container, "$"):
 		return no("The container " + r.place.Container + " is not supported: it belongs to the whole blob service. Use a container of another name.")
-	case r.place.Container != "" && !storage.Fits(r.account.ID.Name(), r.place.Container):
-		return millpond.Errorf(millpond.Invalid, "InvalidResourceName", "The container name %s is too long: with the account's name before it, it may have %d characters here.", r.place.Container, 62-len(r.account.ID.Name()))
 	case r.Header.Get("x-ms-copy-source-authorization") != "":
 		return no("x-ms-copy-source-authorization is not supported. Sign the source's URL.")
+	}
+	return r.confined()
+}
+
+var containerName = regexp.MustCompile(`^[a-z0-9]+(-[a-z0-9]+)*$`)
+
+// confined refuses names that could lead out of the account's own part of the
+// service behind: it may resolve the dots of a path after the signature, which
+// for an account's link covers no path at all.
+func (r *request) confined() error {
+	no := func(format string, args ...any) error {
+		return millpond.Errorf(millpond.Invalid, "InvalidResourceName", format, args...)
+	}
+	account, c := r.account.ID.Name(), r.place.Container
+	switch {
+	case c == "":
+		return nil
+	case !containerName.MatchString(c):
+		return no("The container name %s is not valid: lower-case letters and digits, and single hyphens between them.", azwire.Clip(c))
+	case !storage.Fits(account, c):
+		return no("The container name %s is too long: with the account's name before it, it may have %d characters here.", azwire.Clip(c), 62-len(account))
+	}
+	for _, seg := range strings.FieldsFunc(r.place.Blob, func(c rune) bool { return c == '/' || c == '\\' }) {
+		if seg == "." || seg == ".." {
+			return no("The blob name %s is not valid: no part of it may be . or .., which are resolved on the way.", azwire.Clip(r.place.Blob))
+		}
 	}
 	return nil
 }

@@ -175,6 +175,24 @@ func TestAccountsLieApart(t *testing.T) {
 	_, err = one.NewContainerClient(strings.Repeat("x", 60)).Create(ctx, nil)
 	code(t, err, "InvalidResourceName")
 
+	// Names that a service behind could resolve to another account's, by the link
+	// of one's own account, whose signature covers no path.
+	own, err := one.GetSASURL(sas.AccountResourceTypes{Service: true, Container: true, Object: true}, sas.AccountPermissions{Read: true, List: true}, time.Now().Add(time.Hour), nil)
+	must(t, err)
+	_, signature, _ := strings.Cut(own, "?")
+	for _, path := range []string{"/same/../two-same/b", "/same/%2e%2e/two-same/b", `/same/..%5Ctwo-same%5Cb`, "/same%2F..%2Ftwo-same/b", "/Same/b", "/a--b/c"} {
+		q, err := http.NewRequest("GET", "https://one.blob.core.windows.net"+path+"?"+signature, nil)
+		must(t, err)
+		resp, err := rt.RoundTrip(q)
+		must(t, err)
+		resp.Body.Close()
+		if resp.Header.Get("x-ms-error-code") != "InvalidResourceName" {
+			t.Errorf("%s: %d %s", path, resp.StatusCode, resp.Header.Get("x-ms-error-code"))
+		}
+		_, err = one.NewContainerClient("only").NewBlobClient("stolen").StartCopyFromURL(ctx, q.URL.String(), nil)
+		code(t, err, "InvalidResourceName")
+	}
+
 	// Copies within the account, and from another one with a signature.
 	dst := one.NewContainerClient("only").NewBlobClient("copy")
 	_, err = dst.StartCopyFromURL(ctx, one.NewContainerClient("same").NewBlobClient(name).URL(), nil)

@@ -72,7 +72,10 @@ func (e *Edge) address(a *millpond.StorageAccount, path string, p blobsign.Place
 	if p.Container == "" && strings.EqualFold(query.Get("comp"), "list") {
 		q := url.Values{}
 		for k, v := range query {
-			q[k] = v
+			// Azure takes names in any case: another spelling would list all accounts.
+			if !strings.EqualFold(k, "prefix") {
+				q[k] = v
+			}
 		}
 		q.Set("prefix", storage.Name(a.ID.Name(), query.Get("prefix")))
 		query = q
@@ -105,6 +108,9 @@ func (e *Edge) copySource(r *request, link string) (string, error) {
 	s.place = blobsign.Place{Container: params["container"], Blob: params["blob"]}
 	if s.place.Blob == "" {
 		return "", bad("It must lead to a blob.")
+	}
+	if err := s.confined(); err != nil {
+		return "", err
 	}
 	if blobsign.IsSAS(s.query) {
 		if err := e.proveLink(s); err != nil {
