@@ -225,9 +225,8 @@ func (e *Edge) listEvents(w http.ResponseWriter, r *request, q eventQuery) error
 // streamEvents answers with server-sent events until the client goes away, is
 // too slow, loses its right, or the server stops.
 func (e *Edge) streamEvents(w http.ResponseWriter, r *request, q eventQuery) error {
-	out := &eventWriter{w: w, control: http.NewResponseController(w)}
-	// The connection may carry other requests after this one.
-	defer func() { _ = out.control.SetWriteDeadline(time.Time{}) }()
+	out := newLiveWriter(w)
+	defer out.close()
 	lost := false
 	if !q.given {
 		q.after = e.Events.Last()
@@ -294,23 +293,34 @@ func (e *Edge) streamEvents(w http.ResponseWriter, r *request, q eventQuery) err
 	return nil
 }
 
-// eventWriter writes server-sent events; after the first error it does nothing.
-type eventWriter struct {
+// liveWriter writes an answer that goes on while a client reads it: events, or a
+// file that grows. After the first error it does nothing.
+type liveWriter struct {
 	w       io.Writer
 	control *http.ResponseController
 	err     error
 }
 
-func (o *eventWriter) text(s string) {
+// newLiveWriter must be closed when the answer ends.
+func newLiveWriter(w http.ResponseWriter) *liveWriter {
+	return &liveWriter{w: w, control: http.NewResponseController(w)}
+}
+
+// close takes the deadline away: the connection may carry other requests.
+func (o *liveWriter) close() { _ = o.control.SetWriteDeadline(time.Time{}) }
+
+func (o *liveWriter) write(b []byte) {
 	if o.err != nil {
 		return
 	}
 	// Not every writer has deadlines; those of the listener do.
 	_ = o.control.SetWriteDeadline(time.Now().Add(writeLimit))
-	_, o.err = io.WriteString(o.w, s)
+	_, o.err = o.w.Write(b)
 }
 
-func (o *eventWriter) event(name string, id uint64, data any) {
+func (o *liveWriter) text(s string) { o.write([]byte(s)) }
+
+func (o *liveWriter) event(name string, id uint64, data any) {
 	body, err := json.Marshal(data)
 	if err != nil {
 		o.err = err
@@ -319,7 +329,7 @@ func (o *eventWriter) event(name string, id uint64, data any) {
 	o.text(fmt.Sprintf("event: %s\nid: %d\ndata: %s\n\n", name, id, body))
 }
 
-func (o *eventWriter) flush() {
+func (o *liveWriter) flush() {
 	if o.err == nil {
 		o.err = o.control.Flush()
 	}

@@ -29,51 +29,29 @@ func follows(r *request) bool {
 	return r.Method == http.MethodGet && strings.EqualFold(r.QueryValue("follow"), "true")
 }
 
+// followed is the file that a request follows, and where in it to begin.
+func followed(r *request) (name string, offset int64, err error) {
+	if name, err = fileName(r.Param("filePath")); err != nil {
+		return "", 0, err
+	}
+	span, err := azwire.ParseByteRange(r.Header.Get("ocp-range"))
+	return name, span.Start, err
+}
+
 // followTaskFile sends a file of a task from its beginning, or from the start of
 // ocp-range, to the end of the task's attempt. It waits for a task that does not
 // run yet, and for a file that a running task has not made yet.
 func (e *Edge) followTaskFile(w http.ResponseWriter, r *request) error {
-	name, err := fileName(r.Param("filePath"))
+	name, offset, err := followed(r)
 	if err != nil {
 		return err
 	}
-	span, err := azwire.ParseByteRange(r.Header.Get("ocp-range"))
+	task, t, err := e.awaitTaskFile(r, name)
 	if err != nil {
 		return err
 	}
-	var t tree
-	var task millpond.Task
-	for after := e.Events.Last(); ; {
-		if task, err = e.Jobs.GetTask(r.Context(), r.acct.Name, r.job(), r.task()); err != nil {
-			return err
-		}
-		if task.OnNode() || task.State == millpond.TaskCompleted {
-			if t, err = e.taskTree(r.Context(), r); err == nil {
-				_, err = t.files.Stat(r.Context(), t.below(name))
-			}
-			if err == nil {
-				break
-			}
-			// Its node may just have got it.
-			if k := millpond.KindOf(err); !task.OnNode() || k != millpond.NotFound && k != millpond.Conflict {
-				return err
-			}
-			if err := e.rest(r.Context(), nil, notYet); err != nil {
-				return err
-			}
-			continue
-		}
-		_, more, err := e.Events.Read(r.Context(), after)
-		after = e.Events.Last()
-		if err == nil {
-			err = e.rest(r.Context(), more, turn)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	out := e.beginFollow(w, r, t, name)
-	offset := span.Start
+	out := beginFollow(w, t, name)
+	defer out.close()
 	for {
 		n, err := e.copyFollowed(r.Context(), out, t, name, offset)
 		offset += n
@@ -104,14 +82,40 @@ func (e *Edge) followTaskFile(w http.ResponseWriter, r *request) error {
 	}
 }
 
+// awaitTaskFile waits until a task has a file, and returns both.
+func (e *Edge) awaitTaskFile(r *request, name string) (task millpond.Task, t tree, err error) {
+	for after := e.Events.Last(); ; {
+		if task, err = e.Jobs.GetTask(r.Context(), r.acct.Name, r.job(), r.task()); err != nil {
+			return task, t, err
+		}
+		if task.OnNode() || task.State == millpond.TaskCompleted {
+			if t, err = e.taskTree(r.Context(), r); err == nil {
+				_, err = t.files.Stat(r.Context(), t.below(name))
+			}
+			// Its node may just have got it.
+			if k := millpond.KindOf(err); err == nil || !task.OnNode() || k != millpond.NotFound && k != millpond.Conflict {
+				return task, t, err
+			}
+			if err := e.rest(r.Context(), nil, notYet); err != nil {
+				return task, t, err
+			}
+			continue
+		}
+		_, more, err := e.Events.Read(r.Context(), after)
+		after = e.Events.Last()
+		if err == nil {
+			err = e.rest(r.Context(), more, turn)
+		}
+		if err != nil {
+			return task, t, err
+		}
+	}
+}
+
 // followNodeFile is the same for a file of a node, to the end of what runs in its
 // directory.
 func (e *Edge) followNodeFile(w http.ResponseWriter, r *request) error {
-	name, err := fileName(r.Param("filePath"))
-	if err != nil {
-		return err
-	}
-	span, err := azwire.ParseByteRange(r.Header.Get("ocp-range"))
+	name, offset, err := followed(r)
 	if err != nil {
 		return err
 	}
@@ -122,14 +126,15 @@ func (e *Edge) followNodeFile(w http.ResponseWriter, r *request) error {
 	if _, err := t.files.Stat(r.Context(), t.below(name)); err != nil {
 		return err
 	}
-	out := e.beginFollow(w, r, t, name)
-	if _, err := e.copyFollowed(r.Context(), out, t, name, span.Start); err != nil {
+	out := beginFollow(w, t, name)
+	defer out.close()
+	if _, err := e.copyFollowed(r.Context(), out, t, name, offset); err != nil {
 		panic(http.ErrAbortHandler)
 	}
 	return nil
 }
 
-func (e *Edge) beginFollow(w http.ResponseWriter, r *request, t tree, name string) *eventWriter {
+func beginFollow(w http.ResponseWriter, t tree, name string) *liveWriter {
 	h := w.Header()
 	h.Set("Content-Type", octetStream)
 	h.Set("Cache-Control", "no-store")
@@ -138,7 +143,7 @@ func (e *Edge) beginFollow(w http.ResponseWriter, r *request, t tree, name strin
 	h.Set(followHeader, "true")
 	t.tell(w)
 	w.WriteHeader(http.StatusOK)
-	out := &eventWriter{w: w, control: http.NewResponseController(w)}
+	out := newLiveWriter(w)
 	out.flush()
 	return out
 }
@@ -158,7 +163,7 @@ func (e *Edge) rest(ctx context.Context, more <-chan struct{}, most time.Duratio
 	return nil
 }
 
-func (e *Edge) copyFollowed(ctx context.Context, out *eventWriter, t tree, name string, offset int64) (int64, error) {
+func (e *Edge) copyFollowed(ctx context.Context, out *liveWriter, t tree, name string, offset int64) (int64, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	go func() {
@@ -175,7 +180,7 @@ func (e *Edge) copyFollowed(ctx context.Context, out *eventWriter, t tree, name 
 	return drain(out, content)
 }
 
-func (e *Edge) copyRest(ctx context.Context, out *eventWriter, t tree, name string, offset int64) (int64, error) {
+func (e *Edge) copyRest(ctx context.Context, out *liveWriter, t tree, name string, offset int64) (int64, error) {
 	f, err := t.files.Stat(ctx, t.below(name))
 	if err != nil || f.Size <= offset {
 		return 0, err
@@ -188,13 +193,13 @@ func (e *Edge) copyRest(ctx context.Context, out *eventWriter, t tree, name stri
 }
 
 // drain writes what comes, each piece at once.
-func drain(out *eventWriter, content io.ReadCloser) (sent int64, err error) {
+func drain(out *liveWriter, content io.ReadCloser) (sent int64, err error) {
 	defer func() { _ = content.Close() }()
 	buf := make([]byte, 64<<10)
 	for {
 		n, err := content.Read(buf)
 		if n > 0 {
-			out.text(string(buf[:n]))
+			out.write(buf[:n])
 			out.flush()
 			if out.err != nil {
 				return sent, out.err
