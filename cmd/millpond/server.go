@@ -267,13 +267,7 @@ func newServer(ctx context.Context, cfg config.Config, data datadir.Dir, addr st
 		Verify: func(ctx context.Context, token string) (millpond.Caller, error) {
 			return dir.Verify(ctx, token, directory.AudienceBatch)
 		},
-		Applications: func(ctx context.Context, acct millpond.BatchAccount) (out []batchapi.Application, err error) {
-			all, err := apps.Summaries(ctx, acct.ID)
-			for _, a := range all {
-				out = append(out, batchapi.Application(a))
-			}
-			return out, err
-		},
+		Applications:    apps.Summaries,
 		SupportedImages: func(ctx context.Context) ([]batchapi.SupportedImage, error) { return supportedImages(ctx, galleries) }})
 	rm.Pools = batch
 	collectors := []prometheus.Collector{s.events, s.nodes.Metrics()}

@@ -8,15 +8,10 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/batch/azbatch"
 
 	millpond "millpond.dev/millpond"
+	"millpond.dev/millpond/internal/application"
 	"millpond.dev/millpond/internal/azwire"
 	"millpond.dev/millpond/internal/node"
 )
-
-// Application is an application that nodes can install.
-type Application struct {
-	ID, DisplayName string
-	Versions        []string
-}
 
 // packagesRule is a list of application packages to install.
 func packagesRule() *rule {
@@ -52,14 +47,7 @@ func tokenModel(on bool) *azbatch.AuthenticationTokenSettings {
 	return &azbatch.AuthenticationTokenSettings{Access: []azbatch.AccessScope{azbatch.AccessScopeJob}}
 }
 
-func (e *Edge) applications(r *request) ([]Application, error) {
-	if e.Applications == nil {
-		return nil, nil
-	}
-	return e.Applications(r.Context(), r.acct)
-}
-
-func (a Application) entity() azbatch.Application {
+func applicationModel(a application.Summary) azbatch.Application {
 	return azbatch.Application{ID: ptr(a.ID), DisplayName: ptr(a.DisplayName), Versions: a.Versions}
 }
 
@@ -67,25 +55,25 @@ func (e *Edge) listApplications(w http.ResponseWriter, r *request) error {
 	if _, err := azwire.MaxResults(r.Request, maxPage); err != nil {
 		return err
 	}
-	all, err := e.applications(r)
+	all, err := e.Applications(r.Context(), r.acct.ID)
 	if err != nil {
 		return err
 	}
 	value := []any{}
 	for _, a := range all {
-		value = append(value, a.entity())
+		value = append(value, applicationModel(a))
 	}
 	return e.writePage(w, r, "applications", value, "")
 }
 
 func (e *Edge) getApplication(w http.ResponseWriter, r *request) error {
-	all, err := e.applications(r)
+	all, err := e.Applications(r.Context(), r.acct.ID)
 	if err != nil {
 		return err
 	}
 	for _, a := range all {
 		if strings.EqualFold(a.ID, r.Param("applicationId")) {
-			e.writeJSON(w, r, http.StatusOK, a.entity())
+			e.writeJSON(w, r, http.StatusOK, applicationModel(a))
 			return nil
 		}
 	}

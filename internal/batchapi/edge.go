@@ -14,6 +14,7 @@ import (
 	"github.com/google/uuid"
 
 	millpond "millpond.dev/millpond"
+	"millpond.dev/millpond/internal/application"
 	"millpond.dev/millpond/internal/azwire"
 	"millpond.dev/millpond/internal/clock"
 	"millpond.dev/millpond/internal/job"
@@ -131,9 +132,9 @@ type Options struct {
 	// Verify checks a bearer token for the Batch audience. Its errors are
 	// Unauthenticated.
 	Verify func(ctx context.Context, token string) (millpond.Caller, error)
-	// SupportedImages lists the catalogue.
 	// Applications lists an account's applications that nodes can install.
-	Applications    func(ctx context.Context, acct millpond.BatchAccount) ([]Application, error)
+	Applications func(ctx context.Context, acct millpond.ResourceID) ([]application.Summary, error)
+	// SupportedImages lists the catalogue.
 	SupportedImages func(ctx context.Context) ([]SupportedImage, error)
 	// Authority is the address of the token service that a client without a token
 	// is sent to, for a tenant. Nil means login.microsoftonline.com.

@@ -2,6 +2,7 @@ package batchapi
 
 import (
 	"net/http"
+	"strings"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/batch/azbatch"
 
@@ -110,13 +111,13 @@ func jobNodeProperty(x millpond.JobNode, property string) azwire.Value {
 	case "nodeId":
 		return azwire.TextValue(string(x.Node))
 	}
-	const prepared, released = "jobPreparationTaskExecutionInfo/", "jobReleaseTaskExecutionInfo/"
-	t, rest := x.Prepared, ""
-	switch {
-	case len(property) > len(prepared) && property[:len(prepared)] == prepared:
-		rest = property[len(prepared):]
-	case len(property) > len(released) && property[:len(released)] == released:
-		t, rest = x.Released, property[len(released):]
+	var t *millpond.JobTaskRun
+	info, rest, _ := strings.Cut(property, "/")
+	switch info {
+	case "jobPreparationTaskExecutionInfo":
+		t = x.Prepared
+	case "jobReleaseTaskExecutionInfo":
+		t = x.Released
 	}
 	if t == nil {
 		return azwire.Value{}

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	millpond "millpond.dev/millpond"
+	"millpond.dev/millpond/internal/application"
 	"millpond.dev/millpond/internal/job"
 	"millpond.dev/millpond/internal/node"
 	"millpond.dev/millpond/internal/pool"
@@ -617,6 +618,7 @@ func newEdge(t testing.TB) (*Edge, *service) {
 			}
 			return millpond.Caller{}, millpond.Errorf(millpond.Unauthenticated, "InvalidAuthenticationToken", "The access token is invalid.")
 		},
+		Applications: func(context.Context, millpond.ResourceID) ([]application.Summary, error) { return nil, nil },
 		SupportedImages: func(context.Context) ([]SupportedImage, error) {
 			return []SupportedImage{
 				{Publisher: "canonical", Offer: "server", SKU: "22_04", NodeAgentSKU: "batch.node.ubuntu 22.04", OSType: "linux", Verified: true},
