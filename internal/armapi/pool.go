@@ -3,10 +3,12 @@ package armapi
 import (
 	"context"
 	"encoding/json"
+	"maps"
 	"net/http"
 	"net/url"
 	"reflect"
 	"strings"
+	"time"
 
 	millpond "millpond.dev/millpond"
 	"millpond.dev/millpond/internal/azwire"
@@ -155,14 +157,23 @@ func poolBody(r *azwire.Request) (properties map[string]any, err error) {
 	return body.Properties, nil
 }
 
+// poolIn is the pool that a request names and what its body says of it.
+func (e *Edge) poolIn(r *azwire.Request) (c poolCall, patch, scale map[string]any, err error) {
+	if c, err = e.poolOf(r); err != nil {
+		return c, nil, nil, err
+	}
+	p, err := poolBody(r)
+	if err != nil {
+		return c, nil, nil, err
+	}
+	scale = scaleOf(p)
+	return c, batchPool(p), scale, nil
+}
+
 // putPool makes a pool. One that exists is changed where the body differs from
 // it, so that a template can be deployed again.
 func (e *Edge) putPool(w http.ResponseWriter, r *azwire.Request) error {
-	c, err := e.poolOf(r)
-	if err != nil {
-		return err
-	}
-	p, err := poolBody(r)
+	c, doc, scale, err := e.poolIn(r)
 	if err != nil {
 		return err
 	}
@@ -171,28 +182,22 @@ func (e *Edge) putPool(w http.ResponseWriter, r *azwire.Request) error {
 	case err == nil && r.Header.Get("If-None-Match") == "*":
 		return millpond.Errorf(millpond.Precondition, "PreconditionFailed", "The pool '%s' exists, and If-None-Match is '*'.", r.Param("pool"))
 	case err == nil:
-		scale := scaleOf(p)
-		change := batchPool(p)
-		for k, v := range change {
+		for k, v := range doc {
 			if within(v, have[k]) {
-				delete(change, k)
+				delete(doc, k)
 			}
 		}
-		if err := c.change(have, change, scale); err != nil {
+		if err := c.change(have, doc, scale); err != nil {
 			return err
 		}
 		return c.write(w)
 	case millpond.KindOf(err) != millpond.NotFound:
 		return err
 	}
-	scale := scaleOf(p)
-	doc := batchPool(p)
 	doc["id"] = r.Param("pool")
 	if a := object(scale, "autoScale"); a != nil {
-		doc["enableAutoScale"], doc["autoScaleFormula"] = true, a["formula"]
-		if v, ok := a["evaluationInterval"]; ok {
-			doc["autoScaleEvaluationInterval"] = v
-		}
+		doc["enableAutoScale"] = true
+		maps.Copy(doc, batchAutoScale(a))
 	} else {
 		for k, v := range object(scale, "fixedScale") {
 			if k != "nodeDeallocationOption" {
@@ -207,11 +212,7 @@ func (e *Edge) putPool(w http.ResponseWriter, r *azwire.Request) error {
 }
 
 func (e *Edge) patchPool(w http.ResponseWriter, r *azwire.Request) error {
-	c, err := e.poolOf(r)
-	if err != nil {
-		return err
-	}
-	p, err := poolBody(r)
+	c, patch, scale, err := e.poolIn(r)
 	if err != nil {
 		return err
 	}
@@ -219,8 +220,7 @@ func (e *Edge) patchPool(w http.ResponseWriter, r *azwire.Request) error {
 	if err != nil {
 		return err
 	}
-	scale := scaleOf(p)
-	if err := c.change(have, batchPool(p), scale); err != nil {
+	if err := c.change(have, patch, scale); err != nil {
 		return err
 	}
 	return c.write(w)
@@ -238,10 +238,7 @@ func (c poolCall) change(have, patch, scale map[string]any) error {
 	}
 	auto, _ := have["enableAutoScale"].(bool)
 	if a := object(scale, "autoScale"); a != nil {
-		body := map[string]any{"autoScaleFormula": a["formula"]}
-		if v, ok := a["evaluationInterval"]; ok {
-			body["autoScaleEvaluationInterval"] = v
-		}
+		body := batchAutoScale(a)
 		if auto && within(body, have) {
 			return nil
 		}
@@ -253,9 +250,16 @@ func (c poolCall) change(have, patch, scale map[string]any) error {
 		return nil
 	}
 	if auto {
+		// That operation takes no condition, and the resize would be checked
+		// against the version that it makes.
+		tag, _ := have["eTag"].(string)
+		if err := (millpond.Condition{IfMatch: header.Get("If-Match")}).Check(poolTag(tag), millpond.Write); err != nil {
+			return err
+		}
 		if _, err := c.do("POST", c.path+"/disableautoscale", nil, nil); err != nil {
 			return err
 		}
+		header = nil
 	}
 	resize := map[string]any{}
 	for _, k := range []string{"targetDedicatedNodes", "targetLowPriorityNodes"} {
@@ -277,6 +281,12 @@ func (c poolCall) change(have, patch, scale map[string]any) error {
 	_, err := c.do("POST", c.path+"/resize", header, resize)
 	return err
 }
+
+// poolTag is the version of a pool that was read.
+type poolTag string
+
+func (t poolTag) ETag() string      { return string(t) }
+func (poolTag) Modified() time.Time { return time.Time{} }
 
 // within says whether everything that want says is so in have. Words count in
 // any case; what have says beyond it does not matter.

@@ -1,6 +1,7 @@
 package armapi
 
 import (
+	"maps"
 	"strings"
 )
 
@@ -130,6 +131,15 @@ func scaleOf(p map[string]any) map[string]any {
 	return s
 }
 
+// batchAutoScale is the Batch service's members for a pool's autoScale.
+func batchAutoScale(a map[string]any) map[string]any {
+	m := map[string]any{"autoScaleFormula": a["formula"]}
+	if v, ok := a["evaluationInterval"]; ok {
+		m["autoScaleEvaluationInterval"] = v
+	}
+	return m
+}
+
 // batchPool is the Batch service's object for the Resource Manager's
 // properties, without the scale settings, which have operations of their own.
 func batchPool(properties map[string]any) map[string]any {
@@ -139,9 +149,7 @@ func batchPool(properties map[string]any) map[string]any {
 		delete(m, readOnly)
 	}
 	if d := object(m, "deploymentConfiguration"); d != nil {
-		for k, v := range d {
-			m[k] = v
-		}
+		maps.Copy(m, d)
 		delete(m, "deploymentConfiguration")
 	}
 	if i := object(object(m, "virtualMachineConfiguration"), "imageReference"); i != nil {
@@ -204,11 +212,7 @@ func armPool(doc map[string]any) map[string]any {
 			out["autoScaleRun"] = run
 		}
 	} else {
-		fixed := map[string]any{}
-		for k, v := range resize {
-			fixed[k] = v
-		}
-		out["scaleSettings"] = map[string]any{"fixedScale": fixed}
+		out["scaleSettings"] = map[string]any{"fixedScale": maps.Clone(resize)}
 	}
 	if errs, ok := m["resizeErrors"]; ok {
 		resize["errors"] = errs

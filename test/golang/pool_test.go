@@ -4,6 +4,7 @@ package golang
 
 import (
 	"context"
+	"errors"
 	"testing"
 	"time"
 
@@ -83,6 +84,21 @@ func TestPoolByResourceManager(t *testing.T) {
 	if a := auto.Properties.ScaleSettings.AutoScale; a == nil || *a.EvaluationInterval != "PT5M" {
 		t.Errorf("%+v", auto.Properties.ScaleSettings)
 	}
+	// A fixed size takes the formula away under the same condition.
+	_, err = pools.Update(ctx, group, name, "p", armbatch.Pool{Properties: &armbatch.PoolProperties{ScaleSettings: fixed(1)}}, &armbatch.PoolClientUpdateOptions{IfMatch: made.ETag})
+	var re *azcore.ResponseError
+	if !errors.As(err, &re) || re.StatusCode != 412 {
+		t.Errorf("with an old ETag: %v", err)
+	}
+	if auto = steady(); auto.Properties.ScaleSettings.AutoScale == nil {
+		t.Error("the formula is gone after a request that was refused")
+	}
+	must2(pools.Update(ctx, group, name, "p", armbatch.Pool{Properties: &armbatch.PoolProperties{ScaleSettings: fixed(1)}}, &armbatch.PoolClientUpdateOptions{IfMatch: auto.Etag}))(t)
+	if p = steady(); p.Properties.ScaleSettings.FixedScale == nil || *p.Properties.CurrentDedicatedNodes != 1 {
+		t.Errorf("%+v", p.Properties)
+	}
+	must2(pools.Update(ctx, group, name, "p", armbatch.Pool{Properties: &armbatch.PoolProperties{ScaleSettings: &armbatch.ScaleSettings{AutoScale: &armbatch.AutoScaleSettings{Formula: to.Ptr("$TargetDedicatedNodes=0")}}}}, nil))(t)
+	steady()
 	must2(pools.DisableAutoScale(ctx, group, name, "p", nil))(t)
 	steady()
 	must2(pools.Update(ctx, group, name, "p", armbatch.Pool{Properties: &armbatch.PoolProperties{ScaleSettings: fixed(3)}}, nil))(t)
