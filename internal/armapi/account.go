@@ -149,9 +149,9 @@ func (e *Edge) patchAccount(w http.ResponseWriter, r *azwire.Request) error {
 // endpoint is the account's host as this client reaches it: without a scheme,
 // because clients put https:// before it.
 func endpoint(r *azwire.Request, a *account.Account) string {
-	host := strings.TrimPrefix(strings.TrimPrefix(r.BaseURL, "https://"), "http://")
+	host, azure := clientHost(r)
 	name := strings.ToLower(a.ID.Name()) + "." + a.Location
-	if azwire.ServiceOf(strings.ToLower(host)) == azwire.ServiceARM {
+	if azure {
 		return name + azwire.BatchSuffix
 	}
 	return host + "/batch/" + name

@@ -338,12 +338,18 @@ func deleted(w http.ResponseWriter, found bool, err error) error {
 	return nil
 }
 
+// clientHost is the host that a client uses, and whether that is Azure's name
+// and not this server's own address.
+func clientHost(r *azwire.Request) (host string, azure bool) {
+	host = strings.TrimPrefix(strings.TrimPrefix(r.BaseURL, "https://"), "http://")
+	return host, azwire.ServiceOf(strings.ToLower(host)) == azwire.ServiceARM
+}
+
 // blobURL is where a signed path is served: under Azure's name for clients that
 // use Azure's names, and under this server's own address for the others.
 func blobURL(r *azwire.Request, a compute.Access) string {
-	host := strings.TrimPrefix(strings.TrimPrefix(r.BaseURL, "https://"), "http://")
-	if azwire.ServiceOf(strings.ToLower(host)) == azwire.ServiceARM {
-		return "https://md-" + a.Container + ".blob.storage.azure.net" + a.Path()
+	if _, azure := clientHost(r); azure {
+		return "https://md-" + a.Container + azwire.DiskSuffix + a.Path()
 	}
 	return r.BaseURL + "/blob" + a.Path()
 }

@@ -28,8 +28,11 @@ func (e *Edge) storageRoutes() []azwire.Route {
 	}
 }
 
-// storageProperties are the settings that creation and change share.
-type storageProperties struct {
+// storageAccountIn is what creation and change of an account have in common on the
+// wire, decoded.
+type storageAccountIn struct {
+	kind                              *armstorage.Kind
+	sku                               *armstorage.SKU
 	tier                              *armstorage.AccessTier
 	minimumTLS                        *armstorage.MinimumTLSVersion
 	public                            *armstorage.PublicNetworkAccess
@@ -40,27 +43,36 @@ type storageProperties struct {
 	identity                          *armstorage.Identity
 }
 
-func (p storageProperties) change(c *storage.Change) (err error) {
+func (in storageAccountIn) into(c *storage.Change) (err error) {
 	switch {
-	case p.rules != nil && strings.EqualFold(string(val(p.rules.DefaultAction)), "Deny"):
+	case in.rules != nil && strings.EqualFold(string(val(in.rules.DefaultAction)), "Deny"):
 		return unsupported("properties.networkAcls", "Network rules of storage accounts are not supported. Leave networkAcls out, or let its defaultAction be Allow.")
-	case p.encryption != nil && strings.EqualFold(string(val(p.encryption.KeySource)), "Microsoft.Keyvault"):
+	case in.encryption != nil && strings.EqualFold(string(val(in.encryption.KeySource)), "Microsoft.Keyvault"):
 		return unsupported("properties.encryption", "Encryption with own keys is not supported.")
-	case p.domain != nil && val(p.domain.Name) != "":
+	case in.domain != nil && val(in.domain.Name) != "":
 		return unsupported("properties.customDomain", "Custom domains are not supported.")
-	case p.identity != nil && p.identity.Type != nil && !strings.EqualFold(string(*p.identity.Type), "None"):
+	case in.identity != nil && in.identity.Type != nil && !strings.EqualFold(string(*in.identity.Type), "None"):
 		return unsupported("identity", "Managed identities of storage accounts are not supported.")
 	}
-	if c.Tier, err = canonical(p.tier, armstorage.PossibleAccessTierValues(), "properties.accessTier"); err != nil {
+	if c.Kind, err = canonical(in.kind, armstorage.PossibleKindValues(), "kind"); err != nil {
 		return err
 	}
-	if c.MinimumTLS, err = canonical(p.minimumTLS, armstorage.PossibleMinimumTLSVersionValues(), "properties.minimumTlsVersion"); err != nil {
+	if c.Kind == string(armstorage.KindFileStorage) {
+		return unsupported("kind", "File shares are not supported. Use StorageV2.")
+	}
+	if c.SKU, err = canonical(val(in.sku).Name, armstorage.PossibleSKUNameValues(), "sku.name"); err != nil {
 		return err
 	}
-	if c.PublicNetwork, err = canonical(p.public, armstorage.PossiblePublicNetworkAccessValues(), "properties.publicNetworkAccess"); err != nil {
+	if c.Tier, err = canonical(in.tier, armstorage.PossibleAccessTierValues(), "properties.accessTier"); err != nil {
 		return err
 	}
-	c.SharedKey, c.PublicBlobs, c.HTTPSOnly = p.sharedKey, p.publicBlobs, p.httpsOnly
+	if c.MinimumTLS, err = canonical(in.minimumTLS, armstorage.PossibleMinimumTLSVersionValues(), "properties.minimumTlsVersion"); err != nil {
+		return err
+	}
+	if c.PublicNetwork, err = canonical(in.public, armstorage.PossiblePublicNetworkAccessValues(), "properties.publicNetworkAccess"); err != nil {
+		return err
+	}
+	c.SharedKey, c.PublicBlobs, c.HTTPSOnly = in.sharedKey, in.publicBlobs, in.httpsOnly
 	return nil
 }
 
@@ -76,25 +88,8 @@ func (e *Edge) putStorage(w http.ResponseWriter, r *azwire.Request) error {
 	if val(p.IsSftpEnabled) || val(p.EnableNfsV3) {
 		return unsupported("properties", "SFTP and NFS access to blobs are not supported.")
 	}
-	c := storage.Change{ID: id(r, millpond.TypeStorageAccount, "name"), Location: val(body.Location), Tags: tagsIn(body.Tags)}
-	var err error
-	if c.Kind, err = canonical(body.Kind, armstorage.PossibleKindValues(), "kind"); err != nil {
-		return err
-	}
-	if c.Kind == string(armstorage.KindFileStorage) {
-		return unsupported("kind", "File shares are not supported. Use StorageV2.")
-	}
-	if c.SKU, err = canonical(val(body.SKU).Name, armstorage.PossibleSKUNameValues(), "sku.name"); err != nil {
-		return err
-	}
-	if err := (storageProperties{p.AccessTier, p.MinimumTLSVersion, p.PublicNetworkAccess, p.AllowSharedKeyAccess, p.AllowBlobPublicAccess, p.EnableHTTPSTrafficOnly, p.NetworkRuleSet, p.Encryption, p.CustomDomain, body.Identity}).change(&c); err != nil {
-		return err
-	}
-	a, err := e.Storage.Put(r.Context(), c)
-	if err == nil {
-		azwire.WriteJSON(w, http.StatusOK, encodeStorageAccount(r, a))
-	}
-	return err
+	return e.changeStorage(w, r, storage.Change{Location: val(body.Location), Tags: tagsIn(body.Tags)},
+		storageAccountIn{body.Kind, body.SKU, p.AccessTier, p.MinimumTLSVersion, p.PublicNetworkAccess, p.AllowSharedKeyAccess, p.AllowBlobPublicAccess, p.EnableHTTPSTrafficOnly, p.NetworkRuleSet, p.Encryption, p.CustomDomain, body.Identity})
 }
 
 func (e *Edge) patchStorage(w http.ResponseWriter, r *azwire.Request) error {
@@ -103,15 +98,13 @@ func (e *Edge) patchStorage(w http.ResponseWriter, r *azwire.Request) error {
 		return err
 	}
 	p := val(body.Properties)
-	c := storage.Change{ID: id(r, millpond.TypeStorageAccount, "name"), Tags: tagsIn(body.Tags), Patch: true}
-	var err error
-	if c.Kind, err = canonical(body.Kind, armstorage.PossibleKindValues(), "kind"); err != nil {
-		return err
-	}
-	if c.SKU, err = canonical(val(body.SKU).Name, armstorage.PossibleSKUNameValues(), "sku.name"); err != nil {
-		return err
-	}
-	if err := (storageProperties{p.AccessTier, p.MinimumTLSVersion, p.PublicNetworkAccess, p.AllowSharedKeyAccess, p.AllowBlobPublicAccess, p.EnableHTTPSTrafficOnly, p.NetworkRuleSet, p.Encryption, p.CustomDomain, body.Identity}).change(&c); err != nil {
+	return e.changeStorage(w, r, storage.Change{Tags: tagsIn(body.Tags), Patch: true},
+		storageAccountIn{body.Kind, body.SKU, p.AccessTier, p.MinimumTLSVersion, p.PublicNetworkAccess, p.AllowSharedKeyAccess, p.AllowBlobPublicAccess, p.EnableHTTPSTrafficOnly, p.NetworkRuleSet, p.Encryption, p.CustomDomain, body.Identity})
+}
+
+func (e *Edge) changeStorage(w http.ResponseWriter, r *azwire.Request, c storage.Change, in storageAccountIn) error {
+	c.ID = id(r, millpond.TypeStorageAccount, "name")
+	if err := in.into(&c); err != nil {
 		return err
 	}
 	a, err := e.Storage.Put(r.Context(), c)
@@ -124,8 +117,7 @@ func (e *Edge) patchStorage(w http.ResponseWriter, r *azwire.Request) error {
 // blobEndpoint is an account's blob endpoint as this client reaches it, with a
 // last slash.
 func blobEndpoint(r *azwire.Request, account string) string {
-	host := strings.TrimPrefix(strings.TrimPrefix(r.BaseURL, "https://"), "http://")
-	if azwire.ServiceOf(strings.ToLower(host)) == azwire.ServiceARM {
+	if _, azure := clientHost(r); azure {
 		return "https://" + account + azwire.BlobSuffix + "/"
 	}
 	return r.BaseURL + "/" + account + "/"
@@ -181,15 +173,7 @@ func (e *Edge) listStorage(w http.ResponseWriter, r *azwire.Request) error {
 
 func (e *Edge) deleteStorage(w http.ResponseWriter, r *azwire.Request) error {
 	found, err := e.Storage.Delete(r.Context(), id(r, millpond.TypeStorageAccount, "name"))
-	if err != nil {
-		return err
-	}
-	if found {
-		w.WriteHeader(http.StatusOK)
-	} else {
-		w.WriteHeader(http.StatusNoContent)
-	}
-	return nil
+	return deleted(w, found, err)
 }
 
 func writeStorageKeys(w http.ResponseWriter, a *millpond.StorageAccount) {
