@@ -192,3 +192,24 @@ func (s *Scheduler) Blocked(ctx context.Context, acct millpond.AccountName, id m
 	})
 	return n, nil
 }
+
+// Free tells how many slots of each node, by its key, a plan could give now: 0
+// for one that is full or takes no tasks. It is for who holds the queue against
+// the rows; nil while it is to be read again.
+func (s *Scheduler) Free(ctx context.Context) (free map[string]int, err error) {
+	if err := s.load(ctx); err != nil {
+		return nil, err
+	}
+	s.db.Still(func() {
+		if s.state == nil {
+			return
+		}
+		free = map[string]int{}
+		for key, n := range s.state.nodes {
+			if free[key] = 0; n.at >= 0 {
+				free[key] = n.in
+			}
+		}
+	})
+	return free, nil
+}

@@ -33,7 +33,8 @@ import (
 // After each step: no task is gone, none runs twice at once, what completed
 // stays as it completed, no node is given more than its slots and no job or task
 // more than its limit, nothing starts before what it depends on, counts are those of
-// the rows, and the writer recalls what the rows say. At the end all complete.
+// the rows, the writer recalls what the rows say, and the scheduler's free slots
+// are theirs. At the end all complete.
 func TestStepByStep(t *testing.T) {
 	n := 40
 	if testing.Short() {
@@ -83,6 +84,10 @@ type steps struct {
 	db    *sqlite.DB
 	jobs  *job.Service
 	sched *sched.Scheduler
+
+	// wrong is what the scheduler logs as an error: where the ledger refuses what it
+	// planned, it reads the rows again, and nothing else would tell.
+	wrong strings.Builder
 
 	last  string
 	added int
@@ -159,7 +164,7 @@ func (w *steps) open() {
 	log := slog.New(slog.NewTextHandler(io.Discard, nil))
 	w.db = db
 	w.jobs = job.New(job.Deps{DB: db, Clock: w.clock, Log: log, WakeSession: w.Wake, Wakes: job.Wakes{Jobs: wake.New(), Scheduler: wake.New(), Nodes: wake.New()}})
-	w.sched = sched.New(db, log, w, wake.New())
+	w.sched = sched.New(db, slog.New(slog.NewTextHandler(&w.wrong, &slog.HandlerOptions{Level: slog.LevelError})), w, wake.New())
 }
 
 func (w *steps) ok(err error) {
@@ -537,6 +542,11 @@ func (w *steps) look() {
 		}
 		return nil
 	}))
+	if w.wrong.Len() > 0 {
+		w.t.Fatalf("after %s: the scheduler says %s", w.last, w.wrong.String())
+	}
+	free, err := w.sched.Free(ctx)
+	w.ok(err)
 	used := map[millpond.NodeID]sqlite.NodeHead{}
 	for key, v := range now {
 		if v.OnNode() {
@@ -561,6 +571,13 @@ func (w *steps) look() {
 		}
 		if u.RunningSlots > stepSlots {
 			w.t.Fatalf("after %s: node %s runs tasks of %d slots", w.last, h.ID, u.RunningSlots)
+		}
+		open := 0
+		if (h.State == millpond.NodeIdle || h.State == millpond.NodeRunning) && h.Scheduling == millpond.SchedulingEnabled {
+			open = stepSlots - u.RunningSlots
+		}
+		if got, have := free[h.ID.Key()]; !have || got != open {
+			w.t.Fatalf("after %s: the scheduler sees %d free slots on node %s, by the rows there are %d", w.last, got, h.ID, open)
 		}
 	}
 	w.rows = now
