@@ -173,21 +173,17 @@ func (r *round) place(limit int) {
 			p.ready.remove(j.at)
 			continue
 		}
-		if t != nil && t.gang != nil {
+		if t.gang != nil {
 			if nodes := r.pickMany(t); nodes != nil {
 				r.move(t, nodes[0], nodes[1:]...)
-				continue
+			} else {
+				r.pass(t)
 			}
-			r.tasks = append(r.tasks, t)
-			j.dequeue(t)
-			j.settle()
 			continue
 		}
 		n := p.pick(t)
 		if n == nil {
-			r.tasks = append(r.tasks, t)
-			j.dequeue(t)
-			j.settle()
+			r.pass(t)
 			continue
 		}
 		if !r.live(n.id) {
@@ -207,6 +203,13 @@ func (r *round) move(t *task, n *node, others ...*node) {
 	r.state.served++
 	j.served = r.state.served
 	j.settle()
+}
+
+// pass lets the tasks behind t go first in this round.
+func (r *round) pass(t *task) {
+	r.tasks = append(r.tasks, t)
+	t.job.dequeue(t)
+	t.job.settle()
 }
 
 func (r *round) setAside(n *node) {
