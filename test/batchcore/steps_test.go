@@ -85,8 +85,8 @@ type steps struct {
 	jobs  *job.Service
 	sched *sched.Scheduler
 
-	// wrong is what the scheduler logs as an error: where the ledger refuses what it
-	// planned, it reads the rows again, and nothing else would tell.
+	// wrong is what the scheduler logs as an error: when it finds that its queue is
+	// not what the rows say it reads them again, and nothing else would tell.
 	wrong strings.Builder
 
 	last  string
