@@ -165,7 +165,8 @@ type BootStep struct {
 
 // Node is one compute node.
 //
-// Writers: package pool adds rows and sends nodes away (leavingpool); package
+// Writers: package pool adds rows, sends nodes away (leavingpool), asks for the
+// upgrades of rollouts, has nodes preempted and brings those back; package
 // ledger keeps idle, running, offline and the task counters in step with the
 // tasks; package node writes all else and removes the row once the VM is gone.
 type Node struct {

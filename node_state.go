@@ -3,6 +3,7 @@ package millpond
 import (
 	"fmt"
 	"strings"
+	"time"
 )
 
 // nodeTable, the usual way (every cell is in the table below):
@@ -150,6 +151,49 @@ var nodeTable = func() map[NodeState]map[NodeEvent]cell[NodeState] {
 // accepted, a duplicate or refused, with a reason for people.
 func NodeTransition(from NodeState, e NodeEvent) (NodeState, Outcome, string) {
 	return answer(nodeTable, from, e)
+}
+
+// NodeHistory is how many changes of state a node remembers.
+const NodeHistory = 32
+
+// Enter applies an event to the node in memory and notes why. It says whether the
+// event was accepted.
+func (n *Node) Enter(e NodeEvent, why string, now time.Time) bool {
+	next, outcome, _ := NodeTransition(n.State, e)
+	if outcome != Accepted {
+		return false
+	}
+	if next != n.State {
+		n.State, n.StateTransition = next, now
+		n.Note(why, now)
+	}
+	return true
+}
+
+// Note adds to the node's history why its state is what it is.
+func (n *Node) Note(why string, now time.Time) {
+	n.History = append(n.History, NodeChange{State: n.State, Reason: why, Time: now})
+	n.History = n.History[max(0, len(n.History)-NodeHistory):]
+}
+
+// NextGeneration is for a node that gets another machine or other disks: the agent
+// of those counts anew.
+func (n *Node) NextGeneration() {
+	n.Generation++
+	n.LastSequence, n.BootID = 0, ""
+}
+
+// Preempt has the node's machine taken away when its tasks have ended, at due at
+// the latest. The answer is the table's.
+func (n *Node) Preempt(due time.Time) (Outcome, string) {
+	_, outcome, reason := NodeTransition(n.State, NodePreempt)
+	switch {
+	case n.Pending != "":
+		return Refused, "another operation on the node is under way"
+	case outcome == Accepted:
+		n.Pending, n.PendingOption, n.PendingDue = NodePreempt, DeallocateRequeue, due
+	}
+	return outcome, reason
 }
 
 // NodeRefusal is Azure's error for an operation that a node in state s does not

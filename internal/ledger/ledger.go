@@ -367,8 +367,18 @@ func (b *Book) Stop(v millpond.Task, code, message string, requeue bool) error {
 	return b.tx.PutTask(v)
 }
 
-// StopAll applies Stop to every task on a node.
-func (b *Book) StopAll(node millpond.NodeID, code, message string, requeue bool) error {
+// StopAll applies Stop to every task on a node that is to be interrupted, as its
+// option says: tasks are put back, ended, or left to end by themselves. why is
+// half a sentence for their users.
+func (b *Book) StopAll(node millpond.NodeID, o millpond.DeallocationOption, why string) error {
+	message := "The task was put back because " + why + "."
+	switch o {
+	case millpond.DeallocateRequeue:
+	case millpond.DeallocateTerminate:
+		message = "The task was ended because " + why + "."
+	default:
+		return nil
+	}
 	tasks, err := b.tx.PlacedTasks(node)
 	if err != nil {
 		return err
@@ -378,7 +388,7 @@ func (b *Book) StopAll(node millpond.NodeID, code, message string, requeue bool)
 		return err
 	}
 	for _, v := range append(tasks, more...) {
-		if err := b.Stop(v, code, message, requeue); err != nil {
+		if err := b.Stop(v, "TaskEnded", message, o == millpond.DeallocateRequeue); err != nil {
 			return err
 		}
 	}

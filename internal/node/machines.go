@@ -135,7 +135,7 @@ func (s *Service) act(ctx context.Context, a Action) error {
 			if c := s.contactOf(n.ID); c.Live || tx.Now.Sub(c.Last) < s.Config.Silence {
 				return nil
 			}
-			if move(n, millpond.NodeLost, "nothing was heard of its agent", tx.Now) {
+			if n.Enter(millpond.NodeLost, "nothing was heard of its agent", tx.Now) {
 				s.Log.Warn("contact with a node is lost", "pool", n.Pool, "node", n.ID)
 			}
 			return nil
@@ -323,8 +323,7 @@ func (s *Service) launchFailed(ctx context.Context, id millpond.NodeID, generati
 		}
 		if next {
 			// The launcher keeps what failed under this generation.
-			n.Generation++
-			n.LastSequence, n.BootID = 0, ""
+			n.NextGeneration()
 		}
 		n.LaunchTries++
 		n.Errors = append(n.Errors, e)
@@ -351,7 +350,7 @@ func backoff(tries int) time.Duration {
 // launched notes that a node's machine runs.
 func (s *Service) launched(ctx context.Context, a Action) error {
 	err := s.edit(ctx, a.Node, func(tx *sqlite.Tx, _ *ledger.Book, n *millpond.Node) error {
-		if n.Generation != a.Status.Generation || !move(n, millpond.NodeLaunched, "its machine runs", tx.Now) {
+		if n.Generation != a.Status.Generation || !n.Enter(millpond.NodeLaunched, "its machine runs", tx.Now) {
 			return nil
 		}
 		if n.Allocated.IsZero() {
@@ -383,7 +382,7 @@ func (s *Service) retry(ctx context.Context, a Action) error {
 
 // fail makes a node unusable and puts its tasks back.
 func (s *Service) fail(tx *sqlite.Tx, book *ledger.Book, n *millpond.Node, e millpond.NodeError) error {
-	if !move(n, millpond.NodeFailed, e.Code, tx.Now) {
+	if !n.Enter(millpond.NodeFailed, e.Code, tx.Now) {
 		return nil
 	}
 	n.Pending, n.PendingOption = "", ""
@@ -425,14 +424,14 @@ func (s *Service) relaunch(ctx context.Context, a Action) error {
 		if n.Relaunches >= s.Config.Relaunches {
 			return s.fail(tx, book, n, e)
 		}
-		if !move(n, millpond.NodeRelaunch, e.Code+": its machine died", tx.Now) {
+		if !n.Enter(millpond.NodeRelaunch, e.Code+": its machine died", tx.Now) {
 			return nil
 		}
 		s.Log.Warn("a node's machine died; it gets a new one", "pool", n.Pool, "node", n.ID, "code", e.Code, "message", e.Message)
 		n.Relaunches++
 		n.LaunchTries, n.NextLaunch, n.LaunchFailed = 0, tx.Now.Add(backoff(n.Relaunches)-time.Second), false
-		n.Generation++
-		n.LastSequence, n.BootID, n.Pending, n.PendingOption = 0, "", "", ""
+		n.NextGeneration()
+		n.Pending, n.PendingOption = "", ""
 		n.Errors = append(n.Errors, e)
 		n.Errors = n.Errors[max(0, len(n.Errors)-3):]
 		_, err := book.LoseAll(n.ID)
@@ -463,7 +462,7 @@ func (s *Service) restart(ctx context.Context, a Action) error {
 			// How long it may take to boot counts from here, not from a wait for room.
 			n.StateTransition, n.NextLaunch = tx.Now, time.Time{}
 		}
-		n.History = append(n.History, millpond.NodeChange{State: n.State, Reason: "its machine was switched off and is started again", Time: tx.Now})
+		n.Note("its machine was switched off and is started again", tx.Now)
 		return nil
 	})
 }
@@ -521,31 +520,38 @@ func (s *Service) reimage(ctx context.Context, id millpond.NodeID) error {
 		if n.RolledBack && p.Rollout != nil {
 			n.Boot = p.Rollout.WasBoot
 		}
-		n.Generation++
+		n.NextGeneration()
 		n.Pending, n.PendingOption = "", ""
-		n.LastSequence, n.BootID, n.LaunchTries, n.NextLaunch, n.LaunchFailed = 0, "", 0, time.Time{}, false
+		n.LaunchTries, n.NextLaunch, n.LaunchFailed = 0, time.Time{}, false
 		return nil
 	})
 }
 
-// remove destroys a machine, then puts its tasks where they belong, then
-// removes the row: a task must not run elsewhere while its first run lives.
-func (s *Service) remove(ctx context.Context, id millpond.NodeID) error {
+// destroy destroys a node's machine once what tasks and its console last wrote is
+// kept. there is false, and nothing is done, for a node without a row.
+func (s *Service) destroy(ctx context.Context, id millpond.NodeID) (there bool, err error) {
 	var generation int
-	err := s.DB.View(ctx, func(tx *sqlite.Tx) error {
+	err = s.DB.View(ctx, func(tx *sqlite.Tx) error {
 		h, err := tx.NodeHead(id)
 		generation = h.Generation
 		return err
 	})
 	if errors.Is(err, sqlite.ErrNoRow) {
-		return nil
+		return false, nil
 	}
 	if err != nil {
-		return err
+		return false, err
 	}
 	s.keepLast(ctx, id)
 	s.keepConsole(ctx, id, generation)
-	if err := s.Launcher.Destroy(ctx, id); err != nil {
+	return true, s.Launcher.Destroy(ctx, id)
+}
+
+// remove destroys a machine, then puts its tasks where they belong, then
+// removes the row: a task must not run elsewhere while its first run lives.
+func (s *Service) remove(ctx context.Context, id millpond.NodeID) error {
+	there, err := s.destroy(ctx, id)
+	if err != nil || !there {
 		return err
 	}
 	err = s.update(ctx, func(tx *sqlite.Tx, book *ledger.Book) error {

@@ -2,7 +2,6 @@ package node
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	millpond "millpond.dev/millpond"
@@ -28,7 +27,7 @@ func (s *Service) deallocate(ctx context.Context, id millpond.NodeID) error {
 		if n.State != millpond.NodeDeallocating || n.Pending != millpond.NodeDeallocate {
 			return nil
 		}
-		move(n, millpond.NodeStopped, "its machine has stopped", tx.Now)
+		n.Enter(millpond.NodeStopped, "its machine has stopped", tx.Now)
 		n.Pending, n.PendingOption, n.Errors = "", "", nil
 		s.Log.Info("node deallocated", "pool", n.Pool, "node", n.ID)
 		// What it held is free for others.
@@ -49,17 +48,13 @@ func (s *Service) Preempt(ctx context.Context, acct millpond.AccountName, pool m
 		if n.Dedicated {
 			return millpond.Errorf(millpond.Conflict, "OperationNotValidOnNode", "A dedicated node is never preempted; only low-priority nodes are. Use deallocate or removenodes.")
 		}
-		_, outcome, reason := millpond.NodeTransition(n.State, millpond.NodePreempt)
-		if n.Pending != "" {
-			outcome, reason = millpond.Refused, "another operation on the node is under way"
-		}
+		outcome, reason := n.Preempt(tx.Now.Add(notice))
 		if outcome != millpond.Accepted {
 			if reason == "" {
 				reason = "the node was preempted"
 			}
 			return millpond.NodeRefusal(n.State, reason)
 		}
-		n.Pending, n.PendingOption, n.PendingDue = millpond.NodePreempt, millpond.DeallocateRequeue, tx.Now.Add(notice)
 		return tx.PutNode(n)
 	})
 	if err == nil {
@@ -72,32 +67,17 @@ func (s *Service) Preempt(ctx context.Context, acct millpond.AccountName, pool m
 // preempt takes the machine of a low-priority node away; its id stays, and the
 // allocator gives it a new machine when there is room.
 func (s *Service) preempt(ctx context.Context, id millpond.NodeID) error {
-	var generation int
-	err := s.DB.View(ctx, func(tx *sqlite.Tx) error {
-		h, err := tx.NodeHead(id)
-		generation = h.Generation
-		return err
-	})
-	if errors.Is(err, sqlite.ErrNoRow) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	s.keepLast(ctx, id)
-	s.keepConsole(ctx, id, generation)
-	if err := s.Launcher.Destroy(ctx, id); err != nil {
+	if there, err := s.destroy(ctx, id); err != nil || !there {
 		return err
 	}
 	defer s.Wakes.Allocator.Wake()
 	return s.edit(ctx, id, func(tx *sqlite.Tx, book *ledger.Book, n *millpond.Node) error {
-		if n.Pending != millpond.NodePreempt || !move(n, millpond.NodePreempt, "its machine was taken for others", tx.Now) {
+		if n.Pending != millpond.NodePreempt || !n.Enter(millpond.NodePreempt, "its machine was taken for others", tx.Now) {
 			return nil
 		}
 		n.Pending, n.PendingOption, n.PendingDue = "", "", time.Time{}
-		// The agent of the next machine counts anew.
-		n.Generation++
-		n.LastSequence, n.BootID, n.LaunchTries, n.NextLaunch, n.LaunchFailed = 0, "", 0, time.Time{}, false
+		n.NextGeneration()
+		n.LaunchTries, n.NextLaunch, n.LaunchFailed = 0, time.Time{}, false
 		s.Log.Info("node preempted", "pool", n.Pool, "node", n.ID)
 		_, err := book.LoseAll(n.ID)
 		return err

@@ -307,24 +307,6 @@ func (s *Service) List(ctx context.Context, acct millpond.AccountName, pool mill
 	return out, next, err
 }
 
-// move applies an event to a node's row in memory and notes why. It says
-// whether the event was accepted.
-func move(n *millpond.Node, ev millpond.NodeEvent, why string, now time.Time) bool {
-	next, outcome, _ := millpond.NodeTransition(n.State, ev)
-	if outcome != millpond.Accepted {
-		return false
-	}
-	if next != n.State {
-		n.State, n.StateTransition = next, now
-		n.History = append(n.History, millpond.NodeChange{State: next, Reason: why, Time: now})
-		n.History = n.History[max(0, len(n.History)-historyLength):]
-	}
-	return true
-}
-
-// historyLength is how many changes of state a node remembers.
-const historyLength = 32
-
 // Reboot begins to restart a node; its files stay, its start task runs again.
 func (s *Service) Reboot(ctx context.Context, acct millpond.AccountName, pool millpond.PoolID, id millpond.NodeID, o millpond.DeallocationOption) error {
 	return s.interrupt(ctx, acct, pool, id, o, millpond.NodeReboot, "nodeRebootOption", "its node was rebooted")
@@ -352,7 +334,7 @@ func (s *Service) Start(ctx context.Context, acct millpond.AccountName, pool mil
 		if _, outcome, reason := millpond.NodeTransition(n.State, millpond.NodeStart); outcome != millpond.Accepted {
 			return millpond.Errorf(millpond.Conflict, "OperationInvalidForCurrentState", "The operation is not possible now: %s (its state is %s). Only a deallocated node can be started.", reason, n.State)
 		}
-		move(&n, millpond.NodeStart, "asked by a user", tx.Now)
+		n.Enter(millpond.NodeStart, "asked by a user", tx.Now)
 		n.Relaunches, n.NextLaunch, n.Errors = 0, time.Time{}, nil
 		return tx.PutNode(n)
 	})
@@ -372,34 +354,24 @@ func (s *Service) interrupt(ctx context.Context, acct millpond.AccountName, pool
 		if err != nil {
 			return err
 		}
-		next, outcome, reason := millpond.NodeTransition(n.State, ev)
+		_, outcome, reason := millpond.NodeTransition(n.State, ev)
 		if outcome == millpond.Accepted && n.Pending == millpond.NodePreempt {
 			outcome, reason = millpond.Refused, "the node is about to be preempted"
 		}
 		if outcome != millpond.Accepted {
 			return millpond.NodeRefusal(n.State, reason)
 		}
-		if err := stopTasks(book, n.ID, o, why); err != nil {
+		if err := book.StopAll(n.ID, o, why); err != nil {
 			return err
 		}
-		move(&n, ev, "asked by a user", tx.Now)
-		n.State, n.Pending, n.PendingOption, n.Relaunches = next, ev, o, 0
+		n.Enter(ev, "asked by a user", tx.Now)
+		n.Pending, n.PendingOption, n.Relaunches = ev, o, 0
 		return tx.PutNode(n)
 	})
 	if err == nil {
 		s.Wakes.Nodes.Wake()
 	}
 	return err
-}
-
-func stopTasks(book *ledger.Book, id millpond.NodeID, o millpond.DeallocationOption, why string) error {
-	switch o {
-	case millpond.DeallocateRequeue:
-		return book.StopAll(id, "TaskEnded", "The task was put back because "+why+".", true)
-	case millpond.DeallocateTerminate:
-		return book.StopAll(id, "TaskEnded", "The task was ended because "+why+".", false)
-	}
-	return nil
 }
 
 // DisableScheduling keeps new tasks off a node; it is offline once it is empty.
@@ -409,11 +381,11 @@ func (s *Service) DisableScheduling(ctx context.Context, acct millpond.AccountNa
 		return err
 	}
 	return s.setScheduling(ctx, acct, pool, id, millpond.SchedulingDisabled, func(book *ledger.Book, n *millpond.Node, now time.Time) error {
-		if err := stopTasks(book, n.ID, o, "scheduling was disabled on its node"); err != nil {
+		if err := book.StopAll(n.ID, o, "scheduling was disabled on its node"); err != nil {
 			return err
 		}
 		if n.RunningTasks == 0 {
-			move(n, millpond.NodeDisabled, "scheduling was disabled by a user", now)
+			n.Enter(millpond.NodeDisabled, "scheduling was disabled by a user", now)
 		}
 		return nil
 	})
@@ -422,7 +394,7 @@ func (s *Service) DisableScheduling(ctx context.Context, acct millpond.AccountNa
 // EnableScheduling lets tasks onto a node again.
 func (s *Service) EnableScheduling(ctx context.Context, acct millpond.AccountName, pool millpond.PoolID, id millpond.NodeID) error {
 	err := s.setScheduling(ctx, acct, pool, id, millpond.SchedulingEnabled, func(_ *ledger.Book, n *millpond.Node, now time.Time) error {
-		move(n, millpond.NodeEnabled, "scheduling was enabled by a user", now)
+		n.Enter(millpond.NodeEnabled, "scheduling was enabled by a user", now)
 		return nil
 	})
 	s.Wakes.Scheduler.Wake()

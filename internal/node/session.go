@@ -271,7 +271,7 @@ func (x *session) register(tx *sqlite.Tx, book *ledger.Book, n *millpond.Node, h
 	}
 	if !booted {
 		if n.State == millpond.NodeUnknown {
-			move(n, millpond.NodeFound, "contact again", tx.Now)
+			n.Enter(millpond.NodeFound, "contact again", tx.Now)
 			x.svc.proceed(book, n, tx.Now)
 		}
 		return 0, x.svc.putNode(tx, book, *n)
@@ -296,7 +296,7 @@ func (x *session) register(tx *sqlite.Tx, book *ledger.Book, n *millpond.Node, h
 	for _, stage := range h.GetStages() {
 		n.BootSteps = append(n.BootSteps, millpond.BootStep{Name: stage.GetName(), Duration: stage.GetDuration().AsDuration()})
 	}
-	if !move(n, millpond.NodeRegistered, "its agent spoke", tx.Now) {
+	if !n.Enter(millpond.NodeRegistered, "its agent spoke", tx.Now) {
 		return lost, x.svc.putNode(tx, book, *n)
 	}
 	n.Installing = len(p.Spec.Packages) > 0
@@ -335,7 +335,7 @@ func (s *Service) proceed(book *ledger.Book, n *millpond.Node, now time.Time) {
 	switch {
 	case n.Preparing:
 	case n.StartTask == nil || i == nil || !n.StartTask.WaitForSuccess || i.Result == "success":
-		if move(n, millpond.NodeReady, "ready", now) {
+		if n.Enter(millpond.NodeReady, "ready", now) {
 			n.Errors = nil
 			if _, timed := n.Phases[millpond.PhaseIdle]; !timed {
 				setPhase(n, millpond.PhaseStartTask, now)
@@ -348,9 +348,9 @@ func (s *Service) proceed(book *ledger.Book, n *millpond.Node, now time.Time) {
 			book.Scheduler = true
 		}
 	case i.State == "running":
-		move(n, millpond.NodeStartTaskBegan, "its start task runs", now)
+		n.Enter(millpond.NodeStartTaskBegan, "its start task runs", now)
 	default:
-		if move(n, millpond.NodeStartTaskGaveUp, "its start task failed", now) {
+		if n.Enter(millpond.NodeStartTaskGaveUp, "its start task failed", now) {
 			n.Errors = append(n.Errors, startTaskFault(i, now))
 		}
 	}

@@ -128,10 +128,9 @@ func (s *Service) carryOut(tx *sqlite.Tx, book *ledger.Book, p millpond.Pool, bo
 		if err != nil {
 			return err
 		}
-		if _, outcome, _ := millpond.NodeTransition(n.State, millpond.NodePreempt); outcome != millpond.Accepted || n.Pending != "" {
+		if outcome, _ := n.Preempt(tx.Now.Add(s.Config.Notice)); outcome != millpond.Accepted {
 			continue
 		}
-		n.Pending, n.PendingOption, n.PendingDue = millpond.NodePreempt, millpond.DeallocateRequeue, tx.Now.Add(s.Config.Notice)
 		if err := tx.PutNode(n); err != nil {
 			return err
 		}
@@ -188,22 +187,13 @@ func (s *Service) newNode(tx *sqlite.Tx, p millpond.Pool, boot millpond.BootImag
 // retire sends a node away: its machine is destroyed, then its tasks go where
 // option says, then its row is removed. Package node does that.
 func retire(tx *sqlite.Tx, book *ledger.Book, n millpond.Node, option millpond.DeallocationOption, why string) error {
-	next, outcome, _ := millpond.NodeTransition(n.State, millpond.NodeLeave)
-	if outcome != millpond.Accepted {
+	if !n.Enter(millpond.NodeLeave, why, tx.Now) {
 		return nil
 	}
-	switch option {
-	case millpond.DeallocateTerminate:
-		if err := book.StopAll(n.ID, "TaskEnded", "The task was ended because its node was removed from the pool.", false); err != nil {
-			return err
-		}
-	case millpond.DeallocateRequeue:
-		if err := book.StopAll(n.ID, "TaskEnded", "The task was put back because its node was removed from the pool.", true); err != nil {
-			return err
-		}
+	if err := book.StopAll(n.ID, option, "its node was removed from the pool"); err != nil {
+		return err
 	}
-	n.State, n.StateTransition, n.Pending, n.PendingOption = next, tx.Now, millpond.NodeLeave, option
-	n.History = append(n.History, millpond.NodeChange{State: next, Reason: why, Time: tx.Now})
+	n.Pending, n.PendingOption = millpond.NodeLeave, option
 	return tx.PutNode(n)
 }
 

@@ -74,17 +74,12 @@ func (s *Service) recoverNodes(ctx context.Context) (time.Time, error) {
 				if err != nil {
 					return err
 				}
-				if n.State != millpond.NodePreempted {
+				if n.State != millpond.NodePreempted || !n.Enter(millpond.NodeRelaunch, "there is room again", tx.Now) {
 					continue
 				}
-				to, outcome, _ := millpond.NodeTransition(n.State, millpond.NodeRelaunch)
-				if outcome != millpond.Accepted {
-					continue
-				}
-				n.State, n.StateTransition, n.Relaunches = to, tx.Now, 0
+				n.Relaunches = 0
 				n.Boot, n.ImageRevision, n.RolledBack = p.Boot, p.ImageRevision, false
 				n.Boot.Findings = nil
-				n.History = append(n.History, millpond.NodeChange{State: to, Reason: "there is room again", Time: tx.Now})
 				if err := tx.PutNode(n); err != nil {
 					return err
 				}

@@ -169,25 +169,16 @@ func (s *Service) step(ctx context.Context, p millpond.Pool) (time.Time, error) 
 
 // begin makes a node's upgrade or reboot pending, as a user's would be.
 func begin(tx *sqlite.Tx, book *ledger.Book, n millpond.Node, event millpond.NodeEvent, option millpond.DeallocationOption, back bool) error {
-	next, outcome, _ := millpond.NodeTransition(n.State, event)
-	if outcome != millpond.Accepted {
-		return nil
-	}
 	why := "the pool's image or start task changed"
 	if back {
 		why = "it was unhealthy with the pool's new image or start task"
 	}
-	switch option {
-	case millpond.DeallocateTerminate:
-		if err := book.StopAll(n.ID, "TaskEnded", "The task was ended because its node was upgraded.", false); err != nil {
-			return err
-		}
-	case millpond.DeallocateRequeue:
-		if err := book.StopAll(n.ID, "TaskEnded", "The task was put back because its node was upgraded.", true); err != nil {
-			return err
-		}
+	if !n.Enter(event, why, tx.Now) {
+		return nil
 	}
-	n.State, n.StateTransition, n.Pending, n.PendingOption, n.Relaunches = next, tx.Now, event, option, 0
-	n.History = append(n.History, millpond.NodeChange{State: next, Reason: why, Time: tx.Now})
+	if err := book.StopAll(n.ID, option, "its node was upgraded"); err != nil {
+		return err
+	}
+	n.Pending, n.PendingOption, n.Relaunches = event, option, 0
 	return tx.PutNode(n)
 }
