@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	millpond "millpond.dev/millpond"
+	"millpond.dev/millpond/internal/kept"
 	"millpond.dev/millpond/internal/launch"
 	"millpond.dev/millpond/internal/reconcile"
 	"millpond.dev/millpond/internal/sqlite"
@@ -18,37 +20,46 @@ import (
 // consoleBytes is how much of a console is kept after a node is gone.
 const consoleBytes = 1 << 20
 
-// console is the end of a machine's console, empty when there is none.
-func (s *Service) console(ctx context.Context, id millpond.NodeID) string {
+// console is the end of a machine's console, nil when there is none.
+func (s *Service) console(ctx context.Context, id millpond.NodeID, tail int64) []byte {
 	c, ok := s.Launcher.(launch.Consoler)
 	if !ok {
-		return ""
+		return nil
 	}
-	b, err := c.Console(ctx, id, evidenceBytes)
+	b, err := c.Console(ctx, id, tail)
 	if err != nil {
-		return ""
+		return nil
 	}
-	return string(b)
+	return b
 }
 
-// keepConsole writes a machine's console to LogDir before it is destroyed. What
-// cannot be kept is logged; it stops nothing.
-func (s *Service) keepConsole(ctx context.Context, id millpond.NodeID, generation int) {
-	c, ok := s.Launcher.(launch.Consoler)
-	if !ok || s.Config.LogDir == "" {
+// evidence is what an error shows of a machine's console.
+func (s *Service) evidence(ctx context.Context, id millpond.NodeID) string {
+	return string(s.console(ctx, id, evidenceBytes))
+}
+
+// keepConsole keeps the console of a machine that is about to be destroyed, which
+// was the node's of a generation: in Kept for users, in LogDir for the operator.
+// What cannot be kept is logged; it stops nothing.
+func (s *Service) keepConsole(ctx context.Context, n millpond.Node, generation int) {
+	b := s.console(ctx, n.ID, consoleBytes)
+	if len(b) == 0 {
 		return
 	}
-	b, err := c.Console(ctx, id, consoleBytes)
-	if err != nil || len(b) == 0 {
-		return
-	}
-	if err := os.MkdirAll(s.Config.LogDir, 0o700); err == nil {
-		err = os.WriteFile(s.ConsolePath(id, generation), b, 0o600)
-		if err == nil {
-			return
+	var inLog, inKept error
+	if s.Config.LogDir != "" {
+		if inLog = os.MkdirAll(s.Config.LogDir, 0o700); inLog == nil {
+			inLog = os.WriteFile(s.ConsolePath(n.ID, generation), b, 0o600)
 		}
 	}
-	s.Log.Warn("a node's console could not be kept", "node", id, "err", err)
+	if s.Kept != nil {
+		now := s.Clock.Now()
+		p := kept.Place{Node: n.ID.Key(), Directory: fmt.Sprintf("%s/%d", placeConsole, generation)}
+		inKept = s.Kept.Put(ctx, []kept.Place{p}, []kept.File{{Place: p, Name: "console.log", Account: n.Account.Key(), Pool: n.Pool.Key(), Size: int64(len(b)), Modified: now, Mode: 0o100600, Due: now.Add(s.Config.LogRetention), Content: b}})
+	}
+	if err := errors.Join(inLog, inKept); err != nil {
+		s.Log.Warn("a node's console could not be kept", "node", n.ID, "err", err)
+	}
 }
 
 // ConsolePath is where the console of a node's generation is kept once its

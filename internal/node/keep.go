@@ -10,7 +10,6 @@ import (
 
 	millpond "millpond.dev/millpond"
 	"millpond.dev/millpond/internal/kept"
-	"millpond.dev/millpond/internal/launch"
 	"millpond.dev/millpond/internal/nodeproto/nodev1"
 	"millpond.dev/millpond/internal/sqlite"
 )
@@ -180,53 +179,25 @@ func (x *session) fetch(ctx context.Context, n millpond.Node, directories []stri
 	return flush()
 }
 
-// keepLast fetches what is still on a node before its machine or its disks go. It
-// is bounded in time; what it cannot fetch is logged and lost.
-func (s *Service) keepLast(ctx context.Context, id millpond.NodeID) {
-	if s.Kept == nil {
+// keepLast fetches what tasks wrote that is still on a node before its machine or
+// its disks go. It is bounded in time; what it cannot fetch is logged and lost.
+func (s *Service) keepLast(ctx context.Context, n millpond.Node) {
+	x := s.session(n.ID)
+	if s.Kept == nil || x == nil {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, lastLimit)
 	defer cancel()
-	var n millpond.Node
-	err := s.DB.View(ctx, func(tx *sqlite.Tx) (err error) {
-		n, err = tx.Node(id)
-		return err
-	})
-	if err != nil {
-		return
-	}
-	due := s.Clock.Now().Add(s.Config.LogRetention)
-	s.keepConsoleOf(ctx, n, due)
-	x := s.session(id)
-	if x == nil {
-		return
-	}
+	var err error
 	more := keepBatch
 	for err == nil && more == keepBatch {
 		more, err = x.keepSome(ctx)
 	}
 	if err == nil && n.StartTask != nil {
-		err = x.fetch(ctx, n, []string{placeStart}, map[string]time.Time{placeStart: due})
+		err = x.fetch(ctx, n, []string{placeStart}, map[string]time.Time{placeStart: s.Clock.Now().Add(s.Config.LogRetention)})
 	}
 	if err != nil && !errors.Is(err, errCannotKeep) && connect.CodeOf(err) != connect.CodeUnimplemented {
-		s.Log.Warn("not all that tasks wrote could be kept before their node went", "node", id, "err", err)
-	}
-}
-
-func (s *Service) keepConsoleOf(ctx context.Context, n millpond.Node, due time.Time) {
-	c, ok := s.Launcher.(launch.Consoler)
-	if !ok {
-		return
-	}
-	b, err := c.Console(ctx, n.ID, consoleBytes)
-	if err != nil || len(b) == 0 {
-		return
-	}
-	p := kept.Place{Node: n.ID.Key(), Directory: fmt.Sprintf("%s/%d", placeConsole, n.Generation)}
-	err = s.Kept.Put(ctx, []kept.Place{p}, []kept.File{{Place: p, Name: "console.log", Account: n.Account.Key(), Pool: n.Pool.Key(), Size: int64(len(b)), Modified: s.Clock.Now(), Mode: 0o100600, Due: due, Content: b}})
-	if err != nil {
-		s.Log.Warn("a node's console could not be kept", "node", n.ID, "err", err)
+		s.Log.Warn("not all that tasks wrote could be kept before their node went", "node", n.ID, "err", err)
 	}
 }
 

@@ -13,7 +13,6 @@ import (
 
 	millpond "millpond.dev/millpond"
 	"millpond.dev/millpond/internal/kept"
-	"millpond.dev/millpond/internal/launch"
 )
 
 // KeptFiles gives what the server keeps of a directory of a node; NotFound
@@ -125,7 +124,7 @@ func (s *Service) Logs(ctx context.Context, acct millpond.AccountName, pool mill
 	var out []Log
 	_, missing := s.Get(ctx, acct, pool, id)
 	if missing == nil {
-		if b := s.liveConsole(ctx, id); len(b) > 0 {
+		if b := s.console(ctx, id, consoleBytes); len(b) > 0 {
 			out = append(out, Log{Name: "console.log", Size: int64(len(b)), Modified: s.Clock.Now()})
 		}
 	} else if millpond.KindOf(missing) != millpond.NotFound {
@@ -148,7 +147,7 @@ func (s *Service) Logs(ctx context.Context, acct millpond.AccountName, pool mill
 func (s *Service) ReadLog(ctx context.Context, acct millpond.AccountName, pool millpond.PoolID, id millpond.NodeID, name string) ([]byte, error) {
 	_, missing := s.Get(ctx, acct, pool, id)
 	if missing == nil && name == "console.log" {
-		if b := s.liveConsole(ctx, id); len(b) > 0 {
+		if b := s.console(ctx, id, consoleBytes); len(b) > 0 {
 			return b, nil
 		}
 	}
@@ -166,18 +165,6 @@ func (s *Service) ReadLog(ctx context.Context, acct millpond.AccountName, pool m
 		return nil, missing
 	}
 	return nil, millpond.Errorf(millpond.NotFound, "FileNotFound", "The node has no log of this name. List its logs.")
-}
-
-func (s *Service) liveConsole(ctx context.Context, id millpond.NodeID) []byte {
-	c, ok := s.Launcher.(launch.Consoler)
-	if !ok {
-		return nil
-	}
-	b, err := c.Console(ctx, id, consoleBytes)
-	if err != nil {
-		return nil
-	}
-	return b
 }
 
 // keptLogs are the files of a node that are no task's, if it was in the pool.

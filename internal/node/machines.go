@@ -118,7 +118,7 @@ func (s *Service) act(ctx context.Context, a Action) error {
 	case Retry:
 		return s.retry(ctx, a)
 	case Fail:
-		console := s.console(ctx, a.Node)
+		console := s.evidence(ctx, a.Node)
 		return s.edit(ctx, a.Node, func(tx *sqlite.Tx, book *ledger.Book, n *millpond.Node) error {
 			return s.fail(tx, book, n, failureFault(a.Status.Err, stage(a.Status), console, tx.Now))
 		})
@@ -155,6 +155,18 @@ func (s *Service) act(ctx context.Context, a Action) error {
 		return s.Launcher.Destroy(ctx, a.Node)
 	}
 	return fmt.Errorf("unknown action %q", a.What)
+}
+
+// row reads a node's row. there is false for a node that is gone.
+func (s *Service) row(ctx context.Context, id millpond.NodeID) (n millpond.Node, there bool, err error) {
+	err = s.DB.View(ctx, func(tx *sqlite.Tx) (err error) {
+		n, err = tx.Node(id)
+		return err
+	})
+	if errors.Is(err, sqlite.ErrNoRow) {
+		return n, false, nil
+	}
+	return n, err == nil, err
 }
 
 // edit changes a node's row as it is now; a node that is gone is left alone.
@@ -210,7 +222,7 @@ func (s *Service) launch(ctx context.Context, id millpond.NodeID) error {
 		return err
 	}
 	if n.Generation > 1 {
-		s.keepConsole(ctx, n.ID, n.Generation-1)
+		s.keepConsole(ctx, n, n.Generation-1)
 	}
 	spec, err := s.spec(ctx, n, p, token)
 	if err == nil {
@@ -373,9 +385,9 @@ func (s *Service) launched(ctx context.Context, a Action) error {
 
 // retry is for a launch that the host failed after it had taken it.
 func (s *Service) retry(ctx context.Context, a Action) error {
-	e := failureFault(a.Status.Err, stage(a.Status), s.console(ctx, a.Node), s.Clock.Now())
+	e := failureFault(a.Status.Err, stage(a.Status), s.evidence(ctx, a.Node), s.Clock.Now())
 	if a.Status.Err == nil {
-		e = fault("AllocationFailed", "The machine ended before its agent spoke.", stage(a.Status), s.console(ctx, a.Node), "Run `millpond image check` on the image.", s.Clock.Now())
+		e = fault("AllocationFailed", "The machine ended before its agent spoke.", stage(a.Status), s.evidence(ctx, a.Node), "Run `millpond image check` on the image.", s.Clock.Now())
 	}
 	return s.launchFailed(ctx, a.Node, a.Status.Generation, e, true)
 }
@@ -397,7 +409,7 @@ func (s *Service) fail(tx *sqlite.Tx, book *ledger.Book, n *millpond.Node, e mil
 }
 
 func (s *Service) bootTimeout(ctx context.Context, a Action) error {
-	console := s.console(ctx, a.Node)
+	console := s.evidence(ctx, a.Node)
 	err := s.edit(ctx, a.Node, func(tx *sqlite.Tx, book *ledger.Book, n *millpond.Node) error {
 		if n.State != millpond.NodeStarting && n.State != millpond.NodeRebooting {
 			return nil
@@ -411,7 +423,7 @@ func (s *Service) bootTimeout(ctx context.Context, a Action) error {
 // relaunch gives a node a new machine after its own died, a bounded number of
 // times. Its tasks go back to the queue at once: the machine is dead.
 func (s *Service) relaunch(ctx context.Context, a Action) error {
-	console := s.console(ctx, a.Node)
+	console := s.evidence(ctx, a.Node)
 	var failure *launch.Failure
 	if a.Status != nil {
 		failure = a.Status.Err
@@ -503,7 +515,11 @@ func (s *Service) noteAsked(id millpond.NodeID) {
 
 // reimage begins a new generation; launching it replaces the machine.
 func (s *Service) reimage(ctx context.Context, id millpond.NodeID) error {
-	s.keepLast(ctx, id)
+	n, there, err := s.row(ctx, id)
+	if err != nil || !there {
+		return err
+	}
+	s.keepLast(ctx, n)
 	return s.edit(ctx, id, func(tx *sqlite.Tx, book *ledger.Book, n *millpond.Node) error {
 		if n.Pending != millpond.NodeReimage && n.Pending != millpond.NodeUpgrade {
 			return nil
@@ -530,20 +546,12 @@ func (s *Service) reimage(ctx context.Context, id millpond.NodeID) error {
 // destroy destroys a node's machine once what tasks and its console last wrote is
 // kept. there is false, and nothing is done, for a node without a row.
 func (s *Service) destroy(ctx context.Context, id millpond.NodeID) (there bool, err error) {
-	var generation int
-	err = s.DB.View(ctx, func(tx *sqlite.Tx) error {
-		h, err := tx.NodeHead(id)
-		generation = h.Generation
-		return err
-	})
-	if errors.Is(err, sqlite.ErrNoRow) {
-		return false, nil
-	}
-	if err != nil {
+	n, there, err := s.row(ctx, id)
+	if err != nil || !there {
 		return false, err
 	}
-	s.keepLast(ctx, id)
-	s.keepConsole(ctx, id, generation)
+	s.keepLast(ctx, n)
+	s.keepConsole(ctx, n, n.Generation)
 	return true, s.Launcher.Destroy(ctx, id)
 }
 

@@ -102,3 +102,21 @@ func TestOutputsOutliveTheirNode(t *testing.T) {
 		}
 	}
 }
+
+// TestConsoleOfADeadMachine: a node whose machine died has that machine's console
+// among its logs, though it has another one now.
+func TestConsoleOfADeadMachine(t *testing.T) {
+	c, h, _ := setup(t, node.Config{})
+	c.addPool("p", 1, nil)
+	c.idle("p", 1)
+	id := c.list("p")[0].ID
+	h.crash(id)
+	c.wait("the node has another machine", func() bool {
+		n, err := c.nodes.Get(ctx, acct.Name, "p", id)
+		return err == nil && n.Generation == 2 && n.State == millpond.NodeIdle
+	})
+	b, err := c.nodes.ReadLog(ctx, acct.Name, "p", id, "console-1.log")
+	if err != nil || string(b) != "scripted console\n" {
+		t.Errorf("got %q, %v", b, err)
+	}
+}
