@@ -36,11 +36,10 @@ func (s *Service) run(ctx context.Context) (string, time.Time, error) {
 			if err != nil {
 				return err
 			}
-			switch until := j.Created.Add(emptyGrace); {
-			case n > 0 || j.EndEmpty || !tx.Now.Before(until):
+			if at := mayEnd(j, n); tx.Now.Before(at) {
+				next = sooner(at, next)
+			} else {
 				finished = append(finished, j)
-			case next.IsZero() || until.Before(next):
-				next = until
 			}
 		}
 		return nil
@@ -76,6 +75,15 @@ const (
 // SDK's own tests among them) add such a job and then its tasks.
 const emptyGrace = 30 * time.Second
 
+// mayEnd is from when on a job of so many tasks ends with the last of them; zero
+// for at once.
+func mayEnd(j millpond.Job, tasks int) time.Time {
+	if tasks > 0 || j.EndEmpty {
+		return time.Time{}
+	}
+	return j.Created.Add(emptyGrace)
+}
+
 // decide says what is to be done for a job, given whether something is asked of it,
 // how many of its tasks are on nodes, or nodes are being released from it, how
 // many of its tasks have not completed and how many there are.
@@ -94,8 +102,7 @@ func decide(j millpond.Job, asked bool, placed, open, tasks int, now time.Time) 
 		if j.Spec.MaxWallClock > 0 && !now.Before(j.Created.Add(j.Spec.MaxWallClock)) {
 			return expire
 		}
-		late := tasks > 0 || j.EndEmpty || !now.Before(j.Created.Add(emptyGrace))
-		if j.State == millpond.JobActive && j.Spec.OnAllTasksComplete == terminateJob && open == 0 && late {
+		if j.State == millpond.JobActive && j.Spec.OnAllTasksComplete == terminateJob && open == 0 && !now.Before(mayEnd(j, tasks)) {
 			return finish
 		}
 	}

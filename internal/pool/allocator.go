@@ -112,10 +112,16 @@ func (s *Service) carryOut(tx *sqlite.Tx, book *ledger.Book, p millpond.Pool, bo
 	if plan.Remove {
 		return tx.DeletePool(p.Account, p.Spec.ID)
 	}
-	if u := p.Spec.Upgrade; plan.CreateDedicated+plan.CreateLow > 0 && u.Rolls() && u.AutomaticOS && p.Boot.VersionID != boot.VersionID {
+	grown := plan.CreateDedicated + plan.CreateLow
+	changed := grown > 0 && p.Boot.VersionID != boot.VersionID
+	switch u := p.Spec.Upgrade; {
+	case changed && u.Rolls() && u.AutomaticOS:
+		// Before the new nodes, which are of its revision.
 		s.renew(&p, boot, tx.Now)
+	case changed:
+		p.Boot = boot
 	}
-	for i := range plan.CreateDedicated + plan.CreateLow {
+	for i := range grown {
 		if err := tx.InsertNode(s.newNode(tx, p, boot, i < plan.CreateDedicated)); err != nil {
 			return err
 		}
@@ -153,10 +159,6 @@ func (s *Service) carryOut(tx *sqlite.Tx, book *ledger.Book, p millpond.Pool, bo
 				return err
 			}
 		}
-	}
-	changed := p.Boot.VersionID == boot.VersionID && p.Rollout != nil && p.Rollout.Started.Equal(tx.Now)
-	if plan.CreateDedicated+plan.CreateLow > 0 && p.Boot.VersionID != boot.VersionID {
-		p.Boot, changed = boot, true
 	}
 	if plan.Settle {
 		if err := shift(&p, millpond.PoolSettled, tx.Now); err != nil {
