@@ -24,30 +24,7 @@ import (
 // agent) under the real QEMU, talks to its agent through the channel, resets it,
 // and stops it by its power button.
 func TestRealGuest(t *testing.T) {
-	image := os.Getenv("MILLPOND_TEST_IMAGE")
-	if image == "" {
-		t.Skip("MILLPOND_TEST_IMAGE names no image")
-	}
-	st, err := os.Stat(image)
-	if err != nil {
-		t.Fatal(err)
-	}
-	e := newEdge(t)
-	e.quiet = true
-	addr, closeEdge := e.listen(t)
-	defer closeEdge()
-	dir, cfg := newVM(t, qemutest.Boots)
-	files := t.TempDir()
-	cfg.Spec.OSDisk = launch.Disk{Backing: image, SizeBytes: st.Size()}
-	cfg.Spec.TempDiskMiB, cfg.MemoryMiB = 1024, 512
-	cfg.Spec.Channel = launch.Channel{EndpointFile: filepath.Join(files, "endpoint"), CAFile: filepath.Join(files, "ca.pem"), Token: "secret"}
-	cfg.Tools = Tools{QEMU: "qemu-system-x86_64", MkE2fs: "mke2fs"}
-	cfg.StopGrace = time.Minute
-	for name, content := range map[string]string{cfg.Spec.Channel.EndpointFile: addr, cfg.Spec.Channel.CAFile: string(e.pem)} {
-		if err := os.WriteFile(name, []byte(content), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
+	e, dir, cfg := realGuest(t)
 	if err := cfg.Save(dir); err != nil {
 		t.Fatal(err)
 	}
@@ -105,4 +82,35 @@ func pss(t *testing.T, pid int) {
 			t.Log(strings.TrimSpace(line))
 		}
 	}
+}
+
+// realGuest is a VM's folder and configuration with the image that
+// MILLPOND_TEST_IMAGE names, under the real QEMU, and the server that it dials.
+func realGuest(t *testing.T) (*edge, string, Config) {
+	t.Helper()
+	image := os.Getenv("MILLPOND_TEST_IMAGE")
+	if image == "" {
+		t.Skip("MILLPOND_TEST_IMAGE names no image")
+	}
+	st, err := os.Stat(image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := newEdge(t)
+	e.quiet = true
+	addr, closeEdge := e.listen(t)
+	t.Cleanup(closeEdge)
+	dir, cfg := newVM(t, qemutest.Boots)
+	files := t.TempDir()
+	cfg.Spec.OSDisk = launch.Disk{Backing: image, SizeBytes: st.Size()}
+	cfg.Spec.TempDiskMiB, cfg.MemoryMiB = 1024, 512
+	cfg.Spec.Channel = launch.Channel{EndpointFile: filepath.Join(files, "endpoint"), CAFile: filepath.Join(files, "ca.pem"), Token: "secret"}
+	cfg.Tools = Tools{QEMU: "qemu-system-x86_64", MkE2fs: "mke2fs"}
+	cfg.StopGrace = time.Minute
+	for name, content := range map[string]string{cfg.Spec.Channel.EndpointFile: addr, cfg.Spec.Channel.CAFile: string(e.pem)} {
+		if err := os.WriteFile(name, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return e, dir, cfg
 }

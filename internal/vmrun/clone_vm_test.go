@@ -6,47 +6,21 @@ import (
 	"bytes"
 	"fmt"
 	"net"
-	"os"
 	"path/filepath"
 	"testing"
 	"time"
 
 	"connectrpc.com/connect"
 
-	"millpond.dev/millpond/internal/launch"
 	"millpond.dev/millpond/internal/nodeproto"
 	"millpond.dev/millpond/internal/nodeproto/nodev1"
-	"millpond.dev/millpond/internal/qemu/qemutest"
 )
 
 // TestRealClones makes a template of the image that MILLPOND_TEST_IMAGE names
 // under the real QEMU, starts clones of it, and compares who they are.
 func TestRealClones(t *testing.T) {
-	image := os.Getenv("MILLPOND_TEST_IMAGE")
-	if image == "" {
-		t.Skip("MILLPOND_TEST_IMAGE names no image")
-	}
-	st, err := os.Stat(image)
-	if err != nil {
-		t.Fatal(err)
-	}
-	e := newEdge(t)
-	e.quiet = true
-	addr, closeEdge := e.listen(t)
-	defer closeEdge()
-	template, cfg := newVM(t, qemutest.Boots)
+	e, template, cfg := realGuest(t)
 	vms := filepath.Dir(template)
-	files := t.TempDir()
-	cfg.Spec.OSDisk = launch.Disk{Backing: image, SizeBytes: st.Size()}
-	cfg.Spec.TempDiskMiB, cfg.MemoryMiB = 1024, 512
-	cfg.Spec.Channel = launch.Channel{EndpointFile: filepath.Join(files, "endpoint"), CAFile: filepath.Join(files, "ca.pem"), Token: "secret"}
-	cfg.Tools = Tools{QEMU: "qemu-system-x86_64", MkE2fs: "mke2fs"}
-	cfg.StopGrace = time.Minute
-	for name, content := range map[string]string{cfg.Spec.Channel.EndpointFile: addr, cfg.Spec.Channel.CAFile: string(e.pem)} {
-		if err := os.WriteFile(name, []byte(content), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
 	frozen := cfg
 	frozen.Freeze, frozen.Spec.Hostname = true, "template"
 	if err := frozen.Save(template); err != nil {

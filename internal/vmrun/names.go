@@ -3,6 +3,9 @@
 // how it ended. It is the body of `millpond vm-run --dir DIR`, which launchers
 // start and which outlives the server.
 //
+// A VM boots, or is a clone: a copy of a machine that another supervisor has taken
+// through its boot and kept at rest (template.go, clone.go).
+//
 // It knows no pool, no job and no database, and never more than one VM. Every
 // name inside a VM's folder is in names.go; launch/local reads them too.
 //

@@ -73,7 +73,7 @@ type Config struct {
 // Machine implements agent.Machine.
 type Machine struct {
 	cfg     Config
-	started time.Duration // uptime of the kernel when the agent began
+	started time.Duration // uptime of the kernel when the agent began, or a clone was born
 
 	still  *freezer
 	logins logins
@@ -86,6 +86,8 @@ type Machine struct {
 	// is when a clone became a machine of its own.
 	asleep sleeping
 	born   time.Time
+	// adopted is closed by the first Hello.
+	adopted chan struct{}
 }
 
 // New notes when the agent began and raises its protection.
@@ -93,7 +95,7 @@ func New(cfg Config) *Machine {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	m := &Machine{cfg: cfg, started: uptime(), still: newFreezer()}
+	m := &Machine{cfg: cfg, started: uptime(), still: newFreezer(), adopted: make(chan struct{})}
 	if cfg.Privileged {
 		// A task that takes all memory must not take the agent with it.
 		m.attempt("oom_score_adj", os.WriteFile("/proc/self/oom_score_adj", []byte("-900"), 0))
@@ -136,6 +138,7 @@ func (m *Machine) Adopt(_ context.Context, q *nodev1.HelloRequest) (agent.Place,
 		if err := m.settle(); err != nil {
 			return agent.Place{}, nil, err
 		}
+		close(m.adopted)
 		m.stages = []*nodev1.Stage{
 			{Name: "agentToHello", Duration: durationpb.New(uptime() - m.started)},
 			{Name: "directories", Duration: durationpb.New(time.Since(begin))},

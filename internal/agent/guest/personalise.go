@@ -19,9 +19,15 @@ import (
 	"millpond.dev/millpond/internal/nodeproto/nodev1"
 )
 
-// timersAfter is how long after its birth a clone's timers start: first comes
-// what the node is for.
-const timersAfter = 2 * time.Minute
+// What Settle has stopped starts again when the server has spoken, so that it does
+// not keep the node from becoming idle: wakeAfter later the services, timersAfter
+// after those the timers. A server that does not speak is waited for up to
+// wakeLimit.
+const (
+	wakeAfter   = 2 * time.Second
+	wakeLimit   = time.Minute
+	timersAfter = 2 * time.Minute
+)
 
 // bootIDFile is the boot id of a clone, volatile as the kernel's is.
 const bootIDFile = "/run/millpond/boot-id"
@@ -33,9 +39,9 @@ var (
 
 // Personalise implements agent.Cloner. The order matters: entropy before anything
 // draws a number, the clock before anything writes a time, and the network card
-// last, because with its new address it is asked for by others. Host keys
-// take a quarter of a second of the processor; nobody waits for them, but nothing
-// listens with others meanwhile.
+// last, because with its new address it is asked for by others. Services with host
+// keys, and the keys, come after the first Hello: nothing listens with others
+// meanwhile.
 func (m *Machine) Personalise(ctx context.Context, q *nodev1.PersonaliseRequest) ([]*nodev1.Stage, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -225,6 +231,11 @@ func askAgain(name string) error {
 func (m *Machine) wakeUp(s sleeping, oldID, newID string) {
 	if !systemd() {
 		return
+	}
+	select {
+	case <-m.adopted:
+		time.Sleep(wakeAfter)
+	case <-time.After(wakeLimit):
 	}
 	if len(s.keys) > 0 {
 		if exec.Command("systemctl", "start", "millpond-hostkeys.service").Run() != nil {

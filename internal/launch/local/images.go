@@ -70,13 +70,7 @@ func (l *Launcher) provide(ctx context.Context, spec launch.Spec) error {
 // provideAll has everything served again that the VMs of an earlier server read,
 // and starts an image host that has died meanwhile.
 func (l *Launcher) provideAll(ctx context.Context) {
-	l.mu.Lock()
-	vms := make([]*vm, 0, len(l.vms))
-	for _, v := range l.vms {
-		vms = append(vms, v)
-	}
-	l.mu.Unlock()
-	for _, v := range vms {
+	for _, v := range l.all() {
 		if !v.alive() {
 			continue
 		}

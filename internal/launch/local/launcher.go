@@ -1,6 +1,8 @@
 // Package local runs VMs on this host: one folder and one detached supervisor
-// process (package vmrun) per VM. It keeps nothing in memory that the folders do
-// not say, so a restarted server opens the same folder and has its VMs again.
+// process (package vmrun) per VM. It keeps nothing of a VM in memory that the
+// folders do not say, so a restarted server opens the same folder and has its VMs
+// again. Beside the VMs' folders lie those of templates, the machines at rest that
+// VMs are copied from; templates.go decides when one is made and goes.
 //
 // It knows no pools and chooses no sizes; only cmd/millpond names it. It never
 // talks to QEMU: that is the supervisor's.
@@ -282,12 +284,7 @@ func (l *Launcher) queuedStatus(v *vm) launch.Status {
 
 // List reads every VM's status.
 func (l *Launcher) List(ctx context.Context) ([]launch.Status, error) {
-	l.mu.Lock()
-	vms := make([]*vm, 0, len(l.vms))
-	for _, v := range l.vms {
-		vms = append(vms, v)
-	}
-	l.mu.Unlock()
+	vms := l.all()
 	out := make([]launch.Status, 0, len(vms))
 	for _, v := range vms {
 		if err := ctx.Err(); err != nil {
@@ -496,6 +493,17 @@ func (l *Launcher) find(key string) *vm {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.vms[key]
+}
+
+// all are the VMs as they are now.
+func (l *Launcher) all() []*vm {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	vms := make([]*vm, 0, len(l.vms))
+	for _, v := range l.vms {
+		vms = append(vms, v)
+	}
+	return vms
 }
 
 func (l *Launcher) known(node millpond.NodeID) (*vm, error) {

@@ -243,13 +243,7 @@ func (t *templates) quiet() {
 
 // starting says that a VM is on its way to its agent's first word.
 func (l *Launcher) starting() bool {
-	l.mu.Lock()
-	vms := make([]*vm, 0, len(l.vms))
-	for _, v := range l.vms {
-		vms = append(vms, v)
-	}
-	l.mu.Unlock()
-	for _, v := range vms {
+	for _, v := range l.all() {
 		if !v.alive() {
 			continue
 		}
