@@ -62,14 +62,9 @@ func jobSpec(in azbatch.JobSpecification) millpond.JobSpec {
 }
 
 func (e *Edge) listJobs(w http.ResponseWriter, r *request) error {
-	encode := r.jobEntity
-	return listOf(e, w, r, e.lists.jobs, maxPage, func(q millpond.ListQuery[millpond.Job]) ([]millpond.Job, string, error) {
-		rows, next, err := e.Jobs.ListJobs(r.Context(), r.acct.Name, q)
-		if err == nil {
-			encode, err = e.jobStats(r, rows)
-		}
-		return rows, next, err
-	}, func(v millpond.Job) entity { return encode(v) })
+	return listWithStats(e, w, r, e.lists.jobs, func(q millpond.ListQuery[millpond.Job]) ([]millpond.Job, string, error) {
+		return e.Jobs.ListJobs(r.Context(), r.acct.Name, q)
+	}, e.jobStats)
 }
 
 func (e *Edge) getJob(w http.ResponseWriter, r *request) error {

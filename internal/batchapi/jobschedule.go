@@ -35,14 +35,9 @@ func (e *Edge) addSchedule(w http.ResponseWriter, r *request) error {
 }
 
 func (e *Edge) listSchedules(w http.ResponseWriter, r *request) error {
-	encode := r.scheduleEntity
-	return listOf(e, w, r, e.lists.schedules, maxPage, func(q millpond.ListQuery[millpond.JobSchedule]) ([]millpond.JobSchedule, string, error) {
-		rows, next, err := e.Schedules.ListSchedules(r.Context(), r.acct.Name, q)
-		if err == nil {
-			encode, err = e.scheduleStats(r, rows)
-		}
-		return rows, next, err
-	}, func(v millpond.JobSchedule) entity { return encode(v) })
+	return listWithStats(e, w, r, e.lists.schedules, func(q millpond.ListQuery[millpond.JobSchedule]) ([]millpond.JobSchedule, string, error) {
+		return e.Schedules.ListSchedules(r.Context(), r.acct.Name, q)
+	}, e.scheduleStats)
 }
 
 // getSchedule also answers HEAD, where 404 is an ordinary answer.
@@ -67,14 +62,9 @@ func (e *Edge) getSchedule(w http.ResponseWriter, r *request) error {
 }
 
 func (e *Edge) listScheduleJobs(w http.ResponseWriter, r *request) error {
-	encode := r.jobEntity
-	return listOf(e, w, r, e.lists.scheduled, maxPage, func(q millpond.ListQuery[millpond.Job]) ([]millpond.Job, string, error) {
-		rows, next, err := e.Schedules.ListScheduleJobs(r.Context(), r.acct.Name, r.schedule(), q)
-		if err == nil {
-			encode, err = e.jobStats(r, rows)
-		}
-		return rows, next, err
-	}, func(v millpond.Job) entity { return encode(v) })
+	return listWithStats(e, w, r, e.lists.scheduled, func(q millpond.ListQuery[millpond.Job]) ([]millpond.Job, string, error) {
+		return e.Schedules.ListScheduleJobs(r.Context(), r.acct.Name, r.schedule(), q)
+	}, e.jobStats)
 }
 
 func (e *Edge) patchSchedule(w http.ResponseWriter, r *request) error {

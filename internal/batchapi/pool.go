@@ -43,7 +43,7 @@ func (e *Edge) addPool(w http.ResponseWriter, r *request) error {
 // lacks something.
 func (r *request) newPool(in azbatch.CreatePoolContent, m map[string]any) (millpond.PoolSpec, pool.Targets, error) {
 	spec := poolSpec(in)
-	spec.Image.AllowManaged = spec.Image.ResourceID != "" && r.before("2020-03-01")
+	spec.Image.AllowManaged = r.managedImages(spec.Image)
 	spec.OldestJobFirst = oldestFirst(m)
 	spec.Upgrade = upgradePolicy(in.UpgradePolicy, m)
 	t, err := targets(in.TargetDedicatedNodes, in.TargetLowPriorityNodes, in.ResizeTimeout)
@@ -56,14 +56,9 @@ func (r *request) newPool(in azbatch.CreatePoolContent, m map[string]any) (millp
 }
 
 func (e *Edge) listPools(w http.ResponseWriter, r *request) error {
-	encode := r.poolEntity
-	return listOf(e, w, r, e.lists.pools, maxPage, func(q millpond.ListQuery[millpond.Pool]) ([]millpond.Pool, string, error) {
-		rows, next, err := e.Pools.List(r.Context(), r.acct.Name, q)
-		if err == nil {
-			encode, err = e.poolStats(r, rows)
-		}
-		return rows, next, err
-	}, func(v millpond.Pool) entity { return encode(v) })
+	return listWithStats(e, w, r, e.lists.pools, func(q millpond.ListQuery[millpond.Pool]) ([]millpond.Pool, string, error) {
+		return e.Pools.List(r.Context(), r.acct.Name, q)
+	}, e.poolStats)
 }
 
 // getPool also answers HEAD, where 404 is an ordinary answer.

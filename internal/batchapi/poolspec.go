@@ -22,18 +22,16 @@ func (e *Edge) patchPool(w http.ResponseWriter, r *request) error {
 	p := pool.Patch{DisplayName: in.DisplayName, NodeCommunication: (*string)(in.TargetNodeCommunicationMode), VMSize: in.VMSize}
 	// A list that is there and empty removes all; only the object tells it from
 	// one that is not there.
-	_, metadataGiven := m["metadata"]
-	_, accountsGiven := m["userAccounts"]
-	_, tagsGiven := m["resourceTags"]
-	_, mountsGiven := m["mountConfiguration"]
+	given := func(name string) bool { _, ok := m[name]; return ok }
 	if in.StartTask != nil {
 		p.StartTask = ptr(startTask(in.StartTask))
 	}
-	if metadataGiven {
+	if given("metadata") {
 		p.Metadata = ptr(metadata(in.Metadata))
 	}
 	if vm := in.VirtualMachineConfiguration; vm != nil {
-		p.Machine = ptr(machine(vm, r))
+		p.Machine = ptr(machine(vm))
+		p.Machine.Image.AllowManaged = r.managedImages(p.Machine.Image)
 	}
 	if in.TaskSlotsPerNode != nil {
 		p.TaskSlots = intPtr(in.TaskSlotsPerNode)
@@ -41,20 +39,20 @@ func (e *Edge) patchPool(w http.ResponseWriter, r *request) error {
 	if t := in.TaskSchedulingPolicy; t != nil && t.NodeFillType != nil {
 		p.Scheduling = &pool.Scheduling{FillType: millpond.FillType(*t.NodeFillType), OldestJobFirst: oldestFirst(m)}
 	}
-	if accountsGiven {
+	if given("userAccounts") {
 		p.UserAccounts = ptr(userAccounts(in.UserAccounts))
 	}
-	if _, given := m["applicationPackageReferences"]; given {
+	if given("applicationPackageReferences") {
 		p.Packages = ptr(packages(in.ApplicationPackageReferences))
 	}
 	p.InterNode = in.EnableInterNodeCommunication
 	if in.NetworkConfiguration != nil {
 		p.Inbound = ptr(inboundPools(in.NetworkConfiguration))
 	}
-	if tagsGiven {
+	if given("resourceTags") {
 		p.ResourceTags = ptr(tags(in.ResourceTags))
 	}
-	if mountsGiven {
+	if given("mountConfiguration") {
 		p.Mounts = ptr(mounts(in.MountConfiguration))
 	}
 	if in.UpgradePolicy != nil {
@@ -91,7 +89,7 @@ func oldestFirst(m map[string]any) bool {
 }
 
 func poolSpec(in azbatch.CreatePoolContent) millpond.PoolSpec {
-	m := machine(in.VirtualMachineConfiguration, nil)
+	m := machine(in.VirtualMachineConfiguration)
 	spec := millpond.PoolSpec{
 		ID: millpond.PoolID(text0(in.ID)), DisplayName: text0(in.DisplayName), VMSize: text0(in.VMSize),
 		Image: m.Image, NodeAgentSKU: m.NodeAgentSKU, DataDisks: m.DataDisks, OSDisk: m.OSDisk, Containers: m.Containers, Mounts: mounts(in.MountConfiguration),
@@ -112,13 +110,14 @@ func poolSpec(in azbatch.CreatePoolContent) millpond.PoolSpec {
 	return spec
 }
 
-// machine decodes a virtualMachineConfiguration; with a request it says whether
-// its version allows managed images.
-func machine(vm *azbatch.VirtualMachineConfiguration, r *request) pool.Machine {
+// managedImages says whether an image may be a managed one, which newer versions
+// do not allow.
+func (r *request) managedImages(i millpond.ImageReference) bool {
+	return i.ResourceID != "" && r.before("2020-03-01")
+}
+
+func machine(vm *azbatch.VirtualMachineConfiguration) pool.Machine {
 	m := pool.Machine{Image: imageReference(vm.ImageReference), NodeAgentSKU: text0(vm.NodeAgentSKUID), Containers: containerPool(vm.ContainerConfiguration)}
-	if r != nil {
-		m.Image.AllowManaged = m.Image.ResourceID != "" && r.before("2020-03-01")
-	}
 	for _, d := range vm.DataDisks {
 		disk := millpond.DataDiskSpec{LUN: int(*d.LogicalUnitNumber), SizeGB: int(*d.DiskSizeGB), Caching: "readwrite", Storage: "standard_lrs"}
 		if d.Caching != nil {

@@ -57,6 +57,19 @@ func withStats[T, S any](r *request, rows []T, key func(T) string, ask func([]T)
 	}, nil
 }
 
+// listWithStats is listOf for what can have statistics: encode fetches those of a
+// page's rows.
+func listWithStats[T any](e *Edge, w http.ResponseWriter, r *request, l list[T], fetch func(millpond.ListQuery[T]) ([]T, string, error), encode func(*request, []T) (func(T) entity, error)) error {
+	var one func(T) entity
+	return listOf(e, w, r, l, maxPage, func(q millpond.ListQuery[T]) ([]T, string, error) {
+		rows, next, err := fetch(q)
+		if err == nil {
+			one, err = encode(r, rows)
+		}
+		return rows, next, err
+	}, func(v T) entity { return one(v) })
+}
+
 func (e *Edge) jobStats(r *request, rows []millpond.Job) (func(millpond.Job) entity, error) {
 	return withStats(r, rows, func(j millpond.Job) string { return j.Spec.ID.Key() }, func(rows []millpond.Job) (map[string]millpond.JobStatistics, error) {
 		var ids []millpond.JobID
