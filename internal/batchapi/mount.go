@@ -12,10 +12,7 @@ import (
 
 // mountRule is one item of mountConfiguration: exactly one kind of file system.
 func mountRule() *rule {
-	options := func() *rule {
-		r := text(4096)
-		return r
-	}
+	options := func() *rule { return text(4096) }
 	place := func() *rule { return text(1024).needed() }
 	return object(map[string]*rule{
 		"nfsMountConfiguration":  object(map[string]*rule{"source": text(2048).needed(), "relativeMountPath": place(), "mountOptions": options()}),

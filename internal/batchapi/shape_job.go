@@ -2,9 +2,7 @@ package batchapi
 
 import millpond "millpond.dev/millpond"
 
-const (
-	noJobNetwork = "Networks of jobs are not supported yet."
-)
+const noJobNetwork = "Networks of jobs are not supported yet."
 
 func jobConstraints() *rule {
 	return object(map[string]*rule{"maxWallClockTime": span(), "maxTaskRetryCount": number(retry, anyInt)})
@@ -90,10 +88,7 @@ func taskAddShape() *rule {
 		"applicationPackageReferences": packagesRule(),
 		"authenticationTokenSettings":  object(map[string]*rule{"access": many(word("job"), 1)}),
 	}).check(func(_ *body, m map[string]any, _ string) error {
-		if elevated, _ := m["runElevated"].(bool); elevated && m["userIdentity"] == nil {
-			m["userIdentity"] = map[string]any{"autoUser": map[string]any{"elevationLevel": "admin"}}
-		}
-		delete(m, "runElevated")
+		elevate(m)
 		return nil
 	})
 }

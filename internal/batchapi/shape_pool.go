@@ -312,21 +312,26 @@ func startTaskRule() *rule {
 		"resourceFiles":       resourceFilesRule(),
 		"environmentSettings": environmentRule(),
 		"userIdentity":        userIdentityRule(),
-		// runElevated is how versions before 2017 asked for an administrator.
-		"runElevated":       truth(),
-		"maxTaskRetryCount": number(retry, anyInt),
-		"waitForSuccess":    truth(),
+		"runElevated":         truth(),
+		"maxTaskRetryCount":   number(retry, anyInt),
+		"waitForSuccess":      truth(),
 	}).check(func(b *body, m map[string]any, _ string) error {
-		if elevated, _ := m["runElevated"].(bool); elevated && m["userIdentity"] == nil {
-			m["userIdentity"] = map[string]any{"autoUser": map[string]any{"elevationLevel": "admin"}}
-		}
-		delete(m, "runElevated")
+		elevate(m)
 		if _, given := m["waitForSuccess"]; !given {
 			// The default changed with 2019-08-01.10.0.
 			m["waitForSuccess"] = b.version[:10] >= "2019-08-01"
 		}
 		return nil
 	})
+}
+
+// elevate takes runElevated, by which versions before 2017 asked for an
+// administrator, out of a task.
+func elevate(m map[string]any) {
+	if elevated, _ := m["runElevated"].(bool); elevated && m["userIdentity"] == nil {
+		m["userIdentity"] = map[string]any{"autoUser": map[string]any{"elevationLevel": "admin"}}
+	}
+	delete(m, "runElevated")
 }
 
 func environmentRule() *rule {
@@ -365,7 +370,7 @@ func resourceFilesRule() *rule {
 		"storageContainerUrl":      text(8192),
 		"autoStorageContainerName": text(63),
 		"blobPrefix":               text(1024),
-		"identityReference":        refuse("Managed identities are not supported yet. Use a URL with a signature."),
+		"identityReference":        refuse(noIdentities),
 	}).check(func(_ *body, m map[string]any, path string) error {
 		if s, ok := m["blobSource"]; ok && m["httpUrl"] == nil {
 			m["httpUrl"] = s
