@@ -1,6 +1,9 @@
 package millpond
 
-import "time"
+import (
+	"regexp"
+	"time"
+)
 
 // TypeStorageAccount is the full type of storage accounts.
 const TypeStorageAccount = "Microsoft.Storage/storageAccounts"
@@ -24,6 +27,23 @@ type StorageAccount struct {
 	HTTPSOnly     bool
 	MinimumTLS    string
 	PublicNetwork string
+}
+
+var storageAccountName = regexp.MustCompile(`^[a-z0-9]{3,24}$`)
+
+// IsStorageAccountName says whether a name has the form that Azure wants: 3 to 24
+// lower-case letters and digits.
+func IsStorageAccountName(name string) bool { return storageAccountName.MatchString(name) }
+
+// IsServerPath says whether a name that could be a storage account's leads
+// elsewhere as the first segment of a path: under the server's own address an
+// account is the first segment, too.
+func IsServerPath(name string) bool {
+	switch name {
+	case "batch", "blob", "node", "subscriptions", "providers", "tenants", "metadata", "adfs", "common", "organizations", "consumers", "beta", "healthz", "metrics", "status", "events", "portal":
+		return true
+	}
+	return false
 }
 
 // BlobHost is the account's blob endpoint in Azure's own address scheme.

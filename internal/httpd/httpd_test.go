@@ -71,6 +71,8 @@ func TestRequestsGoToTheirEdge(t *testing.T) {
 		"https://pond.lan:1/Batch/Acct.westus2/jobs/j/tasks/t/files/a%2Fb":   "batch /jobs/j/tasks/t/files/a%2Fb base=https://pond.lan:1/Batch/Acct.westus2 account=acct region=westus2",
 		"https://pond.lan:1/batch/acct.westus2":                              "batch / ",
 		"https://pond.lan/batch":                                             "404",
+		"https://pond.lan/portal":                                            "404",
+		"https://pond.lan/consumers/oauth2/v2.0/token":                       "identity ",
 		"https://pond.lan/blob/x/y":                                          "blob /blob/x/y",
 		"https://pond.lan/node/v1/channel":                                   "node /node/v1/channel",
 		"https://pond.lan/":                                                  "status / ",

@@ -4,7 +4,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"regexp"
 	"strings"
 
 	millpond "millpond.dev/millpond"
@@ -29,8 +28,6 @@ type Handlers struct {
 	// Status serves /, /healthz, /metrics and /status….
 	Status http.Handler
 }
-
-var accountName = regexp.MustCompile(`^[a-z0-9]{3,24}$`)
 
 // target is where a request goes and what the edge shall know about it.
 type target struct {
@@ -128,7 +125,7 @@ func (h Handlers) direct(r *http.Request, base string) target {
 		t.handler = h.Status
 	default:
 		// Tenants have a hyphen or a dot in their names, storage accounts have not.
-		if accountName.MatchString(segs[0]) && segs[0] != "consumers" {
+		if millpond.IsStorageAccountName(segs[0]) && !millpond.IsServerPath(segs[0]) {
 			t.handler = h.Storage
 			return t
 		}

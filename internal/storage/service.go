@@ -3,9 +3,10 @@
 // operator gave: its containers lie there under the account's name. Nothing is
 // stored here but that name and those keys (decision 36).
 //
-// It serves no blob requests; edge storageapi passes them on with what Open and
-// Service.Behind say. Package account links Batch accounts, package application
-// keeps packages in what is linked, and package node has links made for nodes.
+// It serves no blob requests; edge storageapi does, which finds accounts with
+// Lookup, checks signatures with Verify and passes requests on to Backend.
+// Package account links Batch accounts, package application keeps packages in
+// what is linked, and package node has links made for nodes.
 package storage
 
 import (
@@ -14,7 +15,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"regexp"
 	"strings"
 	"sync"
 	"time"
@@ -60,18 +60,6 @@ func New(o Options) *Service {
 	return &Service{Options: o, wake: wake.New(), known: map[string]*millpond.StorageAccount{}}
 }
 
-var accountName = regexp.MustCompile(`^[a-z0-9]{3,24}$`)
-
-// reserved are first segments of paths that lead elsewhere when the server is
-// used under its own address, where an account is the first segment too.
-func reserved(name string) bool {
-	switch name {
-	case "batch", "blob", "node", "subscriptions", "providers", "tenants", "metadata", "adfs", "common", "organizations", "consumers", "beta", "healthz", "metrics", "status", "events", "portal":
-		return true
-	}
-	return false
-}
-
 // CheckName says why a name cannot be used for a new account; nil if it can.
 func (s *Service) CheckName(ctx context.Context, name string) error {
 	if err := checkName(name); err != nil {
@@ -81,10 +69,10 @@ func (s *Service) CheckName(ctx context.Context, name string) error {
 }
 
 func checkName(name string) error {
-	if !accountName.MatchString(name) {
+	if !millpond.IsStorageAccountName(name) {
 		return millpond.Errorf(millpond.Invalid, "AccountNameInvalid", "%s is not a valid storage account name. Storage account name must be between 3 and 24 characters in length and use numbers and lower-case letters only.", name)
 	}
-	if reserved(name) {
+	if millpond.IsServerPath(name) {
 		return millpond.Errorf(millpond.Invalid, "AccountNameInvalid", "The name %s is used by the server itself. Choose another name.", name)
 	}
 	return nil
