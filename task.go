@@ -103,10 +103,9 @@ type ManagerSpec struct {
 
 // Task is a task and how far it is.
 //
-// Writers: package job adds, terminates and deletes; package sched assigns
-// (node, attempt, running); package node applies what agents report. All of
-// them change state through TaskTransition inside one transaction that
-// re-reads the row.
+// Writers: package job adds rows and package ledger changes and deletes them,
+// for job (users' requests), sched (placing) and node (what agents report), by
+// TaskTransition inside one transaction that re-reads the row.
 type Task struct {
 	Account AccountName
 	Job     JobID

@@ -37,7 +37,7 @@ func (s *Service) run(ctx context.Context) (string, time.Time, error) {
 				return err
 			}
 			if at := mayEnd(j, n); tx.Now.Before(at) {
-				next = sooner(at, next)
+				next = reconcile.Sooner(next, at)
 			} else {
 				finished = append(finished, j)
 			}
@@ -52,9 +52,7 @@ func (s *Service) run(ctx context.Context) (string, time.Time, error) {
 		if err != nil {
 			return "", time.Time{}, fmt.Errorf("job %s: %w", j.Spec.ID, err)
 		}
-		if !at.IsZero() {
-			next = sooner(at, next)
-		}
+		next = reconcile.Sooner(next, at)
 	}
 	return fmt.Sprintf("%d jobs on their way, %d finished", len(jobs), len(finished)), next, nil
 }

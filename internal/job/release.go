@@ -6,6 +6,7 @@ import (
 
 	millpond "millpond.dev/millpond"
 	"millpond.dev/millpond/internal/ledger"
+	"millpond.dev/millpond/internal/reconcile"
 	"millpond.dev/millpond/internal/sqlite"
 )
 
@@ -91,7 +92,7 @@ func release(tx *sqlite.Tx, book *ledger.Book, j millpond.Job) (busy int, at tim
 		}
 		if x.Phase != millpond.JobNodeDone && !j.Force {
 			busy++
-			at = sooner(over, at)
+			at = reconcile.Sooner(at, over)
 		}
 	}
 	return busy, at, nil

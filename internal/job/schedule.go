@@ -303,7 +303,7 @@ func nextStep(v millpond.JobSchedule, running, jobs bool, now time.Time) (what s
 		return rest, at
 	}
 	if now.Before(v.NextRun) {
-		return rest, sooner(v.NextRun, r.DoNotRunAfter)
+		return rest, reconcile.Sooner(v.NextRun, r.DoNotRunAfter)
 	}
 	if running {
 		return rest, r.DoNotRunAfter
@@ -312,13 +312,6 @@ func nextStep(v millpond.JobSchedule, running, jobs bool, now time.Time) (what s
 		return skip, at
 	}
 	return makeJob, at
-}
-
-func sooner(a, b time.Time) time.Time {
-	if b.IsZero() || a.Before(b) {
-		return a
-	}
-	return b
 }
 
 // following is the due time after one that was used or lost: the first one that
@@ -354,9 +347,7 @@ func (s *Service) runSchedules(ctx context.Context) (string, time.Time, error) {
 			failed = errors.Join(failed, fmt.Errorf("job schedule %s: %w", v.Spec.ID, err))
 			continue
 		}
-		if !at.IsZero() && (next.IsZero() || at.Before(next)) {
-			next = at
-		}
+		next = reconcile.Sooner(next, at)
 	}
 	return fmt.Sprintf("%d open schedules", len(open)), next, failed
 }

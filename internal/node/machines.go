@@ -94,8 +94,8 @@ func (s *Service) match(ctx context.Context) (string, time.Time, error) {
 			// The launch comes next.
 			s.Wakes.Nodes.Wake()
 		case Launch:
-			if soon := snap.Now.Add(time.Second); !notifies && (next.IsZero() || soon.Before(next)) {
-				next = soon
+			if !notifies {
+				next = reconcile.Sooner(next, snap.Now.Add(time.Second))
 			}
 		}
 	}

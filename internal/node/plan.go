@@ -6,6 +6,7 @@ import (
 
 	millpond "millpond.dev/millpond"
 	"millpond.dev/millpond/internal/launch"
+	"millpond.dev/millpond/internal/reconcile"
 	"millpond.dev/millpond/internal/sqlite"
 )
 
@@ -102,9 +103,7 @@ func (p *planner) passed(at time.Time) bool {
 	if !p.Now.Before(at) {
 		return true
 	}
-	if p.next.IsZero() || at.Before(p.next) {
-		p.next = at
-	}
+	p.next = reconcile.Sooner(p.next, at)
 	return false
 }
 

@@ -97,6 +97,9 @@ type Service struct {
 	Deps
 	started time.Time
 	reports reporter
+	phases  *prometheus.HistogramVec
+	// keeping bounds the nodes that are asked for outputs at once.
+	keeping chan struct{}
 
 	mu       sync.Mutex
 	sessions map[string]*session
@@ -107,13 +110,10 @@ type Service struct {
 	jobChanges int
 	contact    map[string]time.Time // when a node was last heard, by key
 	asked      map[string]time.Time // when a node was asked to reboot, by key
-	// dropped are places in Kept that are to be forgotten; keeping bounds the nodes
-	// that are asked for outputs at once.
+	// dropped are places in Kept that are to be forgotten.
 	dropped map[kept.Place]struct{}
-	phases  *prometheus.HistogramVec
 	// beats are the last heartbeats of nodes, by key.
-	beats   map[string]beats
-	keeping chan struct{}
+	beats map[string]beats
 }
 
 // New makes a Service.
@@ -134,10 +134,9 @@ func New(d Deps) *Service {
 	c.LogRetention = orDefault(c.LogRetention, 7*24*time.Hour)
 	c.KeepDelay = orDefault(c.KeepDelay, 2*time.Second)
 	c.KeepPart = orDefault(c.KeepPart, 1<<20)
-	s := &Service{Deps: d, started: d.Clock.Now(), sessions: map[string]*session{}, settings: map[[2]string]jobSettings{}, contact: map[string]time.Time{}, asked: map[string]time.Time{}}
+	s := &Service{Deps: d, started: d.Clock.Now(), phases: newPhases(), keeping: make(chan struct{}, keepAtOnce), sessions: map[string]*session{}, settings: map[[2]string]jobSettings{},
+		contact: map[string]time.Time{}, asked: map[string]time.Time{}, dropped: map[kept.Place]struct{}{}, beats: map[string]beats{}}
 	s.reports.svc = s
-	s.beats, s.phases = map[string]beats{}, newPhases()
-	s.dropped, s.keeping = map[kept.Place]struct{}{}, make(chan struct{}, keepAtOnce)
 	// Reading nothing, it cannot fail.
 	_ = d.DB.Follow(context.Background(), nil, s.follow)
 	return s

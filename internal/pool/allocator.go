@@ -39,17 +39,12 @@ func (s *Service) allocate(ctx context.Context) (string, time.Time, error) {
 			failed = errors.Join(failed, fmt.Errorf("pool %s: %w", p.Spec.ID, err))
 			at = s.Clock.Now().Add(5 * time.Second)
 		}
-		if !at.IsZero() && (next.IsZero() || at.Before(next)) {
-			next = at
-		}
+		next = reconcile.Sooner(next, at)
 	}
 	// Preempted nodes come after everybody who was promised a node.
 	at, err := s.recoverNodes(ctx)
 	failed = errors.Join(failed, err)
-	if !at.IsZero() && (next.IsZero() || at.Before(next)) {
-		next = at
-	}
-	return fmt.Sprintf("%d pools change their size", len(pools)), next, failed
+	return fmt.Sprintf("%d pools change their size", len(pools)), reconcile.Sooner(next, at), failed
 }
 
 // bring plans one pool and carries the plan out.

@@ -223,9 +223,7 @@ func (s *Service) scale(ctx context.Context) (string, time.Time, error) {
 			failed = errors.Join(failed, fmt.Errorf("pool %s: %w", p.Spec.ID, err))
 			continue
 		}
-		if next.IsZero() || at.Before(next) {
-			next = at
-		}
+		next = reconcile.Sooner(next, at)
 	}
 	return fmt.Sprintf("%d pools size themselves", len(pools)), next, failed
 }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	millpond "millpond.dev/millpond"
+	"millpond.dev/millpond/internal/reconcile"
 	"millpond.dev/millpond/internal/sqlite"
 )
 
@@ -23,9 +24,7 @@ func (s *Service) recoverNodes(ctx context.Context) (time.Time, error) {
 		}
 		for _, h := range heads {
 			if at := h.Changed.Add(s.Config.Rest); now.Before(at) {
-				if next.IsZero() || at.Before(next) {
-					next = at
-				}
+				next = reconcile.Sooner(next, at)
 				continue
 			}
 			k := poolKey{h.Account.Key(), h.Pool}
@@ -58,9 +57,7 @@ func (s *Service) recoverNodes(ctx context.Context) (time.Time, error) {
 		if snap.Room >= 0 && snap.Room < len(ids) {
 			ids = ids[:snap.Room]
 			// Room elsewhere wakes nobody here.
-			if at := now.Add(s.Config.Rest); next.IsZero() || at.Before(next) {
-				next = at
-			}
+			next = reconcile.Sooner(next, now.Add(s.Config.Rest))
 		}
 		if len(ids) == 0 {
 			continue

@@ -30,24 +30,19 @@ func (s *Service) rollOut(ctx context.Context) (string, time.Time, error) {
 		return "no pool changes its nodes", time.Time{}, err
 	}
 	var next time.Time
-	sooner := func(at time.Time) {
-		if !at.IsZero() && (next.IsZero() || at.Before(next)) {
-			next = at
-		}
-	}
 	var failed error
 	for _, p := range pools {
 		if u := p.Spec.Upgrade; u.Rolls() && u.AutomaticOS {
 			at, err := s.look(ctx, p)
 			failed = errors.Join(failed, err)
-			sooner(at)
+			next = reconcile.Sooner(next, at)
 		}
 		at, err := s.step(ctx, p)
 		if err != nil {
 			failed = errors.Join(failed, fmt.Errorf("pool %s: %w", p.Spec.ID, err))
 			at = s.Clock.Now().Add(5 * time.Second)
 		}
-		sooner(at)
+		next = reconcile.Sooner(next, at)
 	}
 	return fmt.Sprintf("%d pools change their nodes", len(pools)), next, failed
 }

@@ -24,6 +24,15 @@ type Loop struct {
 	Run   func(ctx context.Context) (status string, next time.Time, err error)
 }
 
+// Sooner is the earlier of two times at which a loop wants to run again; zero is
+// never.
+func Sooner(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
+}
+
 // LastRun is what the status page shows of a loop.
 type LastRun struct {
 	Name     string
