@@ -149,14 +149,16 @@ func (s System) byHelper(ctx context.Context, f FileSystem, options, rest []stri
 	return nil
 }
 
-// flags are the options that the kernel takes as bits; an option that begins
-// with "no" or is the opposite of another takes them away again.
+// flags are the options that the kernel takes as bits.
 var flags = map[string]uintptr{"ro": unix.MS_RDONLY, "nosuid": unix.MS_NOSUID, "nodev": unix.MS_NODEV, "noexec": unix.MS_NOEXEC,
 	"sync": unix.MS_SYNCHRONOUS, "noatime": unix.MS_NOATIME, "nodiratime": unix.MS_NODIRATIME, "relatime": unix.MS_RELATIME, "strictatime": unix.MS_STRICTATIME}
 
+// opposites are the options that take a bit away again which one before them set.
+var opposites = map[string]uintptr{"rw": unix.MS_RDONLY, "suid": unix.MS_NOSUID, "dev": unix.MS_NODEV, "exec": unix.MS_NOEXEC,
+	"async": unix.MS_SYNCHRONOUS, "atime": unix.MS_NOATIME, "diratime": unix.MS_NODIRATIME}
+
 // forMount8 are options that only mount(8) itself understands.
-var forMount8 = map[string]bool{"rw": true, "defaults": true, "auto": true, "noauto": true, "user": true, "nouser": true, "suid": true, "dev": true,
-	"exec": true, "async": true, "atime": true, "diratime": true, "_netdev": true, "nofail": true}
+var forMount8 = map[string]bool{"defaults": true, "auto": true, "noauto": true, "user": true, "nouser": true, "_netdev": true, "nofail": true}
 
 // byKernel does what the helpers do: it finds the server's address and writes the
 // options as the file system's driver wants them.
@@ -164,10 +166,10 @@ func (s System) byKernel(ctx context.Context, f FileSystem, options []string) er
 	var bits uintptr
 	var data []string
 	for _, o := range options {
-		switch bit, isFlag := flags[o]; {
-		case isFlag:
-			bits |= bit
-		case !forMount8[o] && o != "":
+		// An option is in one of the two at most, and 0 changes nothing.
+		on, off := flags[o], opposites[o]
+		bits = bits&^off | on
+		if on == 0 && off == 0 && !forMount8[o] && o != "" {
 			data = append(data, o)
 		}
 	}

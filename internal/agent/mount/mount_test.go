@@ -53,6 +53,7 @@ func TestMount(t *testing.T) {
 		{"nfs by helper", true, nfs, "[/sbin/mount -t nfs -o vers=3,ro,nolock host.millpond.internal:/data " + nfs.Target + "] []"},
 		{"nfs by kernel", false, nfs, "host.millpond.internal:/data nfs 1 vers=3,nolock,addr=10.0.0.2"},
 		{"nfs by kernel, any version", false, FileSystem{Type: "nfs", Source: "host.millpond.internal:/data", Target: filepath.Join(dir, "c"), Port: 20490}, "host.millpond.internal:/data nfs 0 port=20490,vers=4.2,addr=10.0.0.2"},
+		{"the last of two opposites", false, FileSystem{Type: "nfs", Source: "h:/data", Target: filepath.Join(dir, "d"), Options: []string{"ro,noexec", "-o", "rw,nosuid,vers=3"}}, "h:/data nfs 10 vers=3,addr=10.0.0.2"},
 		{"smb by helper", true, smb, "[/sbin/mount -t cifs -o vers=3.0,file_mode=0777,dir_mode=0777,port=4455,username=u \\\\host\\share " + smb.Target + "] [PASSWD=p,q]"},
 		{"smb by kernel", false, smb, "//host/share cifs 0 vers=3.0,file_mode=0777,dir_mode=0777,port=4455,ip=10.0.0.2,unc=\\\\host\\share,username=u,password=p,,q"},
 	} {
