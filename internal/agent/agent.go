@@ -1,7 +1,8 @@
 // Package agent is the guest's half of the node channel: it answers the Agent
 // service of nodeproto/nodev1 for one machine. It keeps the attempts that run,
 // the numbered events that the server has not acknowledged, and hands
-// everything that touches the machine to three seams: Machine, Runner, Files.
+// everything that touches the machine to four seams: Machine, Runner, Preparer,
+// Files.
 //
 // It never decides about retries, scheduling or states of nodes; the server
 // does. It opens no socket and reads no clock of its own. Its callers are

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"math"
 	"path"
 	"strings"
 	"time"
@@ -52,7 +53,13 @@ func (a *Agent) follow(ctx context.Context, place Place, q *nodev1.ReadFileReque
 	for {
 		// Asked before reading: what was written before the end is read.
 		runs := a.runsIn(q.GetPath())
-		sent, err := sendFrom(place.Files, q.GetPath(), offset, buf, s)
+		// Opened anew: the task may have put another file in its place.
+		f, err := place.Files.Open(q.GetPath())
+		if err != nil {
+			return fileError(err)
+		}
+		sent, err := sendRange(ctx, f, offset, math.MaxInt64, buf, s)
+		f.Close()
 		if err != nil {
 			return err
 		}
@@ -65,30 +72,6 @@ func (a *Agent) follow(ctx context.Context, place Place, q *nodev1.ReadFileReque
 			return ctx.Err()
 		case <-a.ctx.Done():
 			return connect.NewError(connect.CodeUnavailable, errors.New("the agent is stopping"))
-		}
-	}
-}
-
-// sendFrom sends what a file has from an offset on, as it is now.
-func sendFrom(files Files, name string, offset int64, buf []byte, s *connect.ServerStream[nodev1.FileChunk]) (sent int64, err error) {
-	f, err := files.Open(name)
-	if err != nil {
-		return 0, fileError(err)
-	}
-	defer f.Close()
-	for {
-		n, err := f.ReadAt(buf, offset+sent)
-		if n > 0 {
-			if err := s.Send(&nodev1.FileChunk{Data: buf[:n]}); err != nil {
-				return sent, err
-			}
-			sent += int64(n)
-		}
-		if err == io.EOF {
-			return sent, nil
-		}
-		if err != nil {
-			return sent, fileError(err)
 		}
 	}
 }

@@ -160,14 +160,11 @@ func (a *Agent) start(q *nodev1.RunTaskRequest) *connect.Error {
 }
 
 func (a *Agent) Prepare(ctx context.Context, q *connect.Request[nodev1.PrepareRequest]) (*connect.Response[nodev1.PrepareResponse], error) {
-	_, place, err := a.ready()
+	p, err := a.preparer()
 	if err != nil {
 		return nil, err
 	}
-	if place.Preparer == nil {
-		return nil, connect.NewError(connect.CodeUnimplemented, errors.New("this machine can be prepared for nothing"))
-	}
-	failure := place.Preparer.Prepare(ctx, q.Msg)
+	failure := p.Prepare(ctx, q.Msg)
 	if ctx.Err() != nil {
 		return nil, connect.NewError(connect.CodeCanceled, ctx.Err())
 	}
@@ -185,54 +182,50 @@ func (a *Agent) SetLogins(_ context.Context, q *connect.Request[nodev1.SetLogins
 }
 
 func (a *Agent) Notice(_ context.Context, q *connect.Request[nodev1.NoticeRequest]) (*connect.Response[nodev1.NoticeResponse], error) {
-	_, place, err := a.ready()
+	p, err := a.preparer()
 	if err != nil {
 		return nil, err
 	}
-	if place.Preparer == nil {
-		return nil, connect.NewError(connect.CodeUnimplemented, errors.New("nobody can read notices here"))
-	}
-	if err := place.Preparer.Notice(q.Msg); err != nil {
+	if err := p.Notice(q.Msg); err != nil {
 		return nil, connect.NewError(connect.CodeInternal, err)
 	}
 	return connect.NewResponse(&nodev1.NoticeResponse{}), nil
 }
 
 func (a *Agent) ProceedTask(_ context.Context, q *connect.Request[nodev1.ProceedTaskRequest]) (*connect.Response[nodev1.ProceedTaskResponse], error) {
-	if _, _, err := a.ready(); err != nil {
-		return nil, err
-	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	at := a.attempts[keyOf(q.Msg.GetKey())]
-	if at == nil {
-		return nil, connect.NewError(connect.CodeNotFound, errors.New("this node does not know the attempt"))
-	}
-	if at.cancel != nil && at.proceed != nil && !at.proceeded {
-		at.proceeded = true
-		close(at.proceed)
-	}
-	return connect.NewResponse(&nodev1.ProceedTaskResponse{}), nil
+	return connect.NewResponse(&nodev1.ProceedTaskResponse{}), a.withAttempt(q.Msg.GetKey(), func(at *attempt) {
+		if at.cancel != nil && at.proceed != nil && !at.proceeded {
+			at.proceeded = true
+			close(at.proceed)
+		}
+	})
 }
 
 func (a *Agent) StopTask(_ context.Context, q *connect.Request[nodev1.StopTaskRequest]) (*connect.Response[nodev1.StopTaskResponse], error) {
+	code, message := q.Msg.GetCode(), q.Msg.GetMessage()
+	if code == "" {
+		code, message = "TaskEnded", "The task was ended."
+	}
+	return connect.NewResponse(&nodev1.StopTaskResponse{}), a.withAttempt(q.Msg.GetKey(), func(at *attempt) {
+		if at.cancel != nil {
+			at.cancel(millpond.Errorf(millpond.Conflict, code, "%s", message))
+		}
+	})
+}
+
+// withAttempt runs fn with an attempt under the agent's lock.
+func (a *Agent) withAttempt(key *nodev1.TaskKey, fn func(*attempt)) error {
 	if _, _, err := a.ready(); err != nil {
-		return nil, err
+		return err
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	at := a.attempts[keyOf(q.Msg.GetKey())]
+	at := a.attempts[keyOf(key)]
 	if at == nil {
-		return nil, connect.NewError(connect.CodeNotFound, errors.New("this node does not know the attempt"))
+		return connect.NewError(connect.CodeNotFound, errors.New("this node does not know the attempt"))
 	}
-	if at.cancel != nil {
-		code, message := q.Msg.GetCode(), q.Msg.GetMessage()
-		if code == "" {
-			code, message = "TaskEnded", "The task was ended."
-		}
-		at.cancel(millpond.Errorf(millpond.Conflict, code, "%s", message))
-	}
-	return connect.NewResponse(&nodev1.StopTaskResponse{}), nil
+	fn(at)
+	return nil
 }
 
 func (a *Agent) RemoveTask(_ context.Context, q *connect.Request[nodev1.RemoveTaskRequest]) (*connect.Response[nodev1.RemoveTaskResponse], error) {
@@ -308,24 +301,29 @@ func (a *Agent) ReadFile(ctx context.Context, q *connect.Request[nodev1.ReadFile
 		length = math.MaxInt64
 	}
 	length = min(length, f.Size()-offset)
-	buf := make([]byte, min(chunkSize, max(length, 1)))
-	for length > 0 && ctx.Err() == nil {
-		n, err := f.ReadAt(buf[:min(int64(len(buf)), length)], offset)
+	_, err = sendRange(ctx, f, offset, length, make([]byte, min(chunkSize, max(length, 1))), s)
+	return err
+}
+
+// sendRange sends a range of a file in pieces of the size of buf, and as much of it
+// as there is.
+func sendRange(ctx context.Context, f File, offset, length int64, buf []byte, s *connect.ServerStream[nodev1.FileChunk]) (sent int64, err error) {
+	for sent < length && ctx.Err() == nil {
+		n, err := f.ReadAt(buf[:min(int64(len(buf)), length-sent)], offset+sent)
 		if n > 0 {
 			if err := s.Send(&nodev1.FileChunk{Data: buf[:n]}); err != nil {
-				return err
+				return sent, err
 			}
-			offset += int64(n)
-			length -= int64(n)
+			sent += int64(n)
 		}
 		if err == io.EOF {
 			break
 		}
 		if err != nil {
-			return fileError(err)
+			return sent, fileError(err)
 		}
 	}
-	return ctx.Err()
+	return sent, ctx.Err()
 }
 
 func (a *Agent) DeleteFile(_ context.Context, q *connect.Request[nodev1.DeleteFileRequest]) (*connect.Response[nodev1.DeleteFileResponse], error) {
@@ -387,6 +385,15 @@ func (a *Agent) ready() (*events, Place, error) {
 		return nil, Place{}, connect.NewError(connect.CodeFailedPrecondition, errors.New("the node has no identity yet; call Hello first"))
 	}
 	return a.events, a.place, nil
+}
+
+// preparer is ready for the calls that need a Preparer.
+func (a *Agent) preparer() (Preparer, error) {
+	_, place, err := a.ready()
+	if err == nil && place.Preparer == nil {
+		err = connect.NewError(connect.CodeUnimplemented, errors.New("this machine cannot be prepared for anything, nor be given notice"))
+	}
+	return place.Preparer, err
 }
 
 // fileError gives an error of Files the code that the server tells apart.
