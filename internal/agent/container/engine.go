@@ -31,7 +31,7 @@ type Engine struct {
 	Home string
 }
 
-// Names are the clients that are looked for, in this order.
+// names are the clients that are looked for, in this order.
 var names = [...]string{"docker", "podman", "nerdctl"}
 
 // Find looks for a client in the directories of path, a list like PATH. nil

@@ -1,10 +1,12 @@
 // Package guest is the virtual machine as its agent sees it: the virtio-serial
-// port, entropy, clock, name, temporary disk, node directories, and the power
-// button. It is agent.Machine for real guests.
+// port, entropy, clock, name, temporary disk, node directories, mounts, the images
+// of containers, the accounts of those who log in, its rest in a template and its
+// start as a clone, and the power button. It is agent.Machine and agent.Preparer
+// for real guests.
 //
-// It starts no tasks and knows no messages but Hello and Heartbeat. It runs on
-// Linux as root; each thing that it cannot do is logged and left out unless the
-// node could not work without it. cmd/millpond-agent is its caller.
+// It starts no tasks and knows nothing of attempts and events. It runs on Linux as
+// root; each thing that it cannot do is logged and left out unless the node could
+// not work without it. cmd/millpond-agent is its caller.
 package guest
 
 import (
@@ -26,6 +28,7 @@ import (
 
 	"millpond.dev/millpond/internal/agent"
 	"millpond.dev/millpond/internal/agent/container"
+	"millpond.dev/millpond/internal/agent/proc"
 	"millpond.dev/millpond/internal/agent/transfer"
 	"millpond.dev/millpond/internal/clock"
 	"millpond.dev/millpond/internal/nodeproto/nodev1"
@@ -35,7 +38,7 @@ import (
 // costs nothing, but a step is felt by whoever measures with the wall clock.
 const clockTolerance = 50 * time.Millisecond
 
-// Directories are those below the node's root, with their modes. The agent's
+// directories are those below the node's root, with their modes. The agent's
 // own is volatile; shared is for all tasks to write.
 var directories = []struct {
 	name string
@@ -135,7 +138,7 @@ func (m *Machine) Adopt(_ context.Context, q *nodev1.HelloRequest) (agent.Place,
 	}
 	if m.place == nil {
 		begin := time.Now()
-		if err := m.settle(); err != nil {
+		if err := m.makeRoot(); err != nil {
 			return agent.Place{}, nil, err
 		}
 		close(m.adopted)
@@ -155,8 +158,8 @@ func (m *Machine) Adopt(_ context.Context, q *nodev1.HelloRequest) (agent.Place,
 	return *m.place, m.describe(), nil
 }
 
-// settle finds the root directory and makes what belongs below it.
-func (m *Machine) settle() error {
+// makeRoot finds the root directory and makes what belongs below it.
+func (m *Machine) makeRoot() error {
 	root := m.cfg.Root
 	if root == "" {
 		root = "/opt/batch/data"
@@ -199,7 +202,7 @@ func (m *Machine) settle() error {
 		runner, prepare.wait = o, o.wait
 	}
 	// What was announced before this boot has happened.
-	if err := os.Remove(filepath.Join(root, notices)); !os.IsNotExist(err) {
+	if err := os.Remove(filepath.Join(root, proc.ScheduledEvents)); !os.IsNotExist(err) {
 		m.attempt("notices", err)
 	}
 	m.place = &agent.Place{
@@ -337,8 +340,8 @@ func hostsFile(old, name, host string) string {
 // shutdownGrace is how long an init that was asked has to end the system.
 const shutdownGrace = 60 * time.Second
 
-// Shutdown implements agent.Machine; the agent calls it on a goroutine. An init is asked first, so that the
-// system ends in order; when none does, the kernel is.
+// Shutdown implements agent.Machine; the agent calls it on a goroutine. An init is
+// asked first, so that the system ends in order; when none does, the kernel is.
 func (m *Machine) Shutdown(reboot bool) error {
 	if !m.cfg.Privileged {
 		return fmt.Errorf("this agent may not end the machine")

@@ -38,29 +38,27 @@ type online struct {
 // Run implements agent.Runner. An attempt whose ctx ends while it waits is handed
 // on too: the runner reports it as killed.
 func (o *online) Run(ctx context.Context, q *nodev1.RunTaskRequest, started func(time.Time)) *nodev1.TaskCompleted {
-	if !o.settled.Load() {
-		o.wait(ctx)
-	}
+	o.wait(ctx)
 	return o.Runner.Run(ctx, q, started)
 }
 
 // Install implements agent.Runner.
 func (o *online) Install(ctx context.Context, packages []*nodev1.ApplicationPackage) *nodev1.Failure {
-	if !o.settled.Load() {
-		o.wait(ctx)
-	}
+	o.wait(ctx)
 	return o.Runner.Install(ctx, packages)
 }
 
 // RunInstance implements agent.Runner.
 func (o *online) RunInstance(ctx context.Context, q *nodev1.RunTaskRequest, started func(time.Time), coordinated func(), proceed <-chan struct{}) *nodev1.TaskCompleted {
-	if !o.settled.Load() {
-		o.wait(ctx)
-	}
+	o.wait(ctx)
 	return o.Runner.RunInstance(ctx, q, started, coordinated, proceed)
 }
 
+// wait returns when the network is up, or is waited for no more, or with ctx.
 func (o *online) wait(ctx context.Context) {
+	if o.settled.Load() {
+		return
+	}
 	tick := time.NewTicker(networkTick)
 	defer tick.Stop()
 	for !o.settled.Load() {

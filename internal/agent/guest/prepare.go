@@ -104,10 +104,7 @@ func (p *preparer) containers(ctx context.Context, c *nodev1.Containers) *nodev1
 	return nil
 }
 
-// Notices is the file that tells of what is about to happen, below the root; it
-// has the form of Azure's scheduled events.
-const notices = "scheduledevents.json"
-
+// scheduledEvents is the text of proc.ScheduledEvents.
 type scheduledEvents struct {
 	DocumentIncarnation int
 	Events              []scheduledEvent
@@ -142,14 +139,14 @@ func writeNotices(root string, doc scheduledEvents) error {
 	if err != nil {
 		return err
 	}
-	part := filepath.Join(root, agent.Volatile, notices)
+	part := filepath.Join(root, agent.Volatile, proc.ScheduledEvents)
 	if err := os.WriteFile(part, append(b, '\n'), 0o644); err != nil {
 		return err
 	}
 	if err := os.Chmod(part, 0o644); err != nil { // whatever the umask
 		return err
 	}
-	return os.Rename(part, filepath.Join(root, notices))
+	return os.Rename(part, filepath.Join(root, proc.ScheduledEvents))
 }
 
 var _ agent.Preparer = (*preparer)(nil)

@@ -11,7 +11,6 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"syscall"
 	"time"
 
 	"millpond.dev/millpond/internal/agent/transfer"
@@ -182,10 +181,7 @@ func bare(err error) error {
 }
 
 func fileFailure(code string, err error) *failure {
-	if errors.Is(err, syscall.ENOSPC) {
-		return &failure{server: true, code: "DiskFull", message: "There is not enough disk space on the node.", err: err}
-	}
-	return &failure{server: true, code: code, message: "The resource file could not be written.", err: err}
+	return (&failure{server: true, code: code, message: "The resource file could not be written.", err: err}).orDiskFull()
 }
 
 // redact is a URL without what may be secret in it.

@@ -63,12 +63,8 @@ func packageNames(p *nodev1.ApplicationPackage) []string {
 // not there. A directory under its final name is complete.
 func (r *Runner) installed(ctx context.Context, p *nodev1.ApplicationPackage) (string, error) {
 	fail := func(err error) error {
-		f := &failure{code: "ApplicationPackageError", message: fmt.Sprintf("The application package %s version %s could not be installed on the node.", p.GetId(), p.GetVersion()), err: err,
-			details: map[string]string{"ApplicationPackageReference": p.GetId() + "#" + p.GetVersion()}}
-		if errors.Is(err, syscall.ENOSPC) {
-			f.server, f.code, f.message = true, "DiskFull", "There is not enough disk space on the node."
-		}
-		return f
+		return (&failure{code: "ApplicationPackageError", message: fmt.Sprintf("The application package %s version %s could not be installed on the node.", p.GetId(), p.GetVersion()), err: err,
+			details: map[string]string{"ApplicationPackageReference": p.GetId() + "#" + p.GetVersion()}}).orDiskFull()
 	}
 	rel := filepath.Join(strings.ToLower(p.GetId()), strings.ToLower(p.GetVersion())+"-"+p.GetStamp())
 	if p.GetId() == "" || p.GetVersion() == "" || p.GetStamp() == "" || !filepath.IsLocal(rel) || strings.Count(rel, "/") != 1 {
@@ -86,7 +82,7 @@ func (r *Runner) installed(ctx context.Context, p *nodev1.ApplicationPackage) (s
 		return "", fail(err)
 	}
 	// The agent's own area is for what is not complete, on the same file system.
-	work := filepath.Join(r.cfg.Root, "volatile")
+	work := filepath.Join(r.cfg.Root, volatile)
 	if err := os.MkdirAll(work, 0o700); err != nil {
 		return "", fail(err)
 	}

@@ -1,10 +1,13 @@
 // Package proc runs the attempts of tasks as processes of this machine: fresh
-// directories, the task's account, resource files, environment, the command
-// itself, and the end of everything that it leaves behind.
+// directories, the task's account, application packages, resource files,
+// environment, the command itself, in a container if it has one, its output files,
+// and the end of everything that it leaves behind. It makes the accounts that
+// people log in with, too.
 //
 // It does not know sessions, events or the server; package agent calls it
-// through agent.Runner. It never retries a command. It runs on Linux; without
-// root rights it runs everything as the current user, which is for tests.
+// through agent.Runner, agent/guest its SetLogins. It never retries a command. It
+// runs on Linux; without root rights it runs everything as the current user, which
+// is for tests.
 package proc
 
 import (
@@ -19,6 +22,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -91,7 +95,7 @@ func New(cfg Config) *Runner {
 	// Tasks must be able to read the bundle of CAs and none to change it.
 	public := "/run/millpond-agent"
 	if r.rootless {
-		public = filepath.Join(cfg.Root, "volatile")
+		public = filepath.Join(cfg.Root, volatile)
 	}
 	r.proxy = transfer.NewProxy(cfg.Reach, public)
 	group, err := findCgroup()
@@ -157,6 +161,14 @@ func (f *failure) Error() string {
 
 func (f *failure) Unwrap() error { return f.err }
 
+// orDiskFull words a failure anew whose reason is that there is no room.
+func (f *failure) orDiskFull() *failure {
+	if errors.Is(f.err, syscall.ENOSPC) {
+		f.server, f.code, f.message = true, "DiskFull", "There is not enough disk space on the node."
+	}
+	return f
+}
+
 // serverFault are the causes of an end that are the service's, not the user's.
 var serverFault = map[string]bool{"AgentRestarted": true}
 
@@ -186,8 +198,8 @@ func failureOf(exit *int32, err error) *nodev1.Failure {
 	}
 }
 
-// run takes the steps, and notes in the report what the command used. The returned error is a *failure, or the *millpond.Error
-// that ended the attempt.
+// run takes the steps, and notes in the report what the command used. The returned
+// error is a *failure, or the *millpond.Error that ended the attempt.
 func (r *Runner) run(ctx context.Context, q *nodev1.RunTaskRequest, report *nodev1.TaskCompleted, execute func(*task) (*int32, time.Time, error)) (*int32, time.Time, error) {
 	none := time.Time{}
 	dir, err := r.directory(q.GetDirectory())

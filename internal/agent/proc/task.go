@@ -2,7 +2,6 @@ package proc
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io/fs"
 	"maps"
@@ -26,6 +25,13 @@ type task struct {
 	packages map[string]string
 }
 
+// ScheduledEvents is the file below the node's root that tells tasks what is about
+// to happen to the node, in the form of Azure's scheduled events.
+const ScheduledEvents = "scheduledevents.json"
+
+// volatile is the agent's own directory below the node's root, agent.Volatile.
+const volatile = "volatile"
+
 // basePath is PATH when the server sends none.
 const basePath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -33,10 +39,7 @@ const basePath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 // the agent, so that no task can put links there.
 func (t *task) makeDirectories() error {
 	fail := func(err error) error {
-		if errors.Is(err, syscall.ENOSPC) {
-			return &failure{server: true, code: "DiskFull", message: "There is not enough disk space on the node.", err: err}
-		}
-		return &failure{server: true, code: "ResourceDirectoryCreateFailed", message: "The task's directory could not be made.", err: err}
+		return (&failure{server: true, code: "ResourceDirectoryCreateFailed", message: "The task's directory could not be made.", err: err}).orDiskFull()
 	}
 	if err := os.RemoveAll(t.dir); err != nil {
 		return fail(err)
@@ -148,8 +151,8 @@ func (t *task) environment(mark string) []string {
 		"AZ_BATCH_NODE_STARTUP_DIR":         filepath.Join(root, "startup"),
 		"AZ_BATCH_NODE_STARTUP_WORKING_DIR": filepath.Join(root, "startup", "wd"),
 		"AZ_BATCH_NODE_MOUNTS_DIR":          filepath.Join(root, "fsmounts"),
-		// Ours: what is about to happen to the node, in the form of scheduled events.
-		"MILLPOND_SCHEDULED_EVENTS":   filepath.Join(root, "scheduledevents.json"),
+		// Ours, like the mark.
+		"MILLPOND_SCHEDULED_EVENTS":   filepath.Join(root, ScheduledEvents),
 		"AZ_BATCH_TASK_DIR":           t.dir,
 		"AZ_BATCH_TASK_WORKING_DIR":   t.wd,
 		"AZ_BATCH_TASK_USER":          t.user.name,
