@@ -12,6 +12,7 @@ package events
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -32,6 +33,18 @@ const (
 
 // Kinds lists every kind.
 func Kinds() []Kind { return []Kind{Pool, Node, Job, Task, Schedule} }
+
+// KindsOf reads a list of kinds; unknown are the words that are none.
+func KindsOf(words []string) (kinds []Kind, unknown []string) {
+	for _, w := range words {
+		if k := Kind(strings.ToLower(strings.TrimSuffix(w, "s"))); slices.Contains(Kinds(), k) {
+			kinds = append(kinds, k)
+		} else {
+			unknown = append(unknown, w)
+		}
+	}
+	return kinds, unknown
+}
 
 // Deleted is the state of what is gone.
 const Deleted = "deleted"
@@ -140,6 +153,13 @@ type CloudEvent struct {
 	Data            any       `json:"data"`
 }
 
+// MarshalJSON keeps a CloudEvent's time in RFC 3339 with microseconds at most.
+func (e CloudEvent) MarshalJSON() ([]byte, error) {
+	type bare CloudEvent
+	e.Time = e.Time.Truncate(time.Microsecond)
+	return json.Marshal(bare(e))
+}
+
 type data struct {
 	Kind       Kind   `json:"kind"`
 	ID         string `json:"id"`
@@ -195,33 +215,9 @@ func (f Filter) Match(e Event) bool {
 	case Job:
 		job = e.ID
 	}
-	if len(f.Kinds) > 0 {
-		found := false
-		for _, k := range f.Kinds {
-			found = found || k == e.Kind
-		}
-		if !found {
-			return false
-		}
-	}
-	return among(f.Pools, pool) && among(f.Jobs, job) && among(f.IDs, e.ID) && among(f.States, e.State)
+	return (len(f.Kinds) == 0 || slices.Contains(f.Kinds, e.Kind)) && among(f.Pools, pool) && among(f.Jobs, job) && among(f.IDs, e.ID) && among(f.States, e.State)
 }
 
 func among(list []string, v string) bool {
-	if len(list) == 0 {
-		return true
-	}
-	for _, x := range list {
-		if strings.EqualFold(x, v) {
-			return true
-		}
-	}
-	return false
-}
-
-// MarshalJSON keeps a CloudEvent's time in RFC 3339 with microseconds at most.
-func (e CloudEvent) MarshalJSON() ([]byte, error) {
-	type bare CloudEvent
-	e.Time = e.Time.Truncate(time.Microsecond)
-	return json.Marshal(bare(e))
+	return len(list) == 0 || slices.ContainsFunc(list, func(x string) bool { return strings.EqualFold(x, v) })
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"strings"
 	"sync"
 	"time"
 
@@ -357,21 +356,4 @@ func (l *Log) forget(ctx context.Context) (string, time.Time, error) {
 			return fmt.Sprintf("events %d to %d, %d bytes; %d commits forgotten", first, last, size, removed), time.Time{}, nil
 		}
 	}
-}
-
-// KindsOf reads a list of kinds; unknown are the words that are none.
-func KindsOf(words []string) (kinds []Kind, unknown []string) {
-	for _, w := range words {
-		k := Kind(strings.ToLower(strings.TrimSuffix(w, "s")))
-		found := false
-		for _, known := range Kinds() {
-			found = found || k == known
-		}
-		if !found {
-			unknown = append(unknown, w)
-			continue
-		}
-		kinds = append(kinds, k)
-	}
-	return kinds, unknown
 }

@@ -2,6 +2,7 @@ package lan
 
 import (
 	"encoding/binary"
+	"net"
 	"net/netip"
 )
 
@@ -26,29 +27,11 @@ func (m MAC) name() string {
 
 // ParseMAC reads six pairs of hexadecimal digits with colons or hyphens between.
 func ParseMAC(text string) (m MAC, ok bool) {
-	if len(text) != 17 {
+	hw, err := net.ParseMAC(text)
+	if err != nil || len(text) != 17 {
 		return m, false
 	}
-	for i := range m {
-		hi, lo := digit(text[3*i]), digit(text[3*i+1])
-		if hi < 0 || lo < 0 || i < 5 && text[3*i+2] != ':' && text[3*i+2] != '-' {
-			return m, false
-		}
-		m[i] = byte(hi<<4 | lo)
-	}
-	return m, true
-}
-
-func digit(c byte) int {
-	switch {
-	case c >= '0' && c <= '9':
-		return int(c - '0')
-	case c >= 'a' && c <= 'f':
-		return int(c-'a') + 10
-	case c >= 'A' && c <= 'F':
-		return int(c-'A') + 10
-	}
-	return -1
+	return MAC(hw), true
 }
 
 // whither is where a frame goes.
