@@ -644,7 +644,6 @@ func (d *door) judgeLogin(t *testing.T) {
 	}
 }
 
-// judgeBlobs: the signature of the URL is the right; tokens count for nothing.
 // judgeStorage tries every operation of storage accounts with what proves
 // nothing. The blob service behind does not run: whoever gets past the proof is
 // told so.
@@ -707,6 +706,7 @@ func (d *door) judgeStorage(t *testing.T) {
 	})
 }
 
+// judgeBlobs: the signature of the URL is the right; tokens count for nothing.
 func (d *door) judgeBlobs(t *testing.T) {
 	good := d.disk.Query()
 	query := func(change func(q url.Values)) string {

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"millpond.dev/millpond/internal/atomicfile"
+	"millpond.dev/millpond/internal/tunnel"
 )
 
 // Identity is whom the child process acts as.
@@ -75,12 +76,6 @@ func Environment(parent []string, s Surroundings) []string {
 
 const noProxy = "localhost,127.0.0.1,127.0.0.0/8,::1"
 
-// systemBundles are where systems keep their CAs as one file.
-func systemBundles() []string {
-	return []string{"/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem", "/etc/ssl/cert.pem",
-		"/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem"}
-}
-
 // WriteBundle writes the CAs that the child shall trust: the given bundle of the
 // user's, else the system's, and Millpond's. An unchanged file is left alone.
 func WriteBundle(file, caFile, usersBundle string) error {
@@ -88,21 +83,12 @@ func WriteBundle(file, caFile, usersBundle string) error {
 	if err != nil {
 		return err
 	}
-	candidates := systemBundles()
+	var users []string
 	if usersBundle != "" && usersBundle != file {
-		candidates = append([]string{usersBundle}, candidates...)
-	}
-	var bundle []byte
-	for _, c := range candidates {
-		if bundle, err = os.ReadFile(c); err == nil {
-			break
-		}
+		users = []string{usersBundle}
 	}
 	// No bundle at all is no error: Millpond's own CA is what matters here.
-	if len(bundle) > 0 && !bytes.HasSuffix(bundle, []byte("\n")) {
-		bundle = append(bundle, '\n')
-	}
-	return writeIfChanged(file, append(bundle, ca...), 0o644)
+	return writeIfChanged(file, append(tunnel.Bundle(users...), ca...), 0o644)
 }
 
 // writeIfChanged spares the disk, and a program that is reading the file.

@@ -13,6 +13,7 @@ import (
 
 	"millpond.dev/millpond/internal/azwire"
 	"millpond.dev/millpond/internal/quickack"
+	"millpond.dev/millpond/internal/tunnel"
 )
 
 // dialTimeout bounds a dial. A refusal must be quick: az waits for it at exit.
@@ -111,35 +112,8 @@ func (p *Proxy) tunnel(ctx context.Context, w http.ResponseWriter, address strin
 		http.Error(w, "millpond exec: the server at "+address+" does not answer: "+err.Error(), http.StatusBadGateway)
 		return
 	}
-	down, buffered, err := http.NewResponseController(w).Hijack()
-	if err != nil {
-		up.Close()
-		http.Error(w, err.Error(), http.StatusInternalServerError)
-		return
-	}
 	// Counted before the handler returns: Serve must not miss it.
 	p.tunnels.Add(1)
 	defer p.tunnels.Done()
-	stop := context.AfterFunc(ctx, func() { up.Close(); down.Close() })
-	defer stop()
-	defer up.Close()
-	defer down.Close()
-	_ = down.SetDeadline(time.Time{})
-	if _, err := io.WriteString(down, "HTTP/1.1 200 Connection established\r\n\r\n"); err != nil {
-		return
-	}
-	var both sync.WaitGroup
-	// The reader that came with the connection may hold bytes already.
-	both.Go(func() { carry(up, buffered.Reader) })
-	both.Go(func() { carry(down, up) })
-	both.Wait()
-}
-
-// carry copies until the source ends, then closes the writing half, so that an
-// answer that is still on its way the other way arrives.
-func carry(to net.Conn, from io.Reader) {
-	_, _ = io.Copy(to, from)
-	if c, ok := to.(interface{ CloseWrite() error }); ok {
-		_ = c.CloseWrite()
-	}
+	tunnel.Join(ctx, w, up)
 }

@@ -2,8 +2,6 @@ package transfer
 
 import (
 	"context"
-	"errors"
-	"io"
 	"net"
 	"net/http"
 	"os"
@@ -11,6 +9,7 @@ import (
 	"time"
 
 	"millpond.dev/millpond/internal/atomicfile"
+	"millpond.dev/millpond/internal/tunnel"
 )
 
 // Proxy lets the programs of tasks reach Azure's names: a task's environment
@@ -32,11 +31,6 @@ type Proxy struct {
 // NewProxy makes a proxy that starts when Environment is asked for the first
 // time. dir is a directory that tasks may read and not write.
 func NewProxy(reach *Reach, dir string) *Proxy { return &Proxy{reach: reach, dir: dir} }
-
-// systemBundles are where systems keep their CAs as one file.
-func systemBundles() []string {
-	return []string{"/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem", "/etc/ssl/cert.pem"}
-}
 
 // Environment are the variables by which a program uses the proxy and trusts
 // the server; empty when the server is out of reach.
@@ -65,17 +59,10 @@ func (p *Proxy) write(file string, ca []byte) error {
 	if string(p.bundle) == string(ca) {
 		return nil
 	}
-	var text []byte
-	for _, f := range systemBundles() {
-		if b, err := os.ReadFile(f); err == nil {
-			text = append(b, '\n')
-			break
-		}
-	}
 	if err := os.MkdirAll(p.dir, 0o755); err != nil {
 		return err
 	}
-	if err := atomicfile.Write(file, append(text, ca...), 0o644); err != nil {
+	if err := atomicfile.Write(file, append(tunnel.Bundle(), ca...), 0o644); err != nil {
 		return err
 	}
 	p.bundle = ca
@@ -99,37 +86,12 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "this proxy answers CONNECT for https only", http.StatusForbidden)
 		return
 	}
-	up, err := p.reach.dial(context.WithoutCancel(r.Context()), "tcp", r.Host)
+	// A tunnel goes on when its client has said all, with which its request ends.
+	ctx := context.WithoutCancel(r.Context())
+	up, err := p.reach.dial(ctx, "tcp", r.Host)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadGateway)
 		return
 	}
-	defer up.Close()
-	down, buffered, err := http.NewResponseController(w).Hijack()
-	if err != nil {
-		http.Error(w, err.Error(), http.StatusInternalServerError)
-		return
-	}
-	defer down.Close()
-	if err := errors.Join(down.SetDeadline(time.Time{}), say(down, "HTTP/1.1 200 Connection established\r\n\r\n")); err != nil {
-		return
-	}
-	var both sync.WaitGroup
-	both.Go(func() { carry(up, buffered.Reader) })
-	both.Go(func() { carry(down, up) })
-	both.Wait()
-}
-
-func say(w io.Writer, s string) error {
-	_, err := io.WriteString(w, s)
-	return err
-}
-
-// carry copies until the source ends, then closes the writing half, so that an
-// answer that is still on its way the other way arrives.
-func carry(to net.Conn, from io.Reader) {
-	_, _ = io.Copy(to, from)
-	if c, ok := to.(interface{ CloseWrite() error }); ok {
-		_ = c.CloseWrite()
-	}
+	tunnel.Join(ctx, w, up)
 }

@@ -25,10 +25,6 @@ func Open(path string) (*File, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newFile(f)
-}
-
-func newFile(f *os.File) (*File, error) {
 	st, err := f.Stat()
 	if err != nil {
 		f.Close()
