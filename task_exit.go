@@ -76,7 +76,10 @@ func (t Task) ExitOptionsOf(onTaskFailure string) ExitOptions {
 	out := ExitOptions{Dependency: DependencySatisfy, Job: JobActionNone}
 	if failed {
 		out.Dependency = DependencyBlock
-		if onTaskFailure == OnTaskFailurePerform {
+		// Azure's own suite ends a task that never started and goes on with the job:
+		// nothing of it ran that could have failed.
+		neverRan := t.Started.IsZero() && t.Failure.Code == "TaskEnded"
+		if onTaskFailure == OnTaskFailurePerform && !neverRan {
 			out.Job = JobActionTerminate
 		}
 	}

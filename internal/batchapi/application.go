@@ -84,10 +84,7 @@ func uploadLogsShape() *rule {
 	return object(map[string]*rule{"containerUrl": text(8192).needed(), "startTime": moment().needed(), "endTime": moment(), "identityReference": refuse(noIdentities)}).
 		check(func(_ *body, m map[string]any, _ string) error {
 			u, _ := m["containerUrl"].(string)
-			if !strings.HasPrefix(strings.ToLower(u), "https://") {
-				return invalid("containerUrl", u, "It must begin with https://.")
-			}
-			return nil
+			return webAddress("containerUrl", u)
 		})
 }
 

@@ -118,12 +118,19 @@ func inboundModel(in []millpond.InboundPool) (out []azbatch.InboundNATPool) {
 	return out
 }
 
-func endpointsModel(in []millpond.Endpoint) *azbatch.NodeEndpointConfiguration {
-	if len(in) == 0 {
+// endpointsModel is the ports of a node that are open: those of its pool and,
+// where none of them is SSH's, the one that every node has for it, under the name
+// by which Azure lists it.
+func endpointsModel(n millpond.Node) *azbatch.NodeEndpointConfiguration {
+	open := slices.Clone(n.Endpoints)
+	if n.Login.IsValid() && !slices.ContainsFunc(open, func(e millpond.Endpoint) bool { return e.Frontend == n.Login }) {
+		open = append(open, millpond.Endpoint{Name: fmt.Sprintf("SSHRule.%d", n.Number-1), Frontend: n.Login, Backend: 22})
+	}
+	if len(open) == 0 {
 		return nil
 	}
 	out := &azbatch.NodeEndpointConfiguration{}
-	for _, e := range in {
+	for _, e := range open {
 		out.InboundEndpoints = append(out.InboundEndpoints, azbatch.InboundEndpoint{Name: ptr(e.Name), Protocol: protocol(e.UDP), BackendPort: count(e.Backend),
 			FrontendPort: count(int(e.Frontend.Port())), PublicIPAddress: ptr(e.Frontend.Addr().String()), PublicFQDN: ptr(e.Frontend.Addr().String())})
 	}

@@ -15,6 +15,8 @@ type Refusal struct {
 	// Unused are values with which the member counts as not used, beside null and empty ones.
 	Unused []any
 	Why    string
+	// Code is the error's code.
+	Code string
 }
 
 // Refusals lists every refused member of every body, by body and property.
@@ -30,7 +32,11 @@ func (e *Edge) Refusals() []Refusal {
 		{"task add", s.taskAdd}, {"task update", s.taskUpdate},
 		{"job schedule add", s.scheduleAdd}, {"job schedule patch", s.schedulePatch}, {"job schedule update", s.scheduleUpdate}} {
 		x.shape.refusals("", func(path string, r *rule) {
-			out = append(out, Refusal{Body: x.name, Property: strings.TrimPrefix(path, "."), Unused: r.unused, Why: r.refused})
+			code := "UnsupportedProperty"
+			if r.absent {
+				code = "InvalidPropertyValue"
+			}
+			out = append(out, Refusal{Body: x.name, Property: strings.TrimPrefix(path, "."), Unused: r.unused, Why: r.refused, Code: code})
 		})
 	}
 	slices.SortStableFunc(out, func(a, b Refusal) int {

@@ -278,7 +278,7 @@ func networkRule() *rule {
 	const network = "Nodes have a network of their pool that reaches the outside; other networks are not supported yet."
 	const public = "Nodes have no public addresses."
 	return object(map[string]*rule{
-		"subnetId":                   refuse(network),
+		"subnetId":                   refuseName("No subnet can be used by a pool yet. Leave it out: nodes have a network of their pool that reaches the outside."),
 		"dynamicVNetAssignmentScope": refuse(network, "none"),
 		"endpointConfiguration":      endpointsRule(),
 		"publicIPAddressConfiguration": object(map[string]*rule{"provision": refuse(public, "batchmanaged"), "ipAddressIds": refuse(public),

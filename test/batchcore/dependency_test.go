@@ -99,6 +99,14 @@ func TestExitActions(t *testing.T) {
 		t.Errorf("the reason is %q", j.TerminateReason)
 	}
 
+	// One that its user ends before it starts has not failed at anything.
+	c.addPool("none", 0, nil)
+	c.addJob("goeson", "none", perform)
+	c.addTask("goeson", "t", "true", nil)
+	c.must(c.jobs.TerminateTask(ctx, acct.Name, "goeson", "t", millpond.Condition{}))
+	c.must(c.jobs.ReactivateTask(ctx, acct.Name, "goeson", "t", millpond.Condition{}))
+	c.jobIn("goeson", millpond.JobActive)
+
 	c.addJob("stops", "p", perform)
 	c.addTask("stops", "ok", "exit 3", on(millpond.ExitOptions{Job: millpond.JobActionNone}))
 	c.taskIn("stops", "ok", millpond.TaskCompleted)
