@@ -36,6 +36,9 @@ const (
 	lastWords = time.Second
 	// quitLimit is how long QEMU may take to end when told to.
 	quitLimit = 5 * time.Second
+	// pressEvery is how often the power button is pressed until the guest obeys: one
+	// whose driver for it is not there yet loses what comes before.
+	pressEvery = 2 * time.Second
 	// memoryLimit keeps the heap of a supervisor small; there are many.
 	memoryLimit = 16 << 20
 )
@@ -256,7 +259,9 @@ func (s *supervisor) watch(ctx context.Context) error {
 		defer timer.Stop()
 		silence = timer.C
 	}
-	var force, patience <-chan time.Time
+	presses := time.NewTicker(pressEvery)
+	defer presses.Stop()
+	var force, patience, press <-chan time.Time
 	done, spoke, sealed := ctx.Done(), s.console.spoke, false
 	for running := true; running; {
 		select {
@@ -289,10 +294,13 @@ func (s *supervisor) watch(ctx context.Context) error {
 		case <-done:
 			done = nil
 			s.asked.Store(true)
-			force = time.After(s.powerDown(s.cfg.StopGrace))
+			force, press = time.After(s.powerDown(s.cfg.StopGrace)), presses.C
 		case grace := <-s.stop:
-			force = time.After(s.powerDown(grace))
+			force, press = time.After(s.powerDown(grace)), presses.C
+		case <-press:
+			s.powerDown(quitLimit)
 		case <-force:
+			press = nil
 			s.quit()
 			patience = time.After(quitLimit)
 		case <-s.qmp.Done():

@@ -58,6 +58,22 @@ func TestRunsAndStops(t *testing.T) {
 	}
 }
 
+// TestPowerButtonIsPressedAgain stops a guest that is not ready for its button yet.
+func TestPowerButtonIsPressedAgain(t *testing.T) {
+	dir, _ := newVM(t, qemutest.Drowsy)
+	_, wait := start(t, dir)
+	until(t, dir, "running", running)
+	if _, err := Call(t.Context(), dir, Request{Op: OpStop, Grace: time.Minute}); err != nil {
+		t.Fatal(err)
+	}
+	if st := wait(); st.Phase != launch.Stopped {
+		t.Errorf("at the end %+v", st)
+	}
+	if b, err := os.ReadFile(SupervisorLog(dir)); err != nil || !strings.Contains(string(b), "guest-shutdown") {
+		t.Errorf("the guest was ended by force: %s %v", b, err)
+	}
+}
+
 func TestDisksSurviveAStop(t *testing.T) {
 	dir, _ := newVM(t, qemutest.Boots)
 	cancel, wait := start(t, dir)

@@ -29,6 +29,8 @@ const (
 	Boots Script = "stub: boots"
 	// Deaf: as Boots, but ignores the power button.
 	Deaf Script = "stub: deaf"
+	// Drowsy: as Boots, but misses the first press of the power button.
+	Drowsy Script = "stub: drowsy"
 	// NoBoot: the firmware finds nothing to boot.
 	NoBoot Script = "stub: no-boot"
 	// PowersOff: shuts itself down at once.
@@ -197,6 +199,8 @@ func (s *stub) run() error {
 			return err
 		}
 		switch {
+		case cmd == "system_powerdown" && s.script == Drowsy:
+			s.script = Boots
 		case cmd == "qmp_capabilities" && s.script == PowersOff,
 			cmd == "system_powerdown" && s.script != Deaf:
 			s.event("SHUTDOWN", `{"guest": true, "reason": "guest-shutdown"}`)
