@@ -129,6 +129,19 @@ func contains(list []string, s string) bool {
 	return false
 }
 
+// TestContributingHasEveryPackage: its table is what a newcomer goes by.
+func TestContributingHasEveryPackage(t *testing.T) {
+	text, err := os.ReadFile("CONTRIBUTING.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name := range tiers {
+		if name != "" && !bytes.Contains(text, []byte("`"+strings.TrimPrefix(name, "internal/")+"`")) {
+			t.Errorf("%s is not in the table of CONTRIBUTING.md", name)
+		}
+	}
+}
+
 func TestEveryPackageSaysWhatItIsFor(t *testing.T) {
 	for _, p := range packages(t) {
 		var text string
