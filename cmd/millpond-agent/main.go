@@ -1,7 +1,7 @@
 // Command millpond-agent is the guest's half of the node channel. It waits for
 // its virtio-serial port, serves the Agent service on it, and runs tasks. It is
 // static, needs no configuration, and runs as a service of systemd (with
-// Delegate=yes, so that tasks get cgroups) or of any init that restarts it.
+// Delegate=yes or pids, so that tasks get cgroups) or of any init that restarts it.
 package main
 
 import (

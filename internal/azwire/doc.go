@@ -3,5 +3,5 @@
 // api-versions, ETags and conditions, OData filters, paging, long-running
 // operations. It decodes and encodes; it calls no verb and holds no state.
 //
-// Edges (armapi, batchapi, identity, blobapi) import it; verbs never do.
+// Edges, httpd and execproxy import it; verbs never do.
 package azwire

@@ -19,7 +19,7 @@ func mountRule() *rule {
 		"cifsMountConfiguration": object(map[string]*rule{"source": text(2048).needed(), "username": text(256).needed(), "password": text(1024).needed(), "relativeMountPath": place(), "mountOptions": options()}),
 		"azureFileShareConfiguration": object(map[string]*rule{"accountName": text(64).needed(), "azureFileUrl": text(2048).needed(), "accountKey": text(1024).needed(),
 			"relativeMountPath": place(), "mountOptions": options()}),
-		"azureBlobFileSystemConfiguration": refuse("Mounting blob containers needs blobfuse and a blob service that nodes reach, which there is not. Use an NFS or SMB share, or resource and output files."),
+		"azureBlobFileSystemConfiguration": refuse("Mounting blob containers is not supported. Use an NFS or SMB share, or resource and output files."),
 	}).check(func(_ *body, m map[string]any, path string) error {
 		if len(m) != 1 {
 			return invalid(path, "", "It must have exactly one of nfsMountConfiguration, cifsMountConfiguration and azureFileShareConfiguration.")

@@ -5,6 +5,9 @@
 // the server as supervisors and VMs do, and is outlived by neither's death: QEMU
 // reconnects to the next one.
 //
+// It also serves the managed disks of machines that run, read and write, and
+// freezes them for snapshots.
+//
 // The package has the process itself (Run), its client, and the Runner with which
 // the local launcher starts it and sees that it lives. It knows no node, no pool
 // and no rows, and never writes to a content.

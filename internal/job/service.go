@@ -1,6 +1,7 @@
-// Package job holds the verbs of jobs and tasks and the loop that finishes what
-// they begin: disabling, terminating, deleting, time limits. It places no task
-// and talks to no node; packages sched and node do.
+// Package job holds the verbs of jobs, tasks and job schedules and the loops that
+// finish what they begin: disabling, terminating, deleting, time limits, releasing
+// nodes, pools of jobs, the next job of a schedule. It places no task and talks to
+// no node; packages sched and node do.
 package job
 
 import (

@@ -5,7 +5,8 @@
 // is not in the folder cannot be reached, so networks are apart from each other
 // as folders are; and whoever dies takes nothing with it but its own socket.
 //
-// It knows no QEMU, no pools and no IP routing. Package vmrun is its caller.
+// It knows no QEMU, no pools and no IP routing. Package vmrun opens the ports,
+// launch/local names the folders.
 package lan
 
 import (

@@ -1,7 +1,8 @@
-// Package pool holds the verbs of pools and the allocator that brings each pool
-// to its size. A verb writes what is wanted and wakes; the allocator plans
-// purely, then creates and retires node rows. It launches nothing and speaks no
-// HTTP: package node owns the machines, package batchapi calls the verbs.
+// Package pool holds the verbs of pools, the allocator that brings each pool to
+// its size, the evaluation of formulas, and rollouts. A verb writes what is wanted
+// and wakes; the allocator plans purely, then creates and retires node rows. It
+// launches nothing and speaks no HTTP: package node owns the machines, package
+// batchapi calls the verbs.
 package pool
 
 import (

@@ -1,6 +1,6 @@
 // Package qemu turns the description of a VM into a command line of QEMU. It is
 // a pure function: it starts nothing, opens nothing and looks nothing up. vmrun
-// calls it; package qmp beside it talks to what the command line starts.
+// and accel call it; package qmp beside it talks to what the command line starts.
 package qemu
 
 import (

@@ -97,7 +97,7 @@ type cgroup struct {
 }
 
 // findCgroup finds the cgroup v2 in which the agent may make others: its own,
-// which systemd delegates to it (Delegate=yes), or the root's.
+// which systemd delegates to it (Delegate=yes or pids), or the root's.
 func findCgroup() (*cgroup, error) {
 	mount, err := cgroupMount()
 	if err != nil {

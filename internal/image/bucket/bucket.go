@@ -1,7 +1,7 @@
 // Package bucket is the seam between the chunk store and whatever keeps its
 // objects: a local folder, an S3-compatible service, Azure Blob Storage. It
 // knows keys and bytes; what they mean is the chunk store's, its only caller
-// beside cmd/millpond's tests. It never interprets an object.
+// beside cmd/millpond, which opens it. It never interprets an object.
 //
 // Every implementation passes buckettest and is consistent: what Put, Delete and
 // List say holds for every process from the moment that the call returns. S3,
