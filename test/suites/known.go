@@ -13,9 +13,7 @@ func reason(suite, test string) string {
 func known() map[string]map[string]string {
 	const (
 		certificates = "Adding a certificate is refused: certificates left the service in 2025."
-		inbound      = "The pool has inbound endpoints, which are not supported yet."
-		packages     = "Application packages cannot be uploaded yet."
-		containers   = "A task has container settings, which are not supported yet."
+		logs         = "Has a node's logs uploaded to a container that is not there, and wants no error."
 		subnet       = "The pool is put into a subnet, which is refused as `UnsupportedProperty`; the test wants `InvalidPropertyValue` for a subnet that is not there. Further pools of the test have disk encryption, extensions and trusted launch, which a host without a cloud has not."
 		blobfuse     = "The pool mounts a blob container, which is refused."
 		extensions   = "VM extensions are programs of Azure's own catalogue and are refused."
@@ -25,33 +23,27 @@ func known() map[string]map[string]string {
 	return map[string]map[string]string{
 		"go-azbatch": {
 			"TestCertificates": certificates,
-			"TestNode":         inbound,
+			"TestNode":         "Has the node's logs uploaded to `http://localhost`, and wants no error.",
 		},
 		"python-azure-batch-15": {
 			"TestBatch.test_batch_create_pools":                           subnet,
 			"TestBatch.test_batch_create_pool_with_blobfuse_mount":        blobfuse,
 			"TestBatch.test_batch_create_pool_with_osdisksecurityprofile": "The OS disk has a security profile of confidential machines, which the hosts here are not.",
 			"TestBatch.test_batch_create_pool_with_osdiskdiskencryption":  "Needs a key vault and a disk encryption set of Azure; the suite itself reads their names from the environment.",
-			"TestBatch.test_batch_scale_pools":                            inbound,
-			"TestBatch.test_batch_network_configuration":                  inbound,
-			"TestBatch.test_batch_compute_nodes":                          inbound,
+			"TestBatch.test_batch_network_configuration":                  "The pool asks for public addresses by IP family, which is refused: nodes have no public addresses.",
+			"TestBatch.test_batch_compute_nodes":                          logs,
 			"TestBatch.test_batch_compute_node_extensions":                extensions,
-			"TestBatch.test_batch_compute_node_user":                      inbound,
-			"TestBatch.test_batch_compute_node_remote_desktop":            inbound,
-			"TestBatch.test_batch_files":                                  packages,
-			"TestBatch.test_batch_tasks":                                  containers,
+			"TestBatch.test_batch_tasks":                                  "Adds tasks to a job that ends with its first failed task, and counts on none having run. Nodes that are acted out are there at once.",
 		},
 		"python-azure-batch-14": {
-			"TestBatch.test_batch_applications":                                packages,
+			"TestBatch.test_batch_applications":                                cloudService,
 			"TestBatch.test_batch_certificates":                                certificates,
 			"TestBatch.test_batch_create_pools":                                subnet,
 			"TestBatch.test_batch_create_pool_with_blobfuse_mount":             blobfuse,
 			"TestBatch.test_batch_update_pools":                                cloudService,
-			"TestBatch.test_batch_network_configuration":                       inbound,
+			"TestBatch.test_batch_network_configuration":                       "Wants two inbound endpoints of a node whose pool names one.",
 			"TestBatch.test_batch_network_configuration_acceleratednetworking": windows,
-			"TestBatch.test_batch_compute_nodes":                               "Uploading the node's logs to blob storage is not supported yet.",
-			"TestBatch.test_batch_compute_node_user":                           "User accounts of a single node are not supported yet.",
-			"TestBatch.test_batch_files":                                       packages,
+			"TestBatch.test_batch_compute_nodes":                               logs,
 			"TestBatch.test_batch_tasks":                                       cloudService,
 			"TestBatch.test_batch_jobs":                                        cloudService,
 		},
