@@ -103,6 +103,16 @@ func protocol(udp bool) *azbatch.InboundEndpointProtocol {
 	return ptr(azbatch.InboundEndpointProtocolTCP)
 }
 
+// networkModel is a pool's networkConfiguration; nil for a pool that has none.
+// What was left out is shown with the value that it has, as Azure does.
+func networkModel(s millpond.PoolSpec) *azbatch.NetworkConfiguration {
+	if len(s.Inbound) == 0 {
+		return nil
+	}
+	return &azbatch.NetworkConfiguration{DynamicVNetAssignmentScope: ptr(azbatch.DynamicVNetAssignmentScopeNone), EnableAcceleratedNetworking: ptr(false),
+		EndpointConfiguration: &azbatch.PoolEndpointConfiguration{InboundNATPools: inboundModel(s.Inbound)}}
+}
+
 func inboundModel(in []millpond.InboundPool) (out []azbatch.InboundNATPool) {
 	for _, p := range in {
 		v := azbatch.InboundNATPool{Name: ptr(p.Name), Protocol: protocol(p.UDP), BackendPort: count(p.Backend), FrontendPortRangeStart: count(p.From), FrontendPortRangeEnd: count(p.To)}
@@ -111,7 +121,11 @@ func inboundModel(in []millpond.InboundPool) (out []azbatch.InboundNATPool) {
 			if r.Deny {
 				access = azbatch.NetworkSecurityGroupRuleAccessDeny
 			}
-			v.NetworkSecurityGroupRules = append(v.NetworkSecurityGroupRules, azbatch.NetworkSecurityGroupRule{Priority: count(r.Priority), Access: &access, SourceAddressPrefix: ptr(r.Source), SourcePortRanges: r.Ports})
+			ports := r.Ports
+			if len(ports) == 0 {
+				ports = []string{"*"}
+			}
+			v.NetworkSecurityGroupRules = append(v.NetworkSecurityGroupRules, azbatch.NetworkSecurityGroupRule{Priority: count(r.Priority), Access: &access, SourceAddressPrefix: ptr(r.Source), SourcePortRanges: ports})
 		}
 		out = append(out, v)
 	}

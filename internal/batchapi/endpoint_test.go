@@ -1,6 +1,7 @@
 package batchapi
 
 import (
+	"encoding/json"
 	"net/netip"
 	"testing"
 
@@ -34,5 +35,20 @@ func TestNodeEndpoints(t *testing.T) {
 		if len(names) != len(c.want) || names[0] != c.want[0] || names[len(names)-1] != c.want[len(c.want)-1] {
 			t.Errorf("%+v: %q, not %q", c.node, names, c.want)
 		}
+	}
+}
+
+// TestPoolNetwork: what a pool left out of its network is shown as Azure shows it.
+func TestPoolNetwork(t *testing.T) {
+	if m := networkModel(millpond.PoolSpec{}); m != nil {
+		t.Errorf("a pool without one has %+v", m)
+	}
+	b, err := json.Marshal(networkModel(millpond.PoolSpec{Inbound: []millpond.InboundPool{{Name: "web", Backend: 80, From: 1000, To: 1100,
+		Rules: []millpond.InboundRule{{Priority: 150, Source: "*"}}}}}))
+	const want = `{"dynamicVNetAssignmentScope":"none","enableAcceleratedNetworking":false,"endpointConfiguration":{"inboundNATPools":[{"backendPort":80,` +
+		`"frontendPortRangeEnd":1100,"frontendPortRangeStart":1000,"name":"web","networkSecurityGroupRules":[{"access":"allow","priority":150,` +
+		`"sourceAddressPrefix":"*","sourcePortRanges":["*"]}],"protocol":"tcp"}]}}`
+	if err != nil || string(b) != want {
+		t.Errorf("%s %v", b, err)
 	}
 }

@@ -314,9 +314,7 @@ func (r *request) poolEntity(p millpond.Pool) entity {
 	if s.NodeCommunication != "" {
 		m.TargetNodeCommunicationMode = ptr(azbatch.NodeCommunicationMode(s.NodeCommunication))
 	}
-	if len(s.Inbound) > 0 {
-		m.NetworkConfiguration = &azbatch.NetworkConfiguration{EndpointConfiguration: &azbatch.PoolEndpointConfiguration{InboundNATPools: inboundModel(s.Inbound)}}
-	}
+	m.NetworkConfiguration = networkModel(s)
 	for _, u := range s.UserAccounts {
 		a := azbatch.UserAccount{Name: ptr(u.Name), ElevationLevel: elevation(u.Admin)}
 		if u.UID != 0 {

@@ -41,7 +41,6 @@ func known() map[string]map[string]string {
 			"TestBatch.test_batch_create_pools":                                subnet,
 			"TestBatch.test_batch_create_pool_with_blobfuse_mount":             blobfuse,
 			"TestBatch.test_batch_update_pools":                                cloudService,
-			"TestBatch.test_batch_network_configuration":                       "Wants two inbound endpoints of a node whose pool names one.",
 			"TestBatch.test_batch_network_configuration_acceleratednetworking": windows,
 			"TestBatch.test_batch_compute_nodes":                               logs,
 			"TestBatch.test_batch_tasks":                                       cloudService,
