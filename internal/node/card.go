@@ -17,9 +17,11 @@ const (
 	// firstHost is a node's place in its pool's network less its number; those
 	// below are the gateway's, the name server's and reserved, as in Azure.
 	firstHost = 3
-	// mostNumbers is beyond what a pool has; numbers that are free are used again
-	// from there on.
-	mostNumbers = 400
+	// mostAddresses is the last number that has an address in its pool's network;
+	// mostNumbers the last that has a port of its own for its login. Numbers that are
+	// free are used again from there on, which costs a look at all of the pool's.
+	mostAddresses = 400
+	mostNumbers   = 65535 - loginPorts
 	// loginPorts is the frontend port of SSH less the node's number. Azure's pools
 	// have it there as well.
 	loginPorts = 50000
@@ -59,13 +61,24 @@ func endpoints(p millpond.Pool, n millpond.Node) (out []millpond.Endpoint) {
 	return out
 }
 
+// most is the last number that a node of a pool is given while others are free.
+func most(p millpond.Pool) int {
+	if p.Spec.InterNode {
+		return mostAddresses
+	}
+	return mostNumbers
+}
+
 // login is where SSH of a node can be reached: at the endpoint that the pool has
-// for it, or at the one that every node has.
+// for it, or at the one that every node has whose number is not too high.
 func login(p millpond.Pool, n millpond.Node) netip.AddrPort {
 	for _, e := range endpoints(p, n) {
 		if e.Backend == sshPort && !e.UDP {
 			return e.Frontend
 		}
+	}
+	if n.Number > mostNumbers {
+		return netip.AddrPort{}
 	}
 	return netip.AddrPortFrom(publicAddress(p), uint16(loginPorts+n.Number))
 }
@@ -82,7 +95,9 @@ func card(p millpond.Pool, n millpond.Node) *launch.Card {
 		c.MAC = fmt.Sprintf("52:54:%02x:%02x:%02x:%02x", a[0], a[1], a[2], a[3])
 		c.LAN = fmt.Sprintf("pool %s/%s %d", p.Account.Key(), p.Spec.ID.Key(), p.Created.UnixMicro())
 	}
-	c.Ports = append(c.Ports, launch.Port{Host: n.Login, Guest: sshPort})
+	if n.Login.IsValid() {
+		c.Ports = append(c.Ports, launch.Port{Host: n.Login, Guest: sshPort})
+	}
 	for _, e := range n.Endpoints {
 		if e.Frontend != n.Login {
 			c.Ports = append(c.Ports, launch.Port{Host: e.Frontend, Guest: uint16(e.Backend), UDP: e.UDP})

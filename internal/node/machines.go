@@ -210,7 +210,7 @@ func (s *Service) launch(ctx context.Context, id millpond.NodeID) error {
 		ok = (row.State == millpond.NodeCreating || row.State == millpond.NodeReimaging || row.State == millpond.NodeUpgradingOS) && row.Pending == ""
 		if ok {
 			row.TokenHash = hashToken(token)
-			if err := tx.NumberNode(row, mostNumbers); err != nil {
+			if err := tx.NumberNode(row, most(p)); err != nil {
 				return err
 			}
 			row.Endpoints, row.Login = endpoints(p, *row), login(p, *row)

@@ -224,6 +224,8 @@ func (s *Service) RemoteLogin(ctx context.Context, acct millpond.AccountName, po
 		return n.Login, millpond.NodeRefusal(n.State, "the node has no machine that runs")
 	case n.BootID == "":
 		return n.Login, millpond.NodeRefusal(n.State, "the node has not booted yet")
+	case !n.Login.IsValid() && n.Number > mostNumbers:
+		return n.Login, millpond.Errorf(millpond.Conflict, "OperationNotValidOnNode", "The pool has more nodes than the %d that can be reached by remote login. Log in to another node, or run a task.", mostNumbers)
 	case !n.Login.IsValid():
 		return n.Login, millpond.Errorf(millpond.Conflict, "OperationNotValidOnNode", "The node's machine is older than remote login. Reimage the node.")
 	case !n.SSH:

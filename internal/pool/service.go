@@ -270,7 +270,7 @@ func notFound(id millpond.PoolID) error {
 	return millpond.Errorf(millpond.NotFound, "PoolNotFound", "The specified pool does not exist.").With("Pool", string(id))
 }
 
-// read reads a pool inside a transaction.
+// read reads a pool inside a transaction, without its current sizes.
 func read(tx *sqlite.Tx, acct millpond.AccountName, id millpond.PoolID) (millpond.Pool, error) {
 	p, err := tx.Pool(acct, id)
 	if errors.Is(err, sqlite.ErrNoRow) {
@@ -282,9 +282,12 @@ func read(tx *sqlite.Tx, acct millpond.AccountName, id millpond.PoolID) (millpon
 // Get reads a pool.
 func (s *Service) Get(ctx context.Context, acct millpond.AccountName, id millpond.PoolID) (p millpond.Pool, err error) {
 	err = s.DB.View(ctx, func(tx *sqlite.Tx) (err error) {
-		p, err = read(tx, acct, id)
+		p, err = tx.SizedPool(acct, id)
 		return err
 	})
+	if errors.Is(err, sqlite.ErrNoRow) {
+		err = notFound(id)
+	}
 	return p, err
 }
 

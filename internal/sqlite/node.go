@@ -185,6 +185,8 @@ func (t *Tx) AllNodes(account millpond.AccountName, pool millpond.PoolID) ([]mil
 		`SELECT `+headColumns+`, node.document FROM node WHERE account = ? AND pool_key = ? ORDER BY key`, account.Key(), pool.Key())
 }
 
+const lastNumber = `SELECT coalesce(max(number), 0) FROM node WHERE account = ? AND pool_key = ?`
+
 // NumberNode gives a node a number that no other of its pool has: the next, or
 // beyond most the first that is free.
 func (t *Tx) NumberNode(n *millpond.Node, most int) error {
@@ -192,11 +194,12 @@ func (t *Tx) NumberNode(n *millpond.Node, most int) error {
 		return nil
 	}
 	var last int
-	err := t.row(`SELECT coalesce(max(number), 0) FROM node WHERE account = ? AND pool_key = ?`, n.Account.Key(), n.Pool.Key()).Scan(&last)
+	err := t.row(lastNumber, n.Account.Key(), n.Pool.Key()).Scan(&last)
 	if err != nil {
 		return err
 	}
 	if n.Number = last + 1; n.Number > most {
+		// It costs as much as there are numbers below the one that is free.
 		err = t.row(`SELECT coalesce(min(a.number), 0) + 1 FROM (SELECT 0 AS number UNION SELECT number FROM node WHERE account = ? AND pool_key = ?) AS a
 			WHERE NOT EXISTS (SELECT 1 FROM node AS b WHERE b.account = ? AND b.pool_key = ? AND b.number = a.number + 1)`,
 			n.Account.Key(), n.Pool.Key(), n.Account.Key(), n.Pool.Key()).Scan(&n.Number)

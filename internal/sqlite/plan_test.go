@@ -16,6 +16,9 @@ func TestPagesUseIndexes(t *testing.T) {
 		countState:    "SEARCH job_count USING INDEX sqlite_autoindex_job_count_1 (account=? AND job_key=? AND state=?)",
 		countStates:   "SEARCH job_count USING INDEX sqlite_autoindex_job_count_1 (account=? AND job_key=?)",
 		// Those of one node are few; they are sorted.
+		currentSizes: "SEARCH node USING COVERING INDEX node_by_state (account=? AND pool_key=?)",
+		nodeStates:   "SEARCH node USING COVERING INDEX node_by_state (account=? AND pool_key=?)",
+		lastNumber:   "SEARCH node USING COVERING INDEX node_number (account=? AND pool_key=?)",
 		placedTasks: "SEARCH task USING INDEX task_by_node (node_key=?)\nUSE TEMP B-TREE FOR ORDER BY",
 	} {
 		if got := plan(t, query); got != want {

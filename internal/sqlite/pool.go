@@ -54,19 +54,29 @@ func scanPool(s scanner) (millpond.Pool, error) {
 	return p, json.Unmarshal([]byte(doc), &p)
 }
 
-// Pool reads a pool; ErrNoRow without it. Its current sizes are counted from
-// the nodes whose machine has run.
+// Pool reads a pool without its current sizes; ErrNoRow without it. Each node's
+// start reads its pool several times: to count all nodes each time would make a
+// pool's start cost the square of its size.
 func (t *Tx) Pool(account millpond.AccountName, id millpond.PoolID) (millpond.Pool, error) {
 	p, err := scanPool(t.row(`SELECT document FROM pool WHERE account = ? AND key = ?`, account.Key(), id.Key()))
+	p.CurrentDedicated, p.CurrentLowPriority = 0, 0
+	return p, err
+}
+
+// SizedPool reads a pool with its current sizes, which are counted from the nodes
+// whose machine has run; ErrNoRow without it.
+func (t *Tx) SizedPool(account millpond.AccountName, id millpond.PoolID) (millpond.Pool, error) {
+	p, err := t.Pool(account, id)
 	if err != nil {
 		return p, err
 	}
 	return p, t.countCurrent(&p)
 }
 
+const currentSizes = `SELECT coalesce(sum(dedicated), 0), coalesce(sum(1 - dedicated), 0) FROM node WHERE account = ? AND pool_key = ? AND allocated > 0`
+
 func (t *Tx) countCurrent(p *millpond.Pool) error {
-	return t.row(`SELECT coalesce(sum(dedicated), 0), coalesce(sum(1 - dedicated), 0) FROM node WHERE account = ? AND pool_key = ? AND allocated > 0`,
-		p.Account.Key(), p.Spec.ID.Key()).Scan(&p.CurrentDedicated, &p.CurrentLowPriority)
+	return t.row(currentSizes, p.Account.Key(), p.Spec.ID.Key()).Scan(&p.CurrentDedicated, &p.CurrentLowPriority)
 }
 
 // Pools lists pools of an account after a key, in any of states if there are any.
@@ -113,6 +123,8 @@ func (t *Tx) CountPools(account millpond.AccountName) (n int, err error) {
 	return n, t.row(`SELECT count(*) FROM pool WHERE account = ?`, account.Key()).Scan(&n)
 }
 
+const nodeStates = `SELECT dedicated, state, count(*) FROM node WHERE account = ? AND pool_key = ? GROUP BY dedicated, state`
+
 // NodeCounts counts the nodes of pools after a key by state.
 func (t *Tx) NodeCounts(account millpond.AccountName, after string, limit int) ([]millpond.PoolNodeCounts, error) {
 	pools, err := t.Pools(account, after, limit, nil)
@@ -128,7 +140,7 @@ func (t *Tx) NodeCounts(account millpond.AccountName, after string, limit int) (
 			n         int
 		}
 		rows, err := collect(t, func(r *sql.Rows) (v row, err error) { return v, r.Scan(&v.dedicated, &v.state, &v.n) },
-			`SELECT dedicated, state, count(*) FROM node WHERE account = ? AND pool_key = ? GROUP BY dedicated, state`, account.Key(), p.Spec.ID.Key())
+			nodeStates, account.Key(), p.Spec.ID.Key())
 		if err != nil {
 			return nil, err
 		}

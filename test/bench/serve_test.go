@@ -132,7 +132,7 @@ func report(b *testing.B, all []time.Duration, what string) {
 }
 
 // pss is a process's proportional set size in MiB.
-func pss(b *testing.B, pid int) float64 {
+func pss(b testing.TB, pid int) float64 {
 	text := read(b, fmt.Sprintf("/proc/%d/smaps_rollup", pid))
 	for _, line := range strings.Split(string(text), "\n") {
 		if f := strings.Fields(line); len(f) > 1 && f[0] == "Pss:" {
