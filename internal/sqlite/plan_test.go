@@ -19,7 +19,7 @@ func TestPagesUseIndexes(t *testing.T) {
 		currentSizes: "SEARCH node USING COVERING INDEX node_by_state (account=? AND pool_key=?)",
 		nodeStates:   "SEARCH node USING COVERING INDEX node_by_state (account=? AND pool_key=?)",
 		lastNumber:   "SEARCH node USING COVERING INDEX node_number (account=? AND pool_key=?)",
-		placedTasks: "SEARCH task USING INDEX task_by_node (node_key=?)\nUSE TEMP B-TREE FOR ORDER BY",
+		placedTasks:  "SEARCH task USING INDEX task_by_node (node_key=?)\nUSE TEMP B-TREE FOR ORDER BY",
 	} {
 		if got := plan(t, query); got != want {
 			t.Errorf("%s:\n%s\nwant\n%s", query, got, want)
