@@ -3,7 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
-	"net"
+	"net/http"
 	"os"
 	"time"
 
@@ -44,8 +44,8 @@ func (s *server) openLauncher() (machines, error) {
 	switch s.cfg.Launcher {
 	case "fake":
 		return fake.New(fake.Config{Clock: s.clock, Log: s.log,
-			Dial: func(ctx context.Context, node millpond.NodeID, generation int, token string) (net.Conn, error) {
-				return s.sessions.Dial(ctx, node, generation, token)
+			Join: func(ctx context.Context, node millpond.NodeID, generation int, token string, agent http.Handler) error {
+				return s.sessions.Join(ctx, node, generation, token, agent)
 			},
 			Behaviour: fake.Behaviour{BootDelay: time.Duration(s.cfg.Fake.BootDelay), FailBoot: s.cfg.Fake.FailureRate},
 			VMs:       s.cfg.Fake.MaxVMs}), nil

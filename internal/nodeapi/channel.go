@@ -146,15 +146,41 @@ func (h *Handler) Dial(ctx context.Context, node millpond.NodeID, generation int
 	return theirs, nil
 }
 
-// serve runs a session over conn, which it owns.
-func (h *Handler) serve(conn net.Conn, node millpond.NodeID, generation int, s *session) {
-	log := h.log.With("node", node, "generation", generation)
+// Join is Dial without a connection: it runs a session with an agent of this
+// process, whose handler is called directly, and returns when that has ended. ctx
+// ends it, and its values are those of the agent's requests.
+func (h *Handler) Join(ctx context.Context, node millpond.NodeID, generation int, token string, agent http.Handler) error {
+	if err := h.auth.AuthenticateNode(ctx, node, generation, token); err != nil {
+		return err
+	}
+	if !h.enter() {
+		return stopping()
+	}
+	defer h.wg.Done()
+	s := h.claim(node)
 	defer s.leave()
+	if !s.follows() {
+		return errNewer
+	}
+	client := nodeproto.NewLocalClient(ctx, agent)
+	defer client.Close()
+	h.talk(client, node, generation, s)
+	return nil
+}
+
+// follows waits for the session's forerunner; false when it has ended itself by then.
+func (s *session) follows() bool {
 	if s.old != nil {
 		<-s.old.done
 		s.old = nil // or every session would hold on to all before it
 	}
-	if s.ctx.Err() != nil {
+	return s.ctx.Err() == nil
+}
+
+// serve runs a session over conn, which it owns.
+func (h *Handler) serve(conn net.Conn, node millpond.NodeID, generation int, s *session) {
+	defer s.leave()
+	if !s.follows() {
 		conn.Close()
 		return
 	}
@@ -162,15 +188,20 @@ func (h *Handler) serve(conn net.Conn, node millpond.NodeID, generation int, s *
 	client, err := nodeproto.NewClient(start, conn)
 	stop()
 	if err != nil {
-		log.Warn("node channel: no HTTP/2 with the agent", "error", err)
+		h.log.Warn("node channel: no HTTP/2 with the agent", "node", node, "generation", generation, "error", err)
 		return
 	}
 	defer client.Close()
+	h.talk(client, node, generation, s)
+}
+
+// talk runs a session with a client that has just begun.
+func (h *Handler) talk(client *nodeproto.Client, node millpond.NodeID, generation int, s *session) {
 	unwatch := context.AfterFunc(client.Context(), func() { s.cancel(errLost) })
 	defer unwatch()
-	log.Debug("node channel: open")
-	err = h.sessions.Serve(s.ctx, node, generation, client)
-	log.Debug("node channel: closed", "reason", context.Cause(s.ctx), "error", err)
+	h.log.Debug("node channel: open", "node", node, "generation", generation)
+	err := h.sessions.Serve(s.ctx, node, generation, client)
+	h.log.Debug("node channel: closed", "node", node, "generation", generation, "reason", context.Cause(s.ctx), "error", err)
 }
 
 // claim makes a new session the node's and ends the one before.

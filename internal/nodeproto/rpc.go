@@ -21,8 +21,8 @@ const maxMessage = 32 << 20
 // concurrent use. It ends when its connection does.
 type Client struct {
 	nodev1.AgentClient
-	conn *watchedConn
-	http *http.ClientConn
+	ctx context.Context // ended with the session
+	end func() error
 }
 
 // NewClient starts HTTP/2 as the client on conn and owns conn. ctx bounds the
@@ -49,24 +49,27 @@ func NewClient(ctx context.Context, conn net.Conn) (*Client, error) {
 		conn.Close()
 		return nil, err
 	}
-	agent := nodev1.NewAgentClient(roundTripper{c}, "http://node",
+	return &Client{AgentClient: newAgentClient(roundTripper{c}), ctx: w.ctx, end: func() error {
+		err := c.Close()
+		return errors.Join(err, w.Close())
+	}}, nil
+}
+
+func newAgentClient(h connect.HTTPClient) nodev1.AgentClient {
+	return nodev1.NewAgentClient(h, "http://node",
 		connect.WithReadMaxBytes(maxMessage),
 		// Packing costs a megabyte per stream and gains nothing on a local way.
 		connect.WithAcceptCompression("gzip", nil, nil))
-	return &Client{AgentClient: agent, conn: w, http: c}, nil
 }
 
 // Done is closed when the session has ended, for whatever reason.
-func (c *Client) Done() <-chan struct{} { return c.conn.ctx.Done() }
+func (c *Client) Done() <-chan struct{} { return c.ctx.Done() }
 
 // Context ends with the session; it saves its waiters a goroutine each.
-func (c *Client) Context() context.Context { return c.conn.ctx }
+func (c *Client) Context() context.Context { return c.ctx }
 
 // Close ends the session; calls under way fail.
-func (c *Client) Close() error {
-	err := c.http.Close()
-	return errors.Join(err, c.conn.Close())
-}
+func (c *Client) Close() error { return c.end() }
 
 type roundTripper struct{ c *http.ClientConn }
 

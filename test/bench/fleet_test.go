@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -83,8 +84,13 @@ func newFleet(t testing.TB, dir string, replicas int, cfg fake.Config) *fleet {
 	random := func(p []byte) (int, error) { return rng.Read(p) }
 	var channel *nodeapi.Handler
 	cfg.Clock, cfg.Log = clk, log
-	cfg.Dial = func(ctx context.Context, node millpond.NodeID, generation int, token string) (net.Conn, error) {
-		return channel.Dial(ctx, node, generation, token)
+	cfg.Join = func(ctx context.Context, node millpond.NodeID, generation int, token string, agent http.Handler) error {
+		return channel.Join(ctx, node, generation, token, agent)
+	}
+	if os.Getenv("MILLPOND_DIAL") != "" { // each node over HTTP/2, as real ones are
+		cfg.Join, cfg.Dial = nil, func(ctx context.Context, node millpond.NodeID, generation int, token string) (net.Conn, error) {
+			return channel.Dial(ctx, node, generation, token)
+		}
 	}
 	machines := fake.New(cfg)
 	n := node.New(node.Deps{DB: db, Clock: clk, Log: log, Launcher: machines, Images: image, Accounts: image, Random: random,

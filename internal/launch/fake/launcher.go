@@ -34,6 +34,11 @@ import (
 // supervisor does, or within the process (nodeapi.Handler.Dial).
 type Dial func(ctx context.Context, node millpond.NodeID, generation int, token string) (net.Conn, error)
 
+// Join runs a session with an agent of this process, whose handler is called
+// directly (nodeapi.Handler.Join), until the session or ctx ends. An error means
+// that there was none.
+type Join func(ctx context.Context, node millpond.NodeID, generation int, token string, agent http.Handler) error
+
 // Behaviour is how machines behave. The zero value boots at once and well.
 type Behaviour struct {
 	// BootDelay is the time from Launch to the agent's first dial; Jitter is
@@ -53,7 +58,9 @@ type Behaviour struct {
 type Config struct {
 	Clock clock.Clock
 	Log   *slog.Logger
-	Dial  Dial
+	// Dial is used when there is no Join, which costs a third of it.
+	Dial Dial
+	Join Join
 	// Behaviour may be changed later with SetBehaviour.
 	Behaviour Behaviour
 	// Seed makes the random choices repeatable.

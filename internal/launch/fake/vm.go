@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -46,7 +45,7 @@ type boot struct {
 	done   chan struct{}
 
 	mu     sync.Mutex
-	conn   net.Conn
+	end    func() // ends the session that runs; nil without one
 	silent bool
 
 	frozen atomic.Bool
@@ -188,8 +187,8 @@ func (b *boot) drop(silent bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.silent = b.silent || silent
-	if b.conn != nil {
-		b.conn.Close()
+	if b.end != nil {
+		b.end()
 	}
 }
 
@@ -238,39 +237,59 @@ func (b *boot) serve(ctx context.Context) {
 	v.log("millpond-agent: waiting for the server")
 	pause := 20 * time.Millisecond
 	for ctx.Err() == nil {
-		conn, err := v.l.cfg.Dial(ctx, v.spec.Node, v.spec.Generation, v.spec.Channel.Token)
-		if err != nil {
-			// The row may not be committed yet, or the server is away.
-			if !wait(ctx, pause) {
-				return
-			}
-			pause = min(2*pause, time.Second)
-			continue
-		}
-		pause = 20 * time.Millisecond
+		err := b.session(ctx, a)
 		b.mu.Lock()
+		b.end = nil
 		silent := b.silent
-		b.conn = conn
-		b.mu.Unlock()
-		if silent {
-			conn.Close()
-			<-ctx.Done()
-			return
-		}
-		_ = nodeproto.ServeConn(context.WithValue(ctx, agentKey{}, a), conn, v.l.handler)
-		conn.Close()
-		b.mu.Lock()
-		b.conn = nil
-		silent = b.silent
 		b.mu.Unlock()
 		if silent {
 			<-ctx.Done()
 			return
 		}
+		if err == nil {
+			pause = 20 * time.Millisecond
+		}
+		// Without a session the row may not be committed yet, or the server is away.
 		if !wait(ctx, pause) {
 			return
 		}
+		if err != nil {
+			pause = min(2*pause, time.Second)
+		}
 	}
+}
+
+// session is one contact with the server; an error means that there was none.
+func (b *boot) session(ctx context.Context, a *agent.Agent) error {
+	v := b.vm
+	ctx, end := context.WithCancel(context.WithValue(ctx, agentKey{}, a))
+	defer end()
+	if v.l.cfg.Join != nil {
+		if !b.begin(end) {
+			return nil
+		}
+		return v.l.cfg.Join(ctx, v.spec.Node, v.spec.Generation, v.spec.Channel.Token, v.l.handler)
+	}
+	conn, err := v.l.cfg.Dial(ctx, v.spec.Node, v.spec.Generation, v.spec.Channel.Token)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	if b.begin(func() { conn.Close() }) {
+		_ = nodeproto.ServeConn(ctx, conn, v.l.handler)
+	}
+	return nil
+}
+
+// begin notes how the session that begins is ended; false for a guest that has
+// fallen silent.
+func (b *boot) begin(end func()) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.silent {
+		b.end = end
+	}
+	return !b.silent
 }
 
 // wait waits for d unless ctx ends first.
