@@ -80,44 +80,33 @@ func (x *session) read(ctx context.Context) (wanted, error) {
 	return w, err
 }
 
-// tell makes the agent do what the rows want, each time it is waked. It begins
-// when the reports that the agent had kept are applied: an attempt that ended
-// out of contact must not be started again.
+// tell makes the agent do what the rows want. It begins when the reports that the
+// agent had kept are applied.
 func (x *session) tell(ctx context.Context) error {
-	select {
-	case <-x.synced:
-	case <-ctx.Done():
-		return ctx.Err()
+	if !x.synced.Load() {
+		return nil // sync wakes it
 	}
-	stopped := map[attempt]bool{}
-	var w wanted
-	for {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-x.wake.C():
+	x.mu.Lock()
+	x.round++
+	round, offers := x.round, x.offers
+	x.offers = nil
+	x.mu.Unlock()
+	// The offers were taken before the rows are read: what they tell is in the
+	// rows, or it is over.
+	stale := x.stale.Swap(false)
+	var err error
+	if x.look.Swap(false) || stale {
+		if x.want, err = x.read(ctx); err == nil {
+			err = x.compare(ctx, x.want, x.stopped)
 		}
-		x.mu.Lock()
-		x.round++
-		round, offers := x.round, x.offers
-		x.offers = nil
-		x.mu.Unlock()
-		// The offers were taken before the rows are read: what they tell is in the
-		// rows, or it is over.
-		stale := x.stale.Swap(false)
-		var err error
-		if x.look.Swap(false) || stale {
-			if w, err = x.read(ctx); err == nil {
-				err = x.compare(ctx, w, stopped)
-			}
-		} else {
-			err = x.begin(ctx, w, offers)
-		}
-		if err != nil {
-			return err
-		}
-		x.prune(stopped, round)
+	} else {
+		err = x.begin(ctx, x.want, offers)
 	}
+	if err != nil {
+		return err
+	}
+	x.prune(x.stopped, round)
+	return nil
 }
 
 // prune forgets ends and stops that no plan can need any more: rows that were

@@ -41,47 +41,48 @@ const (
 	placeConsole = "console"
 )
 
-// keep fetches what tasks wrote, for as long as the session lasts.
+// keepSoon has what tasks wrote kept when the node has been quiet.
+func (x *session) keepSoon() {
+	x.kept.Wake()
+	x.keeps.Wake()
+}
+
+// keep waits until a node is quiet and then fetches what its tasks wrote.
 func (x *session) keep(ctx context.Context) error {
-	if x.svc.Kept == nil {
-		return nil
-	}
 	quiet := x.svc.Config.KeepDelay
+	select {
+	case <-x.kept.C():
+	default:
+		return nil // an earlier run has seen to it
+	}
+	latest := time.After(keepLatest * quiet)
+waiting:
 	for {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-x.keeps.C():
+		case <-x.kept.C():
+		case <-time.After(quiet):
+			break waiting
+		case <-latest:
+			break waiting
 		}
-		latest := time.After(keepLatest * quiet)
-	waiting:
-		for {
-			select {
-			case <-ctx.Done():
-				return ctx.Err()
-			case <-x.keeps.C():
-			case <-time.After(quiet):
-				break waiting
-			case <-latest:
-				break waiting
-			}
+	}
+	for {
+		n, err := x.keepSome(ctx)
+		if errors.Is(err, errCannotKeep) {
+			return nil
 		}
-		for {
-			n, err := x.keepSome(ctx)
-			if errors.Is(err, errCannotKeep) {
-				return nil
-			}
-			if err != nil && ctx.Err() == nil {
-				x.svc.Log.Warn("what tasks wrote could not be kept; it stays on the node and is tried again", "node", x.node, "err", err)
-			}
-			if err != nil || n < keepBatch {
-				break
-			}
-			select {
-			case <-ctx.Done():
-				return ctx.Err()
-			case <-time.After(keepBreath):
-			}
+		if err != nil && ctx.Err() == nil {
+			x.svc.Log.Warn("what tasks wrote could not be kept; it stays on the node and is tried again", "node", x.node, "err", err)
+		}
+		if err != nil || n < keepBatch {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(keepBreath):
 		}
 	}
 }

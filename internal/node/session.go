@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
-	"golang.org/x/sync/errgroup"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	millpond "millpond.dev/millpond"
@@ -19,9 +18,9 @@ import (
 	"millpond.dev/millpond/internal/wake"
 )
 
-// session is the contact with one agent. Three goroutines live in it: one
-// applies the agent's events, one tells the agent what the rows want, one
-// acknowledges.
+// session is the contact with one agent. One goroutine lives in it, which reads
+// what the agent says. The rest are errands: to apply the agent's events, to tell it
+// what the rows want, to acknowledge, to keep what tasks wrote.
 type session struct {
 	svc        *Service
 	node       millpond.NodeID
@@ -34,10 +33,14 @@ type session struct {
 	pool   string
 	cancel context.CancelCauseFunc
 	done   chan struct{}
-	wake   *wake.Signal
-	acks   *wake.Signal
-	// keeps asks for what tasks wrote to be kept.
-	keeps *wake.Signal
+	wake   errand // tell
+	acks   errand // acknowledge
+	apply  errand
+	// keeps asks for what tasks wrote to be kept; the signal tells keep, which waits
+	// for quiet, of each time.
+	keeps  errand
+	kept   *wake.Signal
+	synced atomic.Bool // the events that were kept at Hello are applied
 	// ready: Hello is answered; Service.mu guards it.
 	ready bool
 
@@ -45,8 +48,12 @@ type session struct {
 	// may be old; blocked that the end of an attempt lets another go on.
 	look, stale, blocked atomic.Bool
 
-	// noticed is the notice that the agent was given last; only tell uses it.
+	// noticed is the notice that the agent was given last, want what the rows wanted
+	// when they were read last, and stopped the attempts that were told to stop; only
+	// tell uses them.
 	noticed time.Time
+	want    wanted
+	stopped map[attempt]bool
 	// instances says that the agent knows instances of multi-instance tasks;
 	// proceeded are the primaries that were told to go on. Both belong to serve and
 	// to what it starts for telling.
@@ -67,8 +74,11 @@ type session struct {
 
 	// through is the last event up to which the rows know everything.
 	through uint64
-	// synced is closed when the events that were kept at Hello are applied.
-	synced chan struct{}
+	// events wait to be applied; room is waked when they became fewer. last is the
+	// last event that was kept at Hello.
+	events []*nodev1.Event
+	room   *wake.Signal
+	last   uint64
 }
 
 // attempt is one run of a task. job is a key and empty for the start task.
@@ -103,8 +113,8 @@ const callLimit = 30 * time.Second
 func (s *Service) Serve(ctx context.Context, id millpond.NodeID, generation int, client nodev1.AgentClient) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	x := &session{svc: s, node: id, generation: generation, client: client, cancel: cancel, done: make(chan struct{}), wake: wake.New(), acks: wake.New(), keeps: wake.New(),
-		running: map[attempt]bool{}, ended: map[attempt]ending{}, proceeded: map[attempt]bool{}, synced: make(chan struct{})}
+	x := &session{svc: s, node: id, generation: generation, client: client, cancel: cancel, done: make(chan struct{}), kept: wake.New(), room: wake.New(),
+		running: map[attempt]bool{}, ended: map[attempt]ending{}, proceeded: map[attempt]bool{}, stopped: map[attempt]bool{}}
 	defer close(x.done)
 	if err := s.enter(ctx, x); err != nil {
 		return err
@@ -154,7 +164,14 @@ func (s *Service) leave(x *session) {
 }
 
 func (x *session) serve(ctx context.Context) error {
-	hello, n, err := x.hello(ctx)
+	var hello *nodev1.HelloResponse
+	var n millpond.Node
+	err := aside(func() (err error) {
+		if hello, n, err = x.hello(ctx); err != nil {
+			return err
+		}
+		return nil
+	})
 	if err != nil {
 		return err
 	}
@@ -169,26 +186,34 @@ func (x *session) serve(ctx context.Context) error {
 	x.svc.Log.Info("node speaks", "pool", n.Pool, "node", x.node, "generation", x.generation, "boot", hello.GetBootId(), "state", n.State)
 
 	// Before any task: one may run as such an account and want its keys.
-	if err := x.beginLogins(ctx); err != nil {
+	if err := aside(func() error { return x.beginLogins(ctx) }); err != nil {
 		return err
 	}
 
-	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return x.listen(ctx, hello.GetLastSequence()) })
-	g.Go(func() error { return x.tell(ctx) })
-	if n.Preparing {
-		g.Go(func() error { return x.prepare(ctx, hello.GetBootId()) })
+	w := newWork(ctx)
+	x.acks.begin(w, x.acknowledge)
+	x.apply.begin(w, x.applySome)
+	x.wake.begin(w, x.tell)
+	if x.svc.Kept != nil {
+		x.keeps.begin(w, x.keep)
 	}
-	g.Go(func() error { return x.acknowledge(ctx) })
-	g.Go(func() error { return x.install(ctx) })
-	g.Go(func() error { return x.keep(ctx) })
-	x.keeps.Wake()
+	if n.Preparing {
+		w.start(func(ctx context.Context) error { return x.prepare(ctx, hello.GetBootId()) })
+	}
+	if n.Installing {
+		w.start(x.install)
+	}
+	x.keepSoon()
 	x.look.Store(true)
 	x.wake.Wake()
 	x.svc.Wakes.Scheduler.Wake()
 	x.svc.Wakes.Nodes.Wake()
 	x.svc.Wakes.Allocator.Wake()
-	return g.Wait()
+	err = x.listen(w.ctx, hello.GetLastSequence())
+	if failed := w.end(); failed != nil {
+		return failed
+	}
+	return err
 }
 
 // hello gives the node its identity and brings its row to what booted.
@@ -374,75 +399,93 @@ func setPhase(n *millpond.Node, phase string, now time.Time) {
 	n.Phases[phase] = d
 }
 
-// listen applies the agent's events as they come.
+// mostEvents is how many events wait at most to be applied, perTake how many are
+// applied together.
+const mostEvents, perTake = 512, 256
+
+// listen takes the agent's events as they come. It runs ahead of what applies
+// them, so that events that come together are applied together.
 func (x *session) listen(ctx context.Context, kept uint64) error {
 	x.mu.Lock()
 	after := x.through
+	x.last = kept
 	x.mu.Unlock()
 	if kept <= after {
-		close(x.synced)
-		kept = 0
+		x.sync()
 	}
 	stream, err := x.client.Watch(ctx, connect.NewRequest(&nodev1.WatchRequest{After: after, Bundles: true}))
 	if err != nil {
 		return fmt.Errorf("watch node %s: %w", x.node, err)
 	}
 	defer stream.Close()
-	// The reader runs ahead of the writer, so that events that come together
-	// are applied together.
-	events := make(chan *nodev1.Event, 256)
-	g, ctx := errgroup.WithContext(ctx)
 	silence := time.AfterFunc(x.svc.Config.Silence, func() { x.cancel(fmt.Errorf("nothing was heard of node %s for %s", x.node, x.svc.Config.Silence)) })
 	defer silence.Stop()
-	g.Go(func() error {
-		defer close(events)
-		for stream.Receive() {
-			silence.Reset(x.svc.Config.Silence)
-			x.svc.heard(x.node)
-			if stream.Msg().GetSequence() == 0 {
-				x.svc.noteBeat(x.node, stream.Msg().GetHeartbeat())
-				continue
-			}
-			for _, e := range append([]*nodev1.Event{stream.Msg()}, stream.Msg().GetMore()...) {
-				select {
-				case events <- e:
-				case <-ctx.Done():
-					return ctx.Err()
-				}
-			}
+	for stream.Receive() {
+		silence.Reset(x.svc.Config.Silence)
+		x.svc.heard(x.node)
+		if stream.Msg().GetSequence() == 0 {
+			x.svc.noteBeat(x.node, stream.Msg().GetHeartbeat())
+			continue
 		}
-		if err := stream.Err(); err != nil {
-			return fmt.Errorf("watch node %s: %w", x.node, err)
+		if err := x.hand(ctx, append([]*nodev1.Event{stream.Msg()}, stream.Msg().GetMore()...)); err != nil {
+			return err
 		}
-		return fmt.Errorf("node %s ended the session", x.node)
-	})
-	g.Go(func() error {
-		for first := range events {
-			batch := []*nodev1.Event{first}
-			for len(batch) < 256 {
-				select {
-				case e, ok := <-events:
-					if !ok {
-						break
-					}
-					batch = append(batch, e)
-					continue
-				default:
-				}
-				break
-			}
-			through, err := x.take(ctx, batch)
-			if err != nil {
-				return err
-			}
-			if kept > 0 && through >= kept {
-				kept = 0
-				close(x.synced)
-			}
+	}
+	if err := stream.Err(); err != nil {
+		return fmt.Errorf("watch node %s: %w", x.node, err)
+	}
+	return fmt.Errorf("node %s ended the session", x.node)
+}
+
+// sync lets tell begin: an attempt that ended out of contact must not be started
+// again.
+func (x *session) sync() {
+	x.synced.Store(true)
+	x.wake.Wake()
+}
+
+// hand has events applied; it waits while there are too many.
+func (x *session) hand(ctx context.Context, events []*nodev1.Event) error {
+	x.mu.Lock()
+	x.events = append(x.events, events...)
+	full := len(x.events) > mostEvents
+	x.mu.Unlock()
+	x.apply.Wake()
+	for full {
+		select {
+		case <-x.room.C():
+		case <-ctx.Done():
+			return ctx.Err()
 		}
-		return nil
-	})
-	return g.Wait()
+		x.mu.Lock()
+		full = len(x.events) > mostEvents
+		x.mu.Unlock()
+	}
+	return nil
+}
+
+// applySome applies what has been handed.
+func (x *session) applySome(ctx context.Context) error {
+	for {
+		x.mu.Lock()
+		n := min(len(x.events), perTake)
+		batch := x.events[:n:n]
+		if x.events = x.events[n:]; len(x.events) == 0 {
+			x.events = nil
+		}
+		x.mu.Unlock()
+		if n == 0 {
+			return nil
+		}
+		x.room.Wake()
+		through, err := x.take(ctx, batch)
+		if err != nil {
+			return err
+		}
+		if through >= x.last && !x.synced.Load() {
+			x.sync()
+		}
+	}
 }
 
 // take applies a batch of events and has them acknowledged. That an attempt
@@ -479,7 +522,7 @@ func (x *session) take(ctx context.Context, batch []*nodev1.Event) (uint64, erro
 	x.through = max(x.through, known)
 	x.mu.Unlock()
 	x.acks.Wake()
-	x.keeps.Wake()
+	x.keepSoon()
 	if x.blocked.Swap(false) {
 		x.look.Store(true)
 		x.wake.Wake()
@@ -495,25 +538,18 @@ const gather = 300 * time.Millisecond
 // acknowledge lets the agent forget what was applied, off the way of the
 // events themselves.
 func (x *session) acknowledge(ctx context.Context) error {
-	for {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-x.acks.C():
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(gather):
-		}
-		x.mu.Lock()
-		through := x.through
-		x.mu.Unlock()
-		call, cancel := context.WithTimeout(ctx, callLimit)
-		_, err := x.client.Acknowledge(call, connect.NewRequest(&nodev1.AcknowledgeRequest{Through: through}))
-		cancel()
-		if err != nil {
-			return fmt.Errorf("acknowledge to node %s: %w", x.node, err)
-		}
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(gather):
 	}
+	x.mu.Lock()
+	through := x.through
+	x.mu.Unlock()
+	call, cancel := context.WithTimeout(ctx, callLimit)
+	defer cancel()
+	if _, err := x.client.Acknowledge(call, connect.NewRequest(&nodev1.AcknowledgeRequest{Through: through})); err != nil {
+		return fmt.Errorf("acknowledge to node %s: %w", x.node, err)
+	}
+	return nil
 }

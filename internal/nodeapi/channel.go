@@ -150,7 +150,11 @@ func (h *Handler) Dial(ctx context.Context, node millpond.NodeID, generation int
 // process, whose handler is called directly, and returns when that has ended. ctx
 // ends it, and its values are those of the agent's requests.
 func (h *Handler) Join(ctx context.Context, node millpond.NodeID, generation int, token string, agent http.Handler) error {
-	if err := h.auth.AuthenticateNode(ctx, node, generation, token); err != nil {
+	// On a goroutine of its own: the database wants a deep stack, and this one stays
+	// as long as the session.
+	known := make(chan error, 1)
+	go func() { known <- h.auth.AuthenticateNode(ctx, node, generation, token) }()
+	if err := <-known; err != nil {
 		return err
 	}
 	if !h.enter() {

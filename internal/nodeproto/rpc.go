@@ -55,13 +55,6 @@ func NewClient(ctx context.Context, conn net.Conn) (*Client, error) {
 	}}, nil
 }
 
-func newAgentClient(h connect.HTTPClient) nodev1.AgentClient {
-	return nodev1.NewAgentClient(h, "http://node",
-		connect.WithReadMaxBytes(maxMessage),
-		// Packing costs a megabyte per stream and gains nothing on a local way.
-		connect.WithAcceptCompression("gzip", nil, nil))
-}
-
 // Done is closed when the session has ended, for whatever reason.
 func (c *Client) Done() <-chan struct{} { return c.ctx.Done() }
 

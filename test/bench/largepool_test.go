@@ -61,6 +61,10 @@ func BenchmarkLargePool(b *testing.B) {
 			var m runtime.MemStats
 			runtime.ReadMemStats(&m)
 			b.Logf("heap in use %d MiB, idle %d, released %d, stacks %d, sys %d; %d goroutines", m.HeapInuse>>20, m.HeapIdle>>20, m.HeapReleased>>20, m.StackInuse>>20, m.Sys>>20, runtime.NumGoroutine())
+			runtime.GC()
+			runtime.GC()
+			runtime.ReadMemStats(&m)
+			b.Logf("after a collection: heap %d MiB, stacks %d", m.HeapAlloc>>20, m.StackInuse>>20)
 			g, _ := os.Create(path + ".goroutines")
 			_ = pprof.Lookup("goroutine").WriteTo(g, 1)
 			g.Close()
