@@ -83,6 +83,46 @@ type CreationData struct {
 	ImageLUN         *int32 `json:",omitempty"` // FromImage: a data disk of it; nil is the OS disk
 	UploadBytes      int64  `json:",omitempty"`
 	SourceUniqueID   string `json:",omitempty"`
+	// PerformancePlus and CopySpeed (Enhanced, Standard) are kept and shown.
+	PerformancePlus bool   `json:",omitempty"`
+	CopySpeed       string `json:",omitempty"`
+}
+
+// DiskPromise is what a disk or snapshot is marked with for clients: nothing
+// of it changes how the disk works, which is always as fast as its host.
+// Members that nobody gave are nil or empty.
+type DiskPromise struct {
+	// IOPS and MBps are for reading and writing, those ending in Read for
+	// readers of a shared disk.
+	IOPS, IOPSRead, MBps, MBpsRead *int64 `json:",omitempty"`
+	// Tier is the performance tier, such as P4.
+	Tier                    string `json:",omitempty"`
+	Bursting, OftenAttached *bool  `json:",omitempty"`
+	// Hibernation, AcceleratedNetwork, Architecture and Controllers (such as
+	// SCSI, NVMe) say what the system on the disk is fit for.
+	Hibernation        *bool  `json:",omitempty"`
+	AcceleratedNetwork *bool  `json:",omitempty"`
+	Architecture       string `json:",omitempty"`
+	Controllers        string `json:",omitempty"`
+}
+
+// Merge puts what a change gives over p.
+func (p *DiskPromise) Merge(c DiskPromise) {
+	for _, f := range []struct{ to, from **int64 }{{&p.IOPS, &c.IOPS}, {&p.IOPSRead, &c.IOPSRead}, {&p.MBps, &c.MBps}, {&p.MBpsRead, &c.MBpsRead}} {
+		if *f.from != nil {
+			*f.to = *f.from
+		}
+	}
+	for _, f := range []struct{ to, from **bool }{{&p.Bursting, &c.Bursting}, {&p.OftenAttached, &c.OftenAttached}, {&p.Hibernation, &c.Hibernation}, {&p.AcceleratedNetwork, &c.AcceleratedNetwork}} {
+		if *f.from != nil {
+			*f.to = *f.from
+		}
+	}
+	for _, f := range []struct{ to, from *string }{{&p.Tier, &c.Tier}, {&p.Architecture, &c.Architecture}, {&p.Controllers, &c.Controllers}} {
+		if *f.from != "" {
+			*f.to = *f.from
+		}
+	}
 }
 
 // Disk is a writable managed disk, or (Snapshot true) an immutable snapshot.
@@ -97,6 +137,7 @@ type Disk struct {
 	State       DiskState
 	UniqueID    string
 	Creation    CreationData
+	Promise     DiskPromise
 	Incremental bool `json:",omitempty"`
 	// Family is the same for all incremental snapshots of one disk.
 	Family  string `json:",omitempty"`

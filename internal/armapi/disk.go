@@ -43,6 +43,24 @@ type diskIn struct {
 	network  *armcompute.NetworkAccessPolicy
 	public   *armcompute.PublicNetworkAccess
 	sku      string
+	promise  millpond.DiskPromise
+}
+
+// promise decodes what a disk or snapshot is marked with; d has the members
+// that only disks have.
+func promise(d armcompute.DiskProperties, can *armcompute.SupportedCapabilities, hibernation *bool) millpond.DiskPromise {
+	c := val(can)
+	return millpond.DiskPromise{IOPS: d.DiskIOPSReadWrite, IOPSRead: d.DiskIOPSReadOnly, MBps: d.DiskMBpsReadWrite, MBpsRead: d.DiskMBpsReadOnly,
+		Tier: val(d.Tier), Bursting: d.BurstingEnabled, OftenAttached: d.OptimizedForFrequentAttach, Hibernation: hibernation,
+		AcceleratedNetwork: c.AcceleratedNetwork, Architecture: string(val(c.Architecture)), Controllers: val(c.DiskControllerTypes)}
+}
+
+// capabilities encodes what promise decoded; nil if nothing was given.
+func capabilities(p millpond.DiskPromise) *armcompute.SupportedCapabilities {
+	if p.AcceleratedNetwork == nil && p.Architecture == "" && p.Controllers == "" {
+		return nil
+	}
+	return &armcompute.SupportedCapabilities{AcceleratedNetwork: p.AcceleratedNetwork, Architecture: enumOrNil[armcompute.Architecture](p.Architecture), DiskControllerTypes: strOrNil(p.Controllers)}
 }
 
 func (in diskIn) into(d *millpond.Disk) (err error) {
@@ -58,7 +76,7 @@ func (in diskIn) into(d *millpond.Disk) (err error) {
 	if d.Public, err = canonical(in.public, armcompute.PossiblePublicNetworkAccessValues(), "publicNetworkAccess"); err != nil {
 		return err
 	}
-	d.SKU = in.sku
+	d.SKU, d.Promise = in.sku, in.promise
 	c := in.creation
 	if c == nil {
 		return nil
@@ -67,7 +85,13 @@ func (in diskIn) into(d *millpond.Disk) (err error) {
 	if err != nil {
 		return err
 	}
-	d.Creation = millpond.CreationData{Option: millpond.CreateOption(option), SourceID: val(c.SourceResourceID), SourceURI: val(c.SourceURI), StorageAccountID: val(c.StorageAccountID), UploadBytes: val(c.UploadSizeBytes)}
+	d.Creation = millpond.CreationData{Option: millpond.CreateOption(option), SourceID: val(c.SourceResourceID), SourceURI: val(c.SourceURI), StorageAccountID: val(c.StorageAccountID), UploadBytes: val(c.UploadSizeBytes), PerformancePlus: val(c.PerformancePlus)}
+	if d.Creation.CopySpeed, err = canonical(c.ProvisionedBandwidthCopySpeed, armcompute.PossibleProvisionedBandwidthCopyOptionValues(), "creationData.provisionedBandwidthCopySpeed"); err != nil {
+		return err
+	}
+	if n := val(c.LogicalSectorSize); n != 0 && n != 512 {
+		return unsupported("creationData.logicalSectorSize", "Disks have sectors of 512 bytes; %d is not supported. Leave out --logical-sector-size.", n)
+	}
 	// A managed image is named by the other reference, as in Azure.
 	if i := c.ImageReference; i != nil && c.GalleryImageReference == nil {
 		d.Creation.ImageID, d.Creation.ImageLUN = val(i.ID), i.Lun
@@ -92,8 +116,10 @@ func diskSKU(sku *armcompute.DiskSKU, fallback string) (string, error) {
 }
 
 // plain refuses what no disk or snapshot can have here, in PUT and PATCH alike.
-func plain(encryption *armcompute.Encryption, access *string, shares *int32) error {
+func plain(encryption *armcompute.Encryption, access *string, shares *int32, auth *armcompute.DataAccessAuthMode) error {
 	switch {
+	case auth != nil && !strings.EqualFold(string(*auth), string(armcompute.DataAccessAuthModeNone)):
+		return unsupported("properties.dataAccessAuthMode", "A signed URL alone gives access to a disk's bytes; asking for a token beside it is not supported. Leave out --data-access-auth-mode.")
 	case val(shares) > 1:
 		return unsupported("properties.maxShares", "Shared disks are not supported.")
 	case val(access) != "":
@@ -123,10 +149,10 @@ func (e *Edge) putDisk(w http.ResponseWriter, r *azwire.Request, full string) er
 		if p.SecurityProfile != nil {
 			return unsupported("properties.securityProfile", "Security profiles of snapshots are not supported.")
 		}
-		if err := plain(p.Encryption, p.DiskAccessID, nil); err != nil {
+		if err := plain(p.Encryption, p.DiskAccessID, nil, p.DataAccessAuthMode); err != nil {
 			return err
 		}
-		if err := (diskIn{p.CreationData, p.OSType, p.HyperVGeneration, p.NetworkAccessPolicy, p.PublicNetworkAccess, sku}).into(d); err != nil {
+		if err := (diskIn{p.CreationData, p.OSType, p.HyperVGeneration, p.NetworkAccessPolicy, p.PublicNetworkAccess, sku, promise(armcompute.DiskProperties{}, p.SupportedCapabilities, p.SupportsHibernation)}).into(d); err != nil {
 			return err
 		}
 		d.Snapshot, d.Incremental, c.SizeGB = true, val(p.Incremental), val(p.DiskSizeGB)
@@ -141,13 +167,13 @@ func (e *Edge) putDisk(w http.ResponseWriter, r *azwire.Request, full string) er
 		if err != nil {
 			return err
 		}
-		if err := plain(p.Encryption, p.DiskAccessID, p.MaxShares); err != nil {
+		if err := plain(p.Encryption, p.DiskAccessID, p.MaxShares, p.DataAccessAuthMode); err != nil {
 			return err
 		}
 		if p.SecurityProfile != nil && p.SecurityProfile.SecurityType != nil && !strings.EqualFold(string(*p.SecurityProfile.SecurityType), "Standard") {
 			return unsupported("properties.securityProfile", "Security type %s is not supported. Create the disk with --security-type Standard.", *p.SecurityProfile.SecurityType)
 		}
-		if err := (diskIn{p.CreationData, p.OSType, p.HyperVGeneration, p.NetworkAccessPolicy, p.PublicNetworkAccess, sku}).into(d); err != nil {
+		if err := (diskIn{p.CreationData, p.OSType, p.HyperVGeneration, p.NetworkAccessPolicy, p.PublicNetworkAccess, sku, promise(p, p.SupportedCapabilities, p.SupportsHibernation)}).into(d); err != nil {
 			return err
 		}
 		for _, z := range body.Zones {
@@ -181,10 +207,10 @@ func (e *Edge) patchDisk(w http.ResponseWriter, r *azwire.Request, full string) 
 		if err != nil {
 			return err
 		}
-		if err := plain(p.Encryption, p.DiskAccessID, nil); err != nil {
+		if err := plain(p.Encryption, p.DiskAccessID, nil, p.DataAccessAuthMode); err != nil {
 			return err
 		}
-		if err := (diskIn{nil, p.OSType, nil, p.NetworkAccessPolicy, p.PublicNetworkAccess, sku}).into(d); err != nil {
+		if err := (diskIn{nil, p.OSType, nil, p.NetworkAccessPolicy, p.PublicNetworkAccess, sku, promise(armcompute.DiskProperties{}, p.SupportedCapabilities, p.SupportsHibernation)}).into(d); err != nil {
 			return err
 		}
 		d.Snapshot, c.SizeGB, c.Tags = true, val(p.DiskSizeGB), tagsIn(body.Tags)
@@ -198,10 +224,11 @@ func (e *Edge) patchDisk(w http.ResponseWriter, r *azwire.Request, full string) 
 		if err != nil {
 			return err
 		}
-		if err := plain(p.Encryption, p.DiskAccessID, p.MaxShares); err != nil {
+		if err := plain(p.Encryption, p.DiskAccessID, p.MaxShares, p.DataAccessAuthMode); err != nil {
 			return err
 		}
-		if err := (diskIn{nil, p.OSType, nil, p.NetworkAccessPolicy, p.PublicNetworkAccess, sku}).into(d); err != nil {
+		if err := (diskIn{nil, p.OSType, nil, p.NetworkAccessPolicy, p.PublicNetworkAccess, sku, promise(armcompute.DiskProperties{DiskIOPSReadWrite: p.DiskIOPSReadWrite, DiskIOPSReadOnly: p.DiskIOPSReadOnly,
+			DiskMBpsReadWrite: p.DiskMBpsReadWrite, DiskMBpsReadOnly: p.DiskMBpsReadOnly, Tier: p.Tier, BurstingEnabled: p.BurstingEnabled, OptimizedForFrequentAttach: p.OptimizedForFrequentAttach}, p.SupportedCapabilities, p.SupportsHibernation)}).into(d); err != nil {
 			return err
 		}
 		c.SizeGB, c.Tags = val(p.DiskSizeGB), tagsIn(body.Tags)
@@ -232,6 +259,10 @@ func (e *Edge) changeDisk(w http.ResponseWriter, r *azwire.Request, c compute.Ch
 func encodeCreation(c millpond.CreationData) *armcompute.CreationData {
 	out := &armcompute.CreationData{CreateOption: ptr(armcompute.DiskCreateOption(c.Option)), SourceResourceID: strOrNil(c.SourceID), SourceURI: strOrNil(compute.ShownURI(c.SourceURI)),
 		StorageAccountID: strOrNil(c.StorageAccountID), SourceUniqueID: strOrNil(c.SourceUniqueID)}
+	if c.PerformancePlus {
+		out.PerformancePlus = ptr(true)
+	}
+	out.ProvisionedBandwidthCopySpeed = enumOrNil[armcompute.ProvisionedBandwidthCopyOption](c.CopySpeed)
 	if c.UploadBytes > 0 {
 		out.UploadSizeBytes = ptr(c.UploadBytes)
 	}
@@ -260,7 +291,10 @@ func encodeDisk(d *millpond.Disk) *armcompute.Disk {
 			CreationData: encodeCreation(d.Creation), OSType: enumOrNil[armcompute.OperatingSystemTypes](d.OSType), HyperVGeneration: enumOrNil[armcompute.HyperVGeneration](d.HyperV),
 			DiskSizeGB: ptr(d.SizeGB()), DiskSizeBytes: ptr(d.SizeBytes), DiskState: ptr(armcompute.DiskState(d.State)), ProvisioningState: ptr(string(d.Base().State)),
 			TimeCreated: ptr(d.Created), UniqueID: ptr(d.UniqueID), NetworkAccessPolicy: ptr(armcompute.NetworkAccessPolicy(d.Network)), PublicNetworkAccess: ptr(armcompute.PublicNetworkAccess(d.Public)),
-			Encryption: &armcompute.Encryption{Type: ptr(armcompute.EncryptionTypeEncryptionAtRestWithPlatformKey)},
+			Encryption:        &armcompute.Encryption{Type: ptr(armcompute.EncryptionTypeEncryptionAtRestWithPlatformKey)},
+			DiskIOPSReadWrite: d.Promise.IOPS, DiskIOPSReadOnly: d.Promise.IOPSRead, DiskMBpsReadWrite: d.Promise.MBps, DiskMBpsReadOnly: d.Promise.MBpsRead,
+			Tier: strOrNil(d.Promise.Tier), BurstingEnabled: d.Promise.Bursting, OptimizedForFrequentAttach: d.Promise.OftenAttached,
+			SupportsHibernation: d.Promise.Hibernation, SupportedCapabilities: capabilities(d.Promise),
 		},
 	}
 }
@@ -278,7 +312,8 @@ func (e *Edge) encodeSnapshot(d *millpond.Disk) *armcompute.Snapshot {
 			CreationData: encodeCreation(d.Creation), OSType: enumOrNil[armcompute.OperatingSystemTypes](d.OSType), HyperVGeneration: enumOrNil[armcompute.HyperVGeneration](d.HyperV),
 			DiskSizeGB: ptr(d.SizeGB()), DiskSizeBytes: ptr(d.SizeBytes), DiskState: ptr(armcompute.DiskState(d.State)), ProvisioningState: ptr(string(d.Base().State)),
 			TimeCreated: ptr(d.Created), UniqueID: ptr(d.UniqueID), Incremental: ptr(d.Incremental), IncrementalSnapshotFamilyID: strOrNil(d.Family), CompletionPercent: completion, NetworkAccessPolicy: ptr(armcompute.NetworkAccessPolicy(d.Network)), PublicNetworkAccess: ptr(armcompute.PublicNetworkAccess(d.Public)),
-			Encryption: &armcompute.Encryption{Type: ptr(armcompute.EncryptionTypeEncryptionAtRestWithPlatformKey)},
+			Encryption:          &armcompute.Encryption{Type: ptr(armcompute.EncryptionTypeEncryptionAtRestWithPlatformKey)},
+			SupportsHibernation: d.Promise.Hibernation, SupportedCapabilities: capabilities(d.Promise),
 		},
 	}
 }

@@ -338,6 +338,7 @@ func (s *Service) change(tx *sqlite.Tx, old *millpond.Disk, c Change) (*millpond
 	set(&old.OSType, c.Disk.OSType)
 	set(&old.Network, c.Disk.Network)
 	set(&old.Public, c.Disk.Public)
+	old.Promise.Merge(c.Disk.Promise)
 	if c.SizeGB > old.SizeGB() {
 		old.SizeBytes = int64(c.SizeGB) * gib
 	}

@@ -68,6 +68,39 @@ func TestCopyStart(t *testing.T) {
 	}
 }
 
+// An empty snapshot is one of a disk that nobody wrote to.
+func TestEmptySnapshot(t *testing.T) {
+	s, ctx := testService(t), context.Background()
+	snap := made(t, s, "snapshots", "none", millpond.Disk{Creation: millpond.CreationData{Option: millpond.CreateEmpty}}, 1)
+	if snap.Content == "" || snap.SizeBytes != gib {
+		t.Fatalf("%+v", snap)
+	}
+	of := made(t, s, "disks", "of", millpond.Disk{Creation: copyOf("snapshots", "none")}, 0)
+	b, err := s.openDisk(ctx, of, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	got := make([]byte, 1<<20)
+	if _, err := b.ReadAt(got, gib-int64(len(got))); err != nil || !bytes.Equal(got, make([]byte, len(got))) {
+		t.Errorf("not zeros: %v", err)
+	}
+}
+
+// What clients mark a disk with stays until they change it.
+func TestPromises(t *testing.T) {
+	s, ctx := testService(t), context.Background()
+	n, yes, no := int64(500), true, false
+	d := made(t, s, "disks", "d", millpond.Disk{Promise: millpond.DiskPromise{IOPS: &n, AcceleratedNetwork: &yes, Tier: "P4"}, Creation: millpond.CreationData{Option: millpond.CreateEmpty}}, 1)
+	d, _, err := s.PutDisk(ctx, millpond.Caller{}, Change{Disk: millpond.Disk{Resource: millpond.Resource{ID: d.ID}, Promise: millpond.DiskPromise{AcceleratedNetwork: &no}}, Patch: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p := d.Promise; p.IOPS == nil || *p.IOPS != n || p.Tier != "P4" || p.AcceleratedNetwork == nil || *p.AcceleratedNetwork {
+		t.Errorf("%+v", p)
+	}
+}
+
 func resizeTo(s *Service, d *millpond.Disk, gb int32) error {
 	_, _, err := s.PutDisk(context.Background(), millpond.Caller{}, Change{Disk: millpond.Disk{Resource: millpond.Resource{ID: d.ID}}, SizeGB: gb, Patch: true})
 	return err

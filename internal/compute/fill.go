@@ -76,9 +76,12 @@ func (s *Service) fillSnapshot(ctx context.Context, d *millpond.Disk) error {
 	defer func() { s.leftover(hold.End(ctx)) }()
 	var c content
 	var err error
-	if d.Creation.Option == millpond.CreateImport {
+	switch d.Creation.Option {
+	case millpond.CreateImport:
 		c, err = s.ingestURL(ctx, hold, d.Creation.SourceURI, scratchPrefix+d.UniqueID, d.Location)
-	} else {
+	case millpond.CreateEmpty:
+		c, err = s.ingestScratch(ctx, hold, scratchPrefix+d.UniqueID, d.Location, func(name string) error { return s.Disks.Create(name, d.SizeBytes) })
+	default:
 		p, _ := millpond.ParseResourceID(d.Creation.SourceID)
 		c, err = s.capture(ctx, hold, p, d.Location, s.progress.of(d.ID))
 	}
@@ -208,12 +211,25 @@ func (s *Service) FreezeURL(ctx context.Context, hold *custody.Hold, url, scratc
 
 // ingestURL fetches a VHD into a scratch disk and makes it a content.
 func (s *Service) ingestURL(ctx context.Context, hold *custody.Hold, url, scratch, region string) (content, error) {
+	return s.ingestScratch(ctx, hold, scratch, region, func(name string) error {
+		_, err := s.fetch(ctx, url, name, 0)
+		return err
+	})
+}
+
+// ingestScratch makes a content of the disk file scratch, which fill creates and
+// which is gone afterwards.
+func (s *Service) ingestScratch(ctx context.Context, hold *custody.Hold, scratch, region string, fill func(name string) error) (content, error) {
 	home, err := s.Keeper.Home(region)
 	if err != nil {
 		return content{}, err
 	}
+	// A crash may have left the file of an attempt before.
+	if err := s.Disks.Delete(scratch); err != nil {
+		return content{}, err
+	}
 	defer func() { _ = s.Disks.Delete(scratch) }()
-	if _, err := s.fetch(ctx, url, scratch, 0); err != nil {
+	if err := fill(scratch); err != nil {
 		return content{}, err
 	}
 	f, err := s.Disks.Open(scratch)

@@ -48,8 +48,8 @@ func CheckNew(d *millpond.Disk, sizeGB int32) error {
 		if sizeGB == 0 {
 			return invalid("disk.diskSizeGB", "Required parameter 'disk.diskSizeGB' is missing (null): an empty disk needs a size. Add --size-gb.")
 		}
-		if d.Snapshot {
-			return invalid("snapshot.creationData.createOption", "A snapshot is made by createOption Copy or Import, not Empty.")
+		if d.Incremental {
+			return invalid("snapshot.incremental", "An incremental snapshot is one of a disk: make it with createOption Copy. Add --source.")
 		}
 	case millpond.CreateCopy:
 		if c.SourceID == "" {

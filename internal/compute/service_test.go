@@ -115,7 +115,7 @@ func TestCheckNew(t *testing.T) {
 		ok   bool
 	}{
 		{disk("d", false, empty), 1, true}, {disk("d", false, empty), 0, false}, {disk("d", false, empty), maxDiskGB, true}, {disk("d", false, empty), maxDiskGB + 1, false},
-		{disk("d", true, empty), 1, false}, {disk("d", false, empty), -1, false},
+		{disk("d", true, empty), 1, true}, {disk("d", true, empty), 0, false}, {disk("d", false, empty), -1, false},
 		{disk("-d", false, empty), 1, false}, {disk("d-", false, empty), 1, false}, {disk("d.", false, empty), 1, false}, {disk("d_", false, empty), 1, true}, {disk("a b", false, empty), 1, false},
 		{disk("d", false, upload(minUpload)), 0, true}, {disk("d", false, upload(minUpload-512)), 0, false}, {disk("d", false, upload(minUpload+1)), 0, false},
 		{disk("d", false, upload(maxUpload)), 0, true}, {disk("d", false, upload(maxUpload+1<<20)), 0, false}, {disk("d", false, upload(minUpload)), 1, false}, {disk("d", true, upload(minUpload)), 0, false},
