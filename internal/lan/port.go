@@ -5,8 +5,12 @@
 // is not in the folder cannot be reached, so networks are apart from each other
 // as folders are; and whoever dies takes nothing with it but its own socket.
 //
-// It knows no QEMU, no pools and no IP routing. Package vmrun opens the ports,
-// launch/local names the folders.
+// Beside its socket a machine's name and address lie in the folder. From these a
+// port answers questions for names (resolver.go) and carries packets between the
+// subnets of one network (router.go).
+//
+// It knows no QEMU and no pools. Package vmrun opens the ports, launch/local
+// names the folders.
 package lan
 
 import (
@@ -24,7 +28,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Config is what a Port is made of. All members are needed.
+// Config is what a Port is made of. All members are needed but the last two.
 type Config struct {
 	// Dir is the network's folder; it is made if it is not there.
 	Dir string
@@ -32,6 +36,12 @@ type Config struct {
 	MAC MAC
 	// Gateway and DNS are the addresses of the machine's own way out.
 	Gateway, DNS netip.Addr
+	// Address is the machine's own, and Name the host name by which the others
+	// find it; without one it has none.
+	Address netip.Addr
+	Name    string
+	// Domain is what all names may end with, a dot between.
+	Domain string
 }
 
 // Port is one machine's place in a network.
@@ -48,8 +58,9 @@ type Port struct {
 	// slow are peers that did not take a frame in time, with how many more they
 	// must take at once before they are waited for again.
 	slow map[MAC]int
-	// others are the peers as of listed.
+	// others are the peers as of listed; hosts is nil until somebody asks.
 	others []MAC
+	hosts  *hosts
 	listed time.Time
 }
 
@@ -91,6 +102,9 @@ func Open(cfg Config) (*Port, error) {
 	if err == nil {
 		err = unix.Pipe2(p.wake[:], unix.O_CLOEXEC)
 	}
+	if err == nil {
+		err = cfg.announce()
+	}
 	if err != nil {
 		unix.Close(p.socket)
 		dir.Close()
@@ -101,11 +115,13 @@ func Open(cfg Config) (*Port, error) {
 
 // Leave removes the place of a machine whose supervisor can no more do so.
 func Leave(dir string, m MAC) error {
-	err := os.Remove(filepath.Join(dir, m.name()))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+	var errs []error
+	for _, name := range []string{m.name() + hostSuffix, m.name()} {
+		if err := os.Remove(filepath.Join(dir, name)); !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
 	}
-	return err
+	return errors.Join(errs...)
 }
 
 func (p *Port) address(m MAC) *unix.SockaddrUnix {
@@ -141,7 +157,7 @@ func (p *Port) Close(carried bool) error {
 
 func (p *Port) fromGuest(guest, out *net.UnixConn) {
 	buf := make([]byte, maxFrame)
-	gateway := &end{conn: out}
+	gateway, card := &end{conn: out}, &end{conn: guest}
 	for {
 		n, err := guest.Read(buf)
 		if err != nil {
@@ -153,7 +169,13 @@ func (p *Port) fromGuest(guest, out *net.UnixConn) {
 		frame := buf[:n]
 		switch where, to := route(frame, p.cfg.MAC, p.cfg.Gateway, p.cfg.DNS); where {
 		case toGateway:
-			gateway.put(frame)
+			if reply := p.answer(frame); reply != nil {
+				card.put(reply)
+			} else if peer, onward := p.onward(frame); onward {
+				p.send(peer, frame)
+			} else {
+				gateway.put(frame)
+			}
 		case toPeer:
 			p.send(to, frame)
 		case toAll:
@@ -276,18 +298,23 @@ func (p *Port) isSlow(m MAC) bool {
 func (p *Port) peers() []MAC {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.list()
+	return p.others
+}
+
+// list reads the folder anew when what is known of it is old; the lock is held.
+func (p *Port) list() {
 	if time.Since(p.listed) < stale {
-		return p.others
+		return
 	}
 	names, err := os.ReadDir(p.cfg.Dir)
 	if err != nil {
-		return nil
+		return
 	}
-	p.others, p.listed = p.others[:0:0], time.Now()
+	p.others, p.hosts, p.listed = p.others[:0:0], nil, time.Now()
 	for _, e := range names {
 		if m, ok := ParseMAC(e.Name()); ok && m != p.cfg.MAC {
 			p.others = append(p.others, m)
 		}
 	}
-	return p.others
 }

@@ -43,7 +43,8 @@ type machine struct {
 func boot(t *testing.T, dir string, n byte) *machine {
 	t.Helper()
 	m := &machine{mac: MAC{0x52, 0x54, 0, 0, 0, n}}
-	p, err := Open(Config{Dir: dir, MAC: m.mac, Gateway: netip.MustParseAddr("10.80.0.1"), DNS: netip.MustParseAddr("10.80.0.2")})
+	p, err := Open(Config{Dir: dir, MAC: m.mac, Gateway: netip.MustParseAddr("10.80.0.1"), DNS: netip.MustParseAddr("10.80.0.2"),
+		Address: netip.AddrFrom4([4]byte{10, 80, 0, 3 + n}), Name: fmt.Sprintf("Host-%d", n), Domain: "internal.cloudapp.net"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -138,7 +139,7 @@ func TestOneDies(t *testing.T) {
 	dir := t.TempDir()
 	a, b, c := boot(t, dir, 1), boot(t, dir, 2), boot(t, dir, 3)
 	b.end()
-	if left, _ := os.ReadDir(dir); len(left) != 2 {
+	if left, _ := os.ReadDir(dir); len(left) != 4 {
 		t.Errorf("left: %v", left)
 	}
 	send := func(to MAC) {

@@ -117,6 +117,10 @@ type Card struct {
 	Ports []Port `json:"ports,omitempty"`
 }
 
+// NetworkDomain is what the names of the machines of one LAN end with, as in
+// Azure; without it they are found as well.
+const NetworkDomain = "internal.cloudapp.net"
+
 // Port leads from a port of the host to one of the guest.
 type Port struct {
 	Host  netip.AddrPort `json:"host"`

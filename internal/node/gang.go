@@ -126,6 +126,9 @@ func (x *session) asInstance(ctx context.Context, q *nodev1.RunTaskRequest, t mi
 		return err
 	}
 	q.Instance = &nodev1.Instance{CoordinationCommandLine: m.Coordination, CommonResourceFiles: common, Primary: i == 0}
+	for _, y := range t.Gang.Instances {
+		q.Instance.Hosts = append(q.Instance.Hosts, &nodev1.Host{Name: hostname(y.Node), Address: y.Address})
+	}
 	if i > 0 {
 		// They are the primary's, as is the task's own command.
 		q.ResourceFiles, q.OutputFiles, q.MaxWallClock = nil, nil, nil

@@ -75,9 +75,12 @@ func refusalOf(err error) string {
 
 // logins are the accounts of a node that people log in with: the pool's that have
 // a password or a key, and its own. Who is a pool's account with a private key on
-// one node can log in to the others with it.
+// one node of a pool with inter-node communication can log in to the others with it.
 func logins(p millpond.Pool, n millpond.Node, now time.Time) (out []*nodev1.Login, err error) {
 	for _, u := range p.Spec.UserAccounts {
+		if !p.Spec.InterNode {
+			u.SSHPrivateKey = "" // as in Azure: there is no other node to go to
+		}
 		if u.Password == "" && u.SSHPrivateKey == "" {
 			continue
 		}

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	millpond "millpond.dev/millpond"
+	"millpond.dev/millpond/internal/launch"
 	"millpond.dev/millpond/internal/ledger"
 	"millpond.dev/millpond/internal/nodeproto/nodev1"
 	"millpond.dev/millpond/internal/sqlite"
@@ -219,8 +220,12 @@ func (x *session) serve(ctx context.Context) error {
 // hello gives the node its identity and brings its row to what booted.
 func (x *session) hello(ctx context.Context) (*nodev1.HelloResponse, millpond.Node, error) {
 	var n millpond.Node
+	var p millpond.Pool
 	err := x.svc.DB.View(ctx, func(tx *sqlite.Tx) (err error) {
-		n, err = tx.Node(x.node)
+		if n, err = tx.Node(x.node); err != nil {
+			return err
+		}
+		p, err = readPool(tx, n.Account, n.Pool)
 		return err
 	})
 	if errors.Is(err, sqlite.ErrNoRow) {
@@ -245,12 +250,16 @@ func (x *session) hello(ctx context.Context) (*nodev1.HelloResponse, millpond.No
 	}
 	call, cancel := context.WithTimeout(ctx, callLimit)
 	defer cancel()
-	answer, err := x.client.Hello(call, connect.NewRequest(&nodev1.HelloRequest{
+	q := &nodev1.HelloRequest{
 		NodeId: string(n.ID), Generation: int32(n.Generation), Hostname: hostname(n.ID), Now: timestamppb.New(x.svc.Clock.Now()), Entropy: entropy,
 		PoolId: string(n.Pool), AccountName: string(n.Account), ServerVersion: x.svc.Config.Version,
 		HostAddress:   n.HostAddress,
 		ServerAddress: serverAddress(x.svc.Config.Listener, n.HostAddress), ServerCa: x.svc.Config.ServerCA, AzureHosts: x.svc.Config.AzureHosts,
-	}))
+	}
+	if c := card(p, n); c.LAN != "" {
+		q.NetworkAddress, q.NetworkDomain = c.Address.String(), launch.NetworkDomain
+	}
+	answer, err := x.client.Hello(call, connect.NewRequest(q))
 	if err != nil {
 		return nil, n, fmt.Errorf("say hello to node %s: %w", n.ID, err)
 	}

@@ -66,7 +66,7 @@ func TestLiveUsers(t *testing.T) {
 
 func TestLogins(t *testing.T) {
 	now := time.Unix(1000, 0)
-	p := millpond.Pool{Spec: millpond.PoolSpec{ID: "p", UserAccounts: []millpond.UserAccount{{Name: "tasks"}, {Name: "pw", Password: "secret", UID: 5, GID: 6}, {Name: "key", SSHPrivateKey: "no key"}}}}
+	p := millpond.Pool{Spec: millpond.PoolSpec{ID: "p", InterNode: true, UserAccounts: []millpond.UserAccount{{Name: "tasks"}, {Name: "pw", Password: "secret", UID: 5, GID: 6}, {Name: "key", SSHPrivateKey: "no key"}}}}
 	n := millpond.Node{Generation: 1, UsersOf: 1, Users: []millpond.NodeUser{{Name: "own", Key: testKey, Admin: true, Expiry: now.Add(time.Hour)}}}
 	out, err := logins(p, n, now)
 	if err != nil || len(out) != 3 {
@@ -80,6 +80,10 @@ func TestLogins(t *testing.T) {
 	}
 	if l := out[2]; l.Name != "own" || l.Pool || !l.Admin || len(l.AuthorizedKeys) != 1 || !l.Expiry.AsTime().Equal(now.Add(time.Hour)) {
 		t.Errorf("%v", l)
+	}
+	p.Spec.InterNode = false
+	if alone, err := logins(p, n, now); err != nil || len(alone) != 2 || alone[0].Name != "pw" || alone[1].Name != "own" {
+		t.Errorf("without inter-node communication: %v %v", alone, err)
 	}
 	again, _ := logins(p, n, now)
 	if again[0].PasswordHash != out[0].PasswordHash {

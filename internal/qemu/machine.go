@@ -129,6 +129,8 @@ type Network struct {
 	// datagram sockets: the frames of the guest's card and those of the gateway.
 	// Whoever has their other ends carries frames between the two, and to others.
 	CardFD, GatewayFD int
+	// Domain, if not empty, is what the guest is told by DHCP to search names in.
+	Domain string
 }
 
 // Gateway is the host's address as the guest sees it.
@@ -213,9 +215,11 @@ func (m Machine) Args() ([]string, error) {
 		"-device", "virtserialport,bus=serial0.0,chardev=agent,name="+nodeproto.PortName)
 	args = append(args, m.driveArgs()...)
 	if n := m.Network; n != nil {
-		args = append(args,
-			"-netdev", fmt.Sprintf("user,id=%s,ipv6=off,net=%s,host=%s,dns=%s,dhcpstart=%s",
-				NetDevice, n.Prefix.Masked(), n.Gateway(), n.DNS(), n.Guest()))
+		user := fmt.Sprintf("user,id=%s,ipv6=off,net=%s,host=%s,dns=%s,dhcpstart=%s", NetDevice, n.Prefix.Masked(), n.Gateway(), n.DNS(), n.Guest())
+		if n.Domain != "" {
+			user += ",domainname=" + n.Domain
+		}
+		args = append(args, "-netdev", user)
 		card := NetDevice
 		if n.CardFD != 0 {
 			// A hub of two ports is how two devices that both carry frames are joined

@@ -140,7 +140,7 @@ func (c Config) network() *qemu.Network {
 	if card := c.Spec.Card; card != nil && card.Network.IsValid() {
 		n := &qemu.Network{Prefix: card.Network, Address: card.Address, MAC: c.mac()}
 		if c.LAN != "" {
-			n.CardFD, n.GatewayFD = cardFD, gatewayFD
+			n.CardFD, n.GatewayFD, n.Domain = cardFD, gatewayFD, launch.NetworkDomain
 		}
 		return n
 	}

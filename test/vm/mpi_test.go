@@ -4,6 +4,7 @@ package vm
 
 import (
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -12,26 +13,14 @@ import (
 	"millpond.dev/millpond/test/lab"
 )
 
-// The programs of TestMPI. Open MPI starts its daemons on the other hosts by a
-// remote shell; here that is a server which the coordination command leaves
-// running, so that no keys have to be carried.
+// mpi is the programs of TestMPI.
 var mpi = map[string]string{
-	"shelld.py": `import os, socketserver, subprocess
-class Shell(socketserver.StreamRequestHandler):
-    def handle(self):
-        line = self.rfile.readline().decode()
-        subprocess.run(["/bin/sh", "-c", line], stdin=subprocess.DEVNULL, stdout=self.wfile, stderr=self.wfile)
-socketserver.ThreadingTCPServer.allow_reuse_address = True
-server = socketserver.ThreadingTCPServer(("", 7001), Shell)
-if os.fork():
-    os._exit(0)
-server.serve_forever()
-`,
-	"shell.py": `import socket, sys
-with socket.create_connection((sys.argv[1], 7001)) as s:
-    s.sendall((" ".join(sys.argv[2:]) + "\n").encode())
-    while data := s.recv(4096):
-        sys.stderr.buffer.write(data)
+	// From each node to each by way of the other, then the ranks.
+	"run.sh": `for a in "$@"; do
+  echo "$a slots=1" >> hosts
+  for b in "$@"; do ssh -n "$a" "ssh -n $b hostname; getent hosts $a" >> there || exit 1; done
+done
+exec mpirun --hostfile hosts --mca btl tcp,self --mca plm_rsh_no_tree_spawn 1 python3 "$AZ_BATCH_TASK_SHARED_DIR/hello.py"
 `,
 	"hello.py": `import socket
 from mpi4py import MPI
@@ -45,8 +34,9 @@ print("rank %d of %d on %s, sum %d" % (world.rank, world.size, socket.gethostnam
 `,
 }
 
-// TestMPI runs an MPI program on several Debian nodes, started by mpirun on the
-// primary with the host list that the node has in its environment.
+// TestMPI runs an MPI program on several Debian nodes. mpirun on the primary starts
+// it on the others by ssh, as the pool's account with the pool's key, and finds
+// them by the names in its hostfile.
 func TestMPI(t *testing.T) {
 	const nodes = 2
 	s := lab.Start(t)
@@ -56,19 +46,31 @@ func TestMPI(t *testing.T) {
 	pool["vmSize"] = "Standard_D2s_v3"
 	pool["virtualMachineConfiguration"].(map[string]any)["nodeAgentSKUId"] = "batch.node.debian 12"
 	pool["enableInterNodeCommunication"] = true
+	file, _ := key(t, s.Data)
+	private, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool["userAccounts"] = []any{map[string]any{"name": "mpi", "password": visitorPassword, "linuxUserConfiguration": map[string]any{"uid": 4000, "gid": 4000, "sshPrivateKey": string(private)}}}
 	l.AddPool(pool, 8*time.Minute)
 
 	var common []any
 	for name := range mpi {
 		common = append(common, map[string]any{"httpUrl": files + "/" + name, "filePath": name})
 	}
-	task := shell("mpi", `mpirun --host "$AZ_BATCH_HOST_LIST" --mca btl tcp,self --mca plm_rsh_no_tree_spawn 1 `+
-		`--mca plm_rsh_agent "python3 $AZ_BATCH_TASK_SHARED_DIR/shell.py" python3 "$AZ_BATCH_TASK_SHARED_DIR/hello.py"`)
-	task["constraints"] = map[string]any{"maxWallClockTime": "PT2M"}
+	list := l.Nodes("p")
+	var names []string
+	for _, n := range list {
+		names = append(names, hostName(n))
+	}
+	script := `bash "$AZ_BATCH_TASK_SHARED_DIR/run.sh" ` + strings.Join(names, " ")
+	task := with(shell("mpi", script), "userIdentity", map[string]any{"username": "mpi"})
+	task["constraints"] = map[string]any{"maxWallClockTime": "PT3M"}
 	task["multiInstanceSettings"] = map[string]any{"numberOfInstances": nodes, "commonResourceFiles": common,
-		"coordinationCommandLine": `/bin/sh -c 'python3 "$AZ_BATCH_TASK_SHARED_DIR/shelld.py"'`}
+		// A server for SSH that a first boot is still making keys for takes a moment.
+		"coordinationCommandLine": `/bin/bash -c 'for i in $(seq 60); do (exec 3<>/dev/tcp/127.0.0.1/22) 2>/dev/null && exit 0; sleep 1; done; exit 1'`}
 	l.AddJob("j", "p", task)
-	v := l.WaitTasks("j", 4*time.Minute)["mpi"]
+	v := l.WaitTasks("j", 5*time.Minute)["mpi"]
 	if v.Info.Result != "success" {
 		t.Fatalf("%s\n%s", l.Batch("GET", "/jobs/j/tasks/mpi", nil).Body, l.Batch("GET", "/jobs/j/tasks/mpi/files/stderr.txt", nil).Body)
 	}
@@ -77,6 +79,12 @@ func TestMPI(t *testing.T) {
 		t.Fatal(lines)
 	}
 	slices.Sort(lines)
+	there := string(l.Batch("GET", "/jobs/j/tasks/mpi/files/wd%2Fthere", nil).Body)
+	for _, n := range list {
+		if line := hostName(n) + "\n"; !strings.Contains(there, line) || !strings.Contains(there, n.IPAddress+" ") || strings.Contains(there, "127.0.") {
+			t.Errorf("by ssh: %q", there)
+		}
+	}
 	hosts := map[string]bool{}
 	for rank, line := range lines {
 		var r, size, sum int

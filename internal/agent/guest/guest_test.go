@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"millpond.dev/millpond/internal/launch"
+	"millpond.dev/millpond/internal/nodeproto/nodev1"
 )
 
 func write(t *testing.T, data string, path ...string) string {
@@ -81,12 +82,26 @@ func FuzzExtLabel(f *testing.F) {
 }
 
 func TestHostsFileKeepsWhatIsThereAndReplacesItsOwnLines(t *testing.T) {
-	first := hostsFile("127.0.0.1 localhost\n127.0.1.1\told", "node1", "10.77.0.1")
-	want := "127.0.0.1 localhost\n127.0.1.1\tnode1\n10.77.0.1\thost.millpond.internal\n"
-	if first != want {
-		t.Fatalf("got %q", first)
+	h := hostsFile{path: write(t, "127.0.0.1 localhost\n127.0.1.1\told", t.TempDir(), "hosts")}
+	is := func(want string) {
+		t.Helper()
+		if got := readFile(h.path); got != want {
+			t.Fatalf("got %q, want %q", got, want)
+		}
 	}
-	if again := hostsFile(first, "node2", ""); again != "127.0.0.1 localhost\n127.0.1.1\tnode2\n" {
-		t.Errorf("got %q", again)
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
 	}
+	must(h.own(ownHosts{name: "node1", host: "10.77.0.1"}))
+	is("127.0.0.1 localhost\n127.0.1.1\tnode1\n10.77.0.1\thost.millpond.internal\n")
+	must(h.peers([]*nodev1.Host{{Name: "node1", Address: "10.80.0.4"}, {Name: "node2", Address: "10.80.0.5"}, {Name: "x\n::1 localhost", Address: "10.80.0.6"}, {Name: "y", Address: "::1 z"}}))
+	is("127.0.0.1 localhost\n127.0.1.1\tnode1\n10.77.0.1\thost.millpond.internal\n10.80.0.4\tnode1\t# millpond task\n10.80.0.5\tnode2\t# millpond task\n")
+	must(h.own(ownHosts{name: "node1", address: "10.80.0.4", domain: "example.net"}))
+	is("127.0.0.1 localhost\n10.80.0.4\tnode1\t# millpond task\n10.80.0.5\tnode2\t# millpond task\n10.80.0.4\tnode1.example.net\tnode1\t# millpond\n")
+	must(h.peers([]*nodev1.Host{{Name: "node3", Address: "10.80.0.6"}}))
+	must(h.own(ownHosts{name: "node2"}))
+	is("127.0.0.1 localhost\n10.80.0.6\tnode3\t# millpond task\n127.0.1.1\tnode2\n")
 }

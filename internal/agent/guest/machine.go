@@ -80,6 +80,7 @@ type Machine struct {
 
 	still  *freezer
 	logins logins
+	hosts  hostsFile
 
 	mu     sync.Mutex
 	place  *agent.Place
@@ -98,7 +99,7 @@ func New(cfg Config) *Machine {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	m := &Machine{cfg: cfg, started: uptime(), still: newFreezer(), adopted: make(chan struct{})}
+	m := &Machine{cfg: cfg, started: uptime(), still: newFreezer(), hosts: hostsFile{path: "/etc/hosts"}, adopted: make(chan struct{})}
 	if cfg.Privileged {
 		// A task that takes all memory must not take the agent with it.
 		m.attempt("oom_score_adj", os.WriteFile("/proc/self/oom_score_adj", []byte("-900"), 0))
@@ -133,7 +134,11 @@ func (m *Machine) Adopt(_ context.Context, q *nodev1.HelloRequest) (agent.Place,
 			}
 		}
 		if q.GetHostname() != "" {
-			m.attempt("hostname", setHostname(q.GetHostname(), q.GetHostAddress()))
+			m.attempt("hostname", setHostname(q.GetHostname()))
+			m.attempt("hosts", m.hosts.own(ownHosts{q.GetHostname(), q.GetHostAddress(), q.GetNetworkAddress(), q.GetNetworkDomain()}))
+			if q.GetNetworkAddress() != "" {
+				m.attempt("names of one word", askForShortNames(resolvedConf))
+			}
 		}
 	}
 	if m.place == nil {
@@ -198,7 +203,7 @@ func (m *Machine) makeRoot() error {
 		prepare.engine = func() *container.Engine { return nil }
 	}
 	if m.cfg.Privileged {
-		o := &online{Runner: runner, up: func() bool { return networkUp() && mountsUp() }, until: time.Now().Add(networkLimit), log: m.cfg.Log}
+		o := &online{Runner: runner, hosts: &m.hosts, up: func() bool { return networkUp() && mountsUp() }, until: time.Now().Add(networkLimit), log: m.cfg.Log}
 		runner, prepare.wait = o, o.wait
 	}
 	// What was announced before this boot has happened.
@@ -299,42 +304,6 @@ func address() string {
 		}
 	}
 	return ""
-}
-
-// hostName is how tasks call the host of their node.
-const hostName = "host.millpond.internal"
-
-// setHostname names the running machine and the next boot of it, and gives the
-// host, if it has an address, its name.
-func setHostname(name, host string) error {
-	if err := unix.Sethostname([]byte(name)); err != nil {
-		return err
-	}
-	if err := os.WriteFile("/etc/hostname", []byte(name+"\n"), 0o644); err != nil {
-		return err
-	}
-	hosts, err := os.ReadFile("/etc/hosts")
-	if err != nil && !os.IsNotExist(err) {
-		return err
-	}
-	return os.WriteFile("/etc/hosts", []byte(hostsFile(string(hosts), name, host)), 0o644)
-}
-
-// hostsFile is the text of /etc/hosts with the machine's own name, which sudo
-// and many others want to resolve, and its host's.
-func hostsFile(old, name, host string) string {
-	var b strings.Builder
-	for line := range strings.Lines(old) {
-		line = strings.TrimSuffix(line, "\n")
-		if !strings.HasPrefix(line, "127.0.1.1") && !strings.HasSuffix(line, "\t"+hostName) {
-			b.WriteString(line + "\n")
-		}
-	}
-	b.WriteString("127.0.1.1\t" + name + "\n")
-	if host != "" {
-		b.WriteString(host + "\t" + hostName + "\n")
-	}
-	return b.String()
 }
 
 // shutdownGrace is how long an init that was asked has to end the system.

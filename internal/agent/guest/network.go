@@ -31,6 +31,7 @@ type online struct {
 	up    func() bool
 	until time.Time
 	log   *slog.Logger
+	hosts *hostsFile
 	// settled is set when waiting has ended, however it has.
 	settled atomic.Bool
 }
@@ -51,6 +52,9 @@ func (o *online) Install(ctx context.Context, packages []*nodev1.ApplicationPack
 // RunInstance implements agent.Runner.
 func (o *online) RunInstance(ctx context.Context, q *nodev1.RunTaskRequest, started func(time.Time), coordinated func(), proceed <-chan struct{}) *nodev1.TaskCompleted {
 	o.wait(ctx)
+	if err := o.hosts.peers(q.GetInstance().GetHosts()); err != nil {
+		o.log.Warn("the names of a task's nodes are left out", "error", err)
+	}
 	return o.Runner.RunInstance(ctx, q, started, coordinated, proceed)
 }
 

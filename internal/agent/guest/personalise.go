@@ -68,7 +68,7 @@ func (m *Machine) Personalise(ctx context.Context, q *nodev1.PersonaliseRequest)
 	if err := setMachineID(q.GetMachineId()); err != nil {
 		return nil, fmt.Errorf("machine id: %w", err)
 	}
-	if err := setHostname(q.GetHostname(), ""); err != nil {
+	if err := errors.Join(setHostname(q.GetHostname()), m.hosts.own(ownHosts{name: q.GetHostname()})); err != nil {
 		return nil, fmt.Errorf("host name: %w", err)
 	}
 	if err := setInstance("/var/lib/cloud", q.GetInstanceId()); err != nil {

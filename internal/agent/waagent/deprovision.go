@@ -70,7 +70,7 @@ func (s System) deprovision(ctx context.Context, user bool) error {
 	}))
 	note(s.write("etc/hostname", "localhost\n", 0o644))
 	note(s.edit("etc/hosts", func(line string) (string, bool) {
-		return line, !strings.HasPrefix(line, "127.0.1.1") && !strings.HasSuffix(line, "\thost.millpond.internal")
+		return line, !strings.HasPrefix(line, "127.0.1.1") && !strings.HasSuffix(line, "\thost.millpond.internal") && !strings.Contains(line, "\t# millpond")
 	}))
 	// What was removed must be seen to be free before the disk is captured. Tools
 	// that are not there are no fault of the machine.

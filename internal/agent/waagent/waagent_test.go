@@ -18,7 +18,7 @@ func machine(t *testing.T) (System, *bytes.Buffer) {
 		"etc/shadow": "root:$6$secret:1:0:::::\n", "etc/gshadow": "root:*::\n", "etc/sudoers.d/README": "", "bin/bash": "",
 		"etc/ssh/ssh_host_ed25519_key": "k", "etc/ssh/sshd_config": "c", "etc/machine-id": "0123\n", "var/lib/dbus/machine-id": "0123\n",
 		"var/lib/dhcp/dhclient.leases": "l", "var/lib/cloud/instances/i/x": "", "var/lib/cloud/instance": "i", "var/log/syslog": "text", "var/log/syslog.1": "old", "var/log/apt/term.log": "t",
-		"root/.bash_history": "ls\n", "etc/hostname": "vm1\n", "etc/hosts": "127.0.0.1\tlocalhost\n127.0.1.1\tvm1\n10.0.0.1\thost.millpond.internal\n",
+		"root/.bash_history": "ls\n", "etc/hostname": "vm1\n", "etc/hosts": "127.0.0.1\tlocalhost\n127.0.1.1\tvm1\n10.0.0.1\thost.millpond.internal\n10.80.0.4\tvm1\t# millpond\n10.80.0.5\tvm2\t# millpond task\n",
 		"var/lib/waagent/Microsoft.Azure.Extensions.CustomScript-2.1.10/config/0.settings": "{}", "opt/app/tool": "kept", "opt/batch/data/x": "", "tmp/x": "",
 	} {
 		p := filepath.Join(root, name)

@@ -48,8 +48,13 @@ type HelloRequest struct {
 	ServerAddress string   `protobuf:"bytes,40,opt,name=server_address,json=serverAddress,proto3" json:"server_address,omitempty"`
 	ServerCa      []byte   `protobuf:"bytes,41,opt,name=server_ca,json=serverCa,proto3" json:"server_ca,omitempty"`
 	AzureHosts    []string `protobuf:"bytes,42,rep,name=azure_hosts,json=azureHosts,proto3" json:"azure_hosts,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// network_address is the node's in a network that it shares with others, who
+	// find it there by its host name, bare or with network_domain behind it; empty
+	// for a node that is alone in its network.
+	NetworkAddress string `protobuf:"bytes,100,opt,name=network_address,json=networkAddress,proto3" json:"network_address,omitempty"`
+	NetworkDomain  string `protobuf:"bytes,101,opt,name=network_domain,json=networkDomain,proto3" json:"network_domain,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *HelloRequest) Reset() {
@@ -164,6 +169,20 @@ func (x *HelloRequest) GetAzureHosts() []string {
 		return x.AzureHosts
 	}
 	return nil
+}
+
+func (x *HelloRequest) GetNetworkAddress() string {
+	if x != nil {
+		return x.NetworkAddress
+	}
+	return ""
+}
+
+func (x *HelloRequest) GetNetworkDomain() string {
+	if x != nil {
+		return x.NetworkDomain
+	}
+	return ""
 }
 
 type HelloResponse struct {
@@ -1795,7 +1814,9 @@ type Instance struct {
 	// common_resource_files have paths relative to the task's directory.
 	CommonResourceFiles []*ResourceFile `protobuf:"bytes,2,rep,name=common_resource_files,json=commonResourceFiles,proto3" json:"common_resource_files,omitempty"`
 	// primary runs command_line after ProceedTask; the others wait for StopTask.
-	Primary       bool `protobuf:"varint,3,opt,name=primary,proto3" json:"primary,omitempty"`
+	Primary bool `protobuf:"varint,3,opt,name=primary,proto3" json:"primary,omitempty"`
+	// hosts are the nodes of all instances.
+	Hosts         []*Host `protobuf:"bytes,100,rep,name=hosts,proto3" json:"hosts,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1851,6 +1872,65 @@ func (x *Instance) GetPrimary() bool {
 	return false
 }
 
+func (x *Instance) GetHosts() []*Host {
+	if x != nil {
+		return x.Hosts
+	}
+	return nil
+}
+
+type Host struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Address       string                 `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Host) Reset() {
+	*x = Host{}
+	mi := &file_node_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Host) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Host) ProtoMessage() {}
+
+func (x *Host) ProtoReflect() protoreflect.Message {
+	mi := &file_node_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Host.ProtoReflect.Descriptor instead.
+func (*Host) Descriptor() ([]byte, []int) {
+	return file_node_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *Host) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Host) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
 type RunTaskResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1859,7 +1939,7 @@ type RunTaskResponse struct {
 
 func (x *RunTaskResponse) Reset() {
 	*x = RunTaskResponse{}
-	mi := &file_node_proto_msgTypes[23]
+	mi := &file_node_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1871,7 +1951,7 @@ func (x *RunTaskResponse) String() string {
 func (*RunTaskResponse) ProtoMessage() {}
 
 func (x *RunTaskResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[23]
+	mi := &file_node_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1884,7 +1964,7 @@ func (x *RunTaskResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunTaskResponse.ProtoReflect.Descriptor instead.
 func (*RunTaskResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{23}
+	return file_node_proto_rawDescGZIP(), []int{24}
 }
 
 type RunTasksRequest struct {
@@ -1896,7 +1976,7 @@ type RunTasksRequest struct {
 
 func (x *RunTasksRequest) Reset() {
 	*x = RunTasksRequest{}
-	mi := &file_node_proto_msgTypes[24]
+	mi := &file_node_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1908,7 +1988,7 @@ func (x *RunTasksRequest) String() string {
 func (*RunTasksRequest) ProtoMessage() {}
 
 func (x *RunTasksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[24]
+	mi := &file_node_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1921,7 +2001,7 @@ func (x *RunTasksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunTasksRequest.ProtoReflect.Descriptor instead.
 func (*RunTasksRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{24}
+	return file_node_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *RunTasksRequest) GetTasks() []*RunTaskRequest {
@@ -1941,7 +2021,7 @@ type RunTasksResponse struct {
 
 func (x *RunTasksResponse) Reset() {
 	*x = RunTasksResponse{}
-	mi := &file_node_proto_msgTypes[25]
+	mi := &file_node_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1953,7 +2033,7 @@ func (x *RunTasksResponse) String() string {
 func (*RunTasksResponse) ProtoMessage() {}
 
 func (x *RunTasksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[25]
+	mi := &file_node_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1966,7 +2046,7 @@ func (x *RunTasksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunTasksResponse.ProtoReflect.Descriptor instead.
 func (*RunTasksResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{25}
+	return file_node_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *RunTasksResponse) GetResults() []*RunTaskResult {
@@ -1988,7 +2068,7 @@ type RunTaskResult struct {
 
 func (x *RunTaskResult) Reset() {
 	*x = RunTaskResult{}
-	mi := &file_node_proto_msgTypes[26]
+	mi := &file_node_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2000,7 +2080,7 @@ func (x *RunTaskResult) String() string {
 func (*RunTaskResult) ProtoMessage() {}
 
 func (x *RunTaskResult) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[26]
+	mi := &file_node_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2013,7 +2093,7 @@ func (x *RunTaskResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunTaskResult.ProtoReflect.Descriptor instead.
 func (*RunTaskResult) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{26}
+	return file_node_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *RunTaskResult) GetCode() uint32 {
@@ -2040,7 +2120,7 @@ type PrepareRequest struct {
 
 func (x *PrepareRequest) Reset() {
 	*x = PrepareRequest{}
-	mi := &file_node_proto_msgTypes[27]
+	mi := &file_node_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2052,7 +2132,7 @@ func (x *PrepareRequest) String() string {
 func (*PrepareRequest) ProtoMessage() {}
 
 func (x *PrepareRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[27]
+	mi := &file_node_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2065,7 +2145,7 @@ func (x *PrepareRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrepareRequest.ProtoReflect.Descriptor instead.
 func (*PrepareRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{27}
+	return file_node_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *PrepareRequest) GetMounts() []*Mount {
@@ -2099,7 +2179,7 @@ type Mount struct {
 
 func (x *Mount) Reset() {
 	*x = Mount{}
-	mi := &file_node_proto_msgTypes[28]
+	mi := &file_node_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2111,7 +2191,7 @@ func (x *Mount) String() string {
 func (*Mount) ProtoMessage() {}
 
 func (x *Mount) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[28]
+	mi := &file_node_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2124,7 +2204,7 @@ func (x *Mount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mount.ProtoReflect.Descriptor instead.
 func (*Mount) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{28}
+	return file_node_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Mount) GetType() string {
@@ -2186,7 +2266,7 @@ type Containers struct {
 
 func (x *Containers) Reset() {
 	*x = Containers{}
-	mi := &file_node_proto_msgTypes[29]
+	mi := &file_node_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2198,7 +2278,7 @@ func (x *Containers) String() string {
 func (*Containers) ProtoMessage() {}
 
 func (x *Containers) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[29]
+	mi := &file_node_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2211,7 +2291,7 @@ func (x *Containers) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Containers.ProtoReflect.Descriptor instead.
 func (*Containers) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{29}
+	return file_node_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Containers) GetImages() []string {
@@ -2239,7 +2319,7 @@ type Registry struct {
 
 func (x *Registry) Reset() {
 	*x = Registry{}
-	mi := &file_node_proto_msgTypes[30]
+	mi := &file_node_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2251,7 +2331,7 @@ func (x *Registry) String() string {
 func (*Registry) ProtoMessage() {}
 
 func (x *Registry) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[30]
+	mi := &file_node_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2264,7 +2344,7 @@ func (x *Registry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Registry.ProtoReflect.Descriptor instead.
 func (*Registry) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{30}
+	return file_node_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Registry) GetServer() string {
@@ -2298,7 +2378,7 @@ type PrepareResponse struct {
 
 func (x *PrepareResponse) Reset() {
 	*x = PrepareResponse{}
-	mi := &file_node_proto_msgTypes[31]
+	mi := &file_node_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2310,7 +2390,7 @@ func (x *PrepareResponse) String() string {
 func (*PrepareResponse) ProtoMessage() {}
 
 func (x *PrepareResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[31]
+	mi := &file_node_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2323,7 +2403,7 @@ func (x *PrepareResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrepareResponse.ProtoReflect.Descriptor instead.
 func (*PrepareResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{31}
+	return file_node_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *PrepareResponse) GetFailure() *Failure {
@@ -2351,7 +2431,7 @@ type Container struct {
 
 func (x *Container) Reset() {
 	*x = Container{}
-	mi := &file_node_proto_msgTypes[32]
+	mi := &file_node_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2363,7 +2443,7 @@ func (x *Container) String() string {
 func (*Container) ProtoMessage() {}
 
 func (x *Container) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[32]
+	mi := &file_node_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2376,7 +2456,7 @@ func (x *Container) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Container.ProtoReflect.Descriptor instead.
 func (*Container) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{32}
+	return file_node_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Container) GetImage() string {
@@ -2431,7 +2511,7 @@ type Bind struct {
 
 func (x *Bind) Reset() {
 	*x = Bind{}
-	mi := &file_node_proto_msgTypes[33]
+	mi := &file_node_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2443,7 +2523,7 @@ func (x *Bind) String() string {
 func (*Bind) ProtoMessage() {}
 
 func (x *Bind) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[33]
+	mi := &file_node_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2456,7 +2536,7 @@ func (x *Bind) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Bind.ProtoReflect.Descriptor instead.
 func (*Bind) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{33}
+	return file_node_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Bind) GetPath() string {
@@ -2484,7 +2564,7 @@ type ContainerInfo struct {
 
 func (x *ContainerInfo) Reset() {
 	*x = ContainerInfo{}
-	mi := &file_node_proto_msgTypes[34]
+	mi := &file_node_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2496,7 +2576,7 @@ func (x *ContainerInfo) String() string {
 func (*ContainerInfo) ProtoMessage() {}
 
 func (x *ContainerInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[34]
+	mi := &file_node_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2509,7 +2589,7 @@ func (x *ContainerInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerInfo.ProtoReflect.Descriptor instead.
 func (*ContainerInfo) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{34}
+	return file_node_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ContainerInfo) GetId() string {
@@ -2542,7 +2622,7 @@ type SetLoginsRequest struct {
 
 func (x *SetLoginsRequest) Reset() {
 	*x = SetLoginsRequest{}
-	mi := &file_node_proto_msgTypes[35]
+	mi := &file_node_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2554,7 +2634,7 @@ func (x *SetLoginsRequest) String() string {
 func (*SetLoginsRequest) ProtoMessage() {}
 
 func (x *SetLoginsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[35]
+	mi := &file_node_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2567,7 +2647,7 @@ func (x *SetLoginsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetLoginsRequest.ProtoReflect.Descriptor instead.
 func (*SetLoginsRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{35}
+	return file_node_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *SetLoginsRequest) GetLogins() []*Login {
@@ -2585,7 +2665,7 @@ type SetLoginsResponse struct {
 
 func (x *SetLoginsResponse) Reset() {
 	*x = SetLoginsResponse{}
-	mi := &file_node_proto_msgTypes[36]
+	mi := &file_node_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2597,7 +2677,7 @@ func (x *SetLoginsResponse) String() string {
 func (*SetLoginsResponse) ProtoMessage() {}
 
 func (x *SetLoginsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[36]
+	mi := &file_node_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2610,7 +2690,7 @@ func (x *SetLoginsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetLoginsResponse.ProtoReflect.Descriptor instead.
 func (*SetLoginsResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{36}
+	return file_node_proto_rawDescGZIP(), []int{37}
 }
 
 // Login is an account that people log in with.
@@ -2632,7 +2712,7 @@ type Login struct {
 
 func (x *Login) Reset() {
 	*x = Login{}
-	mi := &file_node_proto_msgTypes[37]
+	mi := &file_node_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2644,7 +2724,7 @@ func (x *Login) String() string {
 func (*Login) ProtoMessage() {}
 
 func (x *Login) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[37]
+	mi := &file_node_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2657,7 +2737,7 @@ func (x *Login) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Login.ProtoReflect.Descriptor instead.
 func (*Login) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{37}
+	return file_node_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Login) GetName() string {
@@ -2734,7 +2814,7 @@ type NoticeRequest struct {
 
 func (x *NoticeRequest) Reset() {
 	*x = NoticeRequest{}
-	mi := &file_node_proto_msgTypes[38]
+	mi := &file_node_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2746,7 +2826,7 @@ func (x *NoticeRequest) String() string {
 func (*NoticeRequest) ProtoMessage() {}
 
 func (x *NoticeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[38]
+	mi := &file_node_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2759,7 +2839,7 @@ func (x *NoticeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NoticeRequest.ProtoReflect.Descriptor instead.
 func (*NoticeRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{38}
+	return file_node_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *NoticeRequest) GetId() string {
@@ -2791,7 +2871,7 @@ type NoticeResponse struct {
 
 func (x *NoticeResponse) Reset() {
 	*x = NoticeResponse{}
-	mi := &file_node_proto_msgTypes[39]
+	mi := &file_node_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2803,7 +2883,7 @@ func (x *NoticeResponse) String() string {
 func (*NoticeResponse) ProtoMessage() {}
 
 func (x *NoticeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[39]
+	mi := &file_node_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2816,7 +2896,7 @@ func (x *NoticeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NoticeResponse.ProtoReflect.Descriptor instead.
 func (*NoticeResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{39}
+	return file_node_proto_rawDescGZIP(), []int{40}
 }
 
 type ProceedTaskRequest struct {
@@ -2828,7 +2908,7 @@ type ProceedTaskRequest struct {
 
 func (x *ProceedTaskRequest) Reset() {
 	*x = ProceedTaskRequest{}
-	mi := &file_node_proto_msgTypes[40]
+	mi := &file_node_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2840,7 +2920,7 @@ func (x *ProceedTaskRequest) String() string {
 func (*ProceedTaskRequest) ProtoMessage() {}
 
 func (x *ProceedTaskRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[40]
+	mi := &file_node_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2853,7 +2933,7 @@ func (x *ProceedTaskRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProceedTaskRequest.ProtoReflect.Descriptor instead.
 func (*ProceedTaskRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{40}
+	return file_node_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ProceedTaskRequest) GetKey() *TaskKey {
@@ -2871,7 +2951,7 @@ type ProceedTaskResponse struct {
 
 func (x *ProceedTaskResponse) Reset() {
 	*x = ProceedTaskResponse{}
-	mi := &file_node_proto_msgTypes[41]
+	mi := &file_node_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2883,7 +2963,7 @@ func (x *ProceedTaskResponse) String() string {
 func (*ProceedTaskResponse) ProtoMessage() {}
 
 func (x *ProceedTaskResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[41]
+	mi := &file_node_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2896,7 +2976,7 @@ func (x *ProceedTaskResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProceedTaskResponse.ProtoReflect.Descriptor instead.
 func (*ProceedTaskResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{41}
+	return file_node_proto_rawDescGZIP(), []int{42}
 }
 
 type StopTaskRequest struct {
@@ -2911,7 +2991,7 @@ type StopTaskRequest struct {
 
 func (x *StopTaskRequest) Reset() {
 	*x = StopTaskRequest{}
-	mi := &file_node_proto_msgTypes[42]
+	mi := &file_node_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2923,7 +3003,7 @@ func (x *StopTaskRequest) String() string {
 func (*StopTaskRequest) ProtoMessage() {}
 
 func (x *StopTaskRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[42]
+	mi := &file_node_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2936,7 +3016,7 @@ func (x *StopTaskRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopTaskRequest.ProtoReflect.Descriptor instead.
 func (*StopTaskRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{42}
+	return file_node_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *StopTaskRequest) GetKey() *TaskKey {
@@ -2968,7 +3048,7 @@ type StopTaskResponse struct {
 
 func (x *StopTaskResponse) Reset() {
 	*x = StopTaskResponse{}
-	mi := &file_node_proto_msgTypes[43]
+	mi := &file_node_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2980,7 +3060,7 @@ func (x *StopTaskResponse) String() string {
 func (*StopTaskResponse) ProtoMessage() {}
 
 func (x *StopTaskResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[43]
+	mi := &file_node_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2993,7 +3073,7 @@ func (x *StopTaskResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopTaskResponse.ProtoReflect.Descriptor instead.
 func (*StopTaskResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{43}
+	return file_node_proto_rawDescGZIP(), []int{44}
 }
 
 type RemoveTaskRequest struct {
@@ -3006,7 +3086,7 @@ type RemoveTaskRequest struct {
 
 func (x *RemoveTaskRequest) Reset() {
 	*x = RemoveTaskRequest{}
-	mi := &file_node_proto_msgTypes[44]
+	mi := &file_node_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3018,7 +3098,7 @@ func (x *RemoveTaskRequest) String() string {
 func (*RemoveTaskRequest) ProtoMessage() {}
 
 func (x *RemoveTaskRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[44]
+	mi := &file_node_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3031,7 +3111,7 @@ func (x *RemoveTaskRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveTaskRequest.ProtoReflect.Descriptor instead.
 func (*RemoveTaskRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{44}
+	return file_node_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *RemoveTaskRequest) GetKey() *TaskKey {
@@ -3056,7 +3136,7 @@ type RemoveTaskResponse struct {
 
 func (x *RemoveTaskResponse) Reset() {
 	*x = RemoveTaskResponse{}
-	mi := &file_node_proto_msgTypes[45]
+	mi := &file_node_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3068,7 +3148,7 @@ func (x *RemoveTaskResponse) String() string {
 func (*RemoveTaskResponse) ProtoMessage() {}
 
 func (x *RemoveTaskResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[45]
+	mi := &file_node_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3081,7 +3161,7 @@ func (x *RemoveTaskResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveTaskResponse.ProtoReflect.Descriptor instead.
 func (*RemoveTaskResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{45}
+	return file_node_proto_rawDescGZIP(), []int{46}
 }
 
 type ListFilesRequest struct {
@@ -3095,7 +3175,7 @@ type ListFilesRequest struct {
 
 func (x *ListFilesRequest) Reset() {
 	*x = ListFilesRequest{}
-	mi := &file_node_proto_msgTypes[46]
+	mi := &file_node_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3107,7 +3187,7 @@ func (x *ListFilesRequest) String() string {
 func (*ListFilesRequest) ProtoMessage() {}
 
 func (x *ListFilesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[46]
+	mi := &file_node_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3120,7 +3200,7 @@ func (x *ListFilesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListFilesRequest.ProtoReflect.Descriptor instead.
 func (*ListFilesRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{46}
+	return file_node_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ListFilesRequest) GetDirectory() string {
@@ -3146,7 +3226,7 @@ type ListFilesResponse struct {
 
 func (x *ListFilesResponse) Reset() {
 	*x = ListFilesResponse{}
-	mi := &file_node_proto_msgTypes[47]
+	mi := &file_node_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3158,7 +3238,7 @@ func (x *ListFilesResponse) String() string {
 func (*ListFilesResponse) ProtoMessage() {}
 
 func (x *ListFilesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[47]
+	mi := &file_node_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3171,7 +3251,7 @@ func (x *ListFilesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListFilesResponse.ProtoReflect.Descriptor instead.
 func (*ListFilesResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{47}
+	return file_node_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *ListFilesResponse) GetFiles() []*FileInfo {
@@ -3194,7 +3274,7 @@ type FileInfo struct {
 
 func (x *FileInfo) Reset() {
 	*x = FileInfo{}
-	mi := &file_node_proto_msgTypes[48]
+	mi := &file_node_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3206,7 +3286,7 @@ func (x *FileInfo) String() string {
 func (*FileInfo) ProtoMessage() {}
 
 func (x *FileInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[48]
+	mi := &file_node_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3219,7 +3299,7 @@ func (x *FileInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileInfo.ProtoReflect.Descriptor instead.
 func (*FileInfo) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{48}
+	return file_node_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *FileInfo) GetPath() string {
@@ -3266,7 +3346,7 @@ type StatFileRequest struct {
 
 func (x *StatFileRequest) Reset() {
 	*x = StatFileRequest{}
-	mi := &file_node_proto_msgTypes[49]
+	mi := &file_node_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3278,7 +3358,7 @@ func (x *StatFileRequest) String() string {
 func (*StatFileRequest) ProtoMessage() {}
 
 func (x *StatFileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[49]
+	mi := &file_node_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3291,7 +3371,7 @@ func (x *StatFileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatFileRequest.ProtoReflect.Descriptor instead.
 func (*StatFileRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{49}
+	return file_node_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *StatFileRequest) GetPath() string {
@@ -3316,7 +3396,7 @@ type ReadFileRequest struct {
 
 func (x *ReadFileRequest) Reset() {
 	*x = ReadFileRequest{}
-	mi := &file_node_proto_msgTypes[50]
+	mi := &file_node_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3328,7 +3408,7 @@ func (x *ReadFileRequest) String() string {
 func (*ReadFileRequest) ProtoMessage() {}
 
 func (x *ReadFileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[50]
+	mi := &file_node_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3341,7 +3421,7 @@ func (x *ReadFileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadFileRequest.ProtoReflect.Descriptor instead.
 func (*ReadFileRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{50}
+	return file_node_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *ReadFileRequest) GetPath() string {
@@ -3381,7 +3461,7 @@ type FileChunk struct {
 
 func (x *FileChunk) Reset() {
 	*x = FileChunk{}
-	mi := &file_node_proto_msgTypes[51]
+	mi := &file_node_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3393,7 +3473,7 @@ func (x *FileChunk) String() string {
 func (*FileChunk) ProtoMessage() {}
 
 func (x *FileChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[51]
+	mi := &file_node_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3406,7 +3486,7 @@ func (x *FileChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileChunk.ProtoReflect.Descriptor instead.
 func (*FileChunk) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{51}
+	return file_node_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *FileChunk) GetData() []byte {
@@ -3426,7 +3506,7 @@ type DeleteFileRequest struct {
 
 func (x *DeleteFileRequest) Reset() {
 	*x = DeleteFileRequest{}
-	mi := &file_node_proto_msgTypes[52]
+	mi := &file_node_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3438,7 +3518,7 @@ func (x *DeleteFileRequest) String() string {
 func (*DeleteFileRequest) ProtoMessage() {}
 
 func (x *DeleteFileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[52]
+	mi := &file_node_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3451,7 +3531,7 @@ func (x *DeleteFileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteFileRequest.ProtoReflect.Descriptor instead.
 func (*DeleteFileRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{52}
+	return file_node_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *DeleteFileRequest) GetPath() string {
@@ -3476,7 +3556,7 @@ type DeleteFileResponse struct {
 
 func (x *DeleteFileResponse) Reset() {
 	*x = DeleteFileResponse{}
-	mi := &file_node_proto_msgTypes[53]
+	mi := &file_node_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3488,7 +3568,7 @@ func (x *DeleteFileResponse) String() string {
 func (*DeleteFileResponse) ProtoMessage() {}
 
 func (x *DeleteFileResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[53]
+	mi := &file_node_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3501,7 +3581,7 @@ func (x *DeleteFileResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteFileResponse.ProtoReflect.Descriptor instead.
 func (*DeleteFileResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{53}
+	return file_node_proto_rawDescGZIP(), []int{54}
 }
 
 type ShutdownRequest struct {
@@ -3513,7 +3593,7 @@ type ShutdownRequest struct {
 
 func (x *ShutdownRequest) Reset() {
 	*x = ShutdownRequest{}
-	mi := &file_node_proto_msgTypes[54]
+	mi := &file_node_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3525,7 +3605,7 @@ func (x *ShutdownRequest) String() string {
 func (*ShutdownRequest) ProtoMessage() {}
 
 func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[54]
+	mi := &file_node_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3538,7 +3618,7 @@ func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownRequest.ProtoReflect.Descriptor instead.
 func (*ShutdownRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{54}
+	return file_node_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *ShutdownRequest) GetReboot() bool {
@@ -3556,7 +3636,7 @@ type ShutdownResponse struct {
 
 func (x *ShutdownResponse) Reset() {
 	*x = ShutdownResponse{}
-	mi := &file_node_proto_msgTypes[55]
+	mi := &file_node_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3568,7 +3648,7 @@ func (x *ShutdownResponse) String() string {
 func (*ShutdownResponse) ProtoMessage() {}
 
 func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[55]
+	mi := &file_node_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3581,7 +3661,7 @@ func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownResponse.ProtoReflect.Descriptor instead.
 func (*ShutdownResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{55}
+	return file_node_proto_rawDescGZIP(), []int{56}
 }
 
 type FreezeRequest struct {
@@ -3593,7 +3673,7 @@ type FreezeRequest struct {
 
 func (x *FreezeRequest) Reset() {
 	*x = FreezeRequest{}
-	mi := &file_node_proto_msgTypes[56]
+	mi := &file_node_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3605,7 +3685,7 @@ func (x *FreezeRequest) String() string {
 func (*FreezeRequest) ProtoMessage() {}
 
 func (x *FreezeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[56]
+	mi := &file_node_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3618,7 +3698,7 @@ func (x *FreezeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FreezeRequest.ProtoReflect.Descriptor instead.
 func (*FreezeRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{56}
+	return file_node_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *FreezeRequest) GetLimit() *durationpb.Duration {
@@ -3638,7 +3718,7 @@ type FreezeResponse struct {
 
 func (x *FreezeResponse) Reset() {
 	*x = FreezeResponse{}
-	mi := &file_node_proto_msgTypes[57]
+	mi := &file_node_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3650,7 +3730,7 @@ func (x *FreezeResponse) String() string {
 func (*FreezeResponse) ProtoMessage() {}
 
 func (x *FreezeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[57]
+	mi := &file_node_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3663,7 +3743,7 @@ func (x *FreezeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FreezeResponse.ProtoReflect.Descriptor instead.
 func (*FreezeResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{57}
+	return file_node_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *FreezeResponse) GetFrozen() int32 {
@@ -3688,7 +3768,7 @@ type ThawRequest struct {
 
 func (x *ThawRequest) Reset() {
 	*x = ThawRequest{}
-	mi := &file_node_proto_msgTypes[58]
+	mi := &file_node_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3700,7 +3780,7 @@ func (x *ThawRequest) String() string {
 func (*ThawRequest) ProtoMessage() {}
 
 func (x *ThawRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[58]
+	mi := &file_node_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3713,7 +3793,7 @@ func (x *ThawRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ThawRequest.ProtoReflect.Descriptor instead.
 func (*ThawRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{58}
+	return file_node_proto_rawDescGZIP(), []int{59}
 }
 
 type ThawResponse struct {
@@ -3724,7 +3804,7 @@ type ThawResponse struct {
 
 func (x *ThawResponse) Reset() {
 	*x = ThawResponse{}
-	mi := &file_node_proto_msgTypes[59]
+	mi := &file_node_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3736,7 +3816,7 @@ func (x *ThawResponse) String() string {
 func (*ThawResponse) ProtoMessage() {}
 
 func (x *ThawResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[59]
+	mi := &file_node_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3749,7 +3829,7 @@ func (x *ThawResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ThawResponse.ProtoReflect.Descriptor instead.
 func (*ThawResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{59}
+	return file_node_proto_rawDescGZIP(), []int{60}
 }
 
 type OutputsRequest struct {
@@ -3764,7 +3844,7 @@ type OutputsRequest struct {
 
 func (x *OutputsRequest) Reset() {
 	*x = OutputsRequest{}
-	mi := &file_node_proto_msgTypes[60]
+	mi := &file_node_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3776,7 +3856,7 @@ func (x *OutputsRequest) String() string {
 func (*OutputsRequest) ProtoMessage() {}
 
 func (x *OutputsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[60]
+	mi := &file_node_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3789,7 +3869,7 @@ func (x *OutputsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OutputsRequest.ProtoReflect.Descriptor instead.
 func (*OutputsRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{60}
+	return file_node_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *OutputsRequest) GetDirectories() []string {
@@ -3824,7 +3904,7 @@ type Output struct {
 
 func (x *Output) Reset() {
 	*x = Output{}
-	mi := &file_node_proto_msgTypes[61]
+	mi := &file_node_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3836,7 +3916,7 @@ func (x *Output) String() string {
 func (*Output) ProtoMessage() {}
 
 func (x *Output) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[61]
+	mi := &file_node_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3849,7 +3929,7 @@ func (x *Output) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Output.ProtoReflect.Descriptor instead.
 func (*Output) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{61}
+	return file_node_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *Output) GetDirectory() string {
@@ -3910,7 +3990,7 @@ type SettleRequest struct {
 
 func (x *SettleRequest) Reset() {
 	*x = SettleRequest{}
-	mi := &file_node_proto_msgTypes[62]
+	mi := &file_node_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3922,7 +4002,7 @@ func (x *SettleRequest) String() string {
 func (*SettleRequest) ProtoMessage() {}
 
 func (x *SettleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[62]
+	mi := &file_node_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3935,7 +4015,7 @@ func (x *SettleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleRequest.ProtoReflect.Descriptor instead.
 func (*SettleRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{62}
+	return file_node_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *SettleRequest) GetLimit() *durationpb.Duration {
@@ -3957,7 +4037,7 @@ type SettleResponse struct {
 
 func (x *SettleResponse) Reset() {
 	*x = SettleResponse{}
-	mi := &file_node_proto_msgTypes[63]
+	mi := &file_node_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3969,7 +4049,7 @@ func (x *SettleResponse) String() string {
 func (*SettleResponse) ProtoMessage() {}
 
 func (x *SettleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[63]
+	mi := &file_node_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3982,7 +4062,7 @@ func (x *SettleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleResponse.ProtoReflect.Descriptor instead.
 func (*SettleResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{63}
+	return file_node_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *SettleResponse) GetState() string {
@@ -4018,7 +4098,7 @@ type PersonaliseRequest struct {
 
 func (x *PersonaliseRequest) Reset() {
 	*x = PersonaliseRequest{}
-	mi := &file_node_proto_msgTypes[64]
+	mi := &file_node_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4030,7 +4110,7 @@ func (x *PersonaliseRequest) String() string {
 func (*PersonaliseRequest) ProtoMessage() {}
 
 func (x *PersonaliseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[64]
+	mi := &file_node_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4043,7 +4123,7 @@ func (x *PersonaliseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PersonaliseRequest.ProtoReflect.Descriptor instead.
 func (*PersonaliseRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{64}
+	return file_node_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *PersonaliseRequest) GetEntropy() []byte {
@@ -4104,7 +4184,7 @@ type PersonaliseResponse struct {
 
 func (x *PersonaliseResponse) Reset() {
 	*x = PersonaliseResponse{}
-	mi := &file_node_proto_msgTypes[65]
+	mi := &file_node_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4116,7 +4196,7 @@ func (x *PersonaliseResponse) String() string {
 func (*PersonaliseResponse) ProtoMessage() {}
 
 func (x *PersonaliseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[65]
+	mi := &file_node_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4129,7 +4209,7 @@ func (x *PersonaliseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PersonaliseResponse.ProtoReflect.Descriptor instead.
 func (*PersonaliseResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{65}
+	return file_node_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *PersonaliseResponse) GetStages() []*Stage {
@@ -4144,7 +4224,7 @@ var File_node_proto protoreflect.FileDescriptor
 const file_node_proto_rawDesc = "" +
 	"\n" +
 	"\n" +
-	"node.proto\x12\x10millpond.node.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1egoogle/protobuf/duration.proto\"\x96\x03\n" +
+	"node.proto\x12\x10millpond.node.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1egoogle/protobuf/duration.proto\"\xe6\x03\n" +
 	"\fHelloRequest\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1e\n" +
 	"\n" +
@@ -4160,7 +4240,9 @@ const file_node_proto_rawDesc = "" +
 	"\x0eserver_address\x18( \x01(\tR\rserverAddress\x12\x1b\n" +
 	"\tserver_ca\x18) \x01(\fR\bserverCa\x12\x1f\n" +
 	"\vazure_hosts\x18* \x03(\tR\n" +
-	"azureHosts\"\xb5\x03\n" +
+	"azureHosts\x12'\n" +
+	"\x0fnetwork_address\x18d \x01(\tR\x0enetworkAddress\x12%\n" +
+	"\x0enetwork_domain\x18e \x01(\tR\rnetworkDomain\"\xb5\x03\n" +
 	"\rHelloResponse\x12#\n" +
 	"\ragent_version\x18\x01 \x01(\tR\fagentVersion\x12\x17\n" +
 	"\aboot_id\x18\x02 \x01(\tR\x06bootId\x12\x1d\n" +
@@ -4301,11 +4383,15 @@ const file_node_proto_rawDesc = "" +
 	"\x04mode\x18\x03 \x01(\rR\x04mode\x12\x1c\n" +
 	"\tcontainer\x18( \x01(\bR\tcontainer\x12\x1f\n" +
 	"\vblob_prefix\x18) \x01(\tR\n" +
-	"blobPrefix\"\xb4\x01\n" +
+	"blobPrefix\"\xe2\x01\n" +
 	"\bInstance\x12:\n" +
 	"\x19coordination_command_line\x18\x01 \x01(\tR\x17coordinationCommandLine\x12R\n" +
 	"\x15common_resource_files\x18\x02 \x03(\v2\x1e.millpond.node.v1.ResourceFileR\x13commonResourceFiles\x12\x18\n" +
-	"\aprimary\x18\x03 \x01(\bR\aprimary\"\x11\n" +
+	"\aprimary\x18\x03 \x01(\bR\aprimary\x12,\n" +
+	"\x05hosts\x18d \x03(\v2\x16.millpond.node.v1.HostR\x05hosts\"4\n" +
+	"\x04Host\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\aaddress\x18\x02 \x01(\tR\aaddress\"\x11\n" +
 	"\x0fRunTaskResponse\"I\n" +
 	"\x0fRunTasksRequest\x126\n" +
 	"\x05tasks\x18\x01 \x03(\v2 .millpond.node.v1.RunTaskRequestR\x05tasks\"M\n" +
@@ -4487,7 +4573,7 @@ func file_node_proto_rawDescGZIP() []byte {
 	return file_node_proto_rawDescData
 }
 
-var file_node_proto_msgTypes = make([]protoimpl.MessageInfo, 68)
+var file_node_proto_msgTypes = make([]protoimpl.MessageInfo, 69)
 var file_node_proto_goTypes = []any{
 	(*HelloRequest)(nil),          // 0: millpond.node.v1.HelloRequest
 	(*HelloResponse)(nil),         // 1: millpond.node.v1.HelloResponse
@@ -4512,163 +4598,165 @@ var file_node_proto_goTypes = []any{
 	(*User)(nil),                  // 20: millpond.node.v1.User
 	(*ResourceFile)(nil),          // 21: millpond.node.v1.ResourceFile
 	(*Instance)(nil),              // 22: millpond.node.v1.Instance
-	(*RunTaskResponse)(nil),       // 23: millpond.node.v1.RunTaskResponse
-	(*RunTasksRequest)(nil),       // 24: millpond.node.v1.RunTasksRequest
-	(*RunTasksResponse)(nil),      // 25: millpond.node.v1.RunTasksResponse
-	(*RunTaskResult)(nil),         // 26: millpond.node.v1.RunTaskResult
-	(*PrepareRequest)(nil),        // 27: millpond.node.v1.PrepareRequest
-	(*Mount)(nil),                 // 28: millpond.node.v1.Mount
-	(*Containers)(nil),            // 29: millpond.node.v1.Containers
-	(*Registry)(nil),              // 30: millpond.node.v1.Registry
-	(*PrepareResponse)(nil),       // 31: millpond.node.v1.PrepareResponse
-	(*Container)(nil),             // 32: millpond.node.v1.Container
-	(*Bind)(nil),                  // 33: millpond.node.v1.Bind
-	(*ContainerInfo)(nil),         // 34: millpond.node.v1.ContainerInfo
-	(*SetLoginsRequest)(nil),      // 35: millpond.node.v1.SetLoginsRequest
-	(*SetLoginsResponse)(nil),     // 36: millpond.node.v1.SetLoginsResponse
-	(*Login)(nil),                 // 37: millpond.node.v1.Login
-	(*NoticeRequest)(nil),         // 38: millpond.node.v1.NoticeRequest
-	(*NoticeResponse)(nil),        // 39: millpond.node.v1.NoticeResponse
-	(*ProceedTaskRequest)(nil),    // 40: millpond.node.v1.ProceedTaskRequest
-	(*ProceedTaskResponse)(nil),   // 41: millpond.node.v1.ProceedTaskResponse
-	(*StopTaskRequest)(nil),       // 42: millpond.node.v1.StopTaskRequest
-	(*StopTaskResponse)(nil),      // 43: millpond.node.v1.StopTaskResponse
-	(*RemoveTaskRequest)(nil),     // 44: millpond.node.v1.RemoveTaskRequest
-	(*RemoveTaskResponse)(nil),    // 45: millpond.node.v1.RemoveTaskResponse
-	(*ListFilesRequest)(nil),      // 46: millpond.node.v1.ListFilesRequest
-	(*ListFilesResponse)(nil),     // 47: millpond.node.v1.ListFilesResponse
-	(*FileInfo)(nil),              // 48: millpond.node.v1.FileInfo
-	(*StatFileRequest)(nil),       // 49: millpond.node.v1.StatFileRequest
-	(*ReadFileRequest)(nil),       // 50: millpond.node.v1.ReadFileRequest
-	(*FileChunk)(nil),             // 51: millpond.node.v1.FileChunk
-	(*DeleteFileRequest)(nil),     // 52: millpond.node.v1.DeleteFileRequest
-	(*DeleteFileResponse)(nil),    // 53: millpond.node.v1.DeleteFileResponse
-	(*ShutdownRequest)(nil),       // 54: millpond.node.v1.ShutdownRequest
-	(*ShutdownResponse)(nil),      // 55: millpond.node.v1.ShutdownResponse
-	(*FreezeRequest)(nil),         // 56: millpond.node.v1.FreezeRequest
-	(*FreezeResponse)(nil),        // 57: millpond.node.v1.FreezeResponse
-	(*ThawRequest)(nil),           // 58: millpond.node.v1.ThawRequest
-	(*ThawResponse)(nil),          // 59: millpond.node.v1.ThawResponse
-	(*OutputsRequest)(nil),        // 60: millpond.node.v1.OutputsRequest
-	(*Output)(nil),                // 61: millpond.node.v1.Output
-	(*SettleRequest)(nil),         // 62: millpond.node.v1.SettleRequest
-	(*SettleResponse)(nil),        // 63: millpond.node.v1.SettleResponse
-	(*PersonaliseRequest)(nil),    // 64: millpond.node.v1.PersonaliseRequest
-	(*PersonaliseResponse)(nil),   // 65: millpond.node.v1.PersonaliseResponse
-	nil,                           // 66: millpond.node.v1.Failure.DetailsEntry
-	nil,                           // 67: millpond.node.v1.RunTaskRequest.EnvironmentEntry
-	(*timestamppb.Timestamp)(nil), // 68: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 69: google.protobuf.Duration
+	(*Host)(nil),                  // 23: millpond.node.v1.Host
+	(*RunTaskResponse)(nil),       // 24: millpond.node.v1.RunTaskResponse
+	(*RunTasksRequest)(nil),       // 25: millpond.node.v1.RunTasksRequest
+	(*RunTasksResponse)(nil),      // 26: millpond.node.v1.RunTasksResponse
+	(*RunTaskResult)(nil),         // 27: millpond.node.v1.RunTaskResult
+	(*PrepareRequest)(nil),        // 28: millpond.node.v1.PrepareRequest
+	(*Mount)(nil),                 // 29: millpond.node.v1.Mount
+	(*Containers)(nil),            // 30: millpond.node.v1.Containers
+	(*Registry)(nil),              // 31: millpond.node.v1.Registry
+	(*PrepareResponse)(nil),       // 32: millpond.node.v1.PrepareResponse
+	(*Container)(nil),             // 33: millpond.node.v1.Container
+	(*Bind)(nil),                  // 34: millpond.node.v1.Bind
+	(*ContainerInfo)(nil),         // 35: millpond.node.v1.ContainerInfo
+	(*SetLoginsRequest)(nil),      // 36: millpond.node.v1.SetLoginsRequest
+	(*SetLoginsResponse)(nil),     // 37: millpond.node.v1.SetLoginsResponse
+	(*Login)(nil),                 // 38: millpond.node.v1.Login
+	(*NoticeRequest)(nil),         // 39: millpond.node.v1.NoticeRequest
+	(*NoticeResponse)(nil),        // 40: millpond.node.v1.NoticeResponse
+	(*ProceedTaskRequest)(nil),    // 41: millpond.node.v1.ProceedTaskRequest
+	(*ProceedTaskResponse)(nil),   // 42: millpond.node.v1.ProceedTaskResponse
+	(*StopTaskRequest)(nil),       // 43: millpond.node.v1.StopTaskRequest
+	(*StopTaskResponse)(nil),      // 44: millpond.node.v1.StopTaskResponse
+	(*RemoveTaskRequest)(nil),     // 45: millpond.node.v1.RemoveTaskRequest
+	(*RemoveTaskResponse)(nil),    // 46: millpond.node.v1.RemoveTaskResponse
+	(*ListFilesRequest)(nil),      // 47: millpond.node.v1.ListFilesRequest
+	(*ListFilesResponse)(nil),     // 48: millpond.node.v1.ListFilesResponse
+	(*FileInfo)(nil),              // 49: millpond.node.v1.FileInfo
+	(*StatFileRequest)(nil),       // 50: millpond.node.v1.StatFileRequest
+	(*ReadFileRequest)(nil),       // 51: millpond.node.v1.ReadFileRequest
+	(*FileChunk)(nil),             // 52: millpond.node.v1.FileChunk
+	(*DeleteFileRequest)(nil),     // 53: millpond.node.v1.DeleteFileRequest
+	(*DeleteFileResponse)(nil),    // 54: millpond.node.v1.DeleteFileResponse
+	(*ShutdownRequest)(nil),       // 55: millpond.node.v1.ShutdownRequest
+	(*ShutdownResponse)(nil),      // 56: millpond.node.v1.ShutdownResponse
+	(*FreezeRequest)(nil),         // 57: millpond.node.v1.FreezeRequest
+	(*FreezeResponse)(nil),        // 58: millpond.node.v1.FreezeResponse
+	(*ThawRequest)(nil),           // 59: millpond.node.v1.ThawRequest
+	(*ThawResponse)(nil),          // 60: millpond.node.v1.ThawResponse
+	(*OutputsRequest)(nil),        // 61: millpond.node.v1.OutputsRequest
+	(*Output)(nil),                // 62: millpond.node.v1.Output
+	(*SettleRequest)(nil),         // 63: millpond.node.v1.SettleRequest
+	(*SettleResponse)(nil),        // 64: millpond.node.v1.SettleResponse
+	(*PersonaliseRequest)(nil),    // 65: millpond.node.v1.PersonaliseRequest
+	(*PersonaliseResponse)(nil),   // 66: millpond.node.v1.PersonaliseResponse
+	nil,                           // 67: millpond.node.v1.Failure.DetailsEntry
+	nil,                           // 68: millpond.node.v1.RunTaskRequest.EnvironmentEntry
+	(*timestamppb.Timestamp)(nil), // 69: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 70: google.protobuf.Duration
 }
 var file_node_proto_depIdxs = []int32{
-	68, // 0: millpond.node.v1.HelloRequest.now:type_name -> google.protobuf.Timestamp
-	68, // 1: millpond.node.v1.HelloResponse.booted:type_name -> google.protobuf.Timestamp
+	69, // 0: millpond.node.v1.HelloRequest.now:type_name -> google.protobuf.Timestamp
+	69, // 1: millpond.node.v1.HelloResponse.booted:type_name -> google.protobuf.Timestamp
 	3,  // 2: millpond.node.v1.HelloResponse.running:type_name -> millpond.node.v1.TaskKey
 	2,  // 3: millpond.node.v1.HelloResponse.stages:type_name -> millpond.node.v1.Stage
-	69, // 4: millpond.node.v1.Stage.duration:type_name -> google.protobuf.Duration
-	68, // 5: millpond.node.v1.Event.time:type_name -> google.protobuf.Timestamp
+	70, // 4: millpond.node.v1.Stage.duration:type_name -> google.protobuf.Duration
+	69, // 5: millpond.node.v1.Event.time:type_name -> google.protobuf.Timestamp
 	6,  // 6: millpond.node.v1.Event.task_started:type_name -> millpond.node.v1.TaskStarted
 	8,  // 7: millpond.node.v1.Event.task_completed:type_name -> millpond.node.v1.TaskCompleted
 	11, // 8: millpond.node.v1.Event.heartbeat:type_name -> millpond.node.v1.Heartbeat
 	7,  // 9: millpond.node.v1.Event.task_coordinated:type_name -> millpond.node.v1.TaskCoordinated
 	5,  // 10: millpond.node.v1.Event.more:type_name -> millpond.node.v1.Event
 	3,  // 11: millpond.node.v1.TaskStarted.key:type_name -> millpond.node.v1.TaskKey
-	68, // 12: millpond.node.v1.TaskStarted.start_time:type_name -> google.protobuf.Timestamp
+	69, // 12: millpond.node.v1.TaskStarted.start_time:type_name -> google.protobuf.Timestamp
 	3,  // 13: millpond.node.v1.TaskCoordinated.key:type_name -> millpond.node.v1.TaskKey
-	68, // 14: millpond.node.v1.TaskCoordinated.start_time:type_name -> google.protobuf.Timestamp
+	69, // 14: millpond.node.v1.TaskCoordinated.start_time:type_name -> google.protobuf.Timestamp
 	3,  // 15: millpond.node.v1.TaskCompleted.key:type_name -> millpond.node.v1.TaskKey
-	68, // 16: millpond.node.v1.TaskCompleted.start_time:type_name -> google.protobuf.Timestamp
-	68, // 17: millpond.node.v1.TaskCompleted.end_time:type_name -> google.protobuf.Timestamp
+	69, // 16: millpond.node.v1.TaskCompleted.start_time:type_name -> google.protobuf.Timestamp
+	69, // 17: millpond.node.v1.TaskCompleted.end_time:type_name -> google.protobuf.Timestamp
 	10, // 18: millpond.node.v1.TaskCompleted.failure:type_name -> millpond.node.v1.Failure
 	9,  // 19: millpond.node.v1.TaskCompleted.usage:type_name -> millpond.node.v1.Usage
-	34, // 20: millpond.node.v1.TaskCompleted.container:type_name -> millpond.node.v1.ContainerInfo
-	69, // 21: millpond.node.v1.Usage.user_cpu:type_name -> google.protobuf.Duration
-	69, // 22: millpond.node.v1.Usage.kernel_cpu:type_name -> google.protobuf.Duration
-	66, // 23: millpond.node.v1.Failure.details:type_name -> millpond.node.v1.Failure.DetailsEntry
+	35, // 20: millpond.node.v1.TaskCompleted.container:type_name -> millpond.node.v1.ContainerInfo
+	70, // 21: millpond.node.v1.Usage.user_cpu:type_name -> google.protobuf.Duration
+	70, // 22: millpond.node.v1.Usage.kernel_cpu:type_name -> google.protobuf.Duration
+	67, // 23: millpond.node.v1.Failure.details:type_name -> millpond.node.v1.Failure.DetailsEntry
 	3,  // 24: millpond.node.v1.RunTaskRequest.key:type_name -> millpond.node.v1.TaskKey
-	67, // 25: millpond.node.v1.RunTaskRequest.environment:type_name -> millpond.node.v1.RunTaskRequest.EnvironmentEntry
+	68, // 25: millpond.node.v1.RunTaskRequest.environment:type_name -> millpond.node.v1.RunTaskRequest.EnvironmentEntry
 	20, // 26: millpond.node.v1.RunTaskRequest.user:type_name -> millpond.node.v1.User
 	21, // 27: millpond.node.v1.RunTaskRequest.resource_files:type_name -> millpond.node.v1.ResourceFile
-	69, // 28: millpond.node.v1.RunTaskRequest.max_wall_clock:type_name -> google.protobuf.Duration
+	70, // 28: millpond.node.v1.RunTaskRequest.max_wall_clock:type_name -> google.protobuf.Duration
 	15, // 29: millpond.node.v1.RunTaskRequest.output_files:type_name -> millpond.node.v1.OutputFile
 	17, // 30: millpond.node.v1.RunTaskRequest.packages:type_name -> millpond.node.v1.ApplicationPackage
-	32, // 31: millpond.node.v1.RunTaskRequest.container:type_name -> millpond.node.v1.Container
+	33, // 31: millpond.node.v1.RunTaskRequest.container:type_name -> millpond.node.v1.Container
 	22, // 32: millpond.node.v1.RunTaskRequest.instance:type_name -> millpond.node.v1.Instance
 	16, // 33: millpond.node.v1.OutputFile.headers:type_name -> millpond.node.v1.Header
 	17, // 34: millpond.node.v1.InstallRequest.packages:type_name -> millpond.node.v1.ApplicationPackage
 	10, // 35: millpond.node.v1.InstallResponse.failure:type_name -> millpond.node.v1.Failure
 	21, // 36: millpond.node.v1.Instance.common_resource_files:type_name -> millpond.node.v1.ResourceFile
-	14, // 37: millpond.node.v1.RunTasksRequest.tasks:type_name -> millpond.node.v1.RunTaskRequest
-	26, // 38: millpond.node.v1.RunTasksResponse.results:type_name -> millpond.node.v1.RunTaskResult
-	28, // 39: millpond.node.v1.PrepareRequest.mounts:type_name -> millpond.node.v1.Mount
-	29, // 40: millpond.node.v1.PrepareRequest.containers:type_name -> millpond.node.v1.Containers
-	30, // 41: millpond.node.v1.Containers.registries:type_name -> millpond.node.v1.Registry
-	10, // 42: millpond.node.v1.PrepareResponse.failure:type_name -> millpond.node.v1.Failure
-	30, // 43: millpond.node.v1.Container.registry:type_name -> millpond.node.v1.Registry
-	33, // 44: millpond.node.v1.Container.binds:type_name -> millpond.node.v1.Bind
-	37, // 45: millpond.node.v1.SetLoginsRequest.logins:type_name -> millpond.node.v1.Login
-	68, // 46: millpond.node.v1.Login.expiry:type_name -> google.protobuf.Timestamp
-	68, // 47: millpond.node.v1.NoticeRequest.not_before:type_name -> google.protobuf.Timestamp
-	3,  // 48: millpond.node.v1.ProceedTaskRequest.key:type_name -> millpond.node.v1.TaskKey
-	3,  // 49: millpond.node.v1.StopTaskRequest.key:type_name -> millpond.node.v1.TaskKey
-	3,  // 50: millpond.node.v1.RemoveTaskRequest.key:type_name -> millpond.node.v1.TaskKey
-	48, // 51: millpond.node.v1.ListFilesResponse.files:type_name -> millpond.node.v1.FileInfo
-	68, // 52: millpond.node.v1.FileInfo.modified:type_name -> google.protobuf.Timestamp
-	69, // 53: millpond.node.v1.FreezeRequest.limit:type_name -> google.protobuf.Duration
-	68, // 54: millpond.node.v1.Output.modified:type_name -> google.protobuf.Timestamp
-	69, // 55: millpond.node.v1.SettleRequest.limit:type_name -> google.protobuf.Duration
-	2,  // 56: millpond.node.v1.SettleResponse.stages:type_name -> millpond.node.v1.Stage
-	68, // 57: millpond.node.v1.PersonaliseRequest.now:type_name -> google.protobuf.Timestamp
-	2,  // 58: millpond.node.v1.PersonaliseResponse.stages:type_name -> millpond.node.v1.Stage
-	0,  // 59: millpond.node.v1.Agent.Hello:input_type -> millpond.node.v1.HelloRequest
-	4,  // 60: millpond.node.v1.Agent.Watch:input_type -> millpond.node.v1.WatchRequest
-	12, // 61: millpond.node.v1.Agent.Acknowledge:input_type -> millpond.node.v1.AcknowledgeRequest
-	14, // 62: millpond.node.v1.Agent.RunTask:input_type -> millpond.node.v1.RunTaskRequest
-	24, // 63: millpond.node.v1.Agent.RunTasks:input_type -> millpond.node.v1.RunTasksRequest
-	27, // 64: millpond.node.v1.Agent.Prepare:input_type -> millpond.node.v1.PrepareRequest
-	35, // 65: millpond.node.v1.Agent.SetLogins:input_type -> millpond.node.v1.SetLoginsRequest
-	38, // 66: millpond.node.v1.Agent.Notice:input_type -> millpond.node.v1.NoticeRequest
-	40, // 67: millpond.node.v1.Agent.ProceedTask:input_type -> millpond.node.v1.ProceedTaskRequest
-	42, // 68: millpond.node.v1.Agent.StopTask:input_type -> millpond.node.v1.StopTaskRequest
-	44, // 69: millpond.node.v1.Agent.RemoveTask:input_type -> millpond.node.v1.RemoveTaskRequest
-	18, // 70: millpond.node.v1.Agent.Install:input_type -> millpond.node.v1.InstallRequest
-	46, // 71: millpond.node.v1.Agent.ListFiles:input_type -> millpond.node.v1.ListFilesRequest
-	49, // 72: millpond.node.v1.Agent.StatFile:input_type -> millpond.node.v1.StatFileRequest
-	50, // 73: millpond.node.v1.Agent.ReadFile:input_type -> millpond.node.v1.ReadFileRequest
-	60, // 74: millpond.node.v1.Agent.Outputs:input_type -> millpond.node.v1.OutputsRequest
-	52, // 75: millpond.node.v1.Agent.DeleteFile:input_type -> millpond.node.v1.DeleteFileRequest
-	54, // 76: millpond.node.v1.Agent.Shutdown:input_type -> millpond.node.v1.ShutdownRequest
-	56, // 77: millpond.node.v1.Agent.Freeze:input_type -> millpond.node.v1.FreezeRequest
-	58, // 78: millpond.node.v1.Agent.Thaw:input_type -> millpond.node.v1.ThawRequest
-	62, // 79: millpond.node.v1.Agent.Settle:input_type -> millpond.node.v1.SettleRequest
-	64, // 80: millpond.node.v1.Agent.Personalise:input_type -> millpond.node.v1.PersonaliseRequest
-	1,  // 81: millpond.node.v1.Agent.Hello:output_type -> millpond.node.v1.HelloResponse
-	5,  // 82: millpond.node.v1.Agent.Watch:output_type -> millpond.node.v1.Event
-	13, // 83: millpond.node.v1.Agent.Acknowledge:output_type -> millpond.node.v1.AcknowledgeResponse
-	23, // 84: millpond.node.v1.Agent.RunTask:output_type -> millpond.node.v1.RunTaskResponse
-	25, // 85: millpond.node.v1.Agent.RunTasks:output_type -> millpond.node.v1.RunTasksResponse
-	31, // 86: millpond.node.v1.Agent.Prepare:output_type -> millpond.node.v1.PrepareResponse
-	36, // 87: millpond.node.v1.Agent.SetLogins:output_type -> millpond.node.v1.SetLoginsResponse
-	39, // 88: millpond.node.v1.Agent.Notice:output_type -> millpond.node.v1.NoticeResponse
-	41, // 89: millpond.node.v1.Agent.ProceedTask:output_type -> millpond.node.v1.ProceedTaskResponse
-	43, // 90: millpond.node.v1.Agent.StopTask:output_type -> millpond.node.v1.StopTaskResponse
-	45, // 91: millpond.node.v1.Agent.RemoveTask:output_type -> millpond.node.v1.RemoveTaskResponse
-	19, // 92: millpond.node.v1.Agent.Install:output_type -> millpond.node.v1.InstallResponse
-	47, // 93: millpond.node.v1.Agent.ListFiles:output_type -> millpond.node.v1.ListFilesResponse
-	48, // 94: millpond.node.v1.Agent.StatFile:output_type -> millpond.node.v1.FileInfo
-	51, // 95: millpond.node.v1.Agent.ReadFile:output_type -> millpond.node.v1.FileChunk
-	61, // 96: millpond.node.v1.Agent.Outputs:output_type -> millpond.node.v1.Output
-	53, // 97: millpond.node.v1.Agent.DeleteFile:output_type -> millpond.node.v1.DeleteFileResponse
-	55, // 98: millpond.node.v1.Agent.Shutdown:output_type -> millpond.node.v1.ShutdownResponse
-	57, // 99: millpond.node.v1.Agent.Freeze:output_type -> millpond.node.v1.FreezeResponse
-	59, // 100: millpond.node.v1.Agent.Thaw:output_type -> millpond.node.v1.ThawResponse
-	63, // 101: millpond.node.v1.Agent.Settle:output_type -> millpond.node.v1.SettleResponse
-	65, // 102: millpond.node.v1.Agent.Personalise:output_type -> millpond.node.v1.PersonaliseResponse
-	81, // [81:103] is the sub-list for method output_type
-	59, // [59:81] is the sub-list for method input_type
-	59, // [59:59] is the sub-list for extension type_name
-	59, // [59:59] is the sub-list for extension extendee
-	0,  // [0:59] is the sub-list for field type_name
+	23, // 37: millpond.node.v1.Instance.hosts:type_name -> millpond.node.v1.Host
+	14, // 38: millpond.node.v1.RunTasksRequest.tasks:type_name -> millpond.node.v1.RunTaskRequest
+	27, // 39: millpond.node.v1.RunTasksResponse.results:type_name -> millpond.node.v1.RunTaskResult
+	29, // 40: millpond.node.v1.PrepareRequest.mounts:type_name -> millpond.node.v1.Mount
+	30, // 41: millpond.node.v1.PrepareRequest.containers:type_name -> millpond.node.v1.Containers
+	31, // 42: millpond.node.v1.Containers.registries:type_name -> millpond.node.v1.Registry
+	10, // 43: millpond.node.v1.PrepareResponse.failure:type_name -> millpond.node.v1.Failure
+	31, // 44: millpond.node.v1.Container.registry:type_name -> millpond.node.v1.Registry
+	34, // 45: millpond.node.v1.Container.binds:type_name -> millpond.node.v1.Bind
+	38, // 46: millpond.node.v1.SetLoginsRequest.logins:type_name -> millpond.node.v1.Login
+	69, // 47: millpond.node.v1.Login.expiry:type_name -> google.protobuf.Timestamp
+	69, // 48: millpond.node.v1.NoticeRequest.not_before:type_name -> google.protobuf.Timestamp
+	3,  // 49: millpond.node.v1.ProceedTaskRequest.key:type_name -> millpond.node.v1.TaskKey
+	3,  // 50: millpond.node.v1.StopTaskRequest.key:type_name -> millpond.node.v1.TaskKey
+	3,  // 51: millpond.node.v1.RemoveTaskRequest.key:type_name -> millpond.node.v1.TaskKey
+	49, // 52: millpond.node.v1.ListFilesResponse.files:type_name -> millpond.node.v1.FileInfo
+	69, // 53: millpond.node.v1.FileInfo.modified:type_name -> google.protobuf.Timestamp
+	70, // 54: millpond.node.v1.FreezeRequest.limit:type_name -> google.protobuf.Duration
+	69, // 55: millpond.node.v1.Output.modified:type_name -> google.protobuf.Timestamp
+	70, // 56: millpond.node.v1.SettleRequest.limit:type_name -> google.protobuf.Duration
+	2,  // 57: millpond.node.v1.SettleResponse.stages:type_name -> millpond.node.v1.Stage
+	69, // 58: millpond.node.v1.PersonaliseRequest.now:type_name -> google.protobuf.Timestamp
+	2,  // 59: millpond.node.v1.PersonaliseResponse.stages:type_name -> millpond.node.v1.Stage
+	0,  // 60: millpond.node.v1.Agent.Hello:input_type -> millpond.node.v1.HelloRequest
+	4,  // 61: millpond.node.v1.Agent.Watch:input_type -> millpond.node.v1.WatchRequest
+	12, // 62: millpond.node.v1.Agent.Acknowledge:input_type -> millpond.node.v1.AcknowledgeRequest
+	14, // 63: millpond.node.v1.Agent.RunTask:input_type -> millpond.node.v1.RunTaskRequest
+	25, // 64: millpond.node.v1.Agent.RunTasks:input_type -> millpond.node.v1.RunTasksRequest
+	28, // 65: millpond.node.v1.Agent.Prepare:input_type -> millpond.node.v1.PrepareRequest
+	36, // 66: millpond.node.v1.Agent.SetLogins:input_type -> millpond.node.v1.SetLoginsRequest
+	39, // 67: millpond.node.v1.Agent.Notice:input_type -> millpond.node.v1.NoticeRequest
+	41, // 68: millpond.node.v1.Agent.ProceedTask:input_type -> millpond.node.v1.ProceedTaskRequest
+	43, // 69: millpond.node.v1.Agent.StopTask:input_type -> millpond.node.v1.StopTaskRequest
+	45, // 70: millpond.node.v1.Agent.RemoveTask:input_type -> millpond.node.v1.RemoveTaskRequest
+	18, // 71: millpond.node.v1.Agent.Install:input_type -> millpond.node.v1.InstallRequest
+	47, // 72: millpond.node.v1.Agent.ListFiles:input_type -> millpond.node.v1.ListFilesRequest
+	50, // 73: millpond.node.v1.Agent.StatFile:input_type -> millpond.node.v1.StatFileRequest
+	51, // 74: millpond.node.v1.Agent.ReadFile:input_type -> millpond.node.v1.ReadFileRequest
+	61, // 75: millpond.node.v1.Agent.Outputs:input_type -> millpond.node.v1.OutputsRequest
+	53, // 76: millpond.node.v1.Agent.DeleteFile:input_type -> millpond.node.v1.DeleteFileRequest
+	55, // 77: millpond.node.v1.Agent.Shutdown:input_type -> millpond.node.v1.ShutdownRequest
+	57, // 78: millpond.node.v1.Agent.Freeze:input_type -> millpond.node.v1.FreezeRequest
+	59, // 79: millpond.node.v1.Agent.Thaw:input_type -> millpond.node.v1.ThawRequest
+	63, // 80: millpond.node.v1.Agent.Settle:input_type -> millpond.node.v1.SettleRequest
+	65, // 81: millpond.node.v1.Agent.Personalise:input_type -> millpond.node.v1.PersonaliseRequest
+	1,  // 82: millpond.node.v1.Agent.Hello:output_type -> millpond.node.v1.HelloResponse
+	5,  // 83: millpond.node.v1.Agent.Watch:output_type -> millpond.node.v1.Event
+	13, // 84: millpond.node.v1.Agent.Acknowledge:output_type -> millpond.node.v1.AcknowledgeResponse
+	24, // 85: millpond.node.v1.Agent.RunTask:output_type -> millpond.node.v1.RunTaskResponse
+	26, // 86: millpond.node.v1.Agent.RunTasks:output_type -> millpond.node.v1.RunTasksResponse
+	32, // 87: millpond.node.v1.Agent.Prepare:output_type -> millpond.node.v1.PrepareResponse
+	37, // 88: millpond.node.v1.Agent.SetLogins:output_type -> millpond.node.v1.SetLoginsResponse
+	40, // 89: millpond.node.v1.Agent.Notice:output_type -> millpond.node.v1.NoticeResponse
+	42, // 90: millpond.node.v1.Agent.ProceedTask:output_type -> millpond.node.v1.ProceedTaskResponse
+	44, // 91: millpond.node.v1.Agent.StopTask:output_type -> millpond.node.v1.StopTaskResponse
+	46, // 92: millpond.node.v1.Agent.RemoveTask:output_type -> millpond.node.v1.RemoveTaskResponse
+	19, // 93: millpond.node.v1.Agent.Install:output_type -> millpond.node.v1.InstallResponse
+	48, // 94: millpond.node.v1.Agent.ListFiles:output_type -> millpond.node.v1.ListFilesResponse
+	49, // 95: millpond.node.v1.Agent.StatFile:output_type -> millpond.node.v1.FileInfo
+	52, // 96: millpond.node.v1.Agent.ReadFile:output_type -> millpond.node.v1.FileChunk
+	62, // 97: millpond.node.v1.Agent.Outputs:output_type -> millpond.node.v1.Output
+	54, // 98: millpond.node.v1.Agent.DeleteFile:output_type -> millpond.node.v1.DeleteFileResponse
+	56, // 99: millpond.node.v1.Agent.Shutdown:output_type -> millpond.node.v1.ShutdownResponse
+	58, // 100: millpond.node.v1.Agent.Freeze:output_type -> millpond.node.v1.FreezeResponse
+	60, // 101: millpond.node.v1.Agent.Thaw:output_type -> millpond.node.v1.ThawResponse
+	64, // 102: millpond.node.v1.Agent.Settle:output_type -> millpond.node.v1.SettleResponse
+	66, // 103: millpond.node.v1.Agent.Personalise:output_type -> millpond.node.v1.PersonaliseResponse
+	82, // [82:104] is the sub-list for method output_type
+	60, // [60:82] is the sub-list for method input_type
+	60, // [60:60] is the sub-list for extension type_name
+	60, // [60:60] is the sub-list for extension extendee
+	0,  // [0:60] is the sub-list for field type_name
 }
 
 func init() { file_node_proto_init() }
@@ -4689,7 +4777,7 @@ func file_node_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_node_proto_rawDesc), len(file_node_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   68,
+			NumMessages:   69,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
