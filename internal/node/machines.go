@@ -46,6 +46,9 @@ func (s *Service) Forward(ctx context.Context) {
 const atOnce = 8
 
 func (s *Service) match(ctx context.Context) (string, time.Time, error) {
+	if until, early := s.pace.Early(s.Clock.Now()); early {
+		return "waits for more changes", until, nil
+	}
 	// The machines are listed before the rows are read: a row is always older
 	// than its machine, so a machine without a row is an orphan for sure.
 	machines, err := s.Launcher.List(ctx)
@@ -53,12 +56,12 @@ func (s *Service) match(ctx context.Context) (string, time.Time, error) {
 		return "", time.Time{}, fmt.Errorf("list machines: %w", err)
 	}
 	snap := Snapshot{Machines: machines, Started: s.started, Config: s.Config, Contact: s.contactOf}
+	if snap.Nodes, err = s.DB.Heads(ctx); err != nil {
+		return "", time.Time{}, err
+	}
 	retained := map[string]bool{}
 	err = s.DB.View(ctx, func(tx *sqlite.Tx) (err error) {
 		snap.Now = tx.Now
-		if snap.Nodes, err = tx.NodeHeads(); err != nil {
-			return err
-		}
 		for _, h := range snap.Nodes {
 			if h.Pending == "" || h.Option != millpond.DeallocateRetainedData {
 				continue
@@ -74,6 +77,7 @@ func (s *Service) match(ctx context.Context) (string, time.Time, error) {
 	}
 	snap.Retained = func(id millpond.NodeID) bool { return retained[id.Key()] }
 	actions, next := Make(snap)
+	s.pace.Rest(snap.Now, len(snap.Nodes))
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(atOnce)
 	errs := make([]error, len(actions))

@@ -20,6 +20,7 @@ import (
 	"millpond.dev/millpond/internal/kept"
 	"millpond.dev/millpond/internal/launch"
 	"millpond.dev/millpond/internal/ledger"
+	"millpond.dev/millpond/internal/reconcile"
 	"millpond.dev/millpond/internal/sqlite"
 	"millpond.dev/millpond/internal/wake"
 )
@@ -100,6 +101,7 @@ type Service struct {
 	phases  *prometheus.HistogramVec
 	// keeping bounds the nodes that are asked for outputs at once.
 	keeping chan struct{}
+	pace    reconcile.Pace // of match
 
 	mu       sync.Mutex
 	sessions map[string]*session

@@ -22,6 +22,9 @@ func (s *Service) Allocator() reconcile.Loop {
 }
 
 func (s *Service) allocate(ctx context.Context) (string, time.Time, error) {
+	if until, early := s.pace.Early(s.Clock.Now()); early {
+		return "waits for more changes", until, nil
+	}
 	var pools []millpond.Pool
 	err := s.DB.View(ctx, func(tx *sqlite.Tx) (err error) {
 		pools, err = tx.UnsettledPools()
@@ -218,15 +221,23 @@ func (s *Service) snapshot(ctx context.Context, p millpond.Pool) (Snapshot, mill
 			launched[st.Node.Key()] = true
 		}
 	}
+	// After the machines: a row is always older than its machine.
+	all, err := s.DB.Heads(ctx)
+	if err != nil {
+		return snap, acct, err
+	}
+	s.pace.Rest(snap.Now, len(all))
 	err = s.DB.View(ctx, func(tx *sqlite.Tx) error {
-		nodes, err := tx.PoolHeads(p.Account, p.Spec.ID.Key())
-		if err != nil {
-			return err
-		}
-		for _, h := range nodes {
+		for _, h := range all {
+			if h.Account.Key() != p.Account.Key() || h.Pool != p.Spec.ID.Key() {
+				continue
+			}
 			v := NodeView{ID: h.ID, Dedicated: h.Dedicated, State: h.State, Came: !h.Allocated.IsZero(), Tasks: h.RunningTasks}
 			if h.LaunchFailed && !v.Came {
 				full, err := tx.Node(h.ID)
+				if errors.Is(err, sqlite.ErrNoRow) {
+					continue // gone since
+				}
 				if err != nil {
 					return err
 				}
@@ -237,7 +248,8 @@ func (s *Service) snapshot(ctx context.Context, p millpond.Pool) (Snapshot, mill
 		if p.State == millpond.PoolDeleting || !ok {
 			return nil
 		}
-		return s.limits(tx, &snap, acct, size, capacity, launched)
+		s.limits(&snap, all, acct, size, capacity, launched)
+		return nil
 	})
 	return snap, acct, err
 }
@@ -251,11 +263,7 @@ func lastError(n millpond.Node) string {
 }
 
 // limits fills in what the launcher and the quota still allow.
-func (s *Service) limits(tx *sqlite.Tx, snap *Snapshot, acct millpond.BatchAccount, size millpond.VMSize, c launch.Capacity, launched map[string]bool) error {
-	all, err := tx.NodeHeads()
-	if err != nil {
-		return err
-	}
+func (s *Service) limits(snap *Snapshot, all []sqlite.NodeHead, acct millpond.BatchAccount, size millpond.VMSize, c launch.Capacity, launched map[string]bool) {
 	// Rows that the launcher has not been told of take room as well.
 	waiting, waitingMiB, cores, lowCores := 0, int64(0), 0, 0
 	sizes := map[string]millpond.VMSize{}
@@ -305,5 +313,4 @@ func (s *Service) limits(tx *sqlite.Tx, snap *Snapshot, acct millpond.BatchAccou
 		snap.QuotaDedicated = max(0, (acct.CoreQuota-cores)/size.VCPUs)
 		snap.QuotaLow = max(0, (acct.CoreQuota-lowCores)/size.VCPUs)
 	}
-	return nil
 }

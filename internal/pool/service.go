@@ -18,6 +18,7 @@ import (
 	"millpond.dev/millpond/internal/clock"
 	"millpond.dev/millpond/internal/launch"
 	"millpond.dev/millpond/internal/ledger"
+	"millpond.dev/millpond/internal/reconcile"
 	"millpond.dev/millpond/internal/sqlite"
 	"millpond.dev/millpond/internal/wake"
 )
@@ -101,6 +102,7 @@ type Service struct {
 	// looked is when the loop of rollouts last looked for a newer image of a pool;
 	// only that loop uses it.
 	looked map[poolKey]time.Time
+	pace   reconcile.Pace // of allocate
 }
 
 // New makes a Service.

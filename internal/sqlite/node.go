@@ -106,6 +106,9 @@ func (t *Tx) InsertNode(n millpond.Node) error {
 	if err != nil {
 		return err
 	}
+	if err := t.joins(n.ID); err != nil {
+		return err
+	}
 	return t.live(n)
 }
 
@@ -127,6 +130,7 @@ func (t *Tx) PutNode(n millpond.Node) error {
 }
 
 func (t *Tx) nodeChanged(n millpond.Node) {
+	t.writesHead(n.ID, headOf(n))
 	t.staleHead(n.ID)
 	t.changes.Nodes = append(t.changes.Nodes, NodeChange{ID: n.ID, Account: n.Account, Pool: n.Pool.Key(), Dedicated: n.Dedicated, State: n.State, Scheduling: n.Scheduling, Pending: n.Pending, Changed: n.StateTransition})
 }
@@ -145,6 +149,7 @@ func (t *Tx) PutNodeHead(h NodeHead) error {
 		string(h.State), micros(h.Changed), int64(h.Sequence), h.TasksRun, h.TasksSucceeded, recent, h.ID.Key())
 	t.changes.Nodes = append(t.changes.Nodes, h.Change())
 	t.wroteHead(h)
+	t.writesHead(h.ID, &h)
 	return err
 }
 
@@ -159,6 +164,7 @@ func (t *Tx) DeleteNode(id millpond.NodeID) error {
 	}
 	t.changes.Nodes = append(t.changes.Nodes, gone)
 	t.staleHead(id)
+	t.writesHead(id, nil)
 	if err := t.ended(id); err != nil {
 		return err
 	}

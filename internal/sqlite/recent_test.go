@@ -16,11 +16,12 @@ import (
 
 // TestRecentIsTheRows: whatever transactions write, several times over or
 // undone, the writer sees of tasks and nodes exactly what the rows say, within
-// the transaction and after it.
+// the transaction and after it; and so does who asks for the heads of all nodes.
 func TestRecentIsTheRows(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		db := open(t)
-		for range rapid.IntRange(1, 8).Draw(rt, "transactions") {
+		from := rapid.IntRange(0, 8).Draw(rt, "mustered before")
+		for i := range rapid.IntRange(1, 8).Draw(rt, "transactions") {
 			undo := rapid.IntRange(0, 3).Draw(rt, "undo") == 0
 			err := db.Update(context.Background(), func(tx *Tx) error {
 				for range rapid.IntRange(1, 10).Draw(rt, "steps") {
@@ -40,6 +41,23 @@ func TestRecentIsTheRows(t *testing.T) {
 				rt.Fatal(err)
 			}
 			if err := db.Update(context.Background(), func(tx *Tx) error { lookSame(rt, tx); return nil }); err != nil {
+				rt.Fatal(err)
+			}
+			if i < from {
+				continue
+			}
+			got, err := db.Heads(context.Background())
+			if err != nil {
+				rt.Fatal(err)
+			}
+			err = db.View(context.Background(), func(tx *Tx) error {
+				want, err := tx.NodeHeads()
+				if len(got)+len(want) > 0 && !reflect.DeepEqual(got, want) {
+					rt.Fatalf("the fleet is %+v, the rows are %+v", got, want)
+				}
+				return err
+			})
+			if err != nil {
 				rt.Fatal(err)
 			}
 		}

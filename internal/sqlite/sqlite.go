@@ -45,6 +45,7 @@ type DB struct {
 	followers []func(Changes)
 	// recent belongs to the holder of mu.
 	recent recent
+	fleet  fleet
 	// journal writes changes down within their transaction, under mu.
 	journal func(*Tx, Changes) error
 }
@@ -156,6 +157,8 @@ type Tx struct {
 	heads      map[string]headEntry
 	headsStale map[string]bool
 	loads      map[string]load
+	// fleet is what this transaction leaves of heads; nil in one that only reads.
+	fleet map[string]*NodeHead
 }
 
 func (t *Tx) statement(query string) *sql.Stmt {
@@ -203,6 +206,7 @@ func run(ctx context.Context, pool *sql.DB, compiled *statements, c clock.Clock,
 	defer func() { _ = tx.Rollback() }()
 	t := &Tx{tx: tx, ctx: ctx, Now: c.Now(), compiled: compiled}
 	if writer != nil {
+		t.fleet = map[string]*NodeHead{}
 		t.rowsSeen, t.counts = map[taskID]taskRow{}, map[countKey]count{}
 		t.recent, t.written, t.heads, t.headsStale, t.loads = &writer.recent, map[taskID]*millpond.Task{}, map[string]headEntry{}, map[string]bool{}, map[string]load{}
 	}
@@ -220,6 +224,7 @@ func run(ctx context.Context, pool *sql.DB, compiled *statements, c clock.Clock,
 	}
 	if writer != nil {
 		writer.recent.commit(t)
+		writer.fleet.commit(t)
 		writer.publish(t.changes)
 	}
 	compiled.add(ctx, pool, t.used)

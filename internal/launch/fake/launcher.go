@@ -17,8 +17,6 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
-	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -219,7 +217,6 @@ func (l *Launcher) List(context.Context) ([]launch.Status, error) {
 	for _, v := range vms {
 		list = append(list, v.current())
 	}
-	slices.SortFunc(list, func(a, b launch.Status) int { return strings.Compare(string(a.Node), string(b.Node)) })
 	return list, nil
 }
 

@@ -1,0 +1,23 @@
+package reconcile
+
+import "time"
+
+// Pace keeps a loop that looks at all of many things from running once for each
+// change of one of them, which would cost the square of their number: it rests
+// after a run, and the changes of that time share the next. With few things it
+// does nothing. The zero value is ready; one loop owns it.
+type Pace struct{ until time.Time }
+
+// perThing is what a look at one thing may cost, some times over.
+const perThing = 10 * time.Microsecond
+
+// Rest notes a run that looked at n things.
+func (p *Pace) Rest(now time.Time, n int) {
+	p.until = time.Time{}
+	if n >= 100 {
+		p.until = now.Add(time.Duration(n) * perThing)
+	}
+}
+
+// Early says whether a loop still rests, and until when.
+func (p *Pace) Early(now time.Time) (time.Time, bool) { return p.until, now.Before(p.until) }
