@@ -3,6 +3,7 @@ package pool
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	millpond "millpond.dev/millpond"
@@ -17,11 +18,16 @@ func (s *Service) recoverNodes(ctx context.Context) (time.Time, error) {
 	var pools []millpond.Pool
 	var next time.Time
 	now := s.Clock.Now()
-	err := s.DB.View(ctx, func(tx *sqlite.Tx) error {
-		heads, err := tx.PreemptedHeads()
-		if err != nil {
-			return err
-		}
+	heads, err := s.DB.Heads(ctx)
+	if err != nil {
+		return next, err
+	}
+	s.pace.Rest(now, len(heads))
+	heads = slices.DeleteFunc(heads, func(h sqlite.NodeHead) bool { return h.State != millpond.NodePreempted })
+	if len(heads) == 0 {
+		return next, nil
+	}
+	err = s.DB.View(ctx, func(tx *sqlite.Tx) error {
 		for _, h := range heads {
 			if at := h.Changed.Add(s.Config.Rest); now.Before(at) {
 				next = reconcile.Sooner(next, at)

@@ -223,11 +223,6 @@ func (t *Tx) PoolHeads(account millpond.AccountName, poolKey string) ([]NodeHead
 		`SELECT `+headColumns+` FROM node WHERE account = ? AND pool_key = ? ORDER BY key`, account.Key(), poolKey)
 }
 
-// PreemptedHeads lists the heads of the nodes of all accounts that are preempted.
-func (t *Tx) PreemptedHeads() ([]NodeHead, error) {
-	return collect(t, func(r *sql.Rows) (NodeHead, error) { return scanHead(r) }, `SELECT `+headColumns+` FROM node WHERE state = 'preempted' ORDER BY key`)
-}
-
 // NodeHeads lists the heads of all nodes.
 func (t *Tx) NodeHeads() ([]NodeHead, error) {
 	return collect(t, func(r *sql.Rows) (NodeHead, error) { return scanHead(r) }, `SELECT `+headColumns+` FROM node ORDER BY key`)
