@@ -225,8 +225,10 @@ type Node struct {
 	RootDir      string
 	// Installing: the pool's application packages are not all there yet since the
 	// last boot.
-	Installing    bool       `json:",omitempty"`
-	StartTask     *StartTask // as it ran
+	Installing bool `json:",omitempty"`
+	// Certificates are those of the pool as of the last boot.
+	Certificates  []CertificateReference `json:",omitempty"`
+	StartTask     *StartTask             // as it ran
 	StartTaskInfo *StartTaskInfo
 	// Preparing: the boot is not yet what its pool wants; nothing may run.
 	Preparing bool

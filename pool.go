@@ -95,6 +95,8 @@ type PoolSpec struct {
 	Metadata       []NameValue   `json:"metadata,omitempty"`
 	// Packages are installed on every node before its start task.
 	Packages []PackageReference `json:"packages,omitempty"`
+	// Certificates are on every node for those who may see them.
+	Certificates []CertificateReference `json:"certificates,omitempty"`
 	// OSDisk is what differs from the image's own OS disk.
 	OSDisk OSDiskSpec `json:"osDisk,omitzero"`
 	// Upgrade is nil when the pool was added without a policy.

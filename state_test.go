@@ -55,6 +55,15 @@ func TestStateTablesAreComplete(t *testing.T) {
 	t.Run("vm", func(t *testing.T) {
 		checkTable(t, millpond.VMStates(), millpond.VMEvents(), millpond.VMTransition)
 	})
+	t.Run("certificate", func(t *testing.T) {
+		checkTable(t, millpond.CertificateStates(), millpond.CertificateEvents(), func(s millpond.CertificateState, e millpond.CertificateEvent) (millpond.CertificateState, millpond.Outcome, string) {
+			next, outcome, refusal := millpond.CertificateTransition(s, e)
+			if refusal != nil {
+				return next, outcome, refusal.Message
+			}
+			return next, outcome, ""
+		})
+	})
 	t.Run("deployment", func(t *testing.T) {
 		checkTable(t, millpond.DeploymentStates(), millpond.DeploymentEvents(), millpond.DeploymentTransition)
 	})

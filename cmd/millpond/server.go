@@ -21,6 +21,7 @@ import (
 	"millpond.dev/millpond/internal/azwire"
 	"millpond.dev/millpond/internal/batchapi"
 	"millpond.dev/millpond/internal/blobapi"
+	"millpond.dev/millpond/internal/certificate"
 	"millpond.dev/millpond/internal/clock"
 	"millpond.dev/millpond/internal/compute"
 	"millpond.dev/millpond/internal/config"
@@ -184,6 +185,7 @@ func newServer(ctx context.Context, cfg config.Config, data datadir.Dir, addr st
 	var work *job.Service
 	var accounts *account.Service
 	var apps *application.Service
+	certificates := certificate.New(s.db, log)
 	accounts = account.New(account.Options{DB: s.db, Clock: s.clock, Log: log, Resources: resources, Pools: accountContents(func(ctx context.Context, name millpond.AccountName) error {
 		if err := deleteContents(ctx, name, pools, work); err != nil {
 			return err
@@ -192,7 +194,7 @@ func newServer(ctx context.Context, cfg config.Config, data datadir.Dir, addr st
 		for _, a := range doomed {
 			err = errors.Join(err, apps.DeleteAccount(ctx, a.ID))
 		}
-		return errors.Join(err, s.hooks.DeleteAccount(ctx, name))
+		return errors.Join(err, s.hooks.DeleteAccount(ctx, name), certificates.DeleteAccount(ctx, name))
 	}), Storage: stores,
 		Quotas: account.Quotas{Pools: cfg.Quotas.Pools, Cores: cfg.Quotas.Cores, ActiveJobs: cfg.Quotas.ActiveJobs, Accounts: cfg.Quotas.Accounts}})
 
@@ -240,7 +242,7 @@ func newServer(ctx context.Context, cfg config.Config, data datadir.Dir, addr st
 	s.sessions = nodeapi.New(channels, channels, log)
 	s.copying = []func(){comp.Wait, galleries.Wait, s.machines.Wait, deployments.Wait}
 	placer = sched.New(s.db, log, s.nodes, schedule)
-	s.loops = []reconcile.Loop{resources.Loop(), comp.Loop(), galleries.Loop(), accounts.Loop(), stores.Loop(), pools.Allocator(), pools.AutoScaler(), pools.Rollouts(), s.nodes.Machines(), s.nodes.Cleanup(), s.machines.Loop(), placer.Loop(), work.Loop(), work.Schedules(), deployments.Loop(), s.storeLoop(keeper), s.chunkLoop(), work.AutoPools(), s.events.Forget()}
+	s.loops = []reconcile.Loop{resources.Loop(), comp.Loop(), galleries.Loop(), accounts.Loop(), stores.Loop(), pools.Allocator(), pools.AutoScaler(), pools.Rollouts(), s.nodes.Machines(), s.nodes.Cleanup(), s.machines.Loop(), placer.Loop(), work.Loop(), work.Schedules(), deployments.Loop(), s.storeLoop(keeper), s.chunkLoop(), work.AutoPools(), s.events.Forget(), certificates.Loop()}
 
 	// The edges and the door.
 	assignments := armapi.NewAuthorization(rights, log)
@@ -268,6 +270,7 @@ func newServer(ctx context.Context, cfg config.Config, data datadir.Dir, addr st
 			return dir.Verify(ctx, token, directory.AudienceBatch)
 		},
 		Applications:    apps.Summaries,
+		Certificates:    certificates,
 		SupportedImages: func(ctx context.Context) ([]batchapi.SupportedImage, error) { return supportedImages(ctx, galleries) }})
 	rm.Pools = batch
 	collectors := []prometheus.Collector{s.events, s.nodes.Metrics()}

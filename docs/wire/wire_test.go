@@ -108,6 +108,9 @@ func section(title string, routes []azwire.Route) string {
 		if r.Refused != "" {
 			answer = "**refused.** " + r.Refused
 		}
+		if r.Until != "" {
+			answer = "supported before " + r.Until + "; from then on **refused.** " + r.EndedWhy
+		}
 		fmt.Fprintf(&b, "| %s | %s | `%s` | %s | %s |\n", r.Name, r.Method, r.Path, right, cell(answer))
 	}
 	return b.String()
@@ -127,6 +130,9 @@ func members(all []batchapi.Refusal) string {
 		why := cell(r.Why)
 		if r.Code != "UnsupportedProperty" {
 			why += " Answered as `" + r.Code + "`."
+		}
+		if r.From != "" {
+			why = "From api-version " + r.From + " on. " + why
 		}
 		row := fmt.Sprintf("| `%s` | %%s | %s | %s |\n", r.Property, strings.Join(unused, ", "), strings.ReplaceAll(why, "%", "%%"))
 		if in[row] == nil {

@@ -444,7 +444,11 @@ func TestFilesStayInside(t *testing.T) {
 	must(os.Symlink("../volatile/events.log", shared+"/journal"))
 	must(os.Symlink("..", shared+"/up"))
 	must(os.Symlink("loop", shared+"/loop"))
-	for _, p := range []string{"../x", "/etc/passwd", "shared/../../x", "shared/../volatile/events.log", "volatile", "volatile/events.log",
+	certs := filepath.Join(root, "startup", "certs")
+	must(os.MkdirAll(certs, 0o700))
+	must(os.WriteFile(certs+"/sha1-x.pfx", []byte("key"), 0o600))
+	must(os.Symlink("../startup/certs", shared+"/keys"))
+	for _, p := range []string{"startup/certs", "startup/certs/sha1-x.pfx", "shared/keys/sha1-x.pfx", "shared/up/startup/certs/sha1-x.pfx", "../x", "/etc/passwd", "shared/../../x", "shared/../volatile/events.log", "volatile", "volatile/events.log",
 		"shared/absolute", "shared/relative", "shared/hidden/events.log", "shared/journal", "shared/up/volatile/events.log",
 		"shared/none", "shared/f/x", "shared/loop", "shared", "", "shared/f\x00"} {
 		s, err := c.ReadFile(ctx, connect.NewRequest(&nodev1.ReadFileRequest{Path: p}))
@@ -465,7 +469,7 @@ func TestFilesStayInside(t *testing.T) {
 			t.Errorf("%q has a stat: %v", p, i.Msg)
 		}
 	}
-	for _, p := range []string{"", ".", "shared", "workitems", "volatile", "shared/hidden/events.log", "shared/up/volatile", "../x", "shared/dir"} {
+	for _, p := range []string{"", ".", "shared", "workitems", "volatile", "shared/hidden/events.log", "shared/up/volatile", "startup/certs/sha1-x.pfx", "shared/keys/sha1-x.pfx", "../x", "shared/dir"} {
 		if _, err := c.DeleteFile(ctx, connect.NewRequest(&nodev1.DeleteFileRequest{Path: p})); err == nil {
 			t.Errorf("%q was deleted", p)
 		}
@@ -486,6 +490,11 @@ func TestFilesStayInside(t *testing.T) {
 	}
 	if got := strings.Join(names, " "); got != "shared/dir shared/dir/g shared/f shared/inside shared/up" {
 		t.Errorf("list of shared: %s", got)
+	}
+	list, err = c.ListFiles(ctx, connect.NewRequest(&nodev1.ListFilesRequest{Directory: "startup", Recursive: true}))
+	must(err)
+	if len(list.Msg.GetFiles()) != 0 {
+		t.Errorf("list of the start task: %v", list.Msg)
 	}
 	list, err = c.ListFiles(ctx, connect.NewRequest(&nodev1.ListFilesRequest{}))
 	must(err)

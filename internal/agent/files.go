@@ -12,6 +12,7 @@ import (
 
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"millpond.dev/millpond/internal/agent/proc"
 	"millpond.dev/millpond/internal/nodeproto/nodev1"
 )
 
@@ -22,8 +23,8 @@ const Volatile = "volatile"
 // not by "..", not by an absolute path, not by a symbolic link.
 type RootFiles struct {
 	root *os.Root
-	// hidden is the absolute path of the hidden area.
-	hidden string
+	// at is the absolute path of the root.
+	at string
 	// fixed are the directories that stay.
 	fixed map[string]bool
 }
@@ -39,11 +40,30 @@ func NewRootFiles(dir string, fixed []string) (*RootFiles, error) {
 	for _, d := range fixed {
 		f.fixed[d] = true
 	}
-	if f.hidden, err = realPath(root, "."); err != nil {
+	if f.at, err = realPath(root, "."); err != nil {
 		return nil, err
 	}
-	f.hidden = path.Join(f.hidden, Volatile)
 	return f, nil
+}
+
+// hides says whether a path without links lies in what is nobody's business: the
+// agent's own area, and the certificates of tasks.
+func (f *RootFiles) hides(real string) bool {
+	rel, below := strings.CutPrefix(real, f.at+"/")
+	if !below {
+		return false
+	}
+	parts := strings.Split(rel, "/")
+	at := -1
+	switch {
+	case parts[0] == Volatile:
+		return true
+	case parts[0] == "startup":
+		at = 1
+	case parts[0] == "workitems": // then job, job-1 and task
+		at = 4
+	}
+	return at > 0 && len(parts) > at && parts[at] == proc.CertificateFolder
 }
 
 // realPath is the path of what name is after all links.
@@ -70,7 +90,7 @@ func (f *RootFiles) clean(name string) (string, error) {
 		}
 	}
 	name = path.Clean(name)
-	if name == Volatile || strings.HasPrefix(name, Volatile+"/") {
+	if f.hides(path.Join(f.at, name)) {
 		return "", fmt.Errorf("%q: %w", name, fs.ErrNotExist)
 	}
 	return name, nil
@@ -84,7 +104,7 @@ func (f *RootFiles) open(name string) (*os.File, fs.FileInfo, error) {
 		return nil, nil, outside(err)
 	}
 	at, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(int(h.Fd())))
-	if err != nil || at == f.hidden || strings.HasPrefix(at, f.hidden+"/") {
+	if err != nil || f.hides(at) {
 		h.Close()
 		return nil, nil, fmt.Errorf("%q: %w", name, fs.ErrNotExist)
 	}
@@ -170,8 +190,15 @@ func (f *RootFiles) List(dir string, recursive bool) ([]*nodev1.FileInfo, error)
 		if err != nil || name == dir {
 			return nil // gone meanwhile, or not ours to say
 		}
-		if path.Join(real, strings.TrimPrefix(name, dir)) == f.hidden || dir == "." && name == Volatile {
-			return fs.SkipDir
+		below := strings.TrimPrefix(name, dir)
+		if dir == "." {
+			below = name
+		}
+		if f.hides(path.Join(real, below)) {
+			if d.IsDir() {
+				return fs.SkipDir
+			}
+			return nil
 		}
 		var info fs.FileInfo
 		if d.Type()&fs.ModeSymlink != 0 {
@@ -210,7 +237,7 @@ func (f *RootFiles) Delete(name string, recursive bool) error {
 	if err != nil {
 		return outside(err)
 	}
-	if parent == f.hidden || strings.HasPrefix(parent, f.hidden+"/") || path.Join(parent, path.Base(name)) == f.hidden {
+	if f.hides(path.Join(parent, path.Base(name))) {
 		return fmt.Errorf("%q: %w", name, fs.ErrNotExist)
 	}
 	if info.IsDir() && recursive {

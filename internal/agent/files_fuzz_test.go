@@ -12,8 +12,8 @@ import (
 // nothing outside of the root and nothing of the hidden area is read, told of
 // or deleted.
 func FuzzRootFiles(f *testing.F) {
-	for _, p := range []string{"workitems/j/job-1/t/wd/out", "..", "../secret", "/etc/passwd", "link", "link/secret", "link/../secret", "volatile/secret", "./volatile//secret", "link/x/../../secret", "startup/", "a\x00b"} {
-		for _, to := range []string{"..", "../secret", "/", "volatile", "workitems", ".", "link", "volatile/../volatile"} {
+	for _, p := range []string{"workitems/j/job-1/t/wd/out", "..", "../secret", "/etc/passwd", "link", "link/secret", "link/../secret", "volatile/secret", "./volatile//secret", "link/x/../../secret", "startup/", "a\x00b", "workitems/j/job-1/t/certs/sha1-0.pfx", "link/sha1-0.pfx"} {
+		for _, to := range []string{"..", "../secret", "/", "volatile", "workitems", ".", "link", "volatile/../volatile", "workitems/j/job-1/t", "workitems/j/job-1/t/certs"} {
 			f.Add(p, to)
 		}
 	}
@@ -28,7 +28,11 @@ func FuzzRootFiles(f *testing.F) {
 				t.Fatal(err)
 			}
 		}
-		for _, p := range append(hidden, filepath.Join(inside, "out")) {
+		keys := filepath.Join(root, "workitems", "j", "job-1", "t", "certs")
+		if err := os.Mkdir(keys, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range append(hidden, filepath.Join(keys, "sha1-0.pfx"), filepath.Join(inside, "out")) {
 			text := secret
 			if strings.HasSuffix(p, "out") {
 				text = "seen"

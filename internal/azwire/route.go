@@ -26,10 +26,19 @@ type Route struct {
 	// Refused says why the operation is not supported; such a route has no
 	// Handle and answers with Azure's error shape.
 	Refused string
+	// Until is the first api-version, YYYY-MM-DD, that does not have the operation
+	// any more, and EndedWhy what its callers are told; empty for one that has not
+	// ended.
+	Until, EndedWhy string
 	// Check, where there is one, is a dry run: it refuses what Handle would
 	// refuse by the body alone, and changes nothing.
 	Check  func(r *Request) error
 	Handle func(w http.ResponseWriter, r *Request) error
+}
+
+// Ended says whether an api-version has the operation no more.
+func (r *Route) Ended(version string) bool {
+	return r.Until != "" && version >= r.Until
 }
 
 // Request is an authenticated, routed request on its way to a handler.

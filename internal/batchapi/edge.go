@@ -129,6 +129,8 @@ type Options struct {
 	Stats     Statistics
 	Events    Events
 	Webhooks  Webhooks
+	// Certificates are only for api-versions that have them.
+	Certificates Certificates
 	// Verify checks a bearer token for the Batch audience. Its errors are
 	// Unauthenticated.
 	Verify func(ctx context.Context, token string) (millpond.Caller, error)
@@ -217,6 +219,9 @@ func (e *Edge) serve(w http.ResponseWriter, r *request, front azwire.Front) erro
 	}
 	if err := checkCommon(r); err != nil {
 		return err
+	}
+	if route.Ended(r.APIVersion) {
+		return millpond.Errorf(millpond.Unsupported, "NotImplemented", "%s: %s", route.Name, route.EndedWhy)
 	}
 	if route.Refused != "" {
 		return millpond.Errorf(millpond.Unsupported, "NotImplemented", "%s: %s The operations that Millpond has are listed in docs/wire/batch.md.", route.Name, route.Refused)

@@ -341,6 +341,19 @@ func TestOperations(t *testing.T) {
 		{"GET", "/applications", "", 200, nil, `"value":\[\]`},
 		{"GET", "/certificates", "", 200, nil, `"value":\[\]`},
 		{"GET", "/certificates(thumbprintAlgorithm=sha1,thumbprint=ab)", "", 404, nil, `CertificateNotFound`},
+		{"GET", "/certificates(thumbprintAlgorithm=md5,thumbprint=ab)", "", 400, nil, `InvalidUri`},
+		{"POST", "/certificates", `{"thumbprint":"ab","thumbprintAlgorithm":"sha1"}`, 400, nil, `MissingRequiredProperty.*data`},
+		{"POST", "/certificates", `{"thumbprint":"ab","thumbprintAlgorithm":"sha1","data":"c2VjcmV0!","certificateFormat":"cer"}`, 400, nil, `InvalidPropertyValue.*base64`},
+		{"POST", "/certificates", `{"thumbprint":"` + thumbprintA + `","thumbprintAlgorithm":"SHA1","data":"AAEC","password":"p"}`, 201, nil, `Location.*certificates\(thumbprintAlgorithm=sha1,thumbprint=` + thumbprintA},
+		{"GET", "/certificates(thumbprintAlgorithm=sha1,thumbprint=" + thumbprintA + ")", "", 200, nil, `"publicData":"AAEC".*"state":"active"`},
+		{"GET", "/certificates(thumbprintAlgorithm=sha1,thumbprint=" + thumbprintA + ")?$select=thumbprint", "", 200, nil, `\{"odata.metadata":"[^"]*","thumbprint":"` + thumbprintA + `"\}`},
+		{"GET", "/certificates?$filter=state%20eq%20'deleting'", "", 200, nil, `"value":\[\]`},
+		{"GET", "/certificates?$filter=state%20eq%20'active'&$select=state", "", 200, nil, `"value":\[\{"state":"active"\}\]`},
+		{"POST", "/certificates(thumbprintAlgorithm=sha1,thumbprint=" + thumbprintA + ")/canceldelete", "", 409, nil, `CertificateStateActive`},
+		{"DELETE", "/certificates(thumbprintAlgorithm=sha1,thumbprint=" + thumbprintA + ")", "", 202, nil, ``},
+		{"GET", "/certificates?$filter=state%20ne%20'active'", "", 200, nil, `"previousState":"active".*"state":"deleting"`},
+		{"GET", "/certificates?api-version=2025-06-01", "", 400, nil, `NotImplemented.*2024-07-01.20.0`},
+		{"POST", "/certificates?api-version=2025-06-01", "{}", 400, nil, `NotImplemented`},
 	} {
 		if len(c.headers) > 0 && c.headers[0] == "run" {
 			task := s.tasks["j"]["t1"]

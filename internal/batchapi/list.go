@@ -56,12 +56,13 @@ type lists struct {
 	jobs   list[millpond.Job]
 	tasks  list[millpond.Task]
 	// scheduled are the jobs of one schedule.
-	scheduled list[millpond.Job]
-	schedules list[millpond.JobSchedule]
-	jobNodes  list[millpond.JobNode]
-	usage     list[millpond.UsageInterval]
-	images    list[SupportedImage]
-	files     list[file]
+	scheduled    list[millpond.Job]
+	schedules    list[millpond.JobSchedule]
+	jobNodes     list[millpond.JobNode]
+	usage        list[millpond.UsageInterval]
+	images       list[SupportedImage]
+	files        list[file]
+	certificates list[millpond.Certificate]
 }
 
 func makeLists() lists {
@@ -121,6 +122,8 @@ func makeLists() lists {
 			members: []string{"id", "displayName", "url", "eTag", "lastModified", "creationTime", "state", "stateTransitionTime", "previousState",
 				"previousStateTransitionTime", "schedule", "jobSpecification", "executionInfo", "metadata", "stats"}},
 	}
+	l.certificates = list[millpond.Certificate]{set: "certificates", get: certificateProperty, table: azwire.FilterTable{"state": state, "stateTransitionTime": when},
+		members: []string{"thumbprint", "thumbprintAlgorithm", "url", "state", "stateTransitionTime", "previousState", "previousStateTransitionTime", "publicData", "deleteCertificateError"}}
 	l.usage = list[millpond.UsageInterval]{set: "poolusagemetrics", members: []string{"poolId", "startTime", "endTime", "vmSize", "totalCoreHours"},
 		table: azwire.FilterTable{"poolId": {Kind: text, Ops: azwire.OpText}},
 		get:   func(u millpond.UsageInterval, _ string) azwire.Value { return azwire.TextValue(string(u.Pool)) }}

@@ -16,6 +16,7 @@ import (
 
 	millpond "millpond.dev/millpond"
 	"millpond.dev/millpond/internal/application"
+	"millpond.dev/millpond/internal/certificate"
 	"millpond.dev/millpond/internal/job"
 	"millpond.dev/millpond/internal/node"
 	"millpond.dev/millpond/internal/pool"
@@ -599,7 +600,7 @@ func newEdge(t testing.TB) (*Edge, *service) {
 	other.Name, other.PrimaryKey, other.SecondaryKey = "other", "YW4gZW50aXJlbHkgZGlmZmVyZW50IGtleSBvZiBvdGhlcg==", ""
 	other.ID.Names = []string{"other"}
 	return New(Options{
-		Accounts: memAccounts{testAccount(), disabled, other}, Authz: memRights{}, Pools: memPools{s}, Nodes: memNodes{s}, Jobs: memJobs{s}, Schedules: memSchedules{s}, Stats: memStats{},
+		Accounts: memAccounts{testAccount(), disabled, other}, Authz: memRights{}, Pools: memPools{s}, Nodes: memNodes{s}, Jobs: memJobs{s}, Schedules: memSchedules{s}, Stats: memStats{}, Certificates: memCertificates{map[string]millpond.Certificate{}, clk},
 		Verify: func(_ context.Context, token string) (millpond.Caller, error) {
 			switch token {
 			case "admin", "reader", "nobody":
@@ -701,4 +702,48 @@ func (memStats) AllPools(context.Context, millpond.AccountName) (millpond.PoolUs
 
 func (memStats) Usage(context.Context, millpond.AccountName, time.Time, time.Time, millpond.ListQuery[millpond.UsageInterval]) ([]millpond.UsageInterval, string, error) {
 	return nil, "", nil
+}
+
+// thumbprintA is a certificate's.
+const thumbprintA = "8ca6895c58fd5c9aeed13121f784629be0261977"
+
+// memCertificates takes anything for a certificate.
+type memCertificates struct {
+	all map[string]millpond.Certificate
+	clk interface{ Now() time.Time }
+}
+
+func (s memCertificates) Add(_ context.Context, _ millpond.AccountName, a certificate.Asked) (millpond.Certificate, error) {
+	c := millpond.Certificate{Thumbprint: a.Thumbprint, Format: a.Format, Public: a.Data, State: millpond.CertificateActive, StateTransition: s.clk.Now()}
+	s.all[c.Thumbprint] = c
+	return c, nil
+}
+
+func (s memCertificates) Get(_ context.Context, _ millpond.AccountName, thumbprint string) (millpond.Certificate, error) {
+	c, ok := s.all[thumbprint]
+	if !ok {
+		return c, missingNoun("CertificateNotFound")
+	}
+	return c, nil
+}
+
+func (s memCertificates) List(_ context.Context, _ millpond.AccountName, q millpond.ListQuery[millpond.Certificate]) ([]millpond.Certificate, string, error) {
+	return rows(s.all, q, func(c millpond.Certificate) string { return string(c.State) })
+}
+
+func (s memCertificates) Delete(ctx context.Context, acct millpond.AccountName, thumbprint string) error {
+	return s.apply(ctx, acct, thumbprint, millpond.CertificateDelete)
+}
+
+func (s memCertificates) CancelDelete(ctx context.Context, acct millpond.AccountName, thumbprint string) error {
+	return s.apply(ctx, acct, thumbprint, millpond.CertificateCancelDelete)
+}
+
+func (s memCertificates) apply(ctx context.Context, acct millpond.AccountName, thumbprint string, e millpond.CertificateEvent) error {
+	c, err := s.Get(ctx, acct, thumbprint)
+	if err == nil {
+		err = c.Apply(e, s.clk.Now())
+		s.all[thumbprint] = c
+	}
+	return err
 }

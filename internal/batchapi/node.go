@@ -119,7 +119,7 @@ func (r *request) nodeEntity(n millpond.Node) entity {
 		State: ptr(azbatch.NodeState(n.State)), StateTransitionTime: at(n.StateTransition), SchedulingState: some(azbatch.SchedulingState(n.Scheduling)),
 		AllocationTime: at(n.Allocated), LastBootTime: at(n.LastBoot), IPAddress: some(n.Address), VMSize: some(n.VMSize), IsDedicated: ptr(n.Dedicated),
 		TotalTasksRun: count(n.TasksRun), TotalTasksSucceeded: count(n.TasksSucceeded), RunningTasksCount: count(n.RunningTasks), RunningTaskSlotsCount: count(n.RunningSlots),
-		StartTask: startTaskModel(n.StartTask), EndpointConfiguration: endpointsModel(n),
+		StartTask: startTaskModel(n.StartTask), EndpointConfiguration: endpointsModel(n), CertificateReferences: certificateRefsModel(n.Certificates),
 	}
 	if i := n.StartTaskInfo; i != nil {
 		m.StartTaskInfo = &azbatch.StartTaskInfo{State: ptr(azbatch.StartTaskState(i.State)), StartTime: at(i.StartTime), EndTime: at(i.EndTime), ExitCode: code(i.ExitCode),

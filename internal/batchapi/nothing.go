@@ -4,7 +4,6 @@ import (
 	"net/http"
 	"strings"
 
-	millpond "millpond.dev/millpond"
 	"millpond.dev/millpond/internal/azwire"
 )
 
@@ -17,8 +16,4 @@ func (e *Edge) listNothing(w http.ResponseWriter, r *request) error {
 	}
 	segs := strings.Split(strings.Trim(r.Route.Path, "/"), "/")
 	return e.writePage(w, r, segs[len(segs)-1], nil, "")
-}
-
-func (e *Edge) noCertificate(http.ResponseWriter, *request) error {
-	return millpond.Errorf(millpond.NotFound, "CertificateNotFound", "The specified certificate does not exist. %s", noCertificates)
 }

@@ -305,7 +305,7 @@ func (r *request) poolEntity(p millpond.Pool) entity {
 		TargetDedicatedNodes: count(p.TargetDedicated), TargetLowPriorityNodes: count(p.TargetLowPriority),
 		EnableAutoScale: ptr(p.AutoScale != nil), EnableInterNodeCommunication: ptr(s.InterNode), TaskSlotsPerNode: count(s.TaskSlotsPerNode),
 		TaskSchedulingPolicy: &azbatch.TaskSchedulingPolicy{NodeFillType: ptr(azbatch.NodeFillType(s.FillType))},
-		StartTask:            startTaskModel(s.StartTask), Metadata: metadataModel(s.Metadata, p.Warnings), ApplicationPackageReferences: packagesModel(s.Packages),
+		StartTask:            startTaskModel(s.StartTask), Metadata: metadataModel(s.Metadata, p.Warnings), ApplicationPackageReferences: packagesModel(s.Packages), CertificateReferences: certificateRefsModel(s.Certificates),
 		CurrentNodeCommunicationMode: ptr(azbatch.NodeCommunicationModeSimplified),
 	}
 	if a := p.AutoScale; a != nil {

@@ -45,6 +45,9 @@ func (e *Edge) patchPool(w http.ResponseWriter, r *request) error {
 	if given("applicationPackageReferences") {
 		p.Packages = ptr(packages(in.ApplicationPackageReferences))
 	}
+	if given("certificateReferences") {
+		p.Certificates = ptr(certificateRefs(in.CertificateReferences))
+	}
 	p.InterNode = in.EnableInterNodeCommunication
 	if in.NetworkConfiguration != nil {
 		p.Inbound = ptr(inboundPools(in.NetworkConfiguration))
@@ -75,6 +78,10 @@ func (e *Edge) replacePool(w http.ResponseWriter, r *request) error {
 		mode = string(*in.TargetNodeCommunicationMode)
 	}
 	p := pool.Patch{Packages: ptr(packages(in.ApplicationPackageReferences)), StartTask: ptr(startTask(in.StartTask)), Metadata: ptr(metadata(in.Metadata)), NodeCommunication: &mode}
+	if r.before(certificatesEnd) {
+		// Later clients know no certificates, and leave them alone.
+		p.Certificates = ptr(certificateRefs(in.CertificateReferences))
+	}
 	if err := e.Pools.Patch(r.Context(), r.Caller, r.acct, r.pool(), millpond.Condition{}, p); err != nil {
 		return err
 	}
@@ -95,7 +102,7 @@ func poolSpec(in azbatch.CreatePoolContent) millpond.PoolSpec {
 		Image: m.Image, NodeAgentSKU: m.NodeAgentSKU, DataDisks: m.DataDisks, OSDisk: m.OSDisk, Containers: m.Containers, Mounts: mounts(in.MountConfiguration),
 		TaskSlotsPerNode: 1, FillType: millpond.FillSpread, NodeCommunication: "default",
 		StartTask: startTask(in.StartTask), Metadata: metadata(in.Metadata), UserAccounts: userAccounts(in.UserAccounts), ResourceTags: tags(in.ResourceTags),
-		Packages: packages(in.ApplicationPackageReferences),
+		Packages: packages(in.ApplicationPackageReferences), Certificates: certificateRefs(in.CertificateReferences),
 	}
 	if in.TaskSlotsPerNode != nil {
 		spec.TaskSlotsPerNode = int(*in.TaskSlotsPerNode)

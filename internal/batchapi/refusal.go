@@ -17,6 +17,8 @@ type Refusal struct {
 	Why    string
 	// Code is the error's code.
 	Code string
+	// From is the first api-version that it is refused of; empty for all.
+	From string
 }
 
 // Refusals lists every refused member of every body, by body and property.
@@ -29,14 +31,14 @@ func (e *Edge) Refusals() []Refusal {
 	}{{"pool add", s.poolAdd}, {"pool patch", s.poolPatch}, {"pool replace", s.poolReplace}, {"pool resize", s.poolResize}, {"remove nodes", s.removeNodes}, {"enable autoscale", s.enableAutoScale}, {"evaluate autoscale", s.evaluate},
 		{"node reboot", s.nodeReboot}, {"node reimage", s.nodeReimage}, {"node deallocate", s.nodeDeallocate}, {"node preempt", s.nodePreempt}, {"disable scheduling", s.nodeDisable}, {"upload logs", s.uploadLogs}, {"node user add", s.userAdd}, {"node user update", s.userUpdate},
 		{"job add", s.jobAdd}, {"job patch", s.jobPatch}, {"job update", s.jobUpdate}, {"job disable", s.jobDisable}, {"job terminate", s.jobTerminate},
-		{"task add", s.taskAdd}, {"task update", s.taskUpdate},
+		{"certificate add", s.certificateAdd}, {"task add", s.taskAdd}, {"task update", s.taskUpdate},
 		{"job schedule add", s.scheduleAdd}, {"job schedule patch", s.schedulePatch}, {"job schedule update", s.scheduleUpdate}} {
 		x.shape.refusals("", func(path string, r *rule) {
 			code := "UnsupportedProperty"
 			if r.absent {
 				code = "InvalidPropertyValue"
 			}
-			out = append(out, Refusal{Body: x.name, Property: strings.TrimPrefix(path, "."), Unused: r.unused, Why: r.refused, Code: code})
+			out = append(out, Refusal{Body: x.name, Property: strings.TrimPrefix(path, "."), Unused: r.unused, Why: cmp.Or(r.refused, r.ended), Code: code, From: r.until})
 		})
 	}
 	slices.SortStableFunc(out, func(a, b Refusal) int {
@@ -49,7 +51,7 @@ func (r *rule) refusals(path string, found func(path string, r *rule)) {
 	if r == nil || r.like != "" {
 		return
 	}
-	if r.refused != "" {
+	if r.refused != "" || r.until != "" {
 		found(path, r)
 		return
 	}

@@ -40,7 +40,7 @@ const (
 // Why operations are refused.
 const (
 	noRemoteDesktop = "Remote Desktop is for Windows, and nodes run Linux. Use remoteloginsettings, which has the address and port for ssh."
-	noCertificates  = "Certificates left the service in 2025 and are not supported. Put secrets on a node with a resource file or in the image."
+	noCertificates  = "Certificates left the service with api-version 2025-06-01. Use an earlier one, such as 2024-07-01.20.0, or put secrets on a node with a resource file or in the image."
 )
 
 // table is every operation of the service (batch-data-plane.md §1), in its
@@ -130,11 +130,11 @@ func (e *Edge) table() []azwire.Route {
 		{Name: "Application_List", Method: "GET", Path: "/applications", Action: actAppsRead, Handle: e.with(e.listApplications)},
 		{Name: "Application_Get", Method: "GET", Path: "/applications/{applicationId}", Action: actAppsRead, Handle: e.with(e.getApplication)},
 
-		{Name: "Certificate_Add", Method: "POST", Path: "/certificates", Action: actCertsWrite, Refused: noCertificates},
-		{Name: "Certificate_List", Method: "GET", Path: "/certificates", Action: actCertsRead, Handle: e.with(e.listNothing)},
-		{Name: "Certificate_Get", Method: "GET", Path: pathCert, Action: actCertsRead, Handle: e.with(e.noCertificate)},
-		{Name: "Certificate_Delete", Method: "DELETE", Path: pathCert, Action: actCertsDelete, Refused: noCertificates},
-		{Name: "Certificate_CancelDelete", Method: "POST", Path: pathCert + "/canceldelete", Action: actCertsWrite, Refused: noCertificates},
+		{Name: "Certificate_Add", Method: "POST", Path: "/certificates", Action: actCertsWrite, Until: certificatesEnd, EndedWhy: noCertificates, Handle: e.with(e.addCertificate)},
+		{Name: "Certificate_List", Method: "GET", Path: "/certificates", Action: actCertsRead, Until: certificatesEnd, EndedWhy: noCertificates, Handle: e.with(e.listCertificates)},
+		{Name: "Certificate_Get", Method: "GET", Path: pathCert, Action: actCertsRead, Until: certificatesEnd, EndedWhy: noCertificates, Handle: e.with(e.getCertificate)},
+		{Name: "Certificate_Delete", Method: "DELETE", Path: pathCert, Action: actCertsDelete, Until: certificatesEnd, EndedWhy: noCertificates, Handle: e.with(e.deleteCertificate)},
+		{Name: "Certificate_CancelDelete", Method: "POST", Path: pathCert + "/canceldelete", Action: actCertsWrite, Until: certificatesEnd, EndedWhy: noCertificates, Handle: e.with(e.cancelCertificateDelete)},
 
 		// What Azure does not have is below /millpond.
 		{Name: "Millpond_ListEvents", Method: "GET", Path: "/millpond/events", Action: actJobsRead, Handle: e.with(e.getEvents)},

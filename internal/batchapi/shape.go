@@ -58,6 +58,9 @@ type rule struct {
 	// it. Null, empty, and the values in unused mean that it is not used.
 	refused string
 	unused  []any
+	// until is the first api-version, YYYY-MM-DD, from which the member is refused
+	// for the reason ended; empty for one that is taken of all.
+	until, ended string
 	// absent tells that the refused member names another resource, and is answered
 	// like the name of one that is not there: as a wrong value.
 	absent bool
@@ -301,14 +304,16 @@ func (b *body) walkObject(r *rule, v any, path string) (any, error) {
 			if rule.absent {
 				return nil, invalid(at, m[name], rule.refused)
 			}
-			return nil, millpond.Errorf(millpond.Unsupported, "UnsupportedProperty", "The property %s cannot be used: %s", at, rule.refused).
-				With("PropertyName", name).With("PropertyPath", at).With("Reason", rule.refused)
+			return nil, unsupportedMember(name, at, rule.refused)
 		}
 	}
 	for _, name := range names {
 		rule, x, at := r.members[name], m[name], within(name)
 		if rule.refused != "" {
 			continue
+		}
+		if rule.until != "" && b.version >= rule.until && !isUnused(x, nil) {
+			return nil, unsupportedMember(name, at, rule.ended)
 		}
 		if x == nil {
 			if rule.required {
@@ -331,6 +336,11 @@ func (b *body) walkObject(r *rule, v any, path string) (any, error) {
 		}
 	}
 	return out, nil
+}
+
+func unsupportedMember(name, path, why string) error {
+	return millpond.Errorf(millpond.Unsupported, "UnsupportedProperty", "The property %s cannot be used: %s", path, why).
+		With("PropertyName", name).With("PropertyPath", path).With("Reason", why)
 }
 
 func sortedNames(m map[string]*rule) []string {

@@ -18,6 +18,7 @@ type shapes struct {
 	jobAdd, jobPatch, jobUpdate, jobDisable, jobTerminate             *rule
 	taskAdd, taskCollection, taskUpdate                               *rule
 	scheduleAdd, schedulePatch, scheduleUpdate                        *rule
+	certificateAdd                                                    *rule
 }
 
 func makeShapes() shapes {
@@ -34,7 +35,8 @@ func makeShapes() shapes {
 		jobDisable:   object(map[string]*rule{"disableTasks": word("requeue", "terminate", "wait").needed()}),
 		jobTerminate: object(map[string]*rule{"terminateReason": text(1024)}),
 		scheduleAdd:  scheduleAddShape(), schedulePatch: schedulePatchShape(), scheduleUpdate: scheduleUpdateShape(),
-		taskAdd: taskAddShape(), taskCollection: taskCollectionShape(), taskUpdate: object(map[string]*rule{"constraints": taskConstraints()}),
+		certificateAdd: certificateShape(),
+		taskAdd:        taskAddShape(), taskCollection: taskCollectionShape(), taskUpdate: object(map[string]*rule{"constraints": taskConstraints()}),
 	}
 }
 
@@ -73,7 +75,7 @@ func poolAddShape() *rule {
 		"enableInterNodeCommunication": truth(),
 		"networkConfiguration":         networkRule(),
 		"startTask":                    startTaskRule(),
-		"certificateReferences":        refuse(noCertificates),
+		"certificateReferences":        certificateRefsRule(),
 		"applicationPackageReferences": packagesRule(),
 		"applicationLicenses":          refuse("Application licences are not supported."),
 		"taskSlotsPerNode":             number(1, millpond.MaxTaskSlots),
@@ -144,7 +146,7 @@ func poolReplaceShape() *rule {
 	return object(map[string]*rule{
 		"startTask":                    startTaskRule(),
 		"metadata":                     metadataRule(),
-		"certificateReferences":        refuse(noCertificates),
+		"certificateReferences":        certificateRefsRule(),
 		"applicationPackageReferences": packagesRule(),
 		"targetNodeCommunicationMode":  word("default", "classic", "simplified"),
 	})

@@ -50,7 +50,7 @@ func TestWhatIsNotSupportedIsRefusedOnlyWhenItIsUsed(t *testing.T) {
 	}{
 		{"pool", s.poolAdd, galleryPool, []string{
 			`{"cloudServiceConfiguration":{"osFamily":"6"}}`,
-			`{"certificateReferences":[{"thumbprint":"a"}]}`, `{"applicationLicenses":["maya"]}`,
+			`{"applicationLicenses":["maya"]}`,
 			`{"mountConfiguration":[{"azureBlobFileSystemConfiguration":{"accountName":"a","containerName":"c","relativeMountPath":"p"}}]}`, `{"upgradePolicy":{"mode":"rolling","rollingUpgradePolicy":{"enableCrossZoneUpgrade":true}}}`, `{"identity":{"type":"UserAssigned"}}`,
 			`{"networkConfiguration":{"publicIPAddressConfiguration":{"provision":"nopublicipaddresses"}}}`, `{"networkConfiguration":{"enableAcceleratedNetworking":true}}`,
 			`{"startTask":{"commandLine":"x","containerSettings":{"imageName":"i","registry":{"identityReference":{"resourceId":"x"}}}}}`,
@@ -151,6 +151,33 @@ func TestWrongBodies(t *testing.T) {
 	b, _ := json.Marshal(millpond.AsError(err))
 	if err == nil || strings.Contains(string(b), "hunter2") {
 		t.Errorf("%s", b)
+	}
+}
+
+// TestCertificatesEndWithAVersion: references are taken before it, and refused
+// from then on unless the list is empty.
+func TestCertificatesEndWithAVersion(t *testing.T) {
+	s := makeShapes()
+	some := merged(t, galleryPool, `{"certificateReferences":[{"thumbprint":"`+strings.ToUpper(thumbprintA)+`","thumbprintAlgorithm":"sha1","storeLocation":"LocalMachine","storeName":"Root","visibility":["StartTask","remoteUser"]}]}`)
+	m, err := decodeBody([]byte(some), "2024-07-01.20.0", s.poolAdd, false, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b, _ := json.Marshal(m["certificateReferences"]); string(b) != `[{"storeLocation":"localmachine","storeName":"Root","thumbprint":"`+thumbprintA+`","thumbprintAlgorithm":"sha1","visibility":["starttask","remoteuser"]}]` {
+		t.Errorf("%s", b)
+	}
+	if _, err := decodeBody([]byte(some), "2025-06-01", s.poolAdd, false, nil); millpond.AsError(err).Code != "UnsupportedProperty" {
+		t.Errorf("later: %v", err)
+	}
+	for _, none := range []string{`{"certificateReferences":[]}`, `{"certificateReferences":null}`} {
+		if _, err := decodeBody([]byte(merged(t, galleryPool, none)), "2025-06-01", s.poolAdd, false, nil); err != nil {
+			t.Errorf("%s: %v", none, err)
+		}
+	}
+	for _, bad := range []string{`{"thumbprint":"ab","thumbprintAlgorithm":"sha1"}`, `{"thumbprint":"` + thumbprintA + `","thumbprintAlgorithm":"md5"}`, `{"thumbprintAlgorithm":"sha1"}`} {
+		if _, err := decodeBody([]byte(merged(t, galleryPool, `{"certificateReferences":[`+bad+`]}`)), thisVersion, s.poolAdd, false, nil); err == nil {
+			t.Errorf("%s is taken", bad)
+		}
 	}
 }
 

@@ -256,6 +256,8 @@ func schedulingError(e *millpond.Error) *millpond.SchedulingError {
 		out.Code = "AutoPoolCreationFailedWithQuotaReached"
 	case "InvalidApplicationPackageReferences":
 		out.Code = "InvalidApplicationPackageReferencesInAutoPool"
+	case "InvalidCertificateReferences":
+		out.Code = "InvalidCertificatesInAutoPool"
 	case "InvalidAutoScalingSettings", "InvalidAutoScaleFormula", "AutoScalingFormulaSyntaxError":
 		out.Code = "InvalidAutoScaleFormulaInAutoPool"
 	}

@@ -463,6 +463,9 @@ func (x *session) startRequest(ctx context.Context, w wanted) (*nodev1.RunTaskRe
 	if q.Packages, err = x.packages(ctx, w.pool, nil); err != nil {
 		return q, err
 	}
+	if q.Certificates, err = x.certificates(ctx, w.node, millpond.VisibleToStartTask); err != nil {
+		return q, err
+	}
 	q.ResourceFiles, err = x.files(ctx, t.ResourceFiles)
 	return q, err
 }
@@ -492,6 +495,9 @@ func (x *session) taskRequest(ctx context.Context, w wanted, t millpond.Task, jo
 		}
 	}
 	if q.Packages, err = x.packages(ctx, w.pool, t.Spec.Packages); err != nil {
+		return q, err
+	}
+	if q.Certificates, err = x.certificates(ctx, w.node, millpond.VisibleToTask); err != nil {
 		return q, err
 	}
 	q.ResourceFiles, err = x.files(ctx, t.Spec.ResourceFiles)

@@ -50,7 +50,13 @@ func (x *session) setLogins(ctx context.Context) error {
 			return err
 		}
 		had = n.UsersOf == n.Generation
-		q.Logins, err = logins(p, n, tx.Now)
+		if q.Logins, err = logins(p, n, tx.Now); err != nil || len(q.Logins) == 0 {
+			return err
+		}
+		own, err := certificates(tx, n, millpond.VisibleToRemoteUser)
+		for _, l := range q.Logins {
+			l.Certificates = own
+		}
 		return err
 	})
 	if err != nil || len(q.Logins) == 0 && !had {

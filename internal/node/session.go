@@ -59,7 +59,9 @@ type session struct {
 	// proceeded are the primaries that were told to go on. Both belong to serve and
 	// to what it starts for telling.
 	instances bool
-	proceeded map[attempt]bool
+	// knowsCertificates says that the agent installs certificates for attempts.
+	knowsCertificates bool
+	proceeded         map[attempt]bool
 
 	mu sync.Mutex
 	// offers are tasks that commits gave to this node since the last round.
@@ -179,7 +181,7 @@ func (x *session) serve(ctx context.Context) error {
 	for _, k := range hello.GetRunning() {
 		x.running[attemptOf(k)] = true
 	}
-	x.through, x.instances = n.LastSequence, hello.GetInstances()
+	x.through, x.instances, x.knowsCertificates = n.LastSequence, hello.GetInstances(), hello.GetCertificates()
 	x.svc.mu.Lock()
 	x.ready = true
 	x.svc.mu.Unlock()
@@ -334,6 +336,7 @@ func (x *session) register(tx *sqlite.Tx, book *ledger.Book, n *millpond.Node, h
 		return lost, x.svc.putNode(tx, book, *n)
 	}
 	n.Installing = len(p.Spec.Packages) > 0
+	n.Certificates = p.Spec.Certificates
 	n.StartTask, n.StartRevision = p.Spec.StartTask, p.StartRevision
 	if n.RolledBack && p.Rollout != nil {
 		n.StartTask = p.Rollout.WasStart

@@ -15,6 +15,7 @@ type Patch struct {
 	StartTask         **millpond.StartTask
 	Metadata          *[]millpond.NameValue
 	Packages          *[]millpond.PackageReference
+	Certificates      *[]millpond.CertificateReference
 	NodeCommunication *string
 
 	// The others can be changed only while a pool has no nodes, unless what they
@@ -58,6 +59,7 @@ func (p Patch) apply(s millpond.PoolSpec) millpond.PoolSpec {
 	set(&s.StartTask, p.StartTask)
 	set(&s.Metadata, p.Metadata)
 	set(&s.Packages, p.Packages)
+	set(&s.Certificates, p.Certificates)
 	set(&s.NodeCommunication, p.NodeCommunication)
 	set(&s.DisplayName, p.DisplayName)
 	set(&s.VMSize, p.VMSize)
@@ -163,6 +165,11 @@ func (s *Service) Patch(ctx context.Context, caller millpond.Caller, acct millpo
 			}
 			if len(nodes) > 0 || p.Allocation != millpond.AllocationSteady {
 				return notEmpty(names[0], len(nodes))
+			}
+		}
+		if patch.Certificates != nil {
+			if err := checkCertificates(tx, p.Account, is.Certificates); err != nil {
+				return err
 			}
 		}
 		old := *p

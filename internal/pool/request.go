@@ -4,6 +4,7 @@ import (
 	"context"
 
 	millpond "millpond.dev/millpond"
+	"millpond.dev/millpond/internal/sqlite"
 )
 
 // targetsOf is a request's size.
@@ -31,6 +32,10 @@ func (s *Service) Check(ctx context.Context, caller millpond.Caller, name millpo
 		return err
 	}
 	acct, err := s.Accounts.Account(ctx, name)
+	if err != nil {
+		return err
+	}
+	err = s.DB.View(ctx, func(tx *sqlite.Tx) error { return checkCertificates(tx, name, q.Spec.Certificates) })
 	if err != nil {
 		return err
 	}

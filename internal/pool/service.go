@@ -212,6 +212,9 @@ func (s *Service) Add(ctx context.Context, caller millpond.Caller, acct millpond
 		if err := s.admit(tx, acct, spec.ID); err != nil {
 			return err
 		}
+		if err := checkCertificates(tx, acct.Name, spec.Certificates); err != nil {
+			return err
+		}
 		return tx.InsertPool(p)
 	})
 	if err != nil {
@@ -233,6 +236,33 @@ func (s *Service) checkPackages(ctx context.Context, acct millpond.BatchAccount,
 		return millpond.Errorf(millpond.Conflict, "InvalidApplicationPackageReferences", "One or more of the specified application package references are invalid: there are no application packages.")
 	}
 	return s.Packages(ctx, acct, refs)
+}
+
+// checkCertificates refuses references to certificates that nodes could not get. It
+// belongs into the transaction that writes the pool: one that is being deleted looks
+// for pools in a transaction of its own.
+func checkCertificates(tx *sqlite.Tx, acct millpond.AccountName, refs []millpond.CertificateReference) error {
+	seen := map[string]bool{}
+	for _, r := range refs {
+		c, err := tx.Certificate(acct, r.Thumbprint)
+		why := ""
+		switch {
+		case errors.Is(err, sqlite.ErrNoRow):
+			why = "it does not exist in the account. Add it first: az batch certificate create"
+		case err != nil:
+			return err
+		case c.State != millpond.CertificateActive:
+			why = "its state is " + string(c.State) + ". Cancel its deletion: az batch certificate delete --abort"
+		case seen[r.Thumbprint]:
+			why = "it is named twice."
+		}
+		if why != "" {
+			return millpond.Errorf(millpond.Conflict, "InvalidCertificateReferences", "One or more of the specified certificate references are invalid. The certificate %s: %s", r.Thumbprint, why).
+				With("CertificateReference", millpond.CertificateAlgorithm+"-"+r.Thumbprint)
+		}
+		seen[r.Thumbprint] = true
+	}
+	return nil
 }
 
 func (s *Service) admit(tx *sqlite.Tx, acct millpond.BatchAccount, id millpond.PoolID) error {

@@ -4,8 +4,14 @@ package az
 
 import (
 	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/json"
 	"io"
+	"math/big"
 	"net/http"
 	"os"
 	"os/exec"
@@ -15,6 +21,9 @@ import (
 	"testing"
 	"time"
 
+	"software.sslmate.com/src/go-pkcs12"
+
+	"millpond.dev/millpond/internal/certificate"
 	"millpond.dev/millpond/test/lab"
 )
 
@@ -230,9 +239,18 @@ func commands() []row {
 		{line: "batch application list -g {g} -n {a}", want: "[]"},
 
 		{line: "batch certificate list", az: "old", want: "[]"},
-		{line: "batch certificate create --certificate-file {cer} --thumbprint 8ca6895c58fd5c9aeed13121f784629be0261977", az: "old", no: "ERROR"},
-		{line: "batch certificate show --thumbprint 8ca6895c58fd5c9aeed13121f784629be0261977", az: "old", no: "ERROR"},
-		{line: "batch certificate delete --thumbprint 8ca6895c58fd5c9aeed13121f784629be0261977 --yes", az: "old", no: "ERROR"},
+		{line: "batch certificate create --certificate-file {cer} --thumbprint 8ca6895c58fd5c9aeed13121f784629be0261977", az: "old", no: "thumbprint"},
+		{line: "batch certificate create --certificate-file {cer} --thumbprint {print}", az: "old", want: `"state": "active"`},
+		{line: "batch certificate show --thumbprint {print}", az: "old", want: `"publicData": "MII`},
+		{line: "batch certificate create --certificate-file {pfx} --thumbprint {print2} --password geheim", az: "old", want: `"thumbprint": "{print2}"`},
+		{line: "batch certificate list --query [].thumbprint", az: "old", want: `"{print2}"`},
+		{line: "batch pool create --id certified --vm-size standard_d2s_v3 --image canonical:0001-com-ubuntu-server-jammy:22_04-lts --node-agent-sku-id batch.node.ubuntu|22.04 --certificate-references {print}", az: "old", want: ""},
+		{line: "batch pool show --pool-id certified --query certificateReferences[].thumbprint", az: "old", want: `"{print}"`},
+		{line: "batch certificate delete --thumbprint {print} --yes", az: "old", want: ""},
+		{line: "batch certificate show --thumbprint {print} --query deleteCertificateError.code", az: "old", want: "PoolsReferencingCertificate", until: minute},
+		{line: "batch certificate delete --thumbprint {print} --abort --yes", az: "old", want: ""},
+		{line: "batch certificate delete --thumbprint {print2} --yes", az: "old", want: ""},
+		{line: "batch pool delete --pool-id certified --yes", az: "old", want: ""},
 
 		{line: "batch node reimage --pool-id p --node-id {node}", az: "old", want: ""},
 		{line: "batch node reboot --pool-id p --node-id {ran}", want: "", until: minute},
@@ -272,6 +290,32 @@ func TestEveryBatchCommand(t *testing.T) {
 	}
 }
 
+// newCertificate writes a certificate, with its key if it has a password.
+func newCertificate(t *testing.T, path, password string) (file, thumbprint string) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "az"}, NotAfter: time.Unix(1<<31, 0)}
+	data, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	leaf, err := x509.ParseCertificate(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if password != "" {
+		if data, err = pkcs12.Modern.Encode(key, leaf, nil, password); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path, certificate.Thumbprint(leaf)
+}
+
 // runCommands runs the table and returns the names of the commands.
 func runCommands(t *testing.T, s *lab.Server, generation string, az *session, account, container string) map[string]bool {
 	dir := t.TempDir()
@@ -282,7 +326,9 @@ func runCommands(t *testing.T, s *lab.Server, generation string, az *session, ac
 		}
 		return path
 	}
-	fill := map[string]string{"{g}": "every", "{a}": account, "{container}": container, "{dir}": dir, "{zip}": write("app.zip", "PK\x05\x06"+strings.Repeat("\x00", 18)), "{cer}": write("x.cer", "not a certificate")}
+	fill := map[string]string{"{g}": "every", "{a}": account, "{container}": container, "{dir}": dir, "{zip}": write("app.zip", "PK\x05\x06"+strings.Repeat("\x00", 18))}
+	fill["{cer}"], fill["{print}"] = newCertificate(t, filepath.Join(dir, "x.cer"), "")
+	fill["{pfx}"], fill["{print2}"] = newCertificate(t, filepath.Join(dir, "y.pfx"), "geheim")
 	done := map[string]bool{}
 	for _, c := range commands() {
 		if c.az != "" && c.az != generation {

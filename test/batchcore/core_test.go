@@ -17,6 +17,7 @@ import (
 	"time"
 
 	millpond "millpond.dev/millpond"
+	"millpond.dev/millpond/internal/certificate"
 	"millpond.dev/millpond/internal/clock"
 	"millpond.dev/millpond/internal/events"
 	"millpond.dev/millpond/internal/job"
@@ -66,6 +67,7 @@ type core struct {
 	pools *pool.Service
 	nodes *node.Service
 	jobs  *job.Service
+	certs *certificate.Service
 	stats *usage.Service
 	log   *events.Log
 	stop  func()
@@ -118,9 +120,10 @@ func start(t *testing.T, path string, h *hall, c *shifted, cfg node.Config) *cor
 		Wakes: pool.Wakes{Allocator: allocator, Nodes: nodes, Scheduler: scheduler, Jobs: jobs}})
 	j := job.New(job.Deps{DB: db, Clock: c, Log: log, WakeSession: n.Wake, Pools: p, Wakes: job.Wakes{Jobs: jobs, Scheduler: scheduler, Nodes: nodes}})
 	placer = sched.New(db, log, n, scheduler)
+	certs := certificate.New(db, log)
 	d := reconcile.NewDriver(c, log)
 	d.Start(ctx, j.AutoPools())
-	for _, l := range []reconcile.Loop{p.Allocator(), p.AutoScaler(), p.Rollouts(), n.Machines(), n.Cleanup(), j.Loop(), j.Schedules(), placer.Loop(), changes.Forget()} {
+	for _, l := range []reconcile.Loop{p.Allocator(), p.AutoScaler(), p.Rollouts(), n.Machines(), n.Cleanup(), j.Loop(), j.Schedules(), placer.Loop(), changes.Forget(), certs.Loop()} {
 		if l.Name == "machines" || l.Name == "allocator" || l.Name == "rollouts" || l.Name == "job schedules" || l.Name == "cleanup" {
 			l.Every = 200 * time.Millisecond // the test moves the clock, which wakes nobody
 		}
@@ -138,7 +141,7 @@ func start(t *testing.T, path string, h *hall, c *shifted, cfg node.Config) *cor
 		return n.Serve(sctx, id, generation, client)
 	}
 	h.mu.Unlock()
-	core := &core{t: t, clock: c, pools: p, nodes: n, jobs: j, stats: &usage.Service{DB: db, Clock: c}, log: changes}
+	core := &core{t: t, clock: c, pools: p, nodes: n, jobs: j, certs: certs, stats: &usage.Service{DB: db, Clock: c}, log: changes}
 	core.stop = func() {
 		changes.Close()
 		h.mu.Lock()

@@ -312,7 +312,7 @@ func (a *agent) id(k *nodev1.TaskKey) string {
 func (a *agent) Hello(context.Context, *connect.Request[nodev1.HelloRequest]) (*connect.Response[nodev1.HelloResponse], error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	r := &nodev1.HelloResponse{AgentVersion: "test", BootId: a.bootID, RootDir: "/mnt/batch", Address: "10.0.0.4", Booted: timestamppb.Now(), LastSequence: a.last, Instances: true}
+	r := &nodev1.HelloResponse{AgentVersion: "test", BootId: a.bootID, RootDir: "/mnt/batch", Address: "10.0.0.4", Booted: timestamppb.Now(), LastSequence: a.last, Instances: true, Certificates: true}
 	for _, x := range a.running {
 		r.Running = append(r.Running, x.key)
 	}

@@ -22,7 +22,7 @@ import (
 // sdk is the Go SDK's client of a core, over HTTP.
 func (c *core) sdk() *azbatch.Client {
 	c.t.Helper()
-	server := httptest.NewServer(batchapi.New(batchapi.Options{Accounts: accounts{}, Authz: everybody{}, Pools: c.pools, Nodes: c.nodes, Jobs: c.jobs, Schedules: c.jobs, Stats: c.stats, Clock: c.clock,
+	server := httptest.NewServer(batchapi.New(batchapi.Options{Accounts: accounts{}, Authz: everybody{}, Pools: c.pools, Nodes: c.nodes, Jobs: c.jobs, Schedules: c.jobs, Stats: c.stats, Certificates: c.certs, Clock: c.clock,
 		Rand: rand.Reader, Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 		Verify: func(context.Context, string) (millpond.Caller, error) {
 			return millpond.Caller{Method: millpond.AuthToken, Object: "o"}, nil

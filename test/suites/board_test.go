@@ -39,7 +39,7 @@ func TestScoreboard(t *testing.T) {
 }
 
 func TestJudge(t *testing.T) {
-	r := Result{Suite: "go-azbatch", Cases: []Case{{Name: "TestNew", Status: Failed, Said: "no"}, {Name: "TestOther", Status: Passed}, {Name: "TestCertificates[x]", Status: Failed}}}
+	r := Result{Suite: "go-azbatch", Cases: []Case{{Name: "TestNew", Status: Failed, Said: "no"}, {Name: "TestOther", Status: Passed}, {Name: "TestNode[x]", Status: Failed}}}
 	if got := Judge(r); len(got) != 1 {
 		t.Errorf("%q", got)
 	}

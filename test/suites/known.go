@@ -12,7 +12,6 @@ func reason(suite, test string) string {
 // known is the reasons, by suite and test.
 func known() map[string]map[string]string {
 	const (
-		certificates = "Adding a certificate is refused: certificates left the service in 2025."
 		logs         = "Has a node's logs uploaded to a container that is not there, and wants no error."
 		subnet       = "The pool is put into a subnet, which is refused as `UnsupportedProperty`; the test wants `InvalidPropertyValue` for a subnet that is not there. Further pools of the test have disk encryption, extensions and trusted launch, which a host without a cloud has not."
 		blobfuse     = "The pool mounts a blob container, which is refused."
@@ -22,8 +21,7 @@ func known() map[string]map[string]string {
 	)
 	return map[string]map[string]string{
 		"go-azbatch": {
-			"TestCertificates": certificates,
-			"TestNode":         "Has the node's logs uploaded to `http://localhost`, and wants no error.",
+			"TestNode": "Has the node's logs uploaded to `http://localhost`, and wants no error.",
 		},
 		"python-azure-batch-15": {
 			"TestBatch.test_batch_create_pools":                           subnet,
@@ -37,7 +35,6 @@ func known() map[string]map[string]string {
 		},
 		"python-azure-batch-14": {
 			"TestBatch.test_batch_applications":                                cloudService,
-			"TestBatch.test_batch_certificates":                                certificates,
 			"TestBatch.test_batch_create_pools":                                subnet,
 			"TestBatch.test_batch_create_pool_with_blobfuse_mount":             blobfuse,
 			"TestBatch.test_batch_update_pools":                                cloudService,

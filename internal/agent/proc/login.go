@@ -224,7 +224,10 @@ func homeOf(dir string, uid, gid int, l *nodev1.Login) error {
 		}
 	}
 	if os.Geteuid() != 0 {
-		return nil
+		return setCertificates(root, l.GetCertificates(), -1, -1)
+	}
+	if err := setCertificates(root, l.GetCertificates(), uid, gid); err != nil {
+		return err
 	}
 	return root.Lchown(".ssh", uid, gid)
 }

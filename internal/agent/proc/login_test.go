@@ -1,6 +1,7 @@
 package proc
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -146,5 +147,59 @@ func TestLoginHomesAreNotFollowed(t *testing.T) {
 	}
 	if err := SetLogins(etc, home, []*nodev1.Login{l}); err == nil {
 		t.Error("a link was taken for the folder of keys")
+	}
+}
+
+// TestCertificatesOfLogins: who logs in finds those that he may see in his home,
+// and keeps what he has put there himself.
+func TestCertificatesOfLogins(t *testing.T) {
+	etc, home := loginFiles(t)
+	set := func(list ...*nodev1.Certificate) {
+		t.Helper()
+		if err := SetLogins(etc, home, []*nodev1.Login{{Name: "amy", Certificates: list}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a := &nodev1.Certificate{Thumbprint: strings.Repeat("a", 40), Format: "pfx", Data: []byte("PFX"), Password: "geheim"}
+	b := &nodev1.Certificate{Thumbprint: strings.Repeat("b", 40), Format: "cer", Data: []byte("CER")}
+	dir := filepath.Join(home, "amy", "certs")
+	names := func() (out []string) {
+		entries, _ := os.ReadDir(dir)
+		for _, e := range entries {
+			out = append(out, e.Name())
+		}
+		return out
+	}
+	set(a, b)
+	if got := strings.Join(names(), " "); got != "sha1-"+a.Thumbprint+".pfx sha1-"+a.Thumbprint+".pfx.pw sha1-"+b.Thumbprint+".cer" {
+		t.Errorf("%s", got)
+	}
+	if read(t, dir, "sha1-"+a.Thumbprint+".pfx") != "PFX" || read(t, dir, "sha1-"+a.Thumbprint+".pfx.pw") != "geheim" || read(t, dir, "sha1-"+b.Thumbprint+".cer") != "CER" {
+		t.Error("other bytes")
+	}
+	if info, err := os.Stat(filepath.Join(dir, "sha1-"+a.Thumbprint+".pfx")); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("%v %v", info.Mode(), err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "own.pem"), []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	set(b)
+	if got := strings.Join(names(), " "); got != "own.pem sha1-"+b.Thumbprint+".cer" {
+		t.Errorf("%s", got)
+	}
+	set()
+	if got := strings.Join(names(), " "); got != "own.pem" {
+		t.Errorf("%s", got)
+	}
+	// A link is not followed out of the home.
+	outside := t.TempDir()
+	if err := errors.Join(os.RemoveAll(dir), os.Symlink(outside, dir)); err != nil {
+		t.Fatal(err)
+	}
+	if err := SetLogins(etc, home, []*nodev1.Login{{Name: "amy", Certificates: []*nodev1.Certificate{a}}}); err == nil {
+		t.Error("a link is taken for the folder")
+	}
+	if left, _ := os.ReadDir(outside); len(left) > 0 {
+		t.Errorf("%v", left)
 	}
 }

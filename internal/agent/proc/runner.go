@@ -107,6 +107,7 @@ func New(cfg Config) *Runner {
 	h.Write([]byte(cfg.Root))
 	r.prefix = fmt.Sprintf("%016x-", h.Sum64())
 	r.sweepFormer()
+	r.dropFormerCertificates()
 	return r
 }
 
@@ -213,6 +214,10 @@ func (r *Runner) run(ctx context.Context, q *nodev1.RunTaskRequest, report *node
 	defer drop()
 	t := &task{runner: r, request: q, report: report, user: who, dir: dir, wd: filepath.Join(dir, "wd")}
 	if err := t.makeDirectories(); err != nil {
+		return nil, none, err
+	}
+	defer t.dropCertificates()
+	if err := t.placeCertificates(); err != nil {
 		return nil, none, err
 	}
 	for _, step := range []func(context.Context) error{t.install, t.fetch} {

@@ -428,3 +428,37 @@ func TestOutOfMemoryProtectionIsNotInherited(t *testing.T) {
 		t.Fatal(got, read(t, root, "workitems/j/job-1/t/stderr.txt"))
 	}
 }
+
+// TestCertificatesOfATask: its command finds them, and nobody afterwards, not even
+// when the agent did not live to see the end.
+func TestCertificatesOfATask(t *testing.T) {
+	r, root := newRunner(t)
+	q := request(`/bin/sh -c 'echo $AZ_BATCH_CERTIFICATES_DIR; cd $AZ_BATCH_CERTIFICATES_DIR && stat -c "%a %n" . * && cat *.pw'`)
+	print := strings.Repeat("0a", 20)
+	q.Certificates = []*nodev1.Certificate{{Thumbprint: print, Format: "pfx", Data: []byte("PFX"), Password: "geheim"}}
+	got, _ := run(t, r, q)
+	dir := filepath.Join(root, "workitems/j/job-1/t")
+	if out := read(t, dir, "stdout.txt"); got.GetExitCode() != 0 || out != dir+"/certs\n700 .\n600 sha1-"+print+".pfx\n600 sha1-"+print+".pfx.pw\ngeheim" {
+		t.Errorf("%v %q", got, out)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "certs")); !os.IsNotExist(err) {
+		t.Errorf("they are left: %v", err)
+	}
+	left := filepath.Join(root, "startup", "certs", "sha1-"+print+".pfx")
+	if err := os.Mkdir(filepath.Dir(left), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(left, []byte("PFX"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	New(Config{Root: root, SameUser: true, Clock: clock.System{}})
+	if _, err := os.Stat(left); !os.IsNotExist(err) {
+		t.Errorf("a former agent's are left: %v", err)
+	}
+	for _, bad := range []*nodev1.Certificate{{Thumbprint: "../../x", Format: "pfx"}, {Thumbprint: print, Format: "sh"}} {
+		q.Certificates = []*nodev1.Certificate{bad}
+		if got, ran := run(t, r, q); ran || got.GetFailure().GetCode() != "ResourceFileCreateFailed" {
+			t.Errorf("%v: %v", bad, got)
+		}
+	}
+}

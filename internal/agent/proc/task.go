@@ -154,6 +154,7 @@ func (t *task) environment(mark string) []string {
 		// Ours, like the mark.
 		"MILLPOND_SCHEDULED_EVENTS":   filepath.Join(root, ScheduledEvents),
 		"AZ_BATCH_TASK_DIR":           t.dir,
+		"AZ_BATCH_CERTIFICATES_DIR":   filepath.Join(t.dir, CertificateFolder),
 		"AZ_BATCH_TASK_WORKING_DIR":   t.wd,
 		"AZ_BATCH_TASK_USER":          t.user.name,
 		"AZ_BATCH_TASK_USER_IDENTITY": t.user.identity,

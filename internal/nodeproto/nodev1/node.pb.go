@@ -204,7 +204,9 @@ type HelloResponse struct {
 	// instances says that the agent knows RunTaskRequest.instance.
 	Instances bool `protobuf:"varint,30,opt,name=instances,proto3" json:"instances,omitempty"`
 	// ssh_server says that the machine has a server for SSH.
-	SshServer     bool `protobuf:"varint,90,opt,name=ssh_server,json=sshServer,proto3" json:"ssh_server,omitempty"`
+	SshServer bool `protobuf:"varint,90,opt,name=ssh_server,json=sshServer,proto3" json:"ssh_server,omitempty"`
+	// certificates says that the agent knows RunTaskRequest.certificates.
+	Certificates  bool `protobuf:"varint,91,opt,name=certificates,proto3" json:"certificates,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -319,6 +321,13 @@ func (x *HelloResponse) GetInstances() bool {
 func (x *HelloResponse) GetSshServer() bool {
 	if x != nil {
 		return x.SshServer
+	}
+	return false
+}
+
+func (x *HelloResponse) GetCertificates() bool {
+	if x != nil {
+		return x.Certificates
 	}
 	return false
 }
@@ -1228,7 +1237,9 @@ type RunTaskRequest struct {
 	// container runs the command in one; absent for a process.
 	Container *Container `protobuf:"bytes,50,opt,name=container,proto3" json:"container,omitempty"`
 	// instance is there for an instance of a multi-instance task.
-	Instance      *Instance `protobuf:"bytes,30,opt,name=instance,proto3" json:"instance,omitempty"`
+	Instance *Instance `protobuf:"bytes,30,opt,name=instance,proto3" json:"instance,omitempty"`
+	// certificates are in AZ_BATCH_CERTIFICATES_DIR for as long as the attempt runs.
+	Certificates  []*Certificate `protobuf:"bytes,90,rep,name=certificates,proto3" json:"certificates,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1347,6 +1358,82 @@ func (x *RunTaskRequest) GetInstance() *Instance {
 	return nil
 }
 
+func (x *RunTaskRequest) GetCertificates() []*Certificate {
+	if x != nil {
+		return x.Certificates
+	}
+	return nil
+}
+
+// Certificate is one that a pool refers to, private key and all. Secret.
+type Certificate struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Thumbprint    string                 `protobuf:"bytes,1,opt,name=thumbprint,proto3" json:"thumbprint,omitempty"` // SHA-1, lower-case hexadecimal
+	Format        string                 `protobuf:"bytes,2,opt,name=format,proto3" json:"format,omitempty"`         // pfx or cer
+	Data          []byte                 `protobuf:"bytes,3,opt,name=data,proto3" json:"data,omitempty"`
+	Password      string                 `protobuf:"bytes,4,opt,name=password,proto3" json:"password,omitempty"` // of a pfx
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Certificate) Reset() {
+	*x = Certificate{}
+	mi := &file_node_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Certificate) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Certificate) ProtoMessage() {}
+
+func (x *Certificate) ProtoReflect() protoreflect.Message {
+	mi := &file_node_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Certificate.ProtoReflect.Descriptor instead.
+func (*Certificate) Descriptor() ([]byte, []int) {
+	return file_node_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *Certificate) GetThumbprint() string {
+	if x != nil {
+		return x.Thumbprint
+	}
+	return ""
+}
+
+func (x *Certificate) GetFormat() string {
+	if x != nil {
+		return x.Format
+	}
+	return ""
+}
+
+func (x *Certificate) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+func (x *Certificate) GetPassword() string {
+	if x != nil {
+		return x.Password
+	}
+	return ""
+}
+
 // OutputFile is uploaded when the command has ended.
 type OutputFile struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1365,7 +1452,7 @@ type OutputFile struct {
 
 func (x *OutputFile) Reset() {
 	*x = OutputFile{}
-	mi := &file_node_proto_msgTypes[15]
+	mi := &file_node_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1377,7 +1464,7 @@ func (x *OutputFile) String() string {
 func (*OutputFile) ProtoMessage() {}
 
 func (x *OutputFile) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[15]
+	mi := &file_node_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1390,7 +1477,7 @@ func (x *OutputFile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OutputFile.ProtoReflect.Descriptor instead.
 func (*OutputFile) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{15}
+	return file_node_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *OutputFile) GetPattern() string {
@@ -1438,7 +1525,7 @@ type Header struct {
 
 func (x *Header) Reset() {
 	*x = Header{}
-	mi := &file_node_proto_msgTypes[16]
+	mi := &file_node_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1450,7 +1537,7 @@ func (x *Header) String() string {
 func (*Header) ProtoMessage() {}
 
 func (x *Header) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[16]
+	mi := &file_node_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1463,7 +1550,7 @@ func (x *Header) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Header.ProtoReflect.Descriptor instead.
 func (*Header) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{16}
+	return file_node_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Header) GetName() string {
@@ -1497,7 +1584,7 @@ type ApplicationPackage struct {
 
 func (x *ApplicationPackage) Reset() {
 	*x = ApplicationPackage{}
-	mi := &file_node_proto_msgTypes[17]
+	mi := &file_node_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1509,7 +1596,7 @@ func (x *ApplicationPackage) String() string {
 func (*ApplicationPackage) ProtoMessage() {}
 
 func (x *ApplicationPackage) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[17]
+	mi := &file_node_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1522,7 +1609,7 @@ func (x *ApplicationPackage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplicationPackage.ProtoReflect.Descriptor instead.
 func (*ApplicationPackage) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{17}
+	return file_node_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ApplicationPackage) GetId() string {
@@ -1569,7 +1656,7 @@ type InstallRequest struct {
 
 func (x *InstallRequest) Reset() {
 	*x = InstallRequest{}
-	mi := &file_node_proto_msgTypes[18]
+	mi := &file_node_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1581,7 +1668,7 @@ func (x *InstallRequest) String() string {
 func (*InstallRequest) ProtoMessage() {}
 
 func (x *InstallRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[18]
+	mi := &file_node_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1594,7 +1681,7 @@ func (x *InstallRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InstallRequest.ProtoReflect.Descriptor instead.
 func (*InstallRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{18}
+	return file_node_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *InstallRequest) GetPackages() []*ApplicationPackage {
@@ -1615,7 +1702,7 @@ type InstallResponse struct {
 
 func (x *InstallResponse) Reset() {
 	*x = InstallResponse{}
-	mi := &file_node_proto_msgTypes[19]
+	mi := &file_node_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1627,7 +1714,7 @@ func (x *InstallResponse) String() string {
 func (*InstallResponse) ProtoMessage() {}
 
 func (x *InstallResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[19]
+	mi := &file_node_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1640,7 +1727,7 @@ func (x *InstallResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InstallResponse.ProtoReflect.Descriptor instead.
 func (*InstallResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{19}
+	return file_node_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *InstallResponse) GetFailure() *Failure {
@@ -1665,7 +1752,7 @@ type User struct {
 
 func (x *User) Reset() {
 	*x = User{}
-	mi := &file_node_proto_msgTypes[20]
+	mi := &file_node_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1677,7 +1764,7 @@ func (x *User) String() string {
 func (*User) ProtoMessage() {}
 
 func (x *User) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[20]
+	mi := &file_node_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1690,7 +1777,7 @@ func (x *User) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use User.ProtoReflect.Descriptor instead.
 func (*User) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{20}
+	return file_node_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *User) GetName() string {
@@ -1743,7 +1830,7 @@ type ResourceFile struct {
 
 func (x *ResourceFile) Reset() {
 	*x = ResourceFile{}
-	mi := &file_node_proto_msgTypes[21]
+	mi := &file_node_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1755,7 +1842,7 @@ func (x *ResourceFile) String() string {
 func (*ResourceFile) ProtoMessage() {}
 
 func (x *ResourceFile) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[21]
+	mi := &file_node_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1768,7 +1855,7 @@ func (x *ResourceFile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceFile.ProtoReflect.Descriptor instead.
 func (*ResourceFile) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{21}
+	return file_node_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ResourceFile) GetUrl() string {
@@ -1823,7 +1910,7 @@ type Instance struct {
 
 func (x *Instance) Reset() {
 	*x = Instance{}
-	mi := &file_node_proto_msgTypes[22]
+	mi := &file_node_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1835,7 +1922,7 @@ func (x *Instance) String() string {
 func (*Instance) ProtoMessage() {}
 
 func (x *Instance) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[22]
+	mi := &file_node_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1848,7 +1935,7 @@ func (x *Instance) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Instance.ProtoReflect.Descriptor instead.
 func (*Instance) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{22}
+	return file_node_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Instance) GetCoordinationCommandLine() string {
@@ -1889,7 +1976,7 @@ type Host struct {
 
 func (x *Host) Reset() {
 	*x = Host{}
-	mi := &file_node_proto_msgTypes[23]
+	mi := &file_node_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1901,7 +1988,7 @@ func (x *Host) String() string {
 func (*Host) ProtoMessage() {}
 
 func (x *Host) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[23]
+	mi := &file_node_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1914,7 +2001,7 @@ func (x *Host) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Host.ProtoReflect.Descriptor instead.
 func (*Host) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{23}
+	return file_node_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Host) GetName() string {
@@ -1939,7 +2026,7 @@ type RunTaskResponse struct {
 
 func (x *RunTaskResponse) Reset() {
 	*x = RunTaskResponse{}
-	mi := &file_node_proto_msgTypes[24]
+	mi := &file_node_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1951,7 +2038,7 @@ func (x *RunTaskResponse) String() string {
 func (*RunTaskResponse) ProtoMessage() {}
 
 func (x *RunTaskResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[24]
+	mi := &file_node_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1964,7 +2051,7 @@ func (x *RunTaskResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunTaskResponse.ProtoReflect.Descriptor instead.
 func (*RunTaskResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{24}
+	return file_node_proto_rawDescGZIP(), []int{25}
 }
 
 type RunTasksRequest struct {
@@ -1976,7 +2063,7 @@ type RunTasksRequest struct {
 
 func (x *RunTasksRequest) Reset() {
 	*x = RunTasksRequest{}
-	mi := &file_node_proto_msgTypes[25]
+	mi := &file_node_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1988,7 +2075,7 @@ func (x *RunTasksRequest) String() string {
 func (*RunTasksRequest) ProtoMessage() {}
 
 func (x *RunTasksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[25]
+	mi := &file_node_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2001,7 +2088,7 @@ func (x *RunTasksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunTasksRequest.ProtoReflect.Descriptor instead.
 func (*RunTasksRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{25}
+	return file_node_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *RunTasksRequest) GetTasks() []*RunTaskRequest {
@@ -2021,7 +2108,7 @@ type RunTasksResponse struct {
 
 func (x *RunTasksResponse) Reset() {
 	*x = RunTasksResponse{}
-	mi := &file_node_proto_msgTypes[26]
+	mi := &file_node_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2033,7 +2120,7 @@ func (x *RunTasksResponse) String() string {
 func (*RunTasksResponse) ProtoMessage() {}
 
 func (x *RunTasksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[26]
+	mi := &file_node_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2046,7 +2133,7 @@ func (x *RunTasksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunTasksResponse.ProtoReflect.Descriptor instead.
 func (*RunTasksResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{26}
+	return file_node_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *RunTasksResponse) GetResults() []*RunTaskResult {
@@ -2068,7 +2155,7 @@ type RunTaskResult struct {
 
 func (x *RunTaskResult) Reset() {
 	*x = RunTaskResult{}
-	mi := &file_node_proto_msgTypes[27]
+	mi := &file_node_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2080,7 +2167,7 @@ func (x *RunTaskResult) String() string {
 func (*RunTaskResult) ProtoMessage() {}
 
 func (x *RunTaskResult) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[27]
+	mi := &file_node_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2093,7 +2180,7 @@ func (x *RunTaskResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunTaskResult.ProtoReflect.Descriptor instead.
 func (*RunTaskResult) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{27}
+	return file_node_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *RunTaskResult) GetCode() uint32 {
@@ -2120,7 +2207,7 @@ type PrepareRequest struct {
 
 func (x *PrepareRequest) Reset() {
 	*x = PrepareRequest{}
-	mi := &file_node_proto_msgTypes[28]
+	mi := &file_node_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2132,7 +2219,7 @@ func (x *PrepareRequest) String() string {
 func (*PrepareRequest) ProtoMessage() {}
 
 func (x *PrepareRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[28]
+	mi := &file_node_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2145,7 +2232,7 @@ func (x *PrepareRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrepareRequest.ProtoReflect.Descriptor instead.
 func (*PrepareRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{28}
+	return file_node_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *PrepareRequest) GetMounts() []*Mount {
@@ -2179,7 +2266,7 @@ type Mount struct {
 
 func (x *Mount) Reset() {
 	*x = Mount{}
-	mi := &file_node_proto_msgTypes[29]
+	mi := &file_node_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2191,7 +2278,7 @@ func (x *Mount) String() string {
 func (*Mount) ProtoMessage() {}
 
 func (x *Mount) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[29]
+	mi := &file_node_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2204,7 +2291,7 @@ func (x *Mount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mount.ProtoReflect.Descriptor instead.
 func (*Mount) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{29}
+	return file_node_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Mount) GetType() string {
@@ -2266,7 +2353,7 @@ type Containers struct {
 
 func (x *Containers) Reset() {
 	*x = Containers{}
-	mi := &file_node_proto_msgTypes[30]
+	mi := &file_node_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2278,7 +2365,7 @@ func (x *Containers) String() string {
 func (*Containers) ProtoMessage() {}
 
 func (x *Containers) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[30]
+	mi := &file_node_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2291,7 +2378,7 @@ func (x *Containers) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Containers.ProtoReflect.Descriptor instead.
 func (*Containers) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{30}
+	return file_node_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Containers) GetImages() []string {
@@ -2319,7 +2406,7 @@ type Registry struct {
 
 func (x *Registry) Reset() {
 	*x = Registry{}
-	mi := &file_node_proto_msgTypes[31]
+	mi := &file_node_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2331,7 +2418,7 @@ func (x *Registry) String() string {
 func (*Registry) ProtoMessage() {}
 
 func (x *Registry) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[31]
+	mi := &file_node_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2344,7 +2431,7 @@ func (x *Registry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Registry.ProtoReflect.Descriptor instead.
 func (*Registry) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{31}
+	return file_node_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Registry) GetServer() string {
@@ -2378,7 +2465,7 @@ type PrepareResponse struct {
 
 func (x *PrepareResponse) Reset() {
 	*x = PrepareResponse{}
-	mi := &file_node_proto_msgTypes[32]
+	mi := &file_node_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2390,7 +2477,7 @@ func (x *PrepareResponse) String() string {
 func (*PrepareResponse) ProtoMessage() {}
 
 func (x *PrepareResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[32]
+	mi := &file_node_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2403,7 +2490,7 @@ func (x *PrepareResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrepareResponse.ProtoReflect.Descriptor instead.
 func (*PrepareResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{32}
+	return file_node_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *PrepareResponse) GetFailure() *Failure {
@@ -2431,7 +2518,7 @@ type Container struct {
 
 func (x *Container) Reset() {
 	*x = Container{}
-	mi := &file_node_proto_msgTypes[33]
+	mi := &file_node_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2443,7 +2530,7 @@ func (x *Container) String() string {
 func (*Container) ProtoMessage() {}
 
 func (x *Container) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[33]
+	mi := &file_node_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2456,7 +2543,7 @@ func (x *Container) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Container.ProtoReflect.Descriptor instead.
 func (*Container) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{33}
+	return file_node_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Container) GetImage() string {
@@ -2511,7 +2598,7 @@ type Bind struct {
 
 func (x *Bind) Reset() {
 	*x = Bind{}
-	mi := &file_node_proto_msgTypes[34]
+	mi := &file_node_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2523,7 +2610,7 @@ func (x *Bind) String() string {
 func (*Bind) ProtoMessage() {}
 
 func (x *Bind) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[34]
+	mi := &file_node_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2536,7 +2623,7 @@ func (x *Bind) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Bind.ProtoReflect.Descriptor instead.
 func (*Bind) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{34}
+	return file_node_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Bind) GetPath() string {
@@ -2564,7 +2651,7 @@ type ContainerInfo struct {
 
 func (x *ContainerInfo) Reset() {
 	*x = ContainerInfo{}
-	mi := &file_node_proto_msgTypes[35]
+	mi := &file_node_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2576,7 +2663,7 @@ func (x *ContainerInfo) String() string {
 func (*ContainerInfo) ProtoMessage() {}
 
 func (x *ContainerInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[35]
+	mi := &file_node_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2589,7 +2676,7 @@ func (x *ContainerInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerInfo.ProtoReflect.Descriptor instead.
 func (*ContainerInfo) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{35}
+	return file_node_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ContainerInfo) GetId() string {
@@ -2622,7 +2709,7 @@ type SetLoginsRequest struct {
 
 func (x *SetLoginsRequest) Reset() {
 	*x = SetLoginsRequest{}
-	mi := &file_node_proto_msgTypes[36]
+	mi := &file_node_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2634,7 +2721,7 @@ func (x *SetLoginsRequest) String() string {
 func (*SetLoginsRequest) ProtoMessage() {}
 
 func (x *SetLoginsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[36]
+	mi := &file_node_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2647,7 +2734,7 @@ func (x *SetLoginsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetLoginsRequest.ProtoReflect.Descriptor instead.
 func (*SetLoginsRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{36}
+	return file_node_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *SetLoginsRequest) GetLogins() []*Login {
@@ -2665,7 +2752,7 @@ type SetLoginsResponse struct {
 
 func (x *SetLoginsResponse) Reset() {
 	*x = SetLoginsResponse{}
-	mi := &file_node_proto_msgTypes[37]
+	mi := &file_node_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2677,7 +2764,7 @@ func (x *SetLoginsResponse) String() string {
 func (*SetLoginsResponse) ProtoMessage() {}
 
 func (x *SetLoginsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[37]
+	mi := &file_node_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2690,7 +2777,7 @@ func (x *SetLoginsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetLoginsResponse.ProtoReflect.Descriptor instead.
 func (*SetLoginsResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{37}
+	return file_node_proto_rawDescGZIP(), []int{38}
 }
 
 // Login is an account that people log in with.
@@ -2705,14 +2792,16 @@ type Login struct {
 	Gid            int32                  `protobuf:"varint,7,opt,name=gid,proto3" json:"gid,omitempty"`
 	Expiry         *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=expiry,proto3" json:"expiry,omitempty"` // absent: never
 	// pool: it is the pool's, and stays when it is left out of a later request.
-	Pool          bool `protobuf:"varint,9,opt,name=pool,proto3" json:"pool,omitempty"`
+	Pool bool `protobuf:"varint,9,opt,name=pool,proto3" json:"pool,omitempty"`
+	// certificates are in the folder certs of the account's home.
+	Certificates  []*Certificate `protobuf:"bytes,90,rep,name=certificates,proto3" json:"certificates,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Login) Reset() {
 	*x = Login{}
-	mi := &file_node_proto_msgTypes[38]
+	mi := &file_node_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2724,7 +2813,7 @@ func (x *Login) String() string {
 func (*Login) ProtoMessage() {}
 
 func (x *Login) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[38]
+	mi := &file_node_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2737,7 +2826,7 @@ func (x *Login) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Login.ProtoReflect.Descriptor instead.
 func (*Login) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{38}
+	return file_node_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *Login) GetName() string {
@@ -2803,6 +2892,13 @@ func (x *Login) GetPool() bool {
 	return false
 }
 
+func (x *Login) GetCertificates() []*Certificate {
+	if x != nil {
+		return x.Certificates
+	}
+	return nil
+}
+
 type NoticeRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -2814,7 +2910,7 @@ type NoticeRequest struct {
 
 func (x *NoticeRequest) Reset() {
 	*x = NoticeRequest{}
-	mi := &file_node_proto_msgTypes[39]
+	mi := &file_node_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2826,7 +2922,7 @@ func (x *NoticeRequest) String() string {
 func (*NoticeRequest) ProtoMessage() {}
 
 func (x *NoticeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[39]
+	mi := &file_node_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2839,7 +2935,7 @@ func (x *NoticeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NoticeRequest.ProtoReflect.Descriptor instead.
 func (*NoticeRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{39}
+	return file_node_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *NoticeRequest) GetId() string {
@@ -2871,7 +2967,7 @@ type NoticeResponse struct {
 
 func (x *NoticeResponse) Reset() {
 	*x = NoticeResponse{}
-	mi := &file_node_proto_msgTypes[40]
+	mi := &file_node_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2883,7 +2979,7 @@ func (x *NoticeResponse) String() string {
 func (*NoticeResponse) ProtoMessage() {}
 
 func (x *NoticeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[40]
+	mi := &file_node_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2896,7 +2992,7 @@ func (x *NoticeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NoticeResponse.ProtoReflect.Descriptor instead.
 func (*NoticeResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{40}
+	return file_node_proto_rawDescGZIP(), []int{41}
 }
 
 type ProceedTaskRequest struct {
@@ -2908,7 +3004,7 @@ type ProceedTaskRequest struct {
 
 func (x *ProceedTaskRequest) Reset() {
 	*x = ProceedTaskRequest{}
-	mi := &file_node_proto_msgTypes[41]
+	mi := &file_node_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2920,7 +3016,7 @@ func (x *ProceedTaskRequest) String() string {
 func (*ProceedTaskRequest) ProtoMessage() {}
 
 func (x *ProceedTaskRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[41]
+	mi := &file_node_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2933,7 +3029,7 @@ func (x *ProceedTaskRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProceedTaskRequest.ProtoReflect.Descriptor instead.
 func (*ProceedTaskRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{41}
+	return file_node_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ProceedTaskRequest) GetKey() *TaskKey {
@@ -2951,7 +3047,7 @@ type ProceedTaskResponse struct {
 
 func (x *ProceedTaskResponse) Reset() {
 	*x = ProceedTaskResponse{}
-	mi := &file_node_proto_msgTypes[42]
+	mi := &file_node_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2963,7 +3059,7 @@ func (x *ProceedTaskResponse) String() string {
 func (*ProceedTaskResponse) ProtoMessage() {}
 
 func (x *ProceedTaskResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[42]
+	mi := &file_node_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2976,7 +3072,7 @@ func (x *ProceedTaskResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProceedTaskResponse.ProtoReflect.Descriptor instead.
 func (*ProceedTaskResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{42}
+	return file_node_proto_rawDescGZIP(), []int{43}
 }
 
 type StopTaskRequest struct {
@@ -2991,7 +3087,7 @@ type StopTaskRequest struct {
 
 func (x *StopTaskRequest) Reset() {
 	*x = StopTaskRequest{}
-	mi := &file_node_proto_msgTypes[43]
+	mi := &file_node_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3003,7 +3099,7 @@ func (x *StopTaskRequest) String() string {
 func (*StopTaskRequest) ProtoMessage() {}
 
 func (x *StopTaskRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[43]
+	mi := &file_node_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3016,7 +3112,7 @@ func (x *StopTaskRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopTaskRequest.ProtoReflect.Descriptor instead.
 func (*StopTaskRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{43}
+	return file_node_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *StopTaskRequest) GetKey() *TaskKey {
@@ -3048,7 +3144,7 @@ type StopTaskResponse struct {
 
 func (x *StopTaskResponse) Reset() {
 	*x = StopTaskResponse{}
-	mi := &file_node_proto_msgTypes[44]
+	mi := &file_node_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3060,7 +3156,7 @@ func (x *StopTaskResponse) String() string {
 func (*StopTaskResponse) ProtoMessage() {}
 
 func (x *StopTaskResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[44]
+	mi := &file_node_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3073,7 +3169,7 @@ func (x *StopTaskResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopTaskResponse.ProtoReflect.Descriptor instead.
 func (*StopTaskResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{44}
+	return file_node_proto_rawDescGZIP(), []int{45}
 }
 
 type RemoveTaskRequest struct {
@@ -3086,7 +3182,7 @@ type RemoveTaskRequest struct {
 
 func (x *RemoveTaskRequest) Reset() {
 	*x = RemoveTaskRequest{}
-	mi := &file_node_proto_msgTypes[45]
+	mi := &file_node_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3098,7 +3194,7 @@ func (x *RemoveTaskRequest) String() string {
 func (*RemoveTaskRequest) ProtoMessage() {}
 
 func (x *RemoveTaskRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[45]
+	mi := &file_node_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3111,7 +3207,7 @@ func (x *RemoveTaskRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveTaskRequest.ProtoReflect.Descriptor instead.
 func (*RemoveTaskRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{45}
+	return file_node_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *RemoveTaskRequest) GetKey() *TaskKey {
@@ -3136,7 +3232,7 @@ type RemoveTaskResponse struct {
 
 func (x *RemoveTaskResponse) Reset() {
 	*x = RemoveTaskResponse{}
-	mi := &file_node_proto_msgTypes[46]
+	mi := &file_node_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3148,7 +3244,7 @@ func (x *RemoveTaskResponse) String() string {
 func (*RemoveTaskResponse) ProtoMessage() {}
 
 func (x *RemoveTaskResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[46]
+	mi := &file_node_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3161,7 +3257,7 @@ func (x *RemoveTaskResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveTaskResponse.ProtoReflect.Descriptor instead.
 func (*RemoveTaskResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{46}
+	return file_node_proto_rawDescGZIP(), []int{47}
 }
 
 type ListFilesRequest struct {
@@ -3175,7 +3271,7 @@ type ListFilesRequest struct {
 
 func (x *ListFilesRequest) Reset() {
 	*x = ListFilesRequest{}
-	mi := &file_node_proto_msgTypes[47]
+	mi := &file_node_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3187,7 +3283,7 @@ func (x *ListFilesRequest) String() string {
 func (*ListFilesRequest) ProtoMessage() {}
 
 func (x *ListFilesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[47]
+	mi := &file_node_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3200,7 +3296,7 @@ func (x *ListFilesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListFilesRequest.ProtoReflect.Descriptor instead.
 func (*ListFilesRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{47}
+	return file_node_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *ListFilesRequest) GetDirectory() string {
@@ -3226,7 +3322,7 @@ type ListFilesResponse struct {
 
 func (x *ListFilesResponse) Reset() {
 	*x = ListFilesResponse{}
-	mi := &file_node_proto_msgTypes[48]
+	mi := &file_node_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3238,7 +3334,7 @@ func (x *ListFilesResponse) String() string {
 func (*ListFilesResponse) ProtoMessage() {}
 
 func (x *ListFilesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[48]
+	mi := &file_node_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3251,7 +3347,7 @@ func (x *ListFilesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListFilesResponse.ProtoReflect.Descriptor instead.
 func (*ListFilesResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{48}
+	return file_node_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *ListFilesResponse) GetFiles() []*FileInfo {
@@ -3274,7 +3370,7 @@ type FileInfo struct {
 
 func (x *FileInfo) Reset() {
 	*x = FileInfo{}
-	mi := &file_node_proto_msgTypes[49]
+	mi := &file_node_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3286,7 +3382,7 @@ func (x *FileInfo) String() string {
 func (*FileInfo) ProtoMessage() {}
 
 func (x *FileInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[49]
+	mi := &file_node_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3299,7 +3395,7 @@ func (x *FileInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileInfo.ProtoReflect.Descriptor instead.
 func (*FileInfo) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{49}
+	return file_node_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *FileInfo) GetPath() string {
@@ -3346,7 +3442,7 @@ type StatFileRequest struct {
 
 func (x *StatFileRequest) Reset() {
 	*x = StatFileRequest{}
-	mi := &file_node_proto_msgTypes[50]
+	mi := &file_node_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3358,7 +3454,7 @@ func (x *StatFileRequest) String() string {
 func (*StatFileRequest) ProtoMessage() {}
 
 func (x *StatFileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[50]
+	mi := &file_node_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3371,7 +3467,7 @@ func (x *StatFileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatFileRequest.ProtoReflect.Descriptor instead.
 func (*StatFileRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{50}
+	return file_node_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *StatFileRequest) GetPath() string {
@@ -3396,7 +3492,7 @@ type ReadFileRequest struct {
 
 func (x *ReadFileRequest) Reset() {
 	*x = ReadFileRequest{}
-	mi := &file_node_proto_msgTypes[51]
+	mi := &file_node_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3408,7 +3504,7 @@ func (x *ReadFileRequest) String() string {
 func (*ReadFileRequest) ProtoMessage() {}
 
 func (x *ReadFileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[51]
+	mi := &file_node_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3421,7 +3517,7 @@ func (x *ReadFileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadFileRequest.ProtoReflect.Descriptor instead.
 func (*ReadFileRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{51}
+	return file_node_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *ReadFileRequest) GetPath() string {
@@ -3461,7 +3557,7 @@ type FileChunk struct {
 
 func (x *FileChunk) Reset() {
 	*x = FileChunk{}
-	mi := &file_node_proto_msgTypes[52]
+	mi := &file_node_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3473,7 +3569,7 @@ func (x *FileChunk) String() string {
 func (*FileChunk) ProtoMessage() {}
 
 func (x *FileChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[52]
+	mi := &file_node_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3486,7 +3582,7 @@ func (x *FileChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileChunk.ProtoReflect.Descriptor instead.
 func (*FileChunk) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{52}
+	return file_node_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *FileChunk) GetData() []byte {
@@ -3506,7 +3602,7 @@ type DeleteFileRequest struct {
 
 func (x *DeleteFileRequest) Reset() {
 	*x = DeleteFileRequest{}
-	mi := &file_node_proto_msgTypes[53]
+	mi := &file_node_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3518,7 +3614,7 @@ func (x *DeleteFileRequest) String() string {
 func (*DeleteFileRequest) ProtoMessage() {}
 
 func (x *DeleteFileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[53]
+	mi := &file_node_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3531,7 +3627,7 @@ func (x *DeleteFileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteFileRequest.ProtoReflect.Descriptor instead.
 func (*DeleteFileRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{53}
+	return file_node_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *DeleteFileRequest) GetPath() string {
@@ -3556,7 +3652,7 @@ type DeleteFileResponse struct {
 
 func (x *DeleteFileResponse) Reset() {
 	*x = DeleteFileResponse{}
-	mi := &file_node_proto_msgTypes[54]
+	mi := &file_node_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3568,7 +3664,7 @@ func (x *DeleteFileResponse) String() string {
 func (*DeleteFileResponse) ProtoMessage() {}
 
 func (x *DeleteFileResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[54]
+	mi := &file_node_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3581,7 +3677,7 @@ func (x *DeleteFileResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteFileResponse.ProtoReflect.Descriptor instead.
 func (*DeleteFileResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{54}
+	return file_node_proto_rawDescGZIP(), []int{55}
 }
 
 type ShutdownRequest struct {
@@ -3593,7 +3689,7 @@ type ShutdownRequest struct {
 
 func (x *ShutdownRequest) Reset() {
 	*x = ShutdownRequest{}
-	mi := &file_node_proto_msgTypes[55]
+	mi := &file_node_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3605,7 +3701,7 @@ func (x *ShutdownRequest) String() string {
 func (*ShutdownRequest) ProtoMessage() {}
 
 func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[55]
+	mi := &file_node_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3618,7 +3714,7 @@ func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownRequest.ProtoReflect.Descriptor instead.
 func (*ShutdownRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{55}
+	return file_node_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *ShutdownRequest) GetReboot() bool {
@@ -3636,7 +3732,7 @@ type ShutdownResponse struct {
 
 func (x *ShutdownResponse) Reset() {
 	*x = ShutdownResponse{}
-	mi := &file_node_proto_msgTypes[56]
+	mi := &file_node_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3648,7 +3744,7 @@ func (x *ShutdownResponse) String() string {
 func (*ShutdownResponse) ProtoMessage() {}
 
 func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[56]
+	mi := &file_node_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3661,7 +3757,7 @@ func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownResponse.ProtoReflect.Descriptor instead.
 func (*ShutdownResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{56}
+	return file_node_proto_rawDescGZIP(), []int{57}
 }
 
 type FreezeRequest struct {
@@ -3673,7 +3769,7 @@ type FreezeRequest struct {
 
 func (x *FreezeRequest) Reset() {
 	*x = FreezeRequest{}
-	mi := &file_node_proto_msgTypes[57]
+	mi := &file_node_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3685,7 +3781,7 @@ func (x *FreezeRequest) String() string {
 func (*FreezeRequest) ProtoMessage() {}
 
 func (x *FreezeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[57]
+	mi := &file_node_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3698,7 +3794,7 @@ func (x *FreezeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FreezeRequest.ProtoReflect.Descriptor instead.
 func (*FreezeRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{57}
+	return file_node_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *FreezeRequest) GetLimit() *durationpb.Duration {
@@ -3718,7 +3814,7 @@ type FreezeResponse struct {
 
 func (x *FreezeResponse) Reset() {
 	*x = FreezeResponse{}
-	mi := &file_node_proto_msgTypes[58]
+	mi := &file_node_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3730,7 +3826,7 @@ func (x *FreezeResponse) String() string {
 func (*FreezeResponse) ProtoMessage() {}
 
 func (x *FreezeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[58]
+	mi := &file_node_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3743,7 +3839,7 @@ func (x *FreezeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FreezeResponse.ProtoReflect.Descriptor instead.
 func (*FreezeResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{58}
+	return file_node_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *FreezeResponse) GetFrozen() int32 {
@@ -3768,7 +3864,7 @@ type ThawRequest struct {
 
 func (x *ThawRequest) Reset() {
 	*x = ThawRequest{}
-	mi := &file_node_proto_msgTypes[59]
+	mi := &file_node_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3780,7 +3876,7 @@ func (x *ThawRequest) String() string {
 func (*ThawRequest) ProtoMessage() {}
 
 func (x *ThawRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[59]
+	mi := &file_node_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3793,7 +3889,7 @@ func (x *ThawRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ThawRequest.ProtoReflect.Descriptor instead.
 func (*ThawRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{59}
+	return file_node_proto_rawDescGZIP(), []int{60}
 }
 
 type ThawResponse struct {
@@ -3804,7 +3900,7 @@ type ThawResponse struct {
 
 func (x *ThawResponse) Reset() {
 	*x = ThawResponse{}
-	mi := &file_node_proto_msgTypes[60]
+	mi := &file_node_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3816,7 +3912,7 @@ func (x *ThawResponse) String() string {
 func (*ThawResponse) ProtoMessage() {}
 
 func (x *ThawResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[60]
+	mi := &file_node_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3829,7 +3925,7 @@ func (x *ThawResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ThawResponse.ProtoReflect.Descriptor instead.
 func (*ThawResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{60}
+	return file_node_proto_rawDescGZIP(), []int{61}
 }
 
 type OutputsRequest struct {
@@ -3844,7 +3940,7 @@ type OutputsRequest struct {
 
 func (x *OutputsRequest) Reset() {
 	*x = OutputsRequest{}
-	mi := &file_node_proto_msgTypes[61]
+	mi := &file_node_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3856,7 +3952,7 @@ func (x *OutputsRequest) String() string {
 func (*OutputsRequest) ProtoMessage() {}
 
 func (x *OutputsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[61]
+	mi := &file_node_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3869,7 +3965,7 @@ func (x *OutputsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OutputsRequest.ProtoReflect.Descriptor instead.
 func (*OutputsRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{61}
+	return file_node_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *OutputsRequest) GetDirectories() []string {
@@ -3904,7 +4000,7 @@ type Output struct {
 
 func (x *Output) Reset() {
 	*x = Output{}
-	mi := &file_node_proto_msgTypes[62]
+	mi := &file_node_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3916,7 +4012,7 @@ func (x *Output) String() string {
 func (*Output) ProtoMessage() {}
 
 func (x *Output) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[62]
+	mi := &file_node_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3929,7 +4025,7 @@ func (x *Output) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Output.ProtoReflect.Descriptor instead.
 func (*Output) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{62}
+	return file_node_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *Output) GetDirectory() string {
@@ -3990,7 +4086,7 @@ type SettleRequest struct {
 
 func (x *SettleRequest) Reset() {
 	*x = SettleRequest{}
-	mi := &file_node_proto_msgTypes[63]
+	mi := &file_node_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4002,7 +4098,7 @@ func (x *SettleRequest) String() string {
 func (*SettleRequest) ProtoMessage() {}
 
 func (x *SettleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[63]
+	mi := &file_node_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4015,7 +4111,7 @@ func (x *SettleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleRequest.ProtoReflect.Descriptor instead.
 func (*SettleRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{63}
+	return file_node_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *SettleRequest) GetLimit() *durationpb.Duration {
@@ -4037,7 +4133,7 @@ type SettleResponse struct {
 
 func (x *SettleResponse) Reset() {
 	*x = SettleResponse{}
-	mi := &file_node_proto_msgTypes[64]
+	mi := &file_node_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4049,7 +4145,7 @@ func (x *SettleResponse) String() string {
 func (*SettleResponse) ProtoMessage() {}
 
 func (x *SettleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[64]
+	mi := &file_node_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4062,7 +4158,7 @@ func (x *SettleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleResponse.ProtoReflect.Descriptor instead.
 func (*SettleResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{64}
+	return file_node_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *SettleResponse) GetState() string {
@@ -4098,7 +4194,7 @@ type PersonaliseRequest struct {
 
 func (x *PersonaliseRequest) Reset() {
 	*x = PersonaliseRequest{}
-	mi := &file_node_proto_msgTypes[65]
+	mi := &file_node_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4110,7 +4206,7 @@ func (x *PersonaliseRequest) String() string {
 func (*PersonaliseRequest) ProtoMessage() {}
 
 func (x *PersonaliseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[65]
+	mi := &file_node_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4123,7 +4219,7 @@ func (x *PersonaliseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PersonaliseRequest.ProtoReflect.Descriptor instead.
 func (*PersonaliseRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{65}
+	return file_node_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *PersonaliseRequest) GetEntropy() []byte {
@@ -4184,7 +4280,7 @@ type PersonaliseResponse struct {
 
 func (x *PersonaliseResponse) Reset() {
 	*x = PersonaliseResponse{}
-	mi := &file_node_proto_msgTypes[66]
+	mi := &file_node_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4196,7 +4292,7 @@ func (x *PersonaliseResponse) String() string {
 func (*PersonaliseResponse) ProtoMessage() {}
 
 func (x *PersonaliseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[66]
+	mi := &file_node_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4209,7 +4305,7 @@ func (x *PersonaliseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PersonaliseResponse.ProtoReflect.Descriptor instead.
 func (*PersonaliseResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{66}
+	return file_node_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *PersonaliseResponse) GetStages() []*Stage {
@@ -4242,7 +4338,7 @@ const file_node_proto_rawDesc = "" +
 	"\vazure_hosts\x18* \x03(\tR\n" +
 	"azureHosts\x12'\n" +
 	"\x0fnetwork_address\x18d \x01(\tR\x0enetworkAddress\x12%\n" +
-	"\x0enetwork_domain\x18e \x01(\tR\rnetworkDomain\"\xb5\x03\n" +
+	"\x0enetwork_domain\x18e \x01(\tR\rnetworkDomain\"\xd9\x03\n" +
 	"\rHelloResponse\x12#\n" +
 	"\ragent_version\x18\x01 \x01(\tR\fagentVersion\x12\x17\n" +
 	"\aboot_id\x18\x02 \x01(\tR\x06bootId\x12\x1d\n" +
@@ -4258,7 +4354,8 @@ const file_node_proto_rawDesc = "" +
 	" \x03(\v2\x17.millpond.node.v1.StageR\x06stages\x12\x1c\n" +
 	"\tinstances\x18\x1e \x01(\bR\tinstances\x12\x1d\n" +
 	"\n" +
-	"ssh_server\x18Z \x01(\bR\tsshServer\"R\n" +
+	"ssh_server\x18Z \x01(\bR\tsshServer\x12\"\n" +
+	"\fcertificates\x18[ \x01(\bR\fcertificates\"R\n" +
 	"\x05Stage\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x125\n" +
 	"\bduration\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\bduration\"S\n" +
@@ -4333,7 +4430,7 @@ const file_node_proto_rawDesc = "" +
 	"\x11network_out_bytes\x18D \x01(\x04R\x0fnetworkOutBytes\".\n" +
 	"\x12AcknowledgeRequest\x12\x18\n" +
 	"\athrough\x18\x01 \x01(\x04R\athrough\"\x15\n" +
-	"\x13AcknowledgeResponse\"\xe8\x05\n" +
+	"\x13AcknowledgeResponse\"\xab\x06\n" +
 	"\x0eRunTaskRequest\x12+\n" +
 	"\x03key\x18\x01 \x01(\v2\x19.millpond.node.v1.TaskKeyR\x03key\x12!\n" +
 	"\fcommand_line\x18\x02 \x01(\tR\vcommandLine\x12\x1c\n" +
@@ -4346,10 +4443,18 @@ const file_node_proto_rawDesc = "" +
 	"\foutput_files\x18( \x03(\v2\x1c.millpond.node.v1.OutputFileR\voutputFiles\x12@\n" +
 	"\bpackages\x18) \x03(\v2$.millpond.node.v1.ApplicationPackageR\bpackages\x129\n" +
 	"\tcontainer\x182 \x01(\v2\x1b.millpond.node.v1.ContainerR\tcontainer\x126\n" +
-	"\binstance\x18\x1e \x01(\v2\x1a.millpond.node.v1.InstanceR\binstance\x1a>\n" +
+	"\binstance\x18\x1e \x01(\v2\x1a.millpond.node.v1.InstanceR\binstance\x12A\n" +
+	"\fcertificates\x18Z \x03(\v2\x1d.millpond.node.v1.CertificateR\fcertificates\x1a>\n" +
 	"\x10EnvironmentEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xb1\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"u\n" +
+	"\vCertificate\x12\x1e\n" +
+	"\n" +
+	"thumbprint\x18\x01 \x01(\tR\n" +
+	"thumbprint\x12\x16\n" +
+	"\x06format\x18\x02 \x01(\tR\x06format\x12\x12\n" +
+	"\x04data\x18\x03 \x01(\fR\x04data\x12\x1a\n" +
+	"\bpassword\x18\x04 \x01(\tR\bpassword\"\xb1\x01\n" +
 	"\n" +
 	"OutputFile\x12\x18\n" +
 	"\apattern\x18\x01 \x01(\tR\apattern\x12#\n" +
@@ -4443,7 +4548,7 @@ const file_node_proto_rawDesc = "" +
 	"\x05error\x18\x03 \x01(\tR\x05error\"C\n" +
 	"\x10SetLoginsRequest\x12/\n" +
 	"\x06logins\x18\x01 \x03(\v2\x17.millpond.node.v1.LoginR\x06logins\"\x13\n" +
-	"\x11SetLoginsResponse\"\x8c\x02\n" +
+	"\x11SetLoginsResponse\"\xcf\x02\n" +
 	"\x05Login\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05admin\x18\x02 \x01(\bR\x05admin\x12#\n" +
@@ -4454,7 +4559,8 @@ const file_node_proto_rawDesc = "" +
 	"\x03uid\x18\x06 \x01(\x05R\x03uid\x12\x10\n" +
 	"\x03gid\x18\a \x01(\x05R\x03gid\x122\n" +
 	"\x06expiry\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\x06expiry\x12\x12\n" +
-	"\x04pool\x18\t \x01(\bR\x04pool\"n\n" +
+	"\x04pool\x18\t \x01(\bR\x04pool\x12A\n" +
+	"\fcertificates\x18Z \x03(\v2\x1d.millpond.node.v1.CertificateR\fcertificates\"n\n" +
 	"\rNoticeRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04type\x18\x02 \x01(\tR\x04type\x129\n" +
@@ -4573,7 +4679,7 @@ func file_node_proto_rawDescGZIP() []byte {
 	return file_node_proto_rawDescData
 }
 
-var file_node_proto_msgTypes = make([]protoimpl.MessageInfo, 69)
+var file_node_proto_msgTypes = make([]protoimpl.MessageInfo, 70)
 var file_node_proto_goTypes = []any{
 	(*HelloRequest)(nil),          // 0: millpond.node.v1.HelloRequest
 	(*HelloResponse)(nil),         // 1: millpond.node.v1.HelloResponse
@@ -4590,173 +4696,176 @@ var file_node_proto_goTypes = []any{
 	(*AcknowledgeRequest)(nil),    // 12: millpond.node.v1.AcknowledgeRequest
 	(*AcknowledgeResponse)(nil),   // 13: millpond.node.v1.AcknowledgeResponse
 	(*RunTaskRequest)(nil),        // 14: millpond.node.v1.RunTaskRequest
-	(*OutputFile)(nil),            // 15: millpond.node.v1.OutputFile
-	(*Header)(nil),                // 16: millpond.node.v1.Header
-	(*ApplicationPackage)(nil),    // 17: millpond.node.v1.ApplicationPackage
-	(*InstallRequest)(nil),        // 18: millpond.node.v1.InstallRequest
-	(*InstallResponse)(nil),       // 19: millpond.node.v1.InstallResponse
-	(*User)(nil),                  // 20: millpond.node.v1.User
-	(*ResourceFile)(nil),          // 21: millpond.node.v1.ResourceFile
-	(*Instance)(nil),              // 22: millpond.node.v1.Instance
-	(*Host)(nil),                  // 23: millpond.node.v1.Host
-	(*RunTaskResponse)(nil),       // 24: millpond.node.v1.RunTaskResponse
-	(*RunTasksRequest)(nil),       // 25: millpond.node.v1.RunTasksRequest
-	(*RunTasksResponse)(nil),      // 26: millpond.node.v1.RunTasksResponse
-	(*RunTaskResult)(nil),         // 27: millpond.node.v1.RunTaskResult
-	(*PrepareRequest)(nil),        // 28: millpond.node.v1.PrepareRequest
-	(*Mount)(nil),                 // 29: millpond.node.v1.Mount
-	(*Containers)(nil),            // 30: millpond.node.v1.Containers
-	(*Registry)(nil),              // 31: millpond.node.v1.Registry
-	(*PrepareResponse)(nil),       // 32: millpond.node.v1.PrepareResponse
-	(*Container)(nil),             // 33: millpond.node.v1.Container
-	(*Bind)(nil),                  // 34: millpond.node.v1.Bind
-	(*ContainerInfo)(nil),         // 35: millpond.node.v1.ContainerInfo
-	(*SetLoginsRequest)(nil),      // 36: millpond.node.v1.SetLoginsRequest
-	(*SetLoginsResponse)(nil),     // 37: millpond.node.v1.SetLoginsResponse
-	(*Login)(nil),                 // 38: millpond.node.v1.Login
-	(*NoticeRequest)(nil),         // 39: millpond.node.v1.NoticeRequest
-	(*NoticeResponse)(nil),        // 40: millpond.node.v1.NoticeResponse
-	(*ProceedTaskRequest)(nil),    // 41: millpond.node.v1.ProceedTaskRequest
-	(*ProceedTaskResponse)(nil),   // 42: millpond.node.v1.ProceedTaskResponse
-	(*StopTaskRequest)(nil),       // 43: millpond.node.v1.StopTaskRequest
-	(*StopTaskResponse)(nil),      // 44: millpond.node.v1.StopTaskResponse
-	(*RemoveTaskRequest)(nil),     // 45: millpond.node.v1.RemoveTaskRequest
-	(*RemoveTaskResponse)(nil),    // 46: millpond.node.v1.RemoveTaskResponse
-	(*ListFilesRequest)(nil),      // 47: millpond.node.v1.ListFilesRequest
-	(*ListFilesResponse)(nil),     // 48: millpond.node.v1.ListFilesResponse
-	(*FileInfo)(nil),              // 49: millpond.node.v1.FileInfo
-	(*StatFileRequest)(nil),       // 50: millpond.node.v1.StatFileRequest
-	(*ReadFileRequest)(nil),       // 51: millpond.node.v1.ReadFileRequest
-	(*FileChunk)(nil),             // 52: millpond.node.v1.FileChunk
-	(*DeleteFileRequest)(nil),     // 53: millpond.node.v1.DeleteFileRequest
-	(*DeleteFileResponse)(nil),    // 54: millpond.node.v1.DeleteFileResponse
-	(*ShutdownRequest)(nil),       // 55: millpond.node.v1.ShutdownRequest
-	(*ShutdownResponse)(nil),      // 56: millpond.node.v1.ShutdownResponse
-	(*FreezeRequest)(nil),         // 57: millpond.node.v1.FreezeRequest
-	(*FreezeResponse)(nil),        // 58: millpond.node.v1.FreezeResponse
-	(*ThawRequest)(nil),           // 59: millpond.node.v1.ThawRequest
-	(*ThawResponse)(nil),          // 60: millpond.node.v1.ThawResponse
-	(*OutputsRequest)(nil),        // 61: millpond.node.v1.OutputsRequest
-	(*Output)(nil),                // 62: millpond.node.v1.Output
-	(*SettleRequest)(nil),         // 63: millpond.node.v1.SettleRequest
-	(*SettleResponse)(nil),        // 64: millpond.node.v1.SettleResponse
-	(*PersonaliseRequest)(nil),    // 65: millpond.node.v1.PersonaliseRequest
-	(*PersonaliseResponse)(nil),   // 66: millpond.node.v1.PersonaliseResponse
-	nil,                           // 67: millpond.node.v1.Failure.DetailsEntry
-	nil,                           // 68: millpond.node.v1.RunTaskRequest.EnvironmentEntry
-	(*timestamppb.Timestamp)(nil), // 69: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 70: google.protobuf.Duration
+	(*Certificate)(nil),           // 15: millpond.node.v1.Certificate
+	(*OutputFile)(nil),            // 16: millpond.node.v1.OutputFile
+	(*Header)(nil),                // 17: millpond.node.v1.Header
+	(*ApplicationPackage)(nil),    // 18: millpond.node.v1.ApplicationPackage
+	(*InstallRequest)(nil),        // 19: millpond.node.v1.InstallRequest
+	(*InstallResponse)(nil),       // 20: millpond.node.v1.InstallResponse
+	(*User)(nil),                  // 21: millpond.node.v1.User
+	(*ResourceFile)(nil),          // 22: millpond.node.v1.ResourceFile
+	(*Instance)(nil),              // 23: millpond.node.v1.Instance
+	(*Host)(nil),                  // 24: millpond.node.v1.Host
+	(*RunTaskResponse)(nil),       // 25: millpond.node.v1.RunTaskResponse
+	(*RunTasksRequest)(nil),       // 26: millpond.node.v1.RunTasksRequest
+	(*RunTasksResponse)(nil),      // 27: millpond.node.v1.RunTasksResponse
+	(*RunTaskResult)(nil),         // 28: millpond.node.v1.RunTaskResult
+	(*PrepareRequest)(nil),        // 29: millpond.node.v1.PrepareRequest
+	(*Mount)(nil),                 // 30: millpond.node.v1.Mount
+	(*Containers)(nil),            // 31: millpond.node.v1.Containers
+	(*Registry)(nil),              // 32: millpond.node.v1.Registry
+	(*PrepareResponse)(nil),       // 33: millpond.node.v1.PrepareResponse
+	(*Container)(nil),             // 34: millpond.node.v1.Container
+	(*Bind)(nil),                  // 35: millpond.node.v1.Bind
+	(*ContainerInfo)(nil),         // 36: millpond.node.v1.ContainerInfo
+	(*SetLoginsRequest)(nil),      // 37: millpond.node.v1.SetLoginsRequest
+	(*SetLoginsResponse)(nil),     // 38: millpond.node.v1.SetLoginsResponse
+	(*Login)(nil),                 // 39: millpond.node.v1.Login
+	(*NoticeRequest)(nil),         // 40: millpond.node.v1.NoticeRequest
+	(*NoticeResponse)(nil),        // 41: millpond.node.v1.NoticeResponse
+	(*ProceedTaskRequest)(nil),    // 42: millpond.node.v1.ProceedTaskRequest
+	(*ProceedTaskResponse)(nil),   // 43: millpond.node.v1.ProceedTaskResponse
+	(*StopTaskRequest)(nil),       // 44: millpond.node.v1.StopTaskRequest
+	(*StopTaskResponse)(nil),      // 45: millpond.node.v1.StopTaskResponse
+	(*RemoveTaskRequest)(nil),     // 46: millpond.node.v1.RemoveTaskRequest
+	(*RemoveTaskResponse)(nil),    // 47: millpond.node.v1.RemoveTaskResponse
+	(*ListFilesRequest)(nil),      // 48: millpond.node.v1.ListFilesRequest
+	(*ListFilesResponse)(nil),     // 49: millpond.node.v1.ListFilesResponse
+	(*FileInfo)(nil),              // 50: millpond.node.v1.FileInfo
+	(*StatFileRequest)(nil),       // 51: millpond.node.v1.StatFileRequest
+	(*ReadFileRequest)(nil),       // 52: millpond.node.v1.ReadFileRequest
+	(*FileChunk)(nil),             // 53: millpond.node.v1.FileChunk
+	(*DeleteFileRequest)(nil),     // 54: millpond.node.v1.DeleteFileRequest
+	(*DeleteFileResponse)(nil),    // 55: millpond.node.v1.DeleteFileResponse
+	(*ShutdownRequest)(nil),       // 56: millpond.node.v1.ShutdownRequest
+	(*ShutdownResponse)(nil),      // 57: millpond.node.v1.ShutdownResponse
+	(*FreezeRequest)(nil),         // 58: millpond.node.v1.FreezeRequest
+	(*FreezeResponse)(nil),        // 59: millpond.node.v1.FreezeResponse
+	(*ThawRequest)(nil),           // 60: millpond.node.v1.ThawRequest
+	(*ThawResponse)(nil),          // 61: millpond.node.v1.ThawResponse
+	(*OutputsRequest)(nil),        // 62: millpond.node.v1.OutputsRequest
+	(*Output)(nil),                // 63: millpond.node.v1.Output
+	(*SettleRequest)(nil),         // 64: millpond.node.v1.SettleRequest
+	(*SettleResponse)(nil),        // 65: millpond.node.v1.SettleResponse
+	(*PersonaliseRequest)(nil),    // 66: millpond.node.v1.PersonaliseRequest
+	(*PersonaliseResponse)(nil),   // 67: millpond.node.v1.PersonaliseResponse
+	nil,                           // 68: millpond.node.v1.Failure.DetailsEntry
+	nil,                           // 69: millpond.node.v1.RunTaskRequest.EnvironmentEntry
+	(*timestamppb.Timestamp)(nil), // 70: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 71: google.protobuf.Duration
 }
 var file_node_proto_depIdxs = []int32{
-	69, // 0: millpond.node.v1.HelloRequest.now:type_name -> google.protobuf.Timestamp
-	69, // 1: millpond.node.v1.HelloResponse.booted:type_name -> google.protobuf.Timestamp
+	70, // 0: millpond.node.v1.HelloRequest.now:type_name -> google.protobuf.Timestamp
+	70, // 1: millpond.node.v1.HelloResponse.booted:type_name -> google.protobuf.Timestamp
 	3,  // 2: millpond.node.v1.HelloResponse.running:type_name -> millpond.node.v1.TaskKey
 	2,  // 3: millpond.node.v1.HelloResponse.stages:type_name -> millpond.node.v1.Stage
-	70, // 4: millpond.node.v1.Stage.duration:type_name -> google.protobuf.Duration
-	69, // 5: millpond.node.v1.Event.time:type_name -> google.protobuf.Timestamp
+	71, // 4: millpond.node.v1.Stage.duration:type_name -> google.protobuf.Duration
+	70, // 5: millpond.node.v1.Event.time:type_name -> google.protobuf.Timestamp
 	6,  // 6: millpond.node.v1.Event.task_started:type_name -> millpond.node.v1.TaskStarted
 	8,  // 7: millpond.node.v1.Event.task_completed:type_name -> millpond.node.v1.TaskCompleted
 	11, // 8: millpond.node.v1.Event.heartbeat:type_name -> millpond.node.v1.Heartbeat
 	7,  // 9: millpond.node.v1.Event.task_coordinated:type_name -> millpond.node.v1.TaskCoordinated
 	5,  // 10: millpond.node.v1.Event.more:type_name -> millpond.node.v1.Event
 	3,  // 11: millpond.node.v1.TaskStarted.key:type_name -> millpond.node.v1.TaskKey
-	69, // 12: millpond.node.v1.TaskStarted.start_time:type_name -> google.protobuf.Timestamp
+	70, // 12: millpond.node.v1.TaskStarted.start_time:type_name -> google.protobuf.Timestamp
 	3,  // 13: millpond.node.v1.TaskCoordinated.key:type_name -> millpond.node.v1.TaskKey
-	69, // 14: millpond.node.v1.TaskCoordinated.start_time:type_name -> google.protobuf.Timestamp
+	70, // 14: millpond.node.v1.TaskCoordinated.start_time:type_name -> google.protobuf.Timestamp
 	3,  // 15: millpond.node.v1.TaskCompleted.key:type_name -> millpond.node.v1.TaskKey
-	69, // 16: millpond.node.v1.TaskCompleted.start_time:type_name -> google.protobuf.Timestamp
-	69, // 17: millpond.node.v1.TaskCompleted.end_time:type_name -> google.protobuf.Timestamp
+	70, // 16: millpond.node.v1.TaskCompleted.start_time:type_name -> google.protobuf.Timestamp
+	70, // 17: millpond.node.v1.TaskCompleted.end_time:type_name -> google.protobuf.Timestamp
 	10, // 18: millpond.node.v1.TaskCompleted.failure:type_name -> millpond.node.v1.Failure
 	9,  // 19: millpond.node.v1.TaskCompleted.usage:type_name -> millpond.node.v1.Usage
-	35, // 20: millpond.node.v1.TaskCompleted.container:type_name -> millpond.node.v1.ContainerInfo
-	70, // 21: millpond.node.v1.Usage.user_cpu:type_name -> google.protobuf.Duration
-	70, // 22: millpond.node.v1.Usage.kernel_cpu:type_name -> google.protobuf.Duration
-	67, // 23: millpond.node.v1.Failure.details:type_name -> millpond.node.v1.Failure.DetailsEntry
+	36, // 20: millpond.node.v1.TaskCompleted.container:type_name -> millpond.node.v1.ContainerInfo
+	71, // 21: millpond.node.v1.Usage.user_cpu:type_name -> google.protobuf.Duration
+	71, // 22: millpond.node.v1.Usage.kernel_cpu:type_name -> google.protobuf.Duration
+	68, // 23: millpond.node.v1.Failure.details:type_name -> millpond.node.v1.Failure.DetailsEntry
 	3,  // 24: millpond.node.v1.RunTaskRequest.key:type_name -> millpond.node.v1.TaskKey
-	68, // 25: millpond.node.v1.RunTaskRequest.environment:type_name -> millpond.node.v1.RunTaskRequest.EnvironmentEntry
-	20, // 26: millpond.node.v1.RunTaskRequest.user:type_name -> millpond.node.v1.User
-	21, // 27: millpond.node.v1.RunTaskRequest.resource_files:type_name -> millpond.node.v1.ResourceFile
-	70, // 28: millpond.node.v1.RunTaskRequest.max_wall_clock:type_name -> google.protobuf.Duration
-	15, // 29: millpond.node.v1.RunTaskRequest.output_files:type_name -> millpond.node.v1.OutputFile
-	17, // 30: millpond.node.v1.RunTaskRequest.packages:type_name -> millpond.node.v1.ApplicationPackage
-	33, // 31: millpond.node.v1.RunTaskRequest.container:type_name -> millpond.node.v1.Container
-	22, // 32: millpond.node.v1.RunTaskRequest.instance:type_name -> millpond.node.v1.Instance
-	16, // 33: millpond.node.v1.OutputFile.headers:type_name -> millpond.node.v1.Header
-	17, // 34: millpond.node.v1.InstallRequest.packages:type_name -> millpond.node.v1.ApplicationPackage
-	10, // 35: millpond.node.v1.InstallResponse.failure:type_name -> millpond.node.v1.Failure
-	21, // 36: millpond.node.v1.Instance.common_resource_files:type_name -> millpond.node.v1.ResourceFile
-	23, // 37: millpond.node.v1.Instance.hosts:type_name -> millpond.node.v1.Host
-	14, // 38: millpond.node.v1.RunTasksRequest.tasks:type_name -> millpond.node.v1.RunTaskRequest
-	27, // 39: millpond.node.v1.RunTasksResponse.results:type_name -> millpond.node.v1.RunTaskResult
-	29, // 40: millpond.node.v1.PrepareRequest.mounts:type_name -> millpond.node.v1.Mount
-	30, // 41: millpond.node.v1.PrepareRequest.containers:type_name -> millpond.node.v1.Containers
-	31, // 42: millpond.node.v1.Containers.registries:type_name -> millpond.node.v1.Registry
-	10, // 43: millpond.node.v1.PrepareResponse.failure:type_name -> millpond.node.v1.Failure
-	31, // 44: millpond.node.v1.Container.registry:type_name -> millpond.node.v1.Registry
-	34, // 45: millpond.node.v1.Container.binds:type_name -> millpond.node.v1.Bind
-	38, // 46: millpond.node.v1.SetLoginsRequest.logins:type_name -> millpond.node.v1.Login
-	69, // 47: millpond.node.v1.Login.expiry:type_name -> google.protobuf.Timestamp
-	69, // 48: millpond.node.v1.NoticeRequest.not_before:type_name -> google.protobuf.Timestamp
-	3,  // 49: millpond.node.v1.ProceedTaskRequest.key:type_name -> millpond.node.v1.TaskKey
-	3,  // 50: millpond.node.v1.StopTaskRequest.key:type_name -> millpond.node.v1.TaskKey
-	3,  // 51: millpond.node.v1.RemoveTaskRequest.key:type_name -> millpond.node.v1.TaskKey
-	49, // 52: millpond.node.v1.ListFilesResponse.files:type_name -> millpond.node.v1.FileInfo
-	69, // 53: millpond.node.v1.FileInfo.modified:type_name -> google.protobuf.Timestamp
-	70, // 54: millpond.node.v1.FreezeRequest.limit:type_name -> google.protobuf.Duration
-	69, // 55: millpond.node.v1.Output.modified:type_name -> google.protobuf.Timestamp
-	70, // 56: millpond.node.v1.SettleRequest.limit:type_name -> google.protobuf.Duration
-	2,  // 57: millpond.node.v1.SettleResponse.stages:type_name -> millpond.node.v1.Stage
-	69, // 58: millpond.node.v1.PersonaliseRequest.now:type_name -> google.protobuf.Timestamp
-	2,  // 59: millpond.node.v1.PersonaliseResponse.stages:type_name -> millpond.node.v1.Stage
-	0,  // 60: millpond.node.v1.Agent.Hello:input_type -> millpond.node.v1.HelloRequest
-	4,  // 61: millpond.node.v1.Agent.Watch:input_type -> millpond.node.v1.WatchRequest
-	12, // 62: millpond.node.v1.Agent.Acknowledge:input_type -> millpond.node.v1.AcknowledgeRequest
-	14, // 63: millpond.node.v1.Agent.RunTask:input_type -> millpond.node.v1.RunTaskRequest
-	25, // 64: millpond.node.v1.Agent.RunTasks:input_type -> millpond.node.v1.RunTasksRequest
-	28, // 65: millpond.node.v1.Agent.Prepare:input_type -> millpond.node.v1.PrepareRequest
-	36, // 66: millpond.node.v1.Agent.SetLogins:input_type -> millpond.node.v1.SetLoginsRequest
-	39, // 67: millpond.node.v1.Agent.Notice:input_type -> millpond.node.v1.NoticeRequest
-	41, // 68: millpond.node.v1.Agent.ProceedTask:input_type -> millpond.node.v1.ProceedTaskRequest
-	43, // 69: millpond.node.v1.Agent.StopTask:input_type -> millpond.node.v1.StopTaskRequest
-	45, // 70: millpond.node.v1.Agent.RemoveTask:input_type -> millpond.node.v1.RemoveTaskRequest
-	18, // 71: millpond.node.v1.Agent.Install:input_type -> millpond.node.v1.InstallRequest
-	47, // 72: millpond.node.v1.Agent.ListFiles:input_type -> millpond.node.v1.ListFilesRequest
-	50, // 73: millpond.node.v1.Agent.StatFile:input_type -> millpond.node.v1.StatFileRequest
-	51, // 74: millpond.node.v1.Agent.ReadFile:input_type -> millpond.node.v1.ReadFileRequest
-	61, // 75: millpond.node.v1.Agent.Outputs:input_type -> millpond.node.v1.OutputsRequest
-	53, // 76: millpond.node.v1.Agent.DeleteFile:input_type -> millpond.node.v1.DeleteFileRequest
-	55, // 77: millpond.node.v1.Agent.Shutdown:input_type -> millpond.node.v1.ShutdownRequest
-	57, // 78: millpond.node.v1.Agent.Freeze:input_type -> millpond.node.v1.FreezeRequest
-	59, // 79: millpond.node.v1.Agent.Thaw:input_type -> millpond.node.v1.ThawRequest
-	63, // 80: millpond.node.v1.Agent.Settle:input_type -> millpond.node.v1.SettleRequest
-	65, // 81: millpond.node.v1.Agent.Personalise:input_type -> millpond.node.v1.PersonaliseRequest
-	1,  // 82: millpond.node.v1.Agent.Hello:output_type -> millpond.node.v1.HelloResponse
-	5,  // 83: millpond.node.v1.Agent.Watch:output_type -> millpond.node.v1.Event
-	13, // 84: millpond.node.v1.Agent.Acknowledge:output_type -> millpond.node.v1.AcknowledgeResponse
-	24, // 85: millpond.node.v1.Agent.RunTask:output_type -> millpond.node.v1.RunTaskResponse
-	26, // 86: millpond.node.v1.Agent.RunTasks:output_type -> millpond.node.v1.RunTasksResponse
-	32, // 87: millpond.node.v1.Agent.Prepare:output_type -> millpond.node.v1.PrepareResponse
-	37, // 88: millpond.node.v1.Agent.SetLogins:output_type -> millpond.node.v1.SetLoginsResponse
-	40, // 89: millpond.node.v1.Agent.Notice:output_type -> millpond.node.v1.NoticeResponse
-	42, // 90: millpond.node.v1.Agent.ProceedTask:output_type -> millpond.node.v1.ProceedTaskResponse
-	44, // 91: millpond.node.v1.Agent.StopTask:output_type -> millpond.node.v1.StopTaskResponse
-	46, // 92: millpond.node.v1.Agent.RemoveTask:output_type -> millpond.node.v1.RemoveTaskResponse
-	19, // 93: millpond.node.v1.Agent.Install:output_type -> millpond.node.v1.InstallResponse
-	48, // 94: millpond.node.v1.Agent.ListFiles:output_type -> millpond.node.v1.ListFilesResponse
-	49, // 95: millpond.node.v1.Agent.StatFile:output_type -> millpond.node.v1.FileInfo
-	52, // 96: millpond.node.v1.Agent.ReadFile:output_type -> millpond.node.v1.FileChunk
-	62, // 97: millpond.node.v1.Agent.Outputs:output_type -> millpond.node.v1.Output
-	54, // 98: millpond.node.v1.Agent.DeleteFile:output_type -> millpond.node.v1.DeleteFileResponse
-	56, // 99: millpond.node.v1.Agent.Shutdown:output_type -> millpond.node.v1.ShutdownResponse
-	58, // 100: millpond.node.v1.Agent.Freeze:output_type -> millpond.node.v1.FreezeResponse
-	60, // 101: millpond.node.v1.Agent.Thaw:output_type -> millpond.node.v1.ThawResponse
-	64, // 102: millpond.node.v1.Agent.Settle:output_type -> millpond.node.v1.SettleResponse
-	66, // 103: millpond.node.v1.Agent.Personalise:output_type -> millpond.node.v1.PersonaliseResponse
-	82, // [82:104] is the sub-list for method output_type
-	60, // [60:82] is the sub-list for method input_type
-	60, // [60:60] is the sub-list for extension type_name
-	60, // [60:60] is the sub-list for extension extendee
-	0,  // [0:60] is the sub-list for field type_name
+	69, // 25: millpond.node.v1.RunTaskRequest.environment:type_name -> millpond.node.v1.RunTaskRequest.EnvironmentEntry
+	21, // 26: millpond.node.v1.RunTaskRequest.user:type_name -> millpond.node.v1.User
+	22, // 27: millpond.node.v1.RunTaskRequest.resource_files:type_name -> millpond.node.v1.ResourceFile
+	71, // 28: millpond.node.v1.RunTaskRequest.max_wall_clock:type_name -> google.protobuf.Duration
+	16, // 29: millpond.node.v1.RunTaskRequest.output_files:type_name -> millpond.node.v1.OutputFile
+	18, // 30: millpond.node.v1.RunTaskRequest.packages:type_name -> millpond.node.v1.ApplicationPackage
+	34, // 31: millpond.node.v1.RunTaskRequest.container:type_name -> millpond.node.v1.Container
+	23, // 32: millpond.node.v1.RunTaskRequest.instance:type_name -> millpond.node.v1.Instance
+	15, // 33: millpond.node.v1.RunTaskRequest.certificates:type_name -> millpond.node.v1.Certificate
+	17, // 34: millpond.node.v1.OutputFile.headers:type_name -> millpond.node.v1.Header
+	18, // 35: millpond.node.v1.InstallRequest.packages:type_name -> millpond.node.v1.ApplicationPackage
+	10, // 36: millpond.node.v1.InstallResponse.failure:type_name -> millpond.node.v1.Failure
+	22, // 37: millpond.node.v1.Instance.common_resource_files:type_name -> millpond.node.v1.ResourceFile
+	24, // 38: millpond.node.v1.Instance.hosts:type_name -> millpond.node.v1.Host
+	14, // 39: millpond.node.v1.RunTasksRequest.tasks:type_name -> millpond.node.v1.RunTaskRequest
+	28, // 40: millpond.node.v1.RunTasksResponse.results:type_name -> millpond.node.v1.RunTaskResult
+	30, // 41: millpond.node.v1.PrepareRequest.mounts:type_name -> millpond.node.v1.Mount
+	31, // 42: millpond.node.v1.PrepareRequest.containers:type_name -> millpond.node.v1.Containers
+	32, // 43: millpond.node.v1.Containers.registries:type_name -> millpond.node.v1.Registry
+	10, // 44: millpond.node.v1.PrepareResponse.failure:type_name -> millpond.node.v1.Failure
+	32, // 45: millpond.node.v1.Container.registry:type_name -> millpond.node.v1.Registry
+	35, // 46: millpond.node.v1.Container.binds:type_name -> millpond.node.v1.Bind
+	39, // 47: millpond.node.v1.SetLoginsRequest.logins:type_name -> millpond.node.v1.Login
+	70, // 48: millpond.node.v1.Login.expiry:type_name -> google.protobuf.Timestamp
+	15, // 49: millpond.node.v1.Login.certificates:type_name -> millpond.node.v1.Certificate
+	70, // 50: millpond.node.v1.NoticeRequest.not_before:type_name -> google.protobuf.Timestamp
+	3,  // 51: millpond.node.v1.ProceedTaskRequest.key:type_name -> millpond.node.v1.TaskKey
+	3,  // 52: millpond.node.v1.StopTaskRequest.key:type_name -> millpond.node.v1.TaskKey
+	3,  // 53: millpond.node.v1.RemoveTaskRequest.key:type_name -> millpond.node.v1.TaskKey
+	50, // 54: millpond.node.v1.ListFilesResponse.files:type_name -> millpond.node.v1.FileInfo
+	70, // 55: millpond.node.v1.FileInfo.modified:type_name -> google.protobuf.Timestamp
+	71, // 56: millpond.node.v1.FreezeRequest.limit:type_name -> google.protobuf.Duration
+	70, // 57: millpond.node.v1.Output.modified:type_name -> google.protobuf.Timestamp
+	71, // 58: millpond.node.v1.SettleRequest.limit:type_name -> google.protobuf.Duration
+	2,  // 59: millpond.node.v1.SettleResponse.stages:type_name -> millpond.node.v1.Stage
+	70, // 60: millpond.node.v1.PersonaliseRequest.now:type_name -> google.protobuf.Timestamp
+	2,  // 61: millpond.node.v1.PersonaliseResponse.stages:type_name -> millpond.node.v1.Stage
+	0,  // 62: millpond.node.v1.Agent.Hello:input_type -> millpond.node.v1.HelloRequest
+	4,  // 63: millpond.node.v1.Agent.Watch:input_type -> millpond.node.v1.WatchRequest
+	12, // 64: millpond.node.v1.Agent.Acknowledge:input_type -> millpond.node.v1.AcknowledgeRequest
+	14, // 65: millpond.node.v1.Agent.RunTask:input_type -> millpond.node.v1.RunTaskRequest
+	26, // 66: millpond.node.v1.Agent.RunTasks:input_type -> millpond.node.v1.RunTasksRequest
+	29, // 67: millpond.node.v1.Agent.Prepare:input_type -> millpond.node.v1.PrepareRequest
+	37, // 68: millpond.node.v1.Agent.SetLogins:input_type -> millpond.node.v1.SetLoginsRequest
+	40, // 69: millpond.node.v1.Agent.Notice:input_type -> millpond.node.v1.NoticeRequest
+	42, // 70: millpond.node.v1.Agent.ProceedTask:input_type -> millpond.node.v1.ProceedTaskRequest
+	44, // 71: millpond.node.v1.Agent.StopTask:input_type -> millpond.node.v1.StopTaskRequest
+	46, // 72: millpond.node.v1.Agent.RemoveTask:input_type -> millpond.node.v1.RemoveTaskRequest
+	19, // 73: millpond.node.v1.Agent.Install:input_type -> millpond.node.v1.InstallRequest
+	48, // 74: millpond.node.v1.Agent.ListFiles:input_type -> millpond.node.v1.ListFilesRequest
+	51, // 75: millpond.node.v1.Agent.StatFile:input_type -> millpond.node.v1.StatFileRequest
+	52, // 76: millpond.node.v1.Agent.ReadFile:input_type -> millpond.node.v1.ReadFileRequest
+	62, // 77: millpond.node.v1.Agent.Outputs:input_type -> millpond.node.v1.OutputsRequest
+	54, // 78: millpond.node.v1.Agent.DeleteFile:input_type -> millpond.node.v1.DeleteFileRequest
+	56, // 79: millpond.node.v1.Agent.Shutdown:input_type -> millpond.node.v1.ShutdownRequest
+	58, // 80: millpond.node.v1.Agent.Freeze:input_type -> millpond.node.v1.FreezeRequest
+	60, // 81: millpond.node.v1.Agent.Thaw:input_type -> millpond.node.v1.ThawRequest
+	64, // 82: millpond.node.v1.Agent.Settle:input_type -> millpond.node.v1.SettleRequest
+	66, // 83: millpond.node.v1.Agent.Personalise:input_type -> millpond.node.v1.PersonaliseRequest
+	1,  // 84: millpond.node.v1.Agent.Hello:output_type -> millpond.node.v1.HelloResponse
+	5,  // 85: millpond.node.v1.Agent.Watch:output_type -> millpond.node.v1.Event
+	13, // 86: millpond.node.v1.Agent.Acknowledge:output_type -> millpond.node.v1.AcknowledgeResponse
+	25, // 87: millpond.node.v1.Agent.RunTask:output_type -> millpond.node.v1.RunTaskResponse
+	27, // 88: millpond.node.v1.Agent.RunTasks:output_type -> millpond.node.v1.RunTasksResponse
+	33, // 89: millpond.node.v1.Agent.Prepare:output_type -> millpond.node.v1.PrepareResponse
+	38, // 90: millpond.node.v1.Agent.SetLogins:output_type -> millpond.node.v1.SetLoginsResponse
+	41, // 91: millpond.node.v1.Agent.Notice:output_type -> millpond.node.v1.NoticeResponse
+	43, // 92: millpond.node.v1.Agent.ProceedTask:output_type -> millpond.node.v1.ProceedTaskResponse
+	45, // 93: millpond.node.v1.Agent.StopTask:output_type -> millpond.node.v1.StopTaskResponse
+	47, // 94: millpond.node.v1.Agent.RemoveTask:output_type -> millpond.node.v1.RemoveTaskResponse
+	20, // 95: millpond.node.v1.Agent.Install:output_type -> millpond.node.v1.InstallResponse
+	49, // 96: millpond.node.v1.Agent.ListFiles:output_type -> millpond.node.v1.ListFilesResponse
+	50, // 97: millpond.node.v1.Agent.StatFile:output_type -> millpond.node.v1.FileInfo
+	53, // 98: millpond.node.v1.Agent.ReadFile:output_type -> millpond.node.v1.FileChunk
+	63, // 99: millpond.node.v1.Agent.Outputs:output_type -> millpond.node.v1.Output
+	55, // 100: millpond.node.v1.Agent.DeleteFile:output_type -> millpond.node.v1.DeleteFileResponse
+	57, // 101: millpond.node.v1.Agent.Shutdown:output_type -> millpond.node.v1.ShutdownResponse
+	59, // 102: millpond.node.v1.Agent.Freeze:output_type -> millpond.node.v1.FreezeResponse
+	61, // 103: millpond.node.v1.Agent.Thaw:output_type -> millpond.node.v1.ThawResponse
+	65, // 104: millpond.node.v1.Agent.Settle:output_type -> millpond.node.v1.SettleResponse
+	67, // 105: millpond.node.v1.Agent.Personalise:output_type -> millpond.node.v1.PersonaliseResponse
+	84, // [84:106] is the sub-list for method output_type
+	62, // [62:84] is the sub-list for method input_type
+	62, // [62:62] is the sub-list for extension type_name
+	62, // [62:62] is the sub-list for extension extendee
+	0,  // [0:62] is the sub-list for field type_name
 }
 
 func init() { file_node_proto_init() }
@@ -4777,7 +4886,7 @@ func file_node_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_node_proto_rawDesc), len(file_node_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   69,
+			NumMessages:   70,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
