@@ -1,7 +1,10 @@
 package azwire
 
 import (
+	"bytes"
 	"encoding/json"
+	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -29,6 +32,53 @@ func ParseSelection(text string, members []string) (Selection, error) {
 		s[name] = true
 	}
 	return s, nil
+}
+
+// Whole is Entity without a selection, as text. Lists of thousands are made of it:
+// the model's text is not taken apart for what is added to it.
+func Whole(model any, extra map[string]any) (json.RawMessage, error) {
+	b, err := json.Marshal(model)
+	if err != nil {
+		return nil, err
+	}
+	if len(b) < 2 || b[0] != '{' {
+		return nil, fmt.Errorf("a wire model is no object but %.20q", b)
+	}
+	for _, k := range slices.Sorted(maps.Keys(extra)) {
+		if extra[k] == nil {
+			continue
+		}
+		name, err := json.Marshal(k)
+		if err != nil {
+			return nil, err
+		}
+		if bytes.Contains(b, append(name, ':')) {
+			// It may be the model's own, which it replaces.
+			m, err := Entity(model, extra, nil)
+			if err != nil {
+				return nil, err
+			}
+			return json.Marshal(m)
+		}
+	}
+	for _, k := range slices.Sorted(maps.Keys(extra)) {
+		if extra[k] == nil {
+			continue
+		}
+		name, err := json.Marshal(k)
+		if err != nil {
+			return nil, err
+		}
+		v, err := json.Marshal(extra[k])
+		if err != nil {
+			return nil, err
+		}
+		if b = b[:len(b)-1]; len(b) > 1 {
+			b = append(b, ',')
+		}
+		b = append(append(append(append(b, name...), ':'), v...), '}')
+	}
+	return b, nil
 }
 
 // Entity turns a wire model into a JSON object with extra members, cut down to

@@ -143,6 +143,14 @@ func listOf[T any](e *Edge, w http.ResponseWriter, r *request, l list[T], most i
 			value = append(value, v.model)
 			continue
 		}
+		if sel == nil {
+			text, err := azwire.Whole(v.model, v.extra)
+			if err != nil {
+				return err
+			}
+			value = append(value, text)
+			continue
+		}
 		m, err := azwire.Entity(v.model, v.extra, sel)
 		if err != nil {
 			return err

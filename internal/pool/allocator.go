@@ -226,7 +226,8 @@ func (s *Service) snapshot(ctx context.Context, p millpond.Pool) (Snapshot, mill
 	if err != nil {
 		return snap, acct, err
 	}
-	s.pace.Rest(snap.Now, len(all))
+	// Three looks: at the machines, at the rows, and at what is left of the host.
+	s.pace.Rest(snap.Now, 3*len(all))
 	err = s.DB.View(ctx, func(tx *sqlite.Tx) error {
 		for _, h := range all {
 			if h.Account.Key() != p.Account.Key() || h.Pool != p.Spec.ID.Key() {

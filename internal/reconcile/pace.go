@@ -9,7 +9,7 @@ import "time"
 type Pace struct{ until time.Time }
 
 // perThing is what a look at one thing may cost, some times over.
-const perThing = 10 * time.Microsecond
+const perThing = 20 * time.Microsecond
 
 // Rest notes a run that looked at n things.
 func (p *Pace) Rest(now time.Time, n int) {
