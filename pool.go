@@ -111,6 +111,10 @@ type PoolSpec struct {
 	Inbound []InboundPool `json:"inbound,omitempty"`
 	// NodeCommunication is kept and echoed: default, classic or simplified.
 	NodeCommunication string `json:"nodeCommunication,omitempty"`
+	// Zonal and Accelerated are kept and echoed: the zones of a region are one
+	// host here, and every network card is virtio.
+	Zonal       bool `json:"zonal,omitempty"`
+	Accelerated bool `json:"accelerated,omitempty"`
 }
 
 // OSDiskSpec is the OS disk that a pool's nodes get. All but its size is kept

@@ -37,6 +37,8 @@ type RollingPolicy struct {
 	Pause                time.Duration `json:"pause,omitempty"`
 	PrioritizeUnhealthy  bool          `json:"prioritizeUnhealthy,omitempty"`
 	RollBack             bool          `json:"rollBack,omitempty"`
+	// CrossZone is kept and echoed: the zones of a region are one host here.
+	CrossZone bool `json:"crossZone,omitempty"`
 	// Option says what becomes of the tasks of a node whose turn it is; empty waits
 	// for them. Azure's policy has no such member.
 	Option DeallocationOption `json:"option,omitempty"`

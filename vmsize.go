@@ -30,6 +30,8 @@ func VMSizes() []VMSize {
 		gen1, gen2 bool
 		rows       []row
 	}{
+		{"basicAFamily", true, false, []row{
+			{"Basic_A0", 1, 0.75, 20, 1}, {"Basic_A1", 1, 1.75, 40, 2}, {"Basic_A2", 2, 3.5, 60, 4}, {"Basic_A3", 4, 7, 120, 8}, {"Basic_A4", 8, 14, 240, 16}}},
 		{"standardAv2Family", true, false, []row{
 			{"Standard_A1_v2", 1, 2, 10, 2}, {"Standard_A2_v2", 2, 4, 20, 4}, {"Standard_A4_v2", 4, 8, 40, 8}, {"Standard_A8_v2", 8, 16, 80, 16},
 			{"Standard_A2m_v2", 2, 16, 20, 4}, {"Standard_A4m_v2", 4, 32, 40, 8}, {"Standard_A8m_v2", 8, 64, 80, 16}}},

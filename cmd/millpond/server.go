@@ -149,7 +149,7 @@ func newServer(ctx context.Context, cfg config.Config, data datadir.Dir, addr st
 	}
 	resources = resource.New(resource.Options{DB: s.db, Clock: s.clock, Regions: regionNouns(cfg), Grant: func(ctx context.Context, caller millpond.Caller, scope string) error {
 		return makeOwner(ctx, s.db, rights, caller, scope)
-	}})
+	}, Grace: 2 * time.Second})
 	if err := bootstrap(ctx, dir, rights, resources, tenantSpecs(cfg, data, addr)); err != nil {
 		return nil, err
 	}

@@ -53,7 +53,8 @@ func NextLink(r *Request, after string) string {
 }
 
 // MaxResults reads maxresults: 1 to most, most when it is not given. The error
-// is 400 OutOfRangeQueryParameterValue.
+// is 400 InvalidQueryParameterValue below 1, and OutOfRangeQueryParameterValue
+// above most.
 func MaxResults(r *Request, most int) (int, error) {
 	text := r.QueryValue("maxresults")
 	if text == "" {
@@ -64,7 +65,12 @@ func MaxResults(r *Request, most int) (int, error) {
 		return 0, millpond.Errorf(millpond.Invalid, "InvalidQueryParameterValue", "The query parameter maxresults is %q, which is not a number.", Clip(text)).
 			With("QueryParameterName", "maxresults").With("QueryParameterValue", Clip(text)).With("Reason", "Not a number.")
 	}
-	if n < 1 || n > most {
+	if n < 1 {
+		const why = "MaxResults cannot be less than 1"
+		return 0, millpond.Errorf(millpond.Invalid, "InvalidQueryParameterValue", "The query parameter maxresults is %d: %s.", n, why).
+			With("QueryParameterName", "maxresults").With("QueryParameterValue", Clip(text)).With("Reason", why)
+	}
+	if n > most {
 		return 0, millpond.Errorf(millpond.Invalid, "OutOfRangeQueryParameterValue",
 			"The query parameter maxresults is %d; it must be between 1 and %d.", n, most).
 			With("QueryParameterName", "maxresults").With("QueryParameterValue", Clip(text)).

@@ -105,6 +105,11 @@ func (e *Edge) uploadLogs(w http.ResponseWriter, r *request) error {
 	if err != nil {
 		return err
 	}
-	e.writeJSON(w, r, http.StatusOK, map[string]any{"virtualDirectoryName": out.Directory, "numberOfFilesUploaded": out.Files})
+	answer := map[string]any{"virtualDirectoryName": out.Directory, "numberOfFilesUploaded": out.Files}
+	if out.Failure != nil {
+		x := millpond.AsError(out.Failure)
+		answer["millpond"] = map[string]any{"uploadError": map[string]any{"code": x.Code, "message": x.Message}}
+	}
+	e.writeJSON(w, r, http.StatusOK, answer)
 	return nil
 }

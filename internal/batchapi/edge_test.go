@@ -258,6 +258,7 @@ func TestOperations(t *testing.T) {
 		{"GET", "/pools?%24filter=startswith%28id%2C%27my%27%29+and+state+eq+%27ACTIVE%27", "", 200, nil, `"value":\[\{.*"mypool"`},
 		{"GET", "/pools?$filter=state%20eq%20'deleting'", "", 200, nil, `"value":\[\]\}`},
 		{"GET", "/pools?$filter=nodes%20eq%201", "", 400, nil, `InvalidQueryParameterValue.*cannot be filtered by`},
+		{"GET", "/pools?maxresults=-5", "", 400, nil, `InvalidQueryParameterValue.*"-5".*MaxResults cannot be less than 1`},
 		{"GET", "/pools?maxresults=1001", "", 400, nil, `OutOfRangeQueryParameterValue`},
 		{"GET", "/pools?$skiptoken=zzz", "", 400, nil, `InvalidQueryParameterValue`},
 		{"GET", "/pools/mypool", "", 304, []string{"If-None-Match", "*"}, ``},

@@ -106,11 +106,14 @@ func protocol(udp bool) *azbatch.InboundEndpointProtocol {
 // networkModel is a pool's networkConfiguration; nil for a pool that has none.
 // What was left out is shown with the value that it has, as Azure does.
 func networkModel(s millpond.PoolSpec) *azbatch.NetworkConfiguration {
-	if len(s.Inbound) == 0 {
+	if len(s.Inbound) == 0 && !s.Accelerated {
 		return nil
 	}
-	return &azbatch.NetworkConfiguration{DynamicVNetAssignmentScope: ptr(azbatch.DynamicVNetAssignmentScopeNone), EnableAcceleratedNetworking: ptr(false),
-		EndpointConfiguration: &azbatch.PoolEndpointConfiguration{InboundNATPools: inboundModel(s.Inbound)}}
+	m := &azbatch.NetworkConfiguration{DynamicVNetAssignmentScope: ptr(azbatch.DynamicVNetAssignmentScopeNone), EnableAcceleratedNetworking: ptr(s.Accelerated)}
+	if len(s.Inbound) > 0 {
+		m.EndpointConfiguration = &azbatch.PoolEndpointConfiguration{InboundNATPools: inboundModel(s.Inbound)}
+	}
+	return m
 }
 
 func inboundModel(in []millpond.InboundPool) (out []azbatch.InboundNATPool) {

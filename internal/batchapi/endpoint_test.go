@@ -51,4 +51,11 @@ func TestPoolNetwork(t *testing.T) {
 	if err != nil || string(b) != want {
 		t.Errorf("%s %v", b, err)
 	}
+	if m := networkModel(millpond.PoolSpec{Accelerated: true}); m == nil || !*m.EnableAcceleratedNetworking || m.EndpointConfiguration != nil {
+		t.Errorf("accelerated: %+v", m)
+	}
+	vm := machineModel(millpond.PoolSpec{Zonal: true})
+	if vm.NodePlacementConfiguration == nil || *vm.NodePlacementConfiguration.Policy != "zonal" {
+		t.Errorf("zonal: %+v", vm.NodePlacementConfiguration)
+	}
 }

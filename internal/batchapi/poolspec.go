@@ -51,6 +51,7 @@ func (e *Edge) patchPool(w http.ResponseWriter, r *request) error {
 	p.InterNode = in.EnableInterNodeCommunication
 	if in.NetworkConfiguration != nil {
 		p.Inbound = ptr(inboundPools(in.NetworkConfiguration))
+		p.Accelerated = ptr(truth0(in.NetworkConfiguration.EnableAcceleratedNetworking))
 	}
 	if given("resourceTags") {
 		p.ResourceTags = ptr(tags(in.ResourceTags))
@@ -99,7 +100,7 @@ func poolSpec(in azbatch.CreatePoolContent) millpond.PoolSpec {
 	m := machine(in.VirtualMachineConfiguration)
 	spec := millpond.PoolSpec{
 		ID: millpond.PoolID(text0(in.ID)), DisplayName: text0(in.DisplayName), VMSize: text0(in.VMSize),
-		Image: m.Image, NodeAgentSKU: m.NodeAgentSKU, DataDisks: m.DataDisks, OSDisk: m.OSDisk, Containers: m.Containers, Mounts: mounts(in.MountConfiguration),
+		Image: m.Image, NodeAgentSKU: m.NodeAgentSKU, DataDisks: m.DataDisks, OSDisk: m.OSDisk, Containers: m.Containers, Zonal: m.Zonal, Mounts: mounts(in.MountConfiguration),
 		TaskSlotsPerNode: 1, FillType: millpond.FillSpread, NodeCommunication: "default",
 		StartTask: startTask(in.StartTask), Metadata: metadata(in.Metadata), UserAccounts: userAccounts(in.UserAccounts), ResourceTags: tags(in.ResourceTags),
 		Packages: packages(in.ApplicationPackageReferences), Certificates: certificateRefs(in.CertificateReferences),
@@ -114,6 +115,9 @@ func poolSpec(in azbatch.CreatePoolContent) millpond.PoolSpec {
 		spec.NodeCommunication = string(*in.TargetNodeCommunicationMode)
 	}
 	spec.InterNode, spec.Inbound = truth0(in.EnableInterNodeCommunication), inboundPools(in.NetworkConfiguration)
+	if n := in.NetworkConfiguration; n != nil {
+		spec.Accelerated = truth0(n.EnableAcceleratedNetworking)
+	}
 	return spec
 }
 
@@ -125,6 +129,9 @@ func (r *request) managedImages(i millpond.ImageReference) bool {
 
 func machine(vm *azbatch.VirtualMachineConfiguration) pool.Machine {
 	m := pool.Machine{Image: imageReference(vm.ImageReference), NodeAgentSKU: text0(vm.NodeAgentSKUID), Containers: containerPool(vm.ContainerConfiguration)}
+	if c := vm.NodePlacementConfiguration; c != nil && c.Policy != nil {
+		m.Zonal = *c.Policy == azbatch.NodePlacementPolicyTypeZonal
+	}
 	for _, d := range vm.DataDisks {
 		disk := millpond.DataDiskSpec{LUN: int(*d.LogicalUnitNumber), SizeGB: int(*d.DiskSizeGB), Caching: "readwrite", Storage: "standard_lrs"}
 		if d.Caching != nil {
@@ -204,6 +211,9 @@ func machineModel(s millpond.PoolSpec) *azbatch.VirtualMachineConfiguration {
 		if d.Placement != "" {
 			vm.OSDisk.EphemeralOSDiskSettings = &azbatch.DiffDiskSettings{Placement: ptr(azbatch.DiffDiskPlacement(d.Placement))}
 		}
+	}
+	if s.Zonal {
+		vm.NodePlacementConfiguration = &azbatch.NodePlacementConfiguration{Policy: ptr(azbatch.NodePlacementPolicyTypeZonal)}
 	}
 	return vm
 }

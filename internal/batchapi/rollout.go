@@ -34,6 +34,7 @@ func upgradePolicy(in *azbatch.UpgradePolicy, m map[string]any) *millpond.Upgrad
 		}
 	}
 	l.PrioritizeUnhealthy, l.RollBack = on(r.PrioritizeUnhealthyInstances), on(r.RollbackFailedInstancesOnPolicyBreach)
+	l.CrossZone = on(r.EnableCrossZoneUpgrade)
 	l.Pause, l.Option = limit(r.PauseTimeBetweenBatches), ""
 	// The SDK's model does not have it.
 	policy, _ := m["upgradePolicy"].(map[string]any)
@@ -58,6 +59,9 @@ func upgradeModel(p *millpond.UpgradePolicy) *azbatch.UpgradePolicy {
 		m.RollingUpgradePolicy = &azbatch.RollingUpgradePolicy{MaxBatchInstancePercent: count(r.MaxBatch), MaxUnhealthyInstancePercent: count(r.MaxUnhealthy),
 			MaxUnhealthyUpgradedInstancePercent: count(r.MaxUnhealthyUpgraded), PauseTimeBetweenBatches: ptr(azwire.FormatDuration(r.Pause)),
 			PrioritizeUnhealthyInstances: ptr(r.PrioritizeUnhealthy), RollbackFailedInstancesOnPolicyBreach: ptr(r.RollBack)}
+		if r.CrossZone {
+			m.RollingUpgradePolicy.EnableCrossZoneUpgrade = ptr(true)
+		}
 	}
 	return m
 }

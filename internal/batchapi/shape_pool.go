@@ -190,7 +190,7 @@ func machineRule() *rule {
 		"licenseType":                 refuse("Licences apply to Windows only, which is not supported yet."),
 		"containerConfiguration":      containerPoolRule(),
 		"diskEncryptionConfiguration": object(map[string]*rule{"targets": refuse("Disk encryption is not supported."), "customerManagedKey": refuse("Disk encryption is not supported.")}),
-		"nodePlacementConfiguration":  object(map[string]*rule{"policy": refuse("A region here has no zones.", "regional")}),
+		"nodePlacementConfiguration":  object(map[string]*rule{"policy": word("regional", "zonal")}),
 		"extensions":                  refuse("VM extensions are not supported. Use a start task, or prepare the image."),
 		"osDisk": object(map[string]*rule{
 			"ephemeralOSDiskSettings": object(map[string]*rule{"placement": word("cachedisk")}),
@@ -251,7 +251,7 @@ func upgradeRule() *rule {
 		"automaticOSUpgradePolicy": object(map[string]*rule{"enableAutomaticOSUpgrade": truth(), "disableAutomaticRollback": truth(),
 			"useRollingUpgradePolicy": truth(), "osRollingUpgradeDeferral": truth()}),
 		"rollingUpgradePolicy": object(map[string]*rule{
-			"enableCrossZoneUpgrade":  refuse("A region here has no zones.", false),
+			"enableCrossZoneUpgrade":  truth(),
 			"maxBatchInstancePercent": number(5, 100), "maxUnhealthyInstancePercent": number(5, 100), "maxUnhealthyUpgradedInstancePercent": number(0, 100),
 			"pauseTimeBetweenBatches": span(), "prioritizeUnhealthyInstances": truth(), "rollbackFailedInstancesOnPolicyBreach": truth(),
 			"nodeDeallocationOption": deallocation(),
@@ -286,7 +286,7 @@ func networkRule() *rule {
 		"publicIPAddressConfiguration": object(map[string]*rule{"provision": refuse(public, "batchmanaged"), "ipAddressIds": refuse(public),
 			"ipFamilies": refuse(public), "ipTags": refuse(public)}),
 		"publicIPs":                   refuse(public),
-		"enableAcceleratedNetworking": refuse(network, false),
+		"enableAcceleratedNetworking": truth(),
 	})
 }
 

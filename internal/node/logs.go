@@ -17,15 +17,19 @@ type LogRequest struct {
 	Start, End   time.Time // a zero End is now
 }
 
-// UploadedLogs is what was uploaded.
+// UploadedLogs is what was to be uploaded, and where it lies now. Failure is
+// what kept files away from there, or nil.
 type UploadedLogs struct {
 	Directory string
 	Files     int
+	Failure   error
 }
 
 // UploadLogs puts a node's logs that overlap a time into a container: the
 // console of its machine, to which the agent logs too, those of the machines
-// that it had before, and what the server knows of its changes.
+// that it had before, and what the server knows of its changes. A container
+// that takes no files is no error: clients of Azure, which uploads after its
+// answer, count on the answer alone.
 func (s *Service) UploadLogs(ctx context.Context, acct millpond.AccountName, pool millpond.PoolID, id millpond.NodeID, q LogRequest) (UploadedLogs, error) {
 	var none UploadedLogs
 	n, err := s.Get(ctx, acct, pool, id)
@@ -72,11 +76,12 @@ func (s *Service) UploadLogs(ctx context.Context, acct millpond.AccountName, poo
 	if history.Len() > 0 {
 		files["node.log"] = history.Bytes()
 	}
+	out.Files = len(files)
 	for name, text := range files {
-		if err := s.Links.Put(ctx, q.ContainerURL, out.Directory+"/"+name, text); err != nil {
-			return none, err
+		if out.Failure = s.Links.Put(ctx, q.ContainerURL, out.Directory+"/"+name, text); out.Failure != nil {
+			s.Log.Warn("logs of a node not uploaded", "pool", n.Pool, "node", n.ID, "file", name, "err", out.Failure)
+			break
 		}
-		out.Files++
 	}
 	return out, nil
 }

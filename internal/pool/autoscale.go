@@ -45,6 +45,8 @@ func (a AutoScale) apply(to *millpond.AutoScale) error {
 	return nil
 }
 
+const syntaxError = "AutoScalingFormulaSyntaxError"
+
 func parse(formula string) (*autoscale.Formula, error) {
 	f, err := autoscale.Parse(formula)
 	if err == nil {
@@ -53,7 +55,7 @@ func parse(formula string) (*autoscale.Formula, error) {
 	if len([]rune(formula)) > autoscale.MaxLength {
 		return nil, millpond.Errorf(millpond.Invalid, "AutoScalingFormulaTooLong", "The formula is longer than %d characters.", autoscale.MaxLength)
 	}
-	return nil, millpond.Errorf(millpond.Invalid, "AutoScalingFormulaSyntaxError", "The formula has a mistake. %s", err.Error()).With("Message", err.Error())
+	return nil, millpond.Errorf(millpond.Invalid, syntaxError, "The formula has a mistake. %s", err.Error()).With("Message", err.Error())
 }
 
 // changeLimit is how often a pool's formula may be set.
@@ -122,9 +124,16 @@ func (s *Service) EvaluateAutoScale(ctx context.Context, acct millpond.AccountNa
 	if formula == "" {
 		return millpond.AutoScaleRun{}, millpond.MissingProperty("autoScaleFormula")
 	}
-	f, err := parse(formula)
-	if err != nil {
-		return millpond.AutoScaleRun{}, err
+	f, wrong := parse(formula)
+	if e := millpond.AsError(wrong); wrong != nil && e.Code != syntaxError {
+		return millpond.AutoScaleRun{}, wrong
+	}
+	if wrong != nil {
+		// A mistake in a formula that is only tried is a result of trying it, unlike
+		// one in a formula that a pool is to have.
+		run, _ := s.evaluate(p, &autoscale.Formula{}, nil)
+		run.Error = runError(s.Clock.Now(), millpond.AsError(wrong).Message)
+		return run, nil
 	}
 	series, _, err := s.series(ctx, p)
 	if err != nil {
@@ -143,12 +152,17 @@ func (s *Service) evaluate(p millpond.Pool, f *autoscale.Formula, series map[str
 	if err == nil {
 		return run, &r
 	}
-	run.Error = &millpond.ResizeError{Code: "AutoScalingFormulaEvaluationError", Message: "Autoscale evaluation failed", Values: []millpond.NameValue{{Name: "Message", Value: err.Error()}}, Time: now}
+	run.Error = runError(now, err.Error())
 	var e *autoscale.Error
 	if errors.As(err, &e) && e.Insufficient {
 		run.Error.Code, run.Error.Message = "InsufficientSampleData", "Autoscale evaluation failed due to insufficient sample data"
 	}
 	return run, nil
+}
+
+// runError is the error of a run that gave no size.
+func runError(now time.Time, why string) *millpond.ResizeError {
+	return &millpond.ResizeError{Code: "AutoScalingFormulaEvaluationError", Message: "Autoscale evaluation failed", Values: []millpond.NameValue{{Name: "Message", Value: why}}, Time: now}
 }
 
 type poolKey struct{ account, pool string }

@@ -31,6 +31,7 @@ type Patch struct {
 	Mounts       *[]millpond.Mount
 	InterNode    *bool
 	Inbound      *[]millpond.InboundPool
+	Accelerated  *bool
 }
 
 // Machine is a pool's virtualMachineConfiguration, which is replaced as a whole.
@@ -40,6 +41,7 @@ type Machine struct {
 	DataDisks    []millpond.DataDiskSpec
 	OSDisk       millpond.OSDiskSpec
 	Containers   *millpond.ContainerPool
+	Zonal        bool
 }
 
 // Scheduling is a pool's taskSchedulingPolicy.
@@ -70,8 +72,9 @@ func (p Patch) apply(s millpond.PoolSpec) millpond.PoolSpec {
 	set(&s.Mounts, p.Mounts)
 	set(&s.InterNode, p.InterNode)
 	set(&s.Inbound, p.Inbound)
+	set(&s.Accelerated, p.Accelerated)
 	if m := p.Machine; m != nil {
-		s.Image, s.NodeAgentSKU, s.DataDisks, s.OSDisk, s.Containers = m.Image, m.NodeAgentSKU, m.DataDisks, m.OSDisk, m.Containers
+		s.Image, s.NodeAgentSKU, s.DataDisks, s.OSDisk, s.Containers, s.Zonal = m.Image, m.NodeAgentSKU, m.DataDisks, m.OSDisk, m.Containers, m.Zonal
 	}
 	if c := p.Scheduling; c != nil {
 		s.FillType, s.OldestJobFirst = c.FillType, c.OldestJobFirst
@@ -112,6 +115,8 @@ func fixed(was, is millpond.PoolSpec) (names []string) {
 		differ("resourceTags", was.ResourceTags, is.ResourceTags)
 	}
 	differ("enableInterNodeCommunication", was.InterNode, is.InterNode)
+	differ("virtualMachineConfiguration.nodePlacementConfiguration", was.Zonal, is.Zonal)
+	differ("networkConfiguration.enableAcceleratedNetworking", was.Accelerated, is.Accelerated)
 	if len(was.Inbound)+len(is.Inbound) > 0 {
 		differ("networkConfiguration", was.Inbound, is.Inbound)
 	}

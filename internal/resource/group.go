@@ -141,7 +141,19 @@ func (s *Service) run(ctx context.Context) (string, time.Time, error) {
 	}
 	var next time.Time
 	var failures []error
+	now, seen := s.clock.Now(), map[string]time.Time{}
 	for _, g := range doomed {
+		since, ok := s.doomed[g.Scope()]
+		if !ok {
+			since = now
+		}
+		seen[g.Scope()] = since
+		if at := since.Add(s.grace); at.After(now) {
+			if next.IsZero() || at.Before(next) {
+				next = at
+			}
+			continue
+		}
 		gone, err := s.empty(ctx, g)
 		switch {
 		case err != nil:
@@ -150,9 +162,12 @@ func (s *Service) run(ctx context.Context) (string, time.Time, error) {
 		case gone:
 			failures = append(failures, s.endGroup(ctx, g, nil))
 		default:
-			next = s.clock.Now().Add(300 * time.Millisecond)
+			if at := now.Add(300 * time.Millisecond); next.IsZero() || at.Before(next) {
+				next = at
+			}
 		}
 	}
+	s.doomed = seen
 	err = s.db.Update(ctx, func(tx *sqlite.Tx) error { return tx.PruneOperations(tx.Now.Add(-operationRetention)) })
 	return fmt.Sprintf("%d groups to delete", len(doomed)), next, errors.Join(append(failures, err)...)
 }

@@ -29,6 +29,10 @@ type Options struct {
 	// Grant makes a principal the owner of a scope; it is called with the caller
 	// who creates a subscription. Nil grants nothing.
 	Grant func(ctx context.Context, caller millpond.Caller, scope string) error
+	// Grace is how long a group that is to be deleted keeps what is in it. Clients
+	// that do not wait for the deletion count on some seconds, which it takes in
+	// Azure: az's own tests tidy up what is in a group after they deleted it.
+	Grace time.Duration
 }
 
 // Service is safe for concurrent use.
@@ -38,6 +42,9 @@ type Service struct {
 	regions []millpond.Region
 	grant   func(context.Context, millpond.Caller, string) error
 	wake    *wake.Signal
+	grace   time.Duration
+	// doomed is when the loop first saw a group that is to be deleted, by scope.
+	doomed map[string]time.Time
 	// remove deletes one resource of a type; see Member.
 	remove map[string]Remove
 }
@@ -48,7 +55,7 @@ type Remove func(ctx context.Context, id millpond.ResourceID) (gone bool, err er
 
 // New makes a Service.
 func New(o Options) *Service {
-	return &Service{db: o.DB, clock: o.Clock, regions: o.Regions, grant: o.Grant, wake: wake.New(), remove: map[string]Remove{}}
+	return &Service{db: o.DB, clock: o.Clock, regions: o.Regions, grant: o.Grant, grace: o.Grace, wake: wake.New(), remove: map[string]Remove{}, doomed: map[string]time.Time{}}
 }
 
 // Member tells how resources of a type are deleted with their group. It is

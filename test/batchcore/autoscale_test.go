@@ -57,6 +57,11 @@ func TestAutoScale(t *testing.T) {
 	if run.Error == nil || run.Error.Code != "InsufficientSampleData" || get().TargetDedicated != 0 {
 		t.Errorf("%+v", run)
 	}
+	run, err = c.pools.EvaluateAutoScale(ctx, acct.Name, "p", "$something_useless")
+	c.must(err)
+	if run.Error == nil || run.Error.Code != "AutoScalingFormulaEvaluationError" || run.Results != "$TargetDedicatedNodes=0;$TargetLowPriorityNodes=0;$NodeDeallocationOption=requeue" {
+		t.Errorf("%q %+v", run.Results, run.Error)
+	}
 	c.must(c.pools.DisableAutoScale(ctx, acct.Name, "p"))
 	_, err = c.pools.EvaluateAutoScale(ctx, acct.Name, "p", formula)
 	c.code(err, "OperationInvalidForCurrentState")

@@ -305,8 +305,12 @@ func TestPackagesTokensAndLogs(t *testing.T) {
 	if done.Files != 2 || s.read(logs, done.Directory+"/console.log") != "scripted console\n" || !strings.Contains(s.read(logs, done.Directory+"/node.log"), "idle") {
 		t.Errorf("%+v", done)
 	}
-	_, err = c.nodes.UploadLogs(ctx, acct.Name, "p", n.ID, node.LogRequest{ContainerURL: s.link("nowhere", "cw"), Start: n.Created})
-	c.code(err, "InvalidPropertyValue")
+	none, err := c.nodes.UploadLogs(ctx, acct.Name, "p", n.ID, node.LogRequest{ContainerURL: s.link("nowhere", "cw"), Start: n.Created})
+	c.must(err)
+	if none.Files != 2 {
+		t.Errorf("%+v", none)
+	}
+	c.code(none.Failure, "InvalidPropertyValue")
 	late, err := c.nodes.UploadLogs(ctx, acct.Name, "p", n.ID, node.LogRequest{ContainerURL: s.link("logs", "cw"), Start: n.Created.Add(-2 * time.Hour), End: n.Created.Add(-time.Hour)})
 	c.must(err)
 	if late.Files != 0 {
