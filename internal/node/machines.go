@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -60,6 +61,8 @@ func (s *Service) match(ctx context.Context) (string, time.Time, error) {
 		return "", time.Time{}, err
 	}
 	retained := map[string]bool{}
+	arriving := slices.ContainsFunc(snap.Nodes, func(h sqlite.NodeHead) bool { return h.Pending == "" && h.State != millpond.NodeStarting && booting(h) })
+	sources := map[[2]string]Source{}
 	err = s.DB.View(ctx, func(tx *sqlite.Tx) (err error) {
 		snap.Now = tx.Now
 		for _, h := range snap.Nodes {
@@ -70,13 +73,25 @@ func (s *Service) match(ctx context.Context) (string, time.Time, error) {
 				return err
 			}
 		}
-		return nil
+		if !arriving {
+			return nil
+		}
+		pools, err := tx.AllPools()
+		for _, p := range pools {
+			sources[[2]string{p.Account.Key(), p.Spec.ID.Key()}] = Source{Image: p.Boot.VersionID, Replicas: p.Boot.Replicas}
+		}
+		return err
 	})
 	if err != nil {
 		return "", time.Time{}, err
 	}
+	if arriving {
+		snap.Source = func(h sqlite.NodeHead) Source { return sources[[2]string{h.Account.Key(), h.Pool}] }
+	}
 	snap.Retained = func(id millpond.NodeID) bool { return retained[id.Key()] }
-	actions, next := Make(snap)
+	p := planner{Snapshot: snap}
+	actions := p.all()
+	next := p.next
 	s.pace.Rest(snap.Now, len(snap.Nodes))
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(atOnce)
@@ -103,7 +118,7 @@ func (s *Service) match(ctx context.Context) (string, time.Time, error) {
 			}
 		}
 	}
-	return fmt.Sprintf("%d nodes, %d machines, %d actions", len(snap.Nodes), len(machines), len(actions)), next, errors.Join(errs...)
+	return fmt.Sprintf("%d nodes, %d machines, %d actions, %d launches wait for others to boot", len(snap.Nodes), len(machines), len(actions), p.waiting), next, errors.Join(errs...)
 }
 
 func (s *Service) contactOf(id millpond.NodeID) Contact {

@@ -65,6 +65,8 @@ type Snapshot struct {
 	Contact  func(millpond.NodeID) Contact
 	// Retained says whether a node still has task directories to keep.
 	Retained func(millpond.NodeID) bool
+	// Source is what a node boots from; nil without a bound for boots.
+	Source func(sqlite.NodeHead) Source
 	// Started is when this server started: no time before it counts as silence.
 	Started time.Time
 	Now     time.Time
@@ -74,28 +76,54 @@ type Snapshot struct {
 // Make plans all nodes. next is when a limit passes that nothing wakes for;
 // zero without one.
 func Make(s Snapshot) (actions []Action, next time.Time) {
+	p := planner{Snapshot: s}
+	actions = p.all()
+	return actions, p.next
+}
+
+func (p *planner) all() (actions []Action) {
+	s := p.Snapshot
 	machines := make(map[string]*launch.Status, len(s.Machines))
 	for i := range s.Machines {
 		machines[s.Machines[i].Node.Key()] = &s.Machines[i]
 	}
-	p := planner{Snapshot: s}
+	launching := map[string]sqlite.NodeHead{}
+	rows := 0
 	for _, h := range s.Nodes {
-		m := machines[h.ID.Key()]
-		delete(machines, h.ID.Key())
-		if what := p.one(h, m); what != "" {
-			actions = append(actions, Action{What: what, Node: h.ID, Status: m})
+		key := h.ID.Key()
+		m := machines[key]
+		if m != nil {
+			rows++
 		}
+		what := p.one(h, m)
+		if what == "" {
+			continue
+		}
+		if what == Launch {
+			launching[key] = h
+		}
+		actions = append(actions, Action{What: what, Node: h.ID, Status: m})
+	}
+	sort.SliceStable(actions, func(i, j int) bool { return actions[i].Node < actions[j].Node })
+	actions = p.bounded(actions, launching, machines)
+	if rows == len(machines) {
+		return actions
+	}
+	for _, h := range s.Nodes {
+		delete(machines, h.ID.Key())
 	}
 	for _, m := range machines {
 		actions = append(actions, Action{What: Orphan, Node: m.Node, Status: m})
 	}
 	sort.SliceStable(actions, func(i, j int) bool { return actions[i].Node < actions[j].Node })
-	return actions, p.next
+	return actions
 }
 
 type planner struct {
 	Snapshot
 	next time.Time
+	// waiting counts launches that wait for other boots.
+	waiting int
 }
 
 // passed says whether a limit has passed; one that has not is waited for.

@@ -50,6 +50,9 @@ type Config struct {
 	StopGrace time.Duration
 	// LaunchTries is how often the host may fail to launch one machine; 3.
 	LaunchTries int
+	// BootsPerReplica is how many nodes may boot from one replica of an image at the
+	// same time, once others have; a quarter of it may from the beginning. 400.
+	BootsPerReplica int
 	// Relaunches is how often a node gets a new machine after its own died; 3.
 	Relaunches int
 	// Every is the loop's timer, a safety net behind the wakes; 15 s.
@@ -131,6 +134,7 @@ func New(d Deps) *Service {
 	c.Silence = orDefault(c.Silence, time.Minute)
 	c.StopGrace = orDefault(c.StopGrace, 15*time.Second)
 	c.LaunchTries = orDefault(c.LaunchTries, 3)
+	c.BootsPerReplica = max(4, orDefault(c.BootsPerReplica, bootsPerReplica))
 	c.Relaunches = orDefault(c.Relaunches, 3)
 	c.Every = orDefault(c.Every, 15*time.Second)
 	c.LogRetention = orDefault(c.LogRetention, 7*24*time.Hour)

@@ -61,6 +61,8 @@ type Config struct {
 	Join Join
 	// Behaviour may be changed later with SetBehaviour.
 	Behaviour Behaviour
+	// Model is what boots need of hosts and replicas.
+	Model Model
 	// Seed makes the random choices repeatable.
 	Seed uint64
 	// VMs and MemoryMiB are the capacity; 10,000 and 64 TiB when 0.
@@ -68,7 +70,7 @@ type Config struct {
 	MemoryMiB int64
 	// Heartbeat is the time between heartbeats of an agent, 5 s when 0.
 	Heartbeat time.Duration
-	// Speed divides the seconds of sleep commands; 1 when 0.
+	// Speed divides the seconds of sleep commands and of Model; 1 when 0.
 	Speed float64
 }
 
@@ -81,6 +83,7 @@ type Launcher struct {
 	reach  *transfer.Reach
 	http   *http.Client
 	blobs  *transfer.Blobs
+	world  *world
 	ctx    context.Context
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
@@ -102,6 +105,7 @@ func New(cfg Config) *Launcher {
 	cfg.Speed = cmp.Or(cfg.Speed, 1)
 	l := &Launcher{cfg: cfg, changed: wake.New(), handler: nodeproto.NewHandler(dispatch{}), rng: rand.New(rand.NewPCG(cfg.Seed, 0)), behaviour: cfg.Behaviour, vms: map[string]*vm{}, reach: &transfer.Reach{}}
 	l.http, l.blobs = &http.Client{Transport: l.reach.Transport(time.Minute)}, transfer.NewBlobs(l.reach, time.Minute)
+	l.world = newWorld(cfg.Model, cfg.Speed)
 	l.ctx, l.cancel = context.WithCancel(context.Background())
 	return l
 }
@@ -320,6 +324,8 @@ type fate struct {
 	failBoot, failHost bool
 	hang               bool
 	crashAfter         time.Duration
+	normal             float64 // how this boot differs from the median one
+	slow               bool
 }
 
 // LabelFate is a label of a Spec that overrules chance for its machine:
@@ -337,6 +343,7 @@ func (l *Launcher) draw(spec launch.Spec) fate {
 	f.failHost = r.Float64() < b.FailHost
 	f.failBoot = r.Float64() < b.FailBoot
 	f.hang = r.Float64() < b.Hang
+	f.normal, f.slow = r.NormFloat64(), r.Float64() < l.cfg.Model.Slow
 	if told := spec.Labels[LabelFate]; told != "" {
 		f.failHost, f.failBoot, f.hang = told == "fail-host", told == "fail-boot", told == "hang"
 	}

@@ -196,18 +196,19 @@ func (b *boot) drop(silent bool) {
 func (b *boot) run(ctx context.Context) {
 	v := b.vm
 	v.log("fake BIOS: booting %s generation %d", v.spec.Node, v.spec.Generation)
-	if !wait(ctx, b.fate.delay) {
+	if !wait(ctx, b.fate.delay) || !v.l.world.enter(ctx) {
 		return
 	}
+	// It has its place on the host until it has booted.
+	leave := sync.OnceFunc(v.l.world.leave)
+	defer leave()
 	switch {
 	case b.fate.failHost:
 		v.set(launch.Failed, &launch.Failure{Host: true, Code: "HostFailure", Message: "The host could not start the machine.",
 			Suggestion: "The fake launcher was told to fail a share of launches."})
 		return
-	case b.fate.failBoot:
-		v.log("kernel panic - not syncing: VFS: Unable to mount root fs")
-		v.set(launch.Failed, &launch.Failure{Code: "GuestBootFailed", Message: "The image did not boot.",
-			Evidence: string(v.consoleTail(1024)), Suggestion: "The fake launcher was told to fail a share of boots."})
+	case b.fate.failBoot && v.l.world.model.zero():
+		b.failBoot()
 		return
 	}
 	v.mu.Lock()
@@ -222,11 +223,25 @@ func (b *boot) run(ctx context.Context) {
 			}
 		}()
 	}
+	if !v.l.world.boot(ctx, v.spec, b.fate.normal, b.fate.slow) {
+		return
+	}
+	leave()
+	if b.fate.failBoot {
+		b.failBoot()
+		return
+	}
 	if b.fate.hang {
 		<-ctx.Done()
 		return
 	}
 	b.serve(ctx)
+}
+
+func (b *boot) failBoot() {
+	b.vm.log("kernel panic - not syncing: VFS: Unable to mount root fs")
+	b.vm.set(launch.Failed, &launch.Failure{Code: "GuestBootFailed", Message: "The image did not boot.",
+		Evidence: string(b.vm.consoleTail(1024)), Suggestion: "The fake launcher was told to fail a share of boots."})
 }
 
 // serve keeps the agent connected until the boot ends.

@@ -1,0 +1,87 @@
+package node
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	millpond "millpond.dev/millpond"
+	"millpond.dev/millpond/internal/launch"
+	"millpond.dev/millpond/internal/sqlite"
+)
+
+// crowd is a pool with nodes that wait, boot (since when) and have booted.
+func crowd(waiting int, booting []time.Duration, booted int) Snapshot {
+	s := Snapshot{Now: now, Started: now.Add(-time.Hour), Config: Config{BootLimit: 5 * time.Minute, Silence: time.Minute, BootsPerReplica: 400}}
+	live := map[millpond.NodeID]bool{}
+	add := func(state millpond.NodeState, since time.Duration, runs bool) {
+		id := millpond.NodeID(fmt.Sprintf("n%05d", len(s.Nodes)))
+		s.Nodes = append(s.Nodes, sqlite.NodeHead{ID: id, Pool: "p", Generation: 1, State: state, Changed: now.Add(-since), Allocated: now})
+		if runs {
+			s.Machines = append(s.Machines, launch.Status{Node: id, Generation: 1, Phase: launch.Running})
+		}
+		live[id] = state == millpond.NodeIdle
+	}
+	for range waiting {
+		add(millpond.NodeCreating, 0, false)
+	}
+	for _, d := range booting {
+		add(millpond.NodeStarting, d, true)
+	}
+	for range booted {
+		add(millpond.NodeIdle, time.Minute, true)
+	}
+	s.Contact = func(id millpond.NodeID) Contact { return Contact{Live: live[id], Last: now} }
+	return s
+}
+
+func launches(s Snapshot) int {
+	n := 0
+	actions, _ := Make(s)
+	for _, a := range actions {
+		if a.What == Launch {
+			n++
+		}
+	}
+	return n
+}
+
+func TestWaves(t *testing.T) {
+	for _, c := range []struct {
+		name     string
+		snap     Snapshot
+		replicas int
+		want     int
+	}{
+		{"a quarter at the beginning", crowd(1000, nil, 0), 1, 100},
+		{"each replica has its own", crowd(1000, nil, 0), 5, 500},
+		{"those that boot count", crowd(1000, make([]time.Duration, 60), 0), 1, 40},
+		{"full", crowd(1000, make([]time.Duration, 100), 0), 1, 0},
+		{"each that has booted lets one more", crowd(1000, make([]time.Duration, 100), 50), 1, 50},
+		{"up to the most", crowd(1000, nil, 5000), 1, 400},
+		{"more than wait", crowd(7, nil, 0), 1, 7},
+		{"one is late", crowd(1000, []time.Duration{4 * time.Minute}, 5000), 1, 0},
+		{"what is read from this host has no limit", crowd(1000, nil, 0), 0, 1000},
+	} {
+		c.snap.Source = func(sqlite.NodeHead) Source { return Source{Image: "v", Replicas: c.replicas} }
+		if got := launches(c.snap); got != c.want {
+			t.Errorf("%s: %d launches, want %d", c.name, got, c.want)
+		}
+	}
+}
+
+// TestWavesEnd: however boots go, a pool that has nodes left to launch and none
+// that boots launches some: nobody waits for ever.
+func TestWavesEnd(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		s := crowd(rapid.IntRange(1, 50).Draw(t, "waiting"), nil, rapid.IntRange(0, 50).Draw(t, "booted"))
+		s.Config.BootsPerReplica = rapid.IntRange(4, 1000).Draw(t, "most")
+		replicas := rapid.IntRange(0, 20).Draw(t, "replicas")
+		s.Source = func(sqlite.NodeHead) Source { return Source{Image: "v", Replicas: replicas} }
+		if launches(s) == 0 {
+			t.Fatal("nothing boots, and nothing is launched")
+		}
+	})
+}
