@@ -8,8 +8,8 @@ import "time"
 // does nothing. The zero value is ready; one loop owns it.
 type Pace struct{ until time.Time }
 
-// perThing is what a look at one thing may cost, some times over.
-const perThing = 20 * time.Microsecond
+// perThing is some times what a look at one thing costs.
+const perThing = 50 * time.Microsecond
 
 // Rest notes a run that looked at n things.
 func (p *Pace) Rest(now time.Time, n int) {

@@ -16,10 +16,10 @@ func TestPace(t *testing.T) {
 		t.Error("it rests with few things")
 	}
 	p.Rest(now, 10_000)
-	if until, early := p.Early(now.Add(199 * time.Millisecond)); !early || !until.Equal(now.Add(200*time.Millisecond)) {
+	if until, early := p.Early(now.Add(499 * time.Millisecond)); !early || !until.Equal(now.Add(500*time.Millisecond)) {
 		t.Errorf("with 10,000 things it rests until %s, %v", until, early)
 	}
-	if _, early := p.Early(now.Add(200 * time.Millisecond)); early {
+	if _, early := p.Early(now.Add(500 * time.Millisecond)); early {
 		t.Error("it rests for ever")
 	}
 }

@@ -5,6 +5,8 @@ package bench
 import (
 	"context"
 	"encoding/hex"
+	"fmt"
+	"hash/fnv"
 	"log/slog"
 	"math/rand/v2"
 	"net"
@@ -54,8 +56,14 @@ func (f fleetImage) ResolveForPool(context.Context, millpond.Caller, millpond.Ba
 	return millpond.BootImage{VersionID: "/v/1.0.0", HyperV: "V1", OSDisk: millpond.BootDisk{Content: "c", SizeBytes: 1 << 20}, Replicas: f.replicas}, nil
 }
 
-// ChooseReplicas is what the galleries do.
+// ChooseReplicas spreads nodes over the replicas as the galleries do.
 func (f fleetImage) ChooseReplicas(_ context.Context, _ millpond.BatchAccount, b millpond.BootImage, n millpond.NodeID) (millpond.BootImage, error) {
+	h := fnv.New32a()
+	h.Write([]byte(n.Key()))
+	first := int(h.Sum32() % uint32(f.replicas))
+	for i := range f.replicas {
+		b.OSDisk.Stores = append(b.OSDisk.Stores, millpond.StorePlace{Name: fmt.Sprint("replica-", (first+i)%f.replicas)})
+	}
 	return b, nil
 }
 
@@ -70,7 +78,7 @@ func (fleetImage) Lookup(context.Context, millpond.AccountName) (millpond.BatchA
 func (fleetImage) Authorize(context.Context, millpond.Caller, string, string) error { return nil }
 
 // newFleet starts the service. end stops it and waits for everything.
-func newFleet(t testing.TB, dir string, replicas int, cfg fake.Config) *fleet {
+func newFleet(t testing.TB, dir string, replicas int, cfg fake.Config, bootsPerReplica int) *fleet {
 	ctx, cancel := context.WithCancel(context.Background())
 	clk := clock.System{}
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError}))
@@ -94,7 +102,7 @@ func newFleet(t testing.TB, dir string, replicas int, cfg fake.Config) *fleet {
 	}
 	machines := fake.New(cfg)
 	n := node.New(node.Deps{DB: db, Clock: clk, Log: log, Launcher: machines, Images: image, Accounts: image, Random: random,
-		Wakes: node.Wakes{Allocator: allocator, Nodes: nodes, Scheduler: scheduler, Jobs: jobs}})
+		Wakes: node.Wakes{Allocator: allocator, Nodes: nodes, Scheduler: scheduler, Jobs: jobs}, Config: node.Config{BootsPerReplica: bootsPerReplica}})
 	channel = nodeapi.New(n, n, log)
 	p := pool.New(pool.Deps{DB: db, Clock: clk, Log: log, Images: image, Machines: machines, Accounts: image, WakeSession: n.Wake,
 		NewID: func() string { var r [8]byte; _, _ = random(r[:]); return hex.EncodeToString(r[:]) },

@@ -28,7 +28,7 @@ func BenchmarkLargePool(b *testing.B) {
 	}
 	debug.SetGCPercent(200) // as the server does
 	for b.Loop() {
-		f := newFleet(b, b.TempDir(), 1, fake.Config{VMs: 2 * n})
+		f := newFleet(b, b.TempDir(), 1, fake.Config{VMs: 2 * n}, 100*n)
 		before, began := used(), time.Now()
 		f.add(n, time.Hour)
 		var steady, idle time.Duration
