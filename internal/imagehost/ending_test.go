@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"testing"
+	"time"
 
 	millpond "millpond.dev/millpond"
 	"millpond.dev/millpond/internal/image/layer"
@@ -49,4 +50,28 @@ func TestDiskThatEndsWhileItIsUsed(t *testing.T) {
 		t.Fatal(err)
 	}
 	k.Close()
+}
+
+// A folder that has had an image host gets it back before a machine asks.
+func TestStartsBeforeItIsNeeded(t *testing.T) {
+	dir := t.TempDir()
+	first := newRunner(t, dir, "1")
+	if _, err := first.Client().Health(t.Context()); err == nil {
+		t.Fatal("a new folder has an image host")
+	}
+	if err := first.Ensure(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := first.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	second := newRunner(t, dir, "1")
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		if _, err := second.Client().Health(t.Context()); err == nil {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatal("it was not started")
+		}
+	}
 }

@@ -26,6 +26,7 @@ import (
 	"millpond.dev/millpond/internal/image"
 	"millpond.dev/millpond/internal/image/cache"
 	"millpond.dev/millpond/internal/image/layer"
+	"millpond.dev/millpond/internal/inspect"
 	"millpond.dev/millpond/internal/nbd"
 	"millpond.dev/millpond/internal/process"
 )
@@ -112,7 +113,8 @@ func Run(ctx context.Context, cfg Config) error {
 	if h.self, err = process.Of(os.Getpid()); err != nil {
 		return err
 	}
-	if h.cache, err = cache.Open(cache.Config{Dir: filepath.Join(dir, cacheFolder), Limit: cfg.CacheBytes, Clock: cfg.Clock, Log: cfg.Log, NoReadAhead: cfg.NoReadAhead}); err != nil {
+	if h.cache, err = cache.Open(cache.Config{Dir: filepath.Join(dir, cacheFolder), Limit: cfg.CacheBytes, Clock: cfg.Clock, Log: cfg.Log, NoReadAhead: cfg.NoReadAhead,
+		Foresee: foresee}); err != nil {
 		return fmt.Errorf("open the cache: %w", err)
 	}
 	defer h.cache.Close()
@@ -127,6 +129,12 @@ func Run(ctx context.Context, cfg Config) error {
 	ctx, h.stop = context.WithCancel(ctx)
 	defer h.stop()
 	return h.serve(ctx, lock)
+}
+
+// foresee guesses what the boot of a content reads. A content that is not a disk
+// with a Linux has nothing.
+func foresee(ctx context.Context, src io.ReaderAt, size int64, want func(off int64) error) error {
+	return inspect.BootReads(ctx, src, size, image.ChunkSize, want)
 }
 
 // closeDisks makes what machines wrote durable at the end.

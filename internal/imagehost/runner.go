@@ -60,11 +60,14 @@ type Runner struct {
 
 	// mu is held while a process is started or replaced.
 	mu sync.Mutex
-	// wanted is set by the first Ensure; unwanted by Stop.
+	// wanted is set by an earlier process's handle or the first Ensure, and cleared
+	// by Stop.
 	wanted bool
 }
 
-// NewRunner makes a Runner; nothing is started until Ensure.
+// NewRunner makes a Runner. In a folder that has had an image host it is started in
+// the background, so that the first machine need not wait for it; else nothing is
+// started until Ensure.
 func NewRunner(cfg RunnerConfig) (*Runner, error) {
 	dir, err := filepath.Abs(cfg.Dir)
 	if err != nil {
@@ -75,6 +78,9 @@ func NewRunner(cfg RunnerConfig) (*Runner, error) {
 		return nil, err
 	}
 	r := &Runner{cfg: cfg, client: NewClient(dir), kick: make(chan struct{}, 1)}
+	if h, err := LoadHandle(dir); err == nil {
+		r.wanted = h != Handle{}
+	}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	r.loop.Go(r.watch)
 	return r, nil

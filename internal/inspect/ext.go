@@ -56,6 +56,14 @@ func (e *ext) readFile(path string, max int) ([]byte, error) {
 	return readPath(root, path, max)
 }
 
+func (e *ext) find(path string) (node, error) {
+	root, err := e.inode(2)
+	if err != nil {
+		return nil, err
+	}
+	return resolve(root, path)
+}
+
 func (e *ext) list(path string) ([]string, error) {
 	root, err := e.inode(2)
 	if err != nil {

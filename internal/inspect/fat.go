@@ -59,8 +59,12 @@ func openFAT(w window) (fileSystem, error) {
 }
 
 func (f *fat) readFile(path string, max int) ([]byte, error) {
-	return readPath(&fatNode{f: f, dir: true, first: f.rootNum, root: true}, path, max)
+	return readPath(f.root(), path, max)
 }
+
+func (f *fat) root() node { return &fatNode{f: f, dir: true, first: f.rootNum, root: true} }
+
+func (f *fat) find(path string) (node, error) { return resolve(f.root(), path) }
 
 // list is not needed of a FAT: firmware names its files.
 func (f *fat) list(string) ([]string, error) { return nil, errNotFound }
@@ -113,6 +117,8 @@ type fatNode struct {
 	dir, root bool
 	first     uint32
 	length    int64
+	// clusters are those of the chain that have been looked up.
+	clusters []uint32
 }
 
 func (n *fatNode) isDir() bool  { return n.dir }

@@ -196,6 +196,7 @@ type fileSystem interface {
 	readFile(path string, max int) ([]byte, error)
 	// list is the names in a folder.
 	list(path string) ([]string, error)
+	find(path string) (node, error)
 }
 
 var errNotFound = errors.New("no such file")

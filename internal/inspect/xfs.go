@@ -56,6 +56,14 @@ func (x *xfs) readFile(path string, max int) ([]byte, error) {
 	return readPath(root, path, max)
 }
 
+func (x *xfs) find(path string) (node, error) {
+	root, err := x.inode(x.root)
+	if err != nil {
+		return nil, err
+	}
+	return resolve(root, path)
+}
+
 func (x *xfs) list(path string) ([]string, error) {
 	root, err := x.inode(x.root)
 	if err != nil {
@@ -79,6 +87,8 @@ type xfsInode struct {
 	x    *xfs
 	raw  []byte
 	fork []byte // the data fork
+	// known are its extents, after the first place.
+	known []xfsExtent
 }
 
 func (x *xfs) inode(n uint64) (*xfsInode, error) {
@@ -101,7 +111,7 @@ func (x *xfs) inode(n uint64) (*xfsInode, error) {
 	if off := int(b[82]) * 8; off != 0 && off < len(fork) {
 		fork = fork[:off]
 	}
-	return &xfsInode{x, b, fork}, nil
+	return &xfsInode{x: x, raw: b, fork: fork}, nil
 }
 
 const (

@@ -12,6 +12,7 @@ package cache
 import (
 	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -39,6 +40,10 @@ type Config struct {
 	Patience time.Duration
 	// NoReadAhead leaves out all fetching before somebody asks; benchmarks compare.
 	NoReadAhead bool
+	// Foresee, if not nil, guesses what a machine will read of a content that nobody
+	// has booted here: it calls want with places, one at least in each chunk, in the
+	// order of the boot. What it reads of src is fetched like what it wants.
+	Foresee func(ctx context.Context, src io.ReaderAt, size int64, want func(off int64) error) error
 	// Learn is how long the first boot of a content is watched for its order; 0
 	// means three minutes.
 	Learn time.Duration

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"math/rand/v2"
 	"os"
@@ -595,6 +596,54 @@ func TestReadsRunsAhead(t *testing.T) {
 	}
 	eventually(t, "the next chunks come by themselves", func() bool { return c.slab.has(m.Chunks[13]) && c.slab.has(m.Chunks[14]) })
 	if a.count() != 5+2+runWidth {
+		t.Errorf("%d chunks were fetched", a.count())
+	}
+}
+
+// A content that nobody has booted is read ahead as Foresee guesses, and a reader
+// that leaves ends it.
+func TestForeseesAFirstBoot(t *testing.T) {
+	a := newStore("a")
+	data := content(17, 40)
+	id, m := ingest(data, a)
+	ended := make(chan error, 1)
+	c := openCache(t, t.TempDir(), 64, func(c *Config) {
+		c.Foresee = func(ctx context.Context, src io.ReaderAt, size int64, want func(int64) error) error {
+			p := make([]byte, image.ChunkSize)
+			if n, err := src.ReadAt(p, size-100); n != 100 || err != io.EOF || !bytes.Equal(p[:100], data[size-100:]) {
+				t.Errorf("the end reads %d bytes, %v", n, err)
+			}
+			if n, err := src.ReadAt(p, 2*image.ChunkSize-7); n != len(p) || err != nil || !bytes.Equal(p, data[2*image.ChunkSize-7:][:len(p)]) {
+				t.Errorf("a read over a hole gives %d bytes, %v", n, err)
+			}
+			for _, n := range []int64{7, 20, 20, 2} {
+				if err := want(n*image.ChunkSize + 5); err != nil {
+					t.Errorf("want: %v", err)
+				}
+			}
+			<-ctx.Done()
+			err := want(0)
+			ended <- err
+			return err
+		}
+	})
+	o := openContent(t, c, id, a)
+	eventually(t, "what is foreseen comes", func() bool {
+		return c.slab.has(m.Chunks[7]) && c.slab.has(m.Chunks[20]) && c.slab.has(m.Chunks[39]) && c.slab.has(m.Chunks[1])
+	})
+	if st, _ := c.ContentStats(id); st.Touched != 0 || c.Stats().Misses != 0 {
+		t.Errorf("it counts as the guest's: %+v, %+v", st, c.Stats())
+	}
+	o.Close()
+	select {
+	case err := <-ended:
+		if !errors.Is(err, errStop) {
+			t.Errorf("after the last reader: %v", err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("it goes on without a reader")
+	}
+	if a.count() != 4 {
 		t.Errorf("%d chunks were fetched", a.count())
 	}
 }

@@ -5,6 +5,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
+	"iter"
 	"os"
 	"path/filepath"
 	"slices"
@@ -83,7 +85,8 @@ func (k *core) endLesson(c *Cache, l *lesson, whole bool) {
 }
 
 // lookAhead begins what the first reader of a content begins: to read ahead in a
-// known order, to learn it if it is not known well.
+// known order, or else in one that can be guessed, and to learn it if it is not
+// known well.
 func (c *Cache) lookAhead(k *core) {
 	o, err := c.loadOrder(k.id)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -106,11 +109,15 @@ func (c *Cache) lookAhead(k *core) {
 			k.learn = l
 		}
 	}
-	if len(o.chunks) == 0 || c.cfg.NoReadAhead || k.endAhead != nil {
+	if len(o.chunks) == 0 && c.cfg.Foresee == nil || c.cfg.NoReadAhead || k.endAhead != nil {
 		return
 	}
 	ctx, cancel := context.WithCancel(c.ctx)
-	if !c.spawn(func() { c.ahead(ctx, k, o) }) {
+	chunks := slices.Values(o.chunks)
+	if len(o.chunks) == 0 {
+		chunks = c.foreseen(ctx, k)
+	}
+	if !c.spawn(func() { c.ahead(ctx, k, chunks) }) {
 		cancel()
 		return
 	}
@@ -119,7 +126,7 @@ func (c *Cache) lookAhead(k *core) {
 
 // ahead fetches the chunks of an order that are not kept. It does not fill more
 // than half of the cache, and a failure only means that the guest will ask.
-func (c *Cache) ahead(ctx context.Context, k *core, o order) {
+func (c *Cache) ahead(ctx context.Context, k *core, chunks iter.Seq[int64]) {
 	begun := time.Now()
 	room := int(c.cfg.Limit / image.ChunkSize / 2)
 	var g errgroup.Group
@@ -127,7 +134,7 @@ func (c *Cache) ahead(ctx context.Context, k *core, o order) {
 	var running atomic.Int64
 	wake := make(chan struct{}, aheadWidth)
 	fetched := 0
-	for _, n := range o.chunks {
+	for n := range chunks {
 		d, ok := k.m.Chunks[n]
 		if !ok || c.slab.has(d) {
 			continue
@@ -163,8 +170,71 @@ func (c *Cache) ahead(ctx context.Context, k *core, o order) {
 	}
 	_ = g.Wait()
 	if fetched > 0 {
-		c.log.Info("read ahead", "content", k.id, "chunks", fetched, "of", len(o.chunks), "took", time.Since(begun).Round(time.Millisecond))
+		c.log.Info("read ahead", "content", k.id, "chunks", fetched, "took", time.Since(begun).Round(time.Millisecond))
 	}
+}
+
+// errStop ends a guess whose chunks nobody takes any more.
+var errStop = errors.New("no more is wanted")
+
+// foreseen are the chunks that Foresee guesses.
+func (c *Cache) foreseen(ctx context.Context, k *core) iter.Seq[int64] {
+	return func(yield func(int64) bool) {
+		err := c.cfg.Foresee(ctx, aheadReader{ctx, c, k}, k.m.Size, func(off int64) error {
+			if !yield(off / image.ChunkSize) {
+				return errStop
+			}
+			return nil
+		})
+		if err != nil && !errors.Is(err, errStop) && ctx.Err() == nil {
+			c.log.Warn("what a boot reads could not be foreseen", "content", k.id, "err", err)
+		}
+	}
+}
+
+// aheadReader reads a content for Foresee: nothing counts as a guest's read.
+type aheadReader struct {
+	ctx   context.Context
+	cache *Cache
+	core  *core
+}
+
+func (r aheadReader) ReadAt(p []byte, off int64) (int, error) {
+	for done := 0; ; {
+		if done == len(p) {
+			return done, nil
+		}
+		at := off + int64(done)
+		if at < 0 || at >= r.core.m.Size {
+			return done, io.EOF
+		}
+		n := at / image.ChunkSize
+		within, length := int(at-n*image.ChunkSize), r.core.m.ChunkLen(n)
+		part := p[done:min(len(p), done+length-within)]
+		if err := r.chunk(part, n, within, length); err != nil {
+			return done, err
+		}
+		done += len(part)
+	}
+}
+
+func (r aheadReader) chunk(part []byte, n int64, within, length int) error {
+	d, ok := r.core.m.Chunks[n]
+	if !ok {
+		clear(part)
+		return nil
+	}
+	if i, ok := r.cache.slab.hold(d); ok {
+		err := r.cache.slab.read(i, part, int64(within))
+		r.cache.slab.release(i)
+		return err
+	}
+	b, err := r.cache.fetch(r.ctx, r.core, d, length, false)
+	if err == nil {
+		r.cache.counters.ahead.Add(1)
+		copy(part, b[within:])
+	}
+	return err
 }
 
 // runAhead fetches the next chunks of a run, such as a boot loader reads a kernel
