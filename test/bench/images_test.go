@@ -119,6 +119,7 @@ func BenchmarkIngest(b *testing.B) {
 			}
 			mb := func(d time.Duration) float64 { return float64(data) / 1e6 / d.Seconds() }
 			b.ReportMetric(float64(data)/1e6/median(ours), "MB/s-p50")
+			atLeast(b, "ingest of "+image.name+" data", float64(data)/1e6/median(ours), 300, "MB/s")
 			// What two cores would take in if nothing else wanted them and the disk were
 			// never waited for.
 			b.ReportMetric(2*mb(used/time.Duration(b.N)), "MB/2-core-s")
