@@ -125,6 +125,23 @@ func (b *bootReads) system(fs bootPlace) error {
 	if _, err := fs.find(bootPrograms[0]); err != nil {
 		return nil // not a root
 	}
+	if e, ok := fs.fileSystem.(*ext); ok {
+		err := e.tables(func(at, n int64) error {
+			if b.bytes += n; b.bytes > maxBootBytes {
+				b.failed = errEnough
+				return errEnough
+			}
+			for off := int64(0); off < n; off += b.granule {
+				if err := b.wantPlace(fs, at+off); err != nil {
+					return err
+				}
+			}
+			return b.wantPlace(fs, at+n-1)
+		})
+		if err != nil {
+			return err
+		}
+	}
 	programs := slices.Clone(bootPrograms)
 	for _, name := range append(slices.Clone(bootFolders), generators) {
 		// The listing itself reads what is wanted.
@@ -233,8 +250,16 @@ func (b *bootReads) file(fs bootPlace, name string) (placed, error) {
 
 func (b *bootReads) wantAt(fs bootPlace, f placed, off int64) error {
 	at, _, err := f.place(off)
-	if err != nil || at < 0 || at >= fs.w.size {
+	if err != nil {
 		return err
+	}
+	return b.wantPlace(fs, at)
+}
+
+// wantPlace wants a place of a partition; a hole is none.
+func (b *bootReads) wantPlace(fs bootPlace, at int64) error {
+	if at < 0 || at >= fs.w.size {
+		return nil
 	}
 	if err := b.want(fs.w.start + at); err != nil {
 		b.failed = err

@@ -17,6 +17,8 @@ type ext struct {
 	firstBlock  int64
 	wide        bool // 64bit: block numbers have high halves
 	inlineFiles bool
+	// counted: descriptors say how much of a group's inode table was ever used.
+	counted bool
 }
 
 func openExt(w window) (fileSystem, error) {
@@ -39,6 +41,7 @@ func openExt(w window) (fileSystem, error) {
 		e.descSize = int64(le.Uint16(b[254:]))
 	}
 	e.inlineFiles = incompat&0x8000 != 0
+	e.counted = le.Uint32(b[100:])&(0x10|0x400) != 0
 	if e.perGroup == 0 || e.inodeSize < 128 || e.inodeSize > e.block || e.descSize < 32 || e.descSize > 1024 {
 		return nil, fmt.Errorf("its superblock makes no sense")
 	}
@@ -82,15 +85,10 @@ func (e *ext) inode(n uint32) (*extInode, error) {
 	if n == 0 || n > e.inodes {
 		return nil, fmt.Errorf("it names the inode %d of %d", n, e.inodes)
 	}
-	le := binary.LittleEndian
 	group, index := int64((n-1)/e.perGroup), int64((n-1)%e.perGroup)
-	d, err := e.w.at((e.firstBlock+1)*e.block+group*e.descSize, int(e.descSize))
+	_, table, err := e.descriptor(group)
 	if err != nil {
 		return nil, err
-	}
-	table := int64(le.Uint32(d[8:]))
-	if e.wide && e.descSize >= 64 {
-		table |= int64(le.Uint32(d[40:])&0x7fff) << 32
 	}
 	b, err := e.blockAt(table, index*e.inodeSize, int(e.inodeSize))
 	if err != nil {
@@ -98,6 +96,56 @@ func (e *ext) inode(n uint32) (*extInode, error) {
 	}
 	return &extInode{e: e, raw: b[:128], rest: b[128:]}, nil
 }
+
+// descriptor reads that of a group, and where its inode table begins.
+func (e *ext) descriptor(group int64) (d []byte, table int64, err error) {
+	d, err = e.w.at((e.firstBlock+1)*e.block+group*e.descSize, int(e.descSize))
+	if err != nil {
+		return nil, 0, err
+	}
+	le := binary.LittleEndian
+	table = int64(le.Uint32(d[8:]))
+	if e.wide && e.descSize >= 64 {
+		table |= int64(le.Uint32(d[40:])&0x7fff) << 32
+	}
+	return d, table, nil
+}
+
+// tables calls do with the places of bitmaps and of inode tables, as far as they were
+// ever used: mounting and walking folders reads about all of them.
+func (e *ext) tables(do func(at, n int64) error) error {
+	const uninit = 0x1
+	if !e.counted {
+		return nil
+	}
+	le := binary.LittleEndian
+	for g := int64(0); g*int64(e.perGroup) < int64(e.inodes) && g < maxGroups; g++ {
+		d, table, err := e.descriptor(g)
+		if err != nil {
+			return err
+		}
+		unused := int64(le.Uint16(d[28:]))
+		if e.wide && e.descSize >= 64 {
+			unused |= int64(le.Uint16(d[50:])) << 16
+		}
+		used := (int64(e.perGroup) - unused) * e.inodeSize
+		if le.Uint16(d[18:])&uninit != 0 || used <= 0 || table <= 0 || table > e.w.size/e.block || used > e.w.size-table*e.block {
+			continue
+		}
+		for _, bitmap := range []int64{int64(le.Uint32(d)), int64(le.Uint32(d[4:]))} {
+			if err := do(bitmap*e.block, 1); err != nil {
+				return err
+			}
+		}
+		if err := do(table*e.block, used); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// maxGroups bounds the groups whose tables are looked at: 512 GiB with blocks of 4 KiB.
+const maxGroups = 4096
 
 // blockAt reads n bytes at an offset from the start of a block; the block number
 // is checked before it is multiplied.
