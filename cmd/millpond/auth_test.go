@@ -68,6 +68,8 @@ func signedIn(d *door) map[string]func(t *testing.T, a answer) {
 			a.is(t, 200, `"value":[]`)
 		},
 		"Subscriptions_Get": status(403), "Subscriptions_ListLocations": status(403), "Providers_List": status(403), "Providers_Get": status(403),
+		// What operations there are is no secret; the test asks for those of a namespace that is not there.
+		"Operations_List":      func(t *testing.T, a answer) { a.is(t, 404, "InvalidResourceNamespace") },
 		"Operations_GetStatus": status(403), "Operations_GetResult": status(403),
 		// It shows community galleries, which everybody sees; the test asks nothing.
 		"ResourceGraph_Resources": status(400),
@@ -392,6 +394,7 @@ func TestEveryRouteAsksWhoAndWhetherOne(t *testing.T) {
 		{name: "arm", routes: d.s.edges.arm.Routes(), bases: []string{armName, direct}, audience: armName, query: "?api-version=2024-03-02",
 			path: with(armValues), denied: "AuthorizationFailed", open: signedIn(d), foreign: map[string]func(*testing.T, answer){
 				"ResourceGraph_Resources": func(t *testing.T, a answer) { a.is(t, 400, "NotSupported") },
+				"Operations_List":         func(t *testing.T, a answer) { a.is(t, 404, "InvalidResourceNamespace") },
 				// What a tenant has of its own, it may see and make.
 				"Tenants_List": func(t *testing.T, a answer) { a.is(t, 200, d.other.TenantID) },
 				"Subscriptions_List": func(t *testing.T, a answer) {

@@ -34,6 +34,7 @@ func (e *Edge) accountRoutes() []azwire.Route {
 		{Name: "NetworkSecurityPerimeter_ListConfigurations", Method: "GET", Path: at + "/{name}/networkSecurityPerimeterConfigurations", Action: a + "/networkSecurityPerimeterConfigurations/read", Handle: e.listNothing},
 		{Name: "Location_GetQuotas", Method: "GET", Path: loc + "/quotas", Action: "Microsoft.Batch/locations/quotas/read", Handle: e.locationQuotas},
 		{Name: "Location_CheckNameAvailability", Method: "POST", Path: loc + "/checkNameAvailability", Action: "Microsoft.Batch/locations/checkNameAvailability/action", Handle: e.checkAccountName},
+		{Name: "Location_ListSupportedCloudServiceSkus", Method: "GET", Path: loc + "/cloudServiceSkus", Action: "Microsoft.Batch/locations/cloudServiceSkus/read", Handle: e.cloudSizes},
 		{Name: "Location_ListSupportedVirtualMachineSkus", Method: "GET", Path: loc + "/virtualMachineSkus", Action: "Microsoft.Batch/locations/virtualMachineSkus/read", Handle: e.batchSizes},
 		{Name: "VirtualMachineSizes_List", Method: "GET", Path: "/subscriptions/{sub}/providers/Microsoft.Compute/locations/{loc}/vmSizes", Action: "Microsoft.Compute/locations/vmSizes/read", Handle: e.computeSizes},
 	}
@@ -285,6 +286,15 @@ func (e *Edge) checkAccountName(w http.ResponseWriter, r *azwire.Request) error 
 		}
 	}
 	azwire.WriteJSON(w, http.StatusOK, out)
+	return nil
+}
+
+// cloudSizes lists no sizes: cloud services left Azure in 2024.
+func (e *Edge) cloudSizes(w http.ResponseWriter, r *azwire.Request) error {
+	if _, err := e.Resources.Region(r.Param("loc")); err != nil {
+		return err
+	}
+	azwire.WriteJSON(w, http.StatusOK, map[string]any{"value": []any{}})
 	return nil
 }
 

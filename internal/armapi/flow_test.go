@@ -324,6 +324,18 @@ func TestGalleryFlow(t *testing.T) {
 	}
 }
 
+func TestOperations(t *testing.T) {
+	w := newWorld(t)
+	ops, _ := json.Marshal(w.do("GET", "/providers/microsoft.batch/operations", "", 200))
+	if !bytes.Contains(ops, []byte(`"Microsoft.Batch/batchAccounts/write"`)) || bytes.Contains(ops, []byte("Microsoft.Compute")) {
+		t.Errorf("%s", ops)
+	}
+	w.code("InvalidResourceNamespace", w.do("GET", "/providers/Microsoft.Nothing/operations", "", 404))
+	if sizes := at(w.do("GET", strings.Split(rg, "/resourceGroups")[0]+"/providers/Microsoft.Batch/locations/westus2/cloudServiceSkus", "", 200), "value").([]any); len(sizes) != 0 {
+		t.Errorf("%v", sizes)
+	}
+}
+
 func TestResolveForPool(t *testing.T) {
 	w := newWorld(t)
 	w.publish()

@@ -2,7 +2,9 @@ package armapi
 
 import (
 	"net/http"
+	"strings"
 
+	millpond "millpond.dev/millpond"
 	"millpond.dev/millpond/internal/azwire"
 	"millpond.dev/millpond/internal/resource"
 )
@@ -10,11 +12,39 @@ import (
 func (e *Edge) providerRoutes() []azwire.Route {
 	const at = "/subscriptions/{sub}/providers"
 	return []azwire.Route{
+		{Name: "Operations_List", Method: "GET", Path: "/providers/{ns}/operations", Action: SignedIn, Handle: e.listOperations},
 		{Name: "Providers_List", Method: "GET", Path: at, Action: SignedIn, Handle: e.listProviders},
 		{Name: "Providers_Get", Method: "GET", Path: at + "/{ns}", Action: SignedIn, Handle: e.getProvider},
 		{Name: "Providers_Register", Method: "POST", Path: at + "/{ns}/register", Action: "{ns}/register/action", Handle: func(w http.ResponseWriter, r *azwire.Request) error { return e.register(w, r, true) }},
 		{Name: "Providers_Unregister", Method: "POST", Path: at + "/{ns}/unregister", Action: "{ns}/unregister/action", Handle: func(w http.ResponseWriter, r *azwire.Request) error { return e.register(w, r, false) }},
 	}
+}
+
+// listOperations lists the actions of a provider that this server knows, which
+// are those that a role can allow.
+func (e *Edge) listOperations(w http.ResponseWriter, r *azwire.Request) error {
+	var ns string
+	for _, p := range resource.Providers() {
+		if strings.EqualFold(p.Namespace, r.Param("ns")) {
+			ns = p.Namespace
+		}
+	}
+	if ns == "" {
+		return millpond.Errorf(millpond.NotFound, "InvalidResourceNamespace", "The resource namespace '%s' is invalid.", r.Param("ns"))
+	}
+	value, seen := []any{}, map[string]bool{}
+	for _, route := range e.Routes() {
+		typ, ok := strings.CutPrefix(route.Action, ns+"/")
+		if !ok || route.Refused != "" || seen[route.Action] {
+			continue
+		}
+		seen[route.Action] = true
+		parts := strings.Split(typ, "/")
+		value = append(value, map[string]any{"name": route.Action, "isDataAction": false, "origin": "user,system",
+			"display": map[string]any{"provider": strings.Replace(ns, ".", " ", 1), "resource": strings.Join(parts[:len(parts)-1], "/"), "operation": route.Name, "description": route.Name}})
+	}
+	azwire.WriteJSON(w, http.StatusOK, map[string]any{"value": value})
+	return nil
 }
 
 func (e *Edge) encodeProvider(sub string, p resource.Provider) any {

@@ -18,12 +18,12 @@ const sdk = "github.com/Azure/azure-sdk-for-go/sdk/"
 // TestGoBatch runs client_test.go of the SDK's Batch module in live mode.
 func TestGoBatch(t *testing.T) {
 	a := serve(t, "--launcher", "fake")
-	report(t, goSuite(t, a, Result{Suite: "go-azbatch", Title: "Go azbatch", Version: "0.1.0", On: "fake"}, sdk+"batch/azbatch"))
+	report(t, goSuite(t, a, Result{Suite: "go-azbatch", Title: "Go azbatch", Version: "0.1.0", On: "fake"}, sdk+"batch/azbatch", "AZBATCH_ENDPOINT="+a.host()))
 }
 
 // goSuite builds the tests of a package outside this module, with the versions
-// that its own go.mod names, and runs them under exec.
-func goSuite(t *testing.T, a account, r Result, pkg string) Result {
+// that its own go.mod names, and runs them under exec. settings are variables that the tests read.
+func goSuite(t *testing.T, a account, r Result, pkg string, settings ...string) Result {
 	t.Helper()
 	dir := t.TempDir()
 	env := []string{"GOFLAGS=-mod=mod", "GOWORK=off", "CGO_ENABLED=0"}
@@ -31,7 +31,7 @@ func goSuite(t *testing.T, a account, r Result, pkg string) Result {
 	command(t, dir, env, "go", "get", "-t", pkg+"@v"+r.Version)
 	binary := filepath.Join(dir, "suite.test")
 	command(t, dir, env, "go", "test", "-c", "-o", binary, pkg)
-	got := a.Run("env", "AZURE_RECORD_MODE=live", "AZBATCH_ENDPOINT="+a.host(), binary, "-test.v=test2json", "-test.timeout=9m")
+	got := a.Run(append(append([]string{"env", "AZURE_RECORD_MODE=live"}, settings...), binary, "-test.v=test2json", "-test.timeout=9m")...)
 	parse := exec.Command("go", "tool", "test2json")
 	parse.Dir, parse.Env = dir, append(os.Environ(), env...)
 	parse.Stdin = strings.NewReader(got.Stdout)

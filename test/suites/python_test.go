@@ -25,11 +25,12 @@ func TestPythonBatch(t *testing.T) {
 		{"python-azure-batch-14", "14.2.0", []string{"azure-mgmt-batch==17.3.0"}, nil},
 	} {
 		// One server for each: the suites want to find nothing but their own.
-		a := serve(t, "--launcher", "fake", "--blob-service", lab.Azurite(t))
+		a := serve(t, append(slow(t), "--blob-service", lab.Azurite(t))...)
 		python := venv(t, g.suite, append([]string{"azure-batch==" + g.version, "azure-identity", "pytest", "pytest-timeout", "six", "requests"}, g.more...)...)
 		source := sdist(t, python, "azure-batch", g.version)
 		report(t, pytest(t, a, python, filepath.Join(source, "tests"),
-			Result{Suite: g.suite, Title: "Python azure-batch " + g.version, Version: g.version, On: "fake"}, g.pytest...))
+			Result{Suite: g.suite, Title: "Python azure-batch " + g.version, Version: g.version, On: "fake"},
+			pytestRun{path: filepath.Join(a.Root, "test", "suites", "python"), args: g.pytest}))
 	}
 }
 
@@ -71,13 +72,25 @@ func sdist(t *testing.T, python, name, version string) string {
 	return filepath.Dir(found[0])
 }
 
+// pytestRun is how pytest is called.
+type pytestRun struct {
+	path  string   // of what the tests import
+	env   []string // NAME=value
+	args  []string
+	files []string // the tests' files; none means the whole folder
+}
+
 // pytest runs the tests below a folder under exec.
-func pytest(t *testing.T, a account, python, tests string, r Result, more ...string) Result {
+func pytest(t *testing.T, a account, python, tests string, r Result, how pytestRun) Result {
 	t.Helper()
 	log := filepath.Join(t.TempDir(), "junit.xml")
-	args := append([]string{"env", "-C", tests, "PYTHONPATH=" + filepath.Join(a.Root, "test", "suites", "python"),
-		python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--timeout", "240", "--junitxml", log}, more...)
-	got := a.Run(append(args, ".")...)
+	args := append([]string{"env", "-C", tests, "PYTHONPATH=" + how.path}, how.env...)
+	args = append(args, python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--timeout", "240", "--junitxml", log)
+	args = append(args, how.args...)
+	if len(how.files) == 0 {
+		how.files = []string{"."}
+	}
+	got := a.Run(append(args, how.files...)...)
 	text, err := os.ReadFile(log)
 	if err != nil {
 		t.Fatalf("pytest wrote no report; exit code %d\n%s%s", got.Code, got.Stdout, got.Stderr)

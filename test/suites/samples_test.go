@@ -30,12 +30,7 @@ func TestPythonSamples(t *testing.T) {
 	}
 	a := serve(t, "--launcher", launcher, "--blob-service", lab.Azurite(t))
 	if launcher == "local" {
-		for _, release := range []string{"ubuntu-18.04", "ubuntu-20.04"} {
-			if r := a.RunBin("image", "build", "tiny", "--data", a.Data, "--os-release", release, "--out", filepath.Join(a.Data, "base-images", release+".raw"),
-				"--cache", filepath.Join(a.Root, ".cache", "images")); r.Code != 0 {
-				t.Fatalf("image build: %s%s", r.Stdout, r.Stderr)
-			}
-		}
+		a.furnish(t, "ubuntu-18.04", "ubuntu-20.04")
 	}
 	store := a.Group + "/providers/Microsoft.Storage/storageAccounts/suitestore"
 	a.Put(store, map[string]any{"location": a.Region, "kind": "StorageV2", "sku": map[string]any{"name": "Standard_LRS"}})
