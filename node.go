@@ -134,6 +134,14 @@ type Endpoint struct {
 	Backend  int            `json:"backend"`
 }
 
+// Place is where a machine is in a virtual network.
+type Place struct {
+	// LAN names the network on its host.
+	LAN     string       `json:"lan"`
+	Subnet  netip.Prefix `json:"subnet"`
+	Address netip.Addr   `json:"address"`
+}
+
 // StartTaskInfo is how a node's start task went.
 type StartTaskInfo struct {
 	State      string         `json:"state"` // running or completed
@@ -208,6 +216,9 @@ type Node struct {
 	// launch.
 	Endpoints []Endpoint     `json:",omitempty"`
 	Login     netip.AddrPort `json:",omitzero"`
+	// Place is where it is in the subnet of its pool, as of the machine's launch; nil
+	// for a pool in no subnet.
+	Place *Place `json:",omitempty"`
 	// Users are accounts of this node alone. UsersOf is the generation whose disk
 	// has, or had, some; with another they are gone.
 	Users   []NodeUser `json:",omitempty"`

@@ -107,6 +107,9 @@ type PoolSpec struct {
 	ResourceTags map[string]string `json:"resourceTags,omitempty"`
 	// InterNode puts the nodes into one network, in which they reach each other.
 	InterNode bool `json:"interNode,omitempty"`
+	// Subnet is the id of the subnet that the nodes are in; empty for networks of
+	// their own.
+	Subnet string `json:"subnet,omitempty"`
 	// Inbound are ports of every node that can be reached from the host.
 	Inbound []InboundPool `json:"inbound,omitempty"`
 	// NodeCommunication is kept and echoed: default, classic or simplified.

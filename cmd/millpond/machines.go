@@ -16,6 +16,7 @@ import (
 	"millpond.dev/millpond/internal/network"
 	"millpond.dev/millpond/internal/node"
 	"millpond.dev/millpond/internal/nodeproto/nodev1"
+	"millpond.dev/millpond/internal/sqlite"
 )
 
 // This file lends the verbs of disks, networks and galleries to those of virtual
@@ -68,7 +69,7 @@ func (n machineCards) Card(ctx context.Context, id millpond.ResourceID) (launch.
 	if err != nil {
 		return launch.Card{}, err
 	}
-	out := launch.Card{MAC: c.MAC, Network: c.Prefix, Address: c.Private}
+	out := launch.Card{MAC: c.MAC, Network: c.Prefix, Address: c.Private, LAN: c.LAN, Filters: c.Filters}
 	if !c.Public.IsValid() {
 		return out, nil
 	}
@@ -76,6 +77,14 @@ func (n machineCards) Card(ctx context.Context, id millpond.ResourceID) (launch.
 		out.Ports = append(out.Ports, launch.Port{Host: netip.AddrPortFrom(c.Public, p), Guest: p})
 	}
 	return out, nil
+}
+
+// nodeCards are the places of nodes in subnets.
+type nodeCards struct{ *network.Service }
+
+func (n nodeCards) NodePlace(tx *sqlite.Tx, node millpond.NodeID) (launch.Card, bool, error) {
+	p, ok, err := n.Service.NodePlace(tx, node)
+	return launch.Card{Network: p.Prefix, Address: p.Address, LAN: p.LAN, Filters: p.Filters}, ok, err
 }
 
 type machineImages struct {

@@ -212,13 +212,14 @@ func newServer(ctx context.Context, cfg config.Config, data datadir.Dir, addr st
 	}
 	parts, forward := launch.Parts(s.launcher, func(n millpond.NodeID) bool { return !n.IsVM() }, millpond.NodeID.IsVM)
 	s.forward = forward
+	networks := network.New(s.db, resources, rights)
 	s.nodes = node.New(node.Deps{DB: s.db, Clock: s.clock, Log: log, Launcher: parts[0], Images: galleries, Accounts: accountsByName{accounts},
-		Links: newNodeLinks(accounts, stores, apps, dir, addr, authority.PEM()), Sizes: s.size, Random: rand.Read, Kept: s.kept,
+		Links: newNodeLinks(accounts, stores, apps, dir, addr, authority.PEM()), Sizes: s.size, Random: rand.Read, Kept: s.kept, Networks: nodeCards{networks},
 		Wakes: node.Wakes{Allocator: allocate, Nodes: nodes, Scheduler: schedule, Jobs: jobs},
 		Config: node.Config{BootLimit: time.Duration(cfg.Nodes.BootLimit), Silence: time.Duration(cfg.Nodes.ContactLimit), LogDir: data.NodeLogs(),
 			LogRetention: time.Duration(cfg.Nodes.LogRetention), KeepPart: cfg.Nodes.KeepPartKiB << 10, Version: version, EndpointFile: data.Endpoint(), CAFile: data.CA(),
 			Listener: addr, ServerCA: authority.PEM(), AzureHosts: azwire.ServedHosts()}})
-	pools = pool.New(pool.Deps{DB: s.db, Clock: s.clock, Log: log, Images: galleries, Machines: s.launcher, Accounts: accountsByName{accounts}, Packages: apps.Check,
+	pools = pool.New(pool.Deps{DB: s.db, Clock: s.clock, Log: log, Images: galleries, Machines: s.launcher, Accounts: accountsByName{accounts}, Packages: apps.Check, Subnets: networks,
 		Sizes: s.size, NewID: randomID, WakeSession: s.nodes.Wake,
 		Blocked: func(ctx context.Context, acct millpond.AccountName, id millpond.PoolID) (int, error) {
 			return placer.Blocked(ctx, acct, id)
@@ -230,19 +231,20 @@ func newServer(ctx context.Context, cfg config.Config, data datadir.Dir, addr st
 	armapi.Members(resources, comp, galleries, accounts)
 	armapi.StorageMembers(resources, stores)
 	armapi.ApplicationMembers(resources, apps)
-	networks := network.New(s.db, resources, rights)
 	armapi.NetworkMembers(resources, networks)
 	s.machines = machine.New(machine.Deps{DB: s.db, Clock: s.clock, Log: log, Launcher: parts[1], Changed: parts[1].Changed(), Resources: resources, Auth: rights,
 		Disks: machineDisks{comp}, Networks: machineCards{networks}, Images: machineImages{galleries, s}, Sizes: s.size, Random: rand.Read,
 		Config: machine.Config{EndpointFile: data.Endpoint(), CAFile: data.CA(), Version: version}})
 	networks.Notify(s.machines.Wake())
+	guards := wake.New()
+	networks.Notify(guards)
 	armapi.MachineMembers(resources, s.machines)
 	deployments := deployment.New(deployment.Options{DB: s.db, Clock: s.clock, Log: log, Resources: resources})
 	channels := channels{s.nodes, s.machines}
 	s.sessions = nodeapi.New(channels, channels, log)
 	s.copying = []func(){comp.Wait, galleries.Wait, s.machines.Wait, deployments.Wait}
 	placer = sched.New(s.db, log, s.nodes, schedule)
-	s.loops = []reconcile.Loop{resources.Loop(), comp.Loop(), galleries.Loop(), accounts.Loop(), stores.Loop(), pools.Allocator(), pools.AutoScaler(), pools.Rollouts(), s.nodes.Machines(), s.nodes.Cleanup(), s.machines.Loop(), placer.Loop(), work.Loop(), work.Schedules(), deployments.Loop(), s.storeLoop(keeper), s.chunkLoop(), work.AutoPools(), s.events.Forget(), certificates.Loop()}
+	s.loops = []reconcile.Loop{resources.Loop(), comp.Loop(), galleries.Loop(), accounts.Loop(), stores.Loop(), pools.Allocator(), pools.AutoScaler(), pools.Rollouts(), s.nodes.Machines(), s.nodes.Guards(guards), s.nodes.Cleanup(), s.machines.Loop(), placer.Loop(), work.Loop(), work.Schedules(), deployments.Loop(), s.storeLoop(keeper), s.chunkLoop(), work.AutoPools(), s.events.Forget(), certificates.Loop()}
 
 	// The edges and the door.
 	assignments := armapi.NewAuthorization(rights, log)

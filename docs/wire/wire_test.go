@@ -41,7 +41,7 @@ func TestFilesSayWhatTheRoutesSay(t *testing.T) {
 		"batch.md": "# The Batch service\n\n" + made +
 			"\nHosts: `{account}.{region}.batch.azure.com`, or this server's own address with `/batch/{account}.{region}`. Token audience: `https://batch.core.windows.net/`; or the account's shared key.\n" +
 			section("Operations", batch.Routes()) +
-			"\n## Properties that are refused when used\n\nThe answer is 400 `UnsupportedProperty`, if nothing else is said, with PropertyName, PropertyPath and Reason. Absent, null and empty always count as not used.\n\n" +
+			"\n## Properties that are refused when used\n\nThe answer is 400 `UnsupportedProperty` with PropertyName, PropertyPath and Reason. Absent, null and empty always count as not used.\n\n" +
 			"| Property | In | Counts as not used | Why |\n|---|---|---|---|\n" + members(batch.Refusals()),
 		"identity.md": "# Sign-in and directory\n\n" + made +
 			section("Token service", identity.New(nil, nil, nil).Routes()) +
@@ -128,9 +128,6 @@ func members(all []batchapi.Refusal) string {
 			unused[i] = fmt.Sprintf("`%v`", u)
 		}
 		why := cell(r.Why)
-		if r.Code != "UnsupportedProperty" {
-			why += " Answered as `" + r.Code + "`."
-		}
 		if r.From != "" {
 			why = "From api-version " + r.From + " on. " + why
 		}

@@ -96,7 +96,7 @@ func decodeInterface(r *azwire.Request) (*millpond.NetworkInterface, error) {
 	case bool(p.Forwarding):
 		return nil, unsupported("enableIPForwarding", "Forwarding between machines is not supported. Leave enableIPForwarding out.")
 	case bool(p.DNS.Internal):
-		return nil, unsupported("dnsSettings.internalDnsNameLabel", "Internal DNS names are not supported. Use the private address.")
+		return nil, unsupported("dnsSettings.internalDnsNameLabel", "Labels for internal DNS are not supported. Machines are found by their host names.")
 	case bool(p.PrivateLink):
 		return nil, unsupported("privateLinkService", "Private link services are not supported. Leave privateLinkService out.")
 	case bool(p.DisableTCPFlow):

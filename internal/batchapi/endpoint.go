@@ -106,12 +106,15 @@ func protocol(udp bool) *azbatch.InboundEndpointProtocol {
 // networkModel is a pool's networkConfiguration; nil for a pool that has none.
 // What was left out is shown with the value that it has, as Azure does.
 func networkModel(s millpond.PoolSpec) *azbatch.NetworkConfiguration {
-	if len(s.Inbound) == 0 && !s.Accelerated {
+	if len(s.Inbound) == 0 && !s.Accelerated && s.Subnet == "" {
 		return nil
 	}
 	m := &azbatch.NetworkConfiguration{DynamicVNetAssignmentScope: ptr(azbatch.DynamicVNetAssignmentScopeNone), EnableAcceleratedNetworking: ptr(s.Accelerated)}
 	if len(s.Inbound) > 0 {
 		m.EndpointConfiguration = &azbatch.PoolEndpointConfiguration{InboundNATPools: inboundModel(s.Inbound)}
+	}
+	if s.Subnet != "" {
+		m.SubnetID = ptr(s.Subnet)
 	}
 	return m
 }

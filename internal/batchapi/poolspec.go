@@ -50,8 +50,8 @@ func (e *Edge) patchPool(w http.ResponseWriter, r *request) error {
 	}
 	p.InterNode = in.EnableInterNodeCommunication
 	if in.NetworkConfiguration != nil {
-		p.Inbound = ptr(inboundPools(in.NetworkConfiguration))
-		p.Accelerated = ptr(truth0(in.NetworkConfiguration.EnableAcceleratedNetworking))
+		n := in.NetworkConfiguration
+		p.Network = &pool.Network{Subnet: text0(n.SubnetID), Accelerated: truth0(n.EnableAcceleratedNetworking), Inbound: inboundPools(n)}
 	}
 	if given("resourceTags") {
 		p.ResourceTags = ptr(tags(in.ResourceTags))
@@ -116,7 +116,7 @@ func poolSpec(in azbatch.CreatePoolContent) millpond.PoolSpec {
 	}
 	spec.InterNode, spec.Inbound = truth0(in.EnableInterNodeCommunication), inboundPools(in.NetworkConfiguration)
 	if n := in.NetworkConfiguration; n != nil {
-		spec.Accelerated = truth0(n.EnableAcceleratedNetworking)
+		spec.Accelerated, spec.Subnet = truth0(n.EnableAcceleratedNetworking), text0(n.SubnetID)
 	}
 	return spec
 }

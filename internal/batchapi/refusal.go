@@ -15,8 +15,6 @@ type Refusal struct {
 	// Unused are values with which the member counts as not used, beside null and empty ones.
 	Unused []any
 	Why    string
-	// Code is the error's code.
-	Code string
 	// From is the first api-version that it is refused of; empty for all.
 	From string
 }
@@ -34,11 +32,7 @@ func (e *Edge) Refusals() []Refusal {
 		{"certificate add", s.certificateAdd}, {"task add", s.taskAdd}, {"task update", s.taskUpdate},
 		{"job schedule add", s.scheduleAdd}, {"job schedule patch", s.schedulePatch}, {"job schedule update", s.scheduleUpdate}} {
 		x.shape.refusals("", func(path string, r *rule) {
-			code := "UnsupportedProperty"
-			if r.absent {
-				code = "InvalidPropertyValue"
-			}
-			out = append(out, Refusal{Body: x.name, Property: strings.TrimPrefix(path, "."), Unused: r.unused, Why: cmp.Or(r.refused, r.ended), Code: code, From: r.until})
+			out = append(out, Refusal{Body: x.name, Property: strings.TrimPrefix(path, "."), Unused: r.unused, Why: cmp.Or(r.refused, r.ended), From: r.until})
 		})
 	}
 	slices.SortStableFunc(out, func(a, b Refusal) int {

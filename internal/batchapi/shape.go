@@ -61,9 +61,6 @@ type rule struct {
 	// until is the first api-version, YYYY-MM-DD, from which the member is refused
 	// for the reason ended; empty for one that is taken of all.
 	until, ended string
-	// absent tells that the refused member names another resource, and is answered
-	// like the name of one that is not there: as a wrong value.
-	absent bool
 	// like is the body that has the same refusals; they are listed there.
 	like string
 	// then looks at a whole object that is right in its parts.
@@ -87,10 +84,6 @@ func object(members map[string]*rule) *rule { return &rule{kind: kindObject, mem
 
 // refuse is a member that is an error unless it is not really used.
 func refuse(reason string, unused ...any) *rule { return &rule{refused: reason, unused: unused} }
-
-// refuseName is refuse for a member that names another resource: whichever it
-// names, the answer is Azure's for one that is not there.
-func refuseName(reason string) *rule { return &rule{refused: reason, absent: true} }
 
 func (r *rule) needed() *rule {
 	r.required = true
@@ -301,9 +294,6 @@ func (b *body) walkObject(r *rule, v any, path string) (any, error) {
 	for _, name := range names {
 		if rule := r.members[name]; rule.refused != "" && !isUnused(m[name], rule.unused) {
 			at := within(name)
-			if rule.absent {
-				return nil, invalid(at, m[name], rule.refused)
-			}
 			return nil, unsupportedMember(name, at, rule.refused)
 		}
 	}

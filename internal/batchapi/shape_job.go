@@ -2,7 +2,7 @@ package batchapi
 
 import millpond "millpond.dev/millpond"
 
-const noJobNetwork = "Networks of jobs are not supported yet."
+const noJobNetwork = "A job cannot move its nodes: a machine keeps its network card as long as it lives. Give the job a pool whose networkConfiguration names the subnet."
 
 func jobConstraints() *rule {
 	return object(map[string]*rule{"maxWallClockTime": span(), "maxTaskRetryCount": number(retry, anyInt)})

@@ -277,10 +277,10 @@ func upgradeRule() *rule {
 }
 
 func networkRule() *rule {
-	const network = "Nodes have a network of their pool that reaches the outside; other networks are not supported yet."
+	const network = "A machine keeps its network card as long as it lives. Name the subnet in the pool's networkConfiguration."
 	const public = "Nodes have no public addresses."
 	return object(map[string]*rule{
-		"subnetId":                   refuseName("No subnet can be used by a pool yet. Leave it out: nodes have a network of their pool that reaches the outside."),
+		"subnetId":                   text(2048),
 		"dynamicVNetAssignmentScope": refuse(network, "none"),
 		"endpointConfiguration":      endpointsRule(),
 		"publicIPAddressConfiguration": object(map[string]*rule{"provision": refuse(public, "batchmanaged"), "ipAddressIds": refuse(public),

@@ -121,7 +121,7 @@ func TestWrongBodies(t *testing.T) {
 		{s.poolAdd, galleryPool, `{"virtualMachineConfiguration":{"imageReference":{"publisher":"p"}}}`, "MissingRequiredProperty", "virtualMachineConfiguration.imageReference.offer", ""},
 		{s.poolAdd, galleryPool, `{"virtualMachineConfiguration":{"dataDisks":[{"lun":64,"diskSizeGB":1}]}}`, "InvalidPropertyValue", "virtualMachineConfiguration.dataDisks[0].lun", "63"},
 		{s.poolAdd, galleryPool, `{"userAccounts":[{"name":"a","linuxUserConfiguration":{"uid":5}}]}`, "InvalidPropertyValue", "userAccounts[0].linuxUserConfiguration", "together"},
-		{s.poolAdd, galleryPool, `{"networkConfiguration":{"subnetId":"/s"}}`, "InvalidPropertyValue", "networkConfiguration.subnetId", "network of their pool"},
+		{s.poolAdd, galleryPool, `{"networkConfiguration":{"subnetId":7}}`, "InvalidPropertyValue", "networkConfiguration.subnetId", "string is expected"},
 		{s.jobAdd, jobBody, `{"poolInfo":{}}`, "MissingRequiredProperty", "poolInfo.poolId", ""},
 		{s.jobAdd, jobBody, `{"maxParallelTasks":0}`, "InvalidPropertyValue", "maxParallelTasks", "greater than 0"},
 		{s.jobAdd, jobBody, `{"constraints":{"maxWallClockTime":"P1Y"}}`, "InvalidPropertyValue", "constraints.maxWallClockTime", "years"},

@@ -52,15 +52,15 @@ const (
 	arpSize     = 28
 	protocolUDP = 17
 	portDHCP    = 67
-	portDHCPv6  = 547
-	typeIPv6    = 0x86dd
 	ipv4Size    = 20
 )
 
-// route decides about a frame that a machine sends. A machine may speak only
-// with its own address. The gateway of each machine is its own, so that what is
-// asked of a gateway goes to nobody else: the others' would answer as well.
-func route(frame []byte, own MAC, gateway, dns netip.Addr) (whither, MAC) {
+// route decides about a frame that a machine sends. As in Azure there is IPv4 and
+// the ARP for it, and nothing is for many but the question who has an address. A
+// machine may speak only with its own addresses, own and address. The gateway of
+// each machine is its own, so that what is asked of a gateway goes to nobody else:
+// the others' would answer as well.
+func route(frame []byte, own MAC, address, gateway, dns netip.Addr) (whither, MAC) {
 	if len(frame) < headerSize {
 		return nowhere, MAC{}
 	}
@@ -68,12 +68,9 @@ func route(frame []byte, own MAC, gateway, dns netip.Addr) (whither, MAC) {
 	if from != own {
 		return nowhere, MAC{}
 	}
-	if !to.group() {
-		// The addresses of libslirp's own hosts begin so.
-		if to[0] == 0x52 && to[1] == 0x55 {
-			return toGateway, to
-		}
-		return toPeer, to
+	// The addresses of libslirp's own hosts begin so.
+	if !to.group() && to[0] == 0x52 && to[1] == 0x55 {
+		return toGateway, to
 	}
 	body := frame[headerSize:]
 	switch binary.BigEndian.Uint16(frame[12:14]) {
@@ -84,21 +81,30 @@ func route(frame []byte, own MAC, gateway, dns netip.Addr) (whither, MAC) {
 		if asked := netip.AddrFrom4([4]byte(body[24:28])); asked == gateway || asked == dns {
 			return toGateway, to
 		}
+		// One that looks for an address of its own has none yet.
+		if by := netip.AddrFrom4([4]byte(body[14:18])); MAC(body[8:14]) != own || by != address && !by.IsUnspecified() {
+			return nowhere, to
+		}
+		if to.group() {
+			return toAll, to
+		}
+		return toPeer, to
 	case typeIPv4:
 		if len(body) < ipv4Size {
 			return nowhere, to
+		}
+		if !to.group() {
+			if netip.AddrFrom4([4]byte(body[12:16])) != address {
+				return nowhere, to
+			}
+			return toPeer, to
 		}
 		length := int(body[0]&15) * 4
 		if body[9] == protocolUDP && len(body) >= length+4 && binary.BigEndian.Uint16(body[length+2:]) == portDHCP {
 			return toGateway, to
 		}
-	case typeIPv6:
-		// No gateway here has IPv6; what is local goes on.
-		if len(body) >= 44 && body[6] == protocolUDP && binary.BigEndian.Uint16(body[42:]) == portDHCPv6 {
-			return nowhere, to
-		}
 	}
-	return toAll, to
+	return nowhere, to
 }
 
 // admits says whether a machine takes a frame that another sent.

@@ -7,7 +7,8 @@
 //
 // Beside its socket a machine's name and address lie in the folder. From these a
 // port answers questions for names (resolver.go) and carries packets between the
-// subnets of one network (router.go).
+// subnets of one network (router.go); what it takes for its machine, its filters
+// say (filter.go).
 //
 // It knows no QEMU and no pools. Package vmrun opens the ports, launch/local
 // names the folders.
@@ -26,9 +27,11 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"millpond.dev/millpond/internal/launch"
 )
 
-// Config is what a Port is made of. All members are needed but the last two.
+// Config is what a Port is made of. All members are needed but the last three.
 type Config struct {
 	// Dir is the network's folder; it is made if it is not there.
 	Dir string
@@ -42,6 +45,8 @@ type Config struct {
 	Name    string
 	// Domain is what all names may end with, a dot between.
 	Domain string
+	// Filters are the first of Filter.
+	Filters launch.Filters
 }
 
 // Port is one machine's place in a network.
@@ -53,15 +58,17 @@ type Port struct {
 	socket int
 	wake   [2]int // a pipe whose end ends the reader of socket
 	done   chan struct{}
+	filter filter
 
 	mu sync.Mutex
 	// slow are peers that did not take a frame in time, with how many more they
 	// must take at once before they are waited for again.
 	slow map[MAC]int
-	// others are the peers as of listed; hosts is nil until somebody asks.
-	others []MAC
-	hosts  *hosts
-	listed time.Time
+	// others are the peers as of listed; hosts is nil until somebody asks. Both were
+	// read at read, when the folder had last changed at changed.
+	others                []MAC
+	hosts                 *hosts
+	listed, read, changed time.Time
 }
 
 const (
@@ -72,8 +79,10 @@ const (
 	patience = 30 * time.Millisecond
 	// trust is how many frames a slow receiver must take at once to be waited for.
 	trust = 64
-	// stale is how long a list of peers is used for frames that go to all.
+	// stale is how long a list of peers is used without a look at the folder.
 	stale = 500 * time.Millisecond
+	// grain is more than two changes of a folder can be apart and have one time.
+	grain = 100 * time.Millisecond
 )
 
 // Open takes the machine's place. A place that a dead supervisor left is taken
@@ -86,7 +95,7 @@ func Open(cfg Config) (*Port, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Port{cfg: cfg, dir: dir, slow: map[MAC]int{}, done: make(chan struct{})}
+	p := &Port{cfg: cfg, dir: dir, slow: map[MAC]int{}, done: make(chan struct{}), filter: filter{rules: cfg.Filters}}
 	p.socket, err = unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		dir.Close()
@@ -167,22 +176,31 @@ func (p *Port) fromGuest(guest, out *net.UnixConn) {
 			return
 		}
 		frame := buf[:n]
-		switch where, to := route(frame, p.cfg.MAC, p.cfg.Gateway, p.cfg.DNS); where {
+		switch where, to := route(frame, p.cfg.MAC, p.cfg.Address, p.cfg.Gateway, p.cfg.DNS); where {
 		case toGateway:
 			if reply := p.answer(frame); reply != nil {
 				card.put(reply)
 			} else if peer, onward := p.onward(frame); onward {
+				p.begin(frame)
 				p.send(peer, frame)
 			} else {
 				gateway.put(frame)
 			}
 		case toPeer:
+			p.begin(frame)
 			p.send(to, frame)
 		case toAll:
 			for _, m := range p.peers() {
 				p.send(m, frame)
 			}
 		}
+	}
+}
+
+// begin notes what the machine sends, so that the answer passes its filters.
+func (p *Port) begin(frame []byte) {
+	if q, ok := parsePacket(frame); ok {
+		p.filter.sent(q, time.Now())
 	}
 }
 
@@ -219,7 +237,9 @@ func (p *Port) fromPeers(guest *net.UnixConn) {
 		case err != nil:
 			return
 		case admits(buf[:n], p.cfg.MAC):
-			card.put(buf[:n])
+			if q, ok := parsePacket(buf[:n]); !ok || p.filter.admits(q, time.Now()) {
+				card.put(buf[:n])
+			}
 		}
 	}
 }
@@ -307,11 +327,20 @@ func (p *Port) list() {
 	if time.Since(p.listed) < stale {
 		return
 	}
+	info, err := p.dir.Stat()
+	if err != nil {
+		return
+	}
+	now := time.Now()
+	if at := info.ModTime(); at.Equal(p.changed) && p.read.Sub(at) > grain {
+		p.listed = now
+		return
+	}
 	names, err := os.ReadDir(p.cfg.Dir)
 	if err != nil {
 		return
 	}
-	p.others, p.hosts, p.listed = p.others[:0:0], nil, time.Now()
+	p.others, p.hosts, p.listed, p.read, p.changed = p.others[:0:0], nil, now, now, info.ModTime()
 	for _, e := range names {
 		if m, ok := ParseMAC(e.Name()); ok && m != p.cfg.MAC {
 			p.others = append(p.others, m)

@@ -36,7 +36,7 @@ func parsePacket(frame []byte) (p packet, ok bool) {
 // router does it: it gets the other's address and lives one step less.
 func (p *Port) onward(frame []byte) (MAC, bool) {
 	q, ok := parsePacket(frame)
-	if !ok {
+	if !ok || q.src != p.cfg.Address {
 		return MAC{}, false
 	}
 	to, ok := p.known().byAddress[q.dst]

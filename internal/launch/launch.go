@@ -49,10 +49,11 @@ type Consoler interface {
 }
 
 // Porter is an optional ability: SetPorts replaces the host's ports that lead
-// into a VM. It works on a running VM at once, and on one that is being started
-// when it runs. Ports that cannot be opened are no error; Status tells them.
+// into a VM, and the filters of its card. It works on a running VM at once, and on
+// one that is being started when it runs. Ports that cannot be opened are no
+// error; Status tells them.
 type Porter interface {
-	SetPorts(ctx context.Context, node millpond.NodeID, ports []Port) error
+	SetPorts(ctx context.Context, node millpond.NodeID, ports []Port, filters Filters) error
 }
 
 // Attacher is an optional ability: to change the managed disks of a VM, at once
@@ -113,6 +114,8 @@ type Card struct {
 	// LAN names the network whose machines reach each other on this host; empty
 	// for a card that is alone in its network.
 	LAN string `json:"lan,omitempty"`
+	// Filters say what the machine takes from the others of its LAN.
+	Filters Filters `json:"filters,omitempty"`
 	// Ports are open on the host as long as the machine runs.
 	Ports []Port `json:"ports,omitempty"`
 }
@@ -236,8 +239,9 @@ type Status struct {
 	Steps []StepTime `json:"steps,omitempty"`
 	// Clone is whether the VM was copied from one that had booted.
 	Clone Clone `json:"clone,omitzero"`
-	// Ports are those of Spec.Card while it runs.
-	Ports []PortStatus `json:"ports,omitempty"`
+	// Ports and Filters are those of Spec.Card while it runs.
+	Ports   []PortStatus `json:"ports,omitempty"`
+	Filters Filters      `json:"filters,omitempty"`
 	// Managed are the managed data disks that it has, by LUN; nil if the launcher
 	// does not say.
 	Managed map[int]string `json:"managed,omitempty"`

@@ -65,12 +65,12 @@ func (p *Part) Console(ctx context.Context, node millpond.NodeID, tail int64) ([
 }
 
 // SetPorts is the launcher's, if it can.
-func (p *Part) SetPorts(ctx context.Context, node millpond.NodeID, ports []Port) error {
+func (p *Part) SetPorts(ctx context.Context, node millpond.NodeID, ports []Port, filters Filters) error {
 	l, ok := p.Launcher.(Porter)
 	if !ok {
 		return &HostError{Step: "set ports", Err: errNoPorts}
 	}
-	return l.SetPorts(ctx, node, ports)
+	return l.SetPorts(ctx, node, ports, filters)
 }
 
 var (

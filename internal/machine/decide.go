@@ -27,7 +27,7 @@ const (
 	Release  What = "release"
 	Released What = "released"
 	Remove   What = "remove"
-	// Ports: the open ports are not those that the card says.
+	// Ports: the open ports, or the filters, are not those that the card says.
 	Ports What = "ports"
 	// DataDisks: the data disks of the running machine are not those that the row says.
 	DataDisks What = "data disks"
@@ -41,9 +41,11 @@ type facts struct {
 	machine *launch.Status
 	// disks are the states of the disks, by the machine's order; empty for none.
 	disks []millpond.ProvisioningState
-	// ports are those that the card says; known is false when they cannot be read.
-	ports []launch.Port
-	known bool
+	// ports and filters are those that the card says; known is false when they
+	// cannot be read.
+	ports   []launch.Port
+	filters launch.Filters
+	known   bool
 	// luns are the managed disks that a running machine's row says, by LUN; nil if
 	// they are not known.
 	luns map[int]string
@@ -82,7 +84,7 @@ func decide(v *millpond.VirtualMachine, f facts) What {
 		if !up {
 			return Down
 		}
-		if f.known && m.Phase == launch.Running && !samePorts(f.ports, m.Ports) {
+		if f.known && m.Phase == launch.Running && !(samePorts(f.ports, m.Ports) && f.filters.Equal(m.Filters)) {
 			return Ports
 		}
 		if m.Phase == launch.Running && m.Managed != nil && f.luns != nil && !maps.Equal(m.Managed, f.luns) {

@@ -84,7 +84,7 @@ func (s *Service) run(ctx context.Context) (string, time.Time, error) {
 		delete(byKey, v.Node().Key())
 		if v.Power == millpond.VMRunning && s.Networks != nil && len(v.Cards) > 0 {
 			if card, err := s.card(ctx, v); err == nil && card != nil {
-				f.ports, f.known = card.Ports, true
+				f.ports, f.filters, f.known = card.Ports, card.Filters, true
 			}
 		}
 		if v.Power == millpond.VMCreating {
@@ -377,7 +377,7 @@ func (s *Service) ports(ctx context.Context, v *millpond.VirtualMachine) error {
 	if err != nil || !ok || card == nil {
 		return err
 	}
-	if err := p.SetPorts(ctx, v.Node(), card.Ports); err != nil {
+	if err := p.SetPorts(ctx, v.Node(), card.Ports, card.Filters); err != nil {
 		return err
 	}
 	list, err := s.Launcher.List(ctx)

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	millpond "millpond.dev/millpond"
+	"millpond.dev/millpond/internal/launch"
 	"millpond.dev/millpond/internal/sqlite"
 )
 
@@ -26,6 +27,9 @@ type Card struct {
 	TCP, UDP []PortRange
 	// Machine is the id of the machine that holds the card, or empty.
 	Machine string
+	// LAN and Filters are those of its place in the virtual network.
+	LAN     string
+	Filters launch.Filters
 }
 
 // Card reads an interface and everything that it hangs on, now. Ask again when
@@ -76,6 +80,10 @@ func (s *Service) CardTx(tx *sqlite.Tx, id millpond.ResourceID) (Card, error) {
 		if a, err := netip.ParseAddr(d); err == nil {
 			c.DNS = append(c.DNS, a)
 		}
+	}
+	c.LAN = lan(v)
+	if c.Filters, err = s.filters(tx, sub.SecurityGroup, n.SecurityGroup); err != nil {
+		return c, err
 	}
 	if config.PublicAddress == "" {
 		return c, nil

@@ -176,13 +176,20 @@ func matches(prefixes []string, a netip.Addr, inside bool) bool {
 	return false
 }
 
+// ordered are a group's rules with the default ones, in the order in which they
+// are asked.
+func ordered(rules []millpond.SecurityRule) []millpond.SecurityRule {
+	all := append(append([]millpond.SecurityRule(nil), rules...), DefaultRules()...)
+	sort.SliceStable(all, func(i, j int) bool { return all[i].Priority < all[j].Priority })
+	return all
+}
+
 // Open computes the ports of a protocol ("Tcp" or "Udp") that a program on the
 // host reaches on a machine through its public address, under one group's rules.
 // Such a program counts as the Internet, with the source address 127.0.0.1: a
 // rule that lets in only some foreign prefix does not let it in.
 func Open(rules []millpond.SecurityRule, protocol string, private netip.Addr) []PortRange {
-	all := append(append([]millpond.SecurityRule(nil), rules...), DefaultRules()...)
-	sort.SliceStable(all, func(i, j int) bool { return all[i].Priority < all[j].Priority })
+	all := ordered(rules)
 	outside := netip.AddrFrom4([4]byte{127, 0, 0, 1})
 	var decided, open [65536]bool
 	for _, r := range all {

@@ -13,13 +13,13 @@ import (
 // Uses is who holds what in a subscription. It is computed from the rows of
 // those who hold, never stored.
 type Uses struct {
-	// subnet: key of a subnet → ids of IP configurations in it.
+	// subnet: key of a subnet → ids of IP configurations and nodes in it.
 	subnet map[string][]string
 	// public: key of a public address → id of the IP configuration.
 	public map[string]string
 	// group: key of a security group → ids of interfaces and of subnets.
 	groupInterfaces, groupSubnets map[string][]string
-	// addresses: key of a subnet → address → id of the IP configuration.
+	// addresses: key of a subnet → address → id of the IP configuration or node.
 	addresses map[string]map[netip.Addr]string
 }
 
@@ -68,6 +68,20 @@ func (s *Service) usesOf(tx *sqlite.Tx, subscription string) (*Uses, error) {
 			if c.PublicAddress != "" {
 				u.public[strings.ToLower(c.PublicAddress)] = id
 			}
+		}
+	}
+	nodes, err := tx.SubnetAddresses(subscription)
+	if err != nil {
+		return nil, err
+	}
+	for _, n := range nodes {
+		id := n.Pool + "/nodes/" + string(n.Node)
+		u.subnet[n.Subnet] = append(u.subnet[n.Subnet], id)
+		if a, err := netip.ParseAddr(n.Address); err == nil {
+			if u.addresses[n.Subnet] == nil {
+				u.addresses[n.Subnet] = map[netip.Addr]string{}
+			}
+			u.addresses[n.Subnet][a] = id
 		}
 	}
 	nets, err := sqlite.List[millpond.VirtualNetwork](tx, sqlite.Query{Type: millpond.TypeVirtualNetwork, Subscription: subscription})

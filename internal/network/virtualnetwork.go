@@ -125,14 +125,19 @@ func checkSpace(v *millpond.VirtualNetwork) error {
 	return nil
 }
 
-// keepUsed refuses to drop or move a subnet that interfaces stand in.
+// keepUsed refuses to drop or move a subnet that interfaces or pools stand in.
 func (s *Service) keepUsed(tx *sqlite.Tx, old, now *millpond.VirtualNetwork) error {
 	used, err := s.usesOf(tx, old.ID.Subscription)
 	if err != nil {
 		return err
 	}
+	pools, err := poolsIn(tx)
+	if err != nil {
+		return err
+	}
 	for _, o := range old.Subnets {
-		users := used.subnet[old.ID.Child("subnets", o.Name).Key()]
+		key := old.ID.Child("subnets", o.Name).Key()
+		users := append(used.subnet[key], pools[key]...)
 		if len(users) == 0 {
 			continue
 		}

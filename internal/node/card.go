@@ -87,7 +87,12 @@ func login(p millpond.Pool, n millpond.Node) netip.AddrPort {
 // and login.
 func card(p millpond.Pool, n millpond.Node) *launch.Card {
 	c := &launch.Card{}
-	if p.Spec.InterNode {
+	switch at := n.Place; {
+	case at != nil:
+		a := at.Address.As4()
+		c.Network, c.Address, c.LAN = at.Subnet, at.Address, at.LAN
+		c.MAC = fmt.Sprintf("52:54:%02x:%02x:%02x:%02x", a[0], a[1], a[2], a[3])
+	case p.Spec.InterNode:
 		c.Network = poolNetwork(p)
 		a := c.Network.Addr().As4()
 		binary.BigEndian.PutUint32(a[:], binary.BigEndian.Uint32(a[:])+uint32(firstHost+n.Number))

@@ -221,6 +221,7 @@ func (s *Service) launch(ctx context.Context, id millpond.NodeID) error {
 	token := base64.RawURLEncoding.EncodeToString(secret)
 	var n millpond.Node
 	var p millpond.Pool
+	var filters launch.Filters
 	ok := false
 	err := s.edit(ctx, id, func(tx *sqlite.Tx, _ *ledger.Book, row *millpond.Node) (err error) {
 		if p, err = tx.Pool(row.Account, row.Pool); err != nil {
@@ -233,6 +234,13 @@ func (s *Service) launch(ctx context.Context, id millpond.NodeID) error {
 				return err
 			}
 			row.Endpoints, row.Login = endpoints(p, *row), login(p, *row)
+			at, err := s.place(tx, p, row.ID)
+			if err != nil {
+				return err
+			}
+			if filters = at.Filters; at.LAN != "" {
+				row.Place = &millpond.Place{LAN: at.LAN, Subnet: at.Network, Address: at.Address}
+			}
 		}
 		n = *row
 		return nil
@@ -245,6 +253,7 @@ func (s *Service) launch(ctx context.Context, id millpond.NodeID) error {
 	}
 	spec, err := s.spec(ctx, n, p, token)
 	if err == nil {
+		spec.Card.Filters = filters
 		err = s.Launcher.Launch(ctx, spec)
 	}
 	if ctx.Err() != nil {

@@ -76,6 +76,13 @@ type Config struct {
 	EndpointFile, CAFile string
 }
 
+// Networks is what nodes need of virtual networks.
+type Networks interface {
+	// NodePlace is the card of a node of a pool in a subnet, without MAC and ports;
+	// ok is false for one of a pool in no subnet.
+	NodePlace(tx *sqlite.Tx, node millpond.NodeID) (card launch.Card, ok bool, err error)
+}
+
 // Deps are the parts that a Service is made of.
 type Deps struct {
 	DB       *sqlite.DB
@@ -84,8 +91,10 @@ type Deps struct {
 	Launcher launch.Launcher
 	Images   Images
 	Accounts Accounts
-	// Links is nil when there are no storage accounts.
-	Links Links
+	// Links is nil when there are no storage accounts, and Networks when there are no
+	// virtual networks.
+	Links    Links
+	Networks Networks
 	// Sizes finds a VM size; nil is millpond.FindVMSize.
 	Sizes func(name string) (millpond.VMSize, bool)
 	// Random fills its argument with random bytes, such as crypto/rand.Read.

@@ -296,9 +296,11 @@ func (x *session) register(tx *sqlite.Tx, book *ledger.Book, n *millpond.Node, h
 	if err != nil {
 		return 0, err
 	}
-	// The address within the pool's network is given, whatever other cards the
+	// The address within a network that is shared is given, whatever other cards the
 	// machine has.
-	if h.GetAddress() != "" && (n.Address == "" || !p.Spec.InterNode) {
+	if c := card(p, *n); c.LAN != "" {
+		n.Address = c.Address.String()
+	} else if h.GetAddress() != "" {
 		n.Address = h.GetAddress()
 	}
 	if h.GetLastSequence() < n.LastSequence {

@@ -79,7 +79,7 @@ func (s *Service) bring(ctx context.Context, p millpond.Pool) (time.Time, error)
 			return ignoreMissing(err)
 		}
 		book := ledger.Open(tx)
-		if err := s.carryOut(tx, book, now, boot, plan); err != nil {
+		if err := s.carryOut(tx, book, acct, now, boot, plan); err != nil {
 			return err
 		}
 		err = book.Close()
@@ -106,7 +106,7 @@ func ignoreMissing(err error) error {
 	return err
 }
 
-func (s *Service) carryOut(tx *sqlite.Tx, book *ledger.Book, p millpond.Pool, boot millpond.BootImage, plan Plan) error {
+func (s *Service) carryOut(tx *sqlite.Tx, book *ledger.Book, acct millpond.BatchAccount, p millpond.Pool, boot millpond.BootImage, plan Plan) error {
 	if plan.Remove {
 		return tx.DeletePool(p.Account, p.Spec.ID)
 	}
@@ -119,8 +119,25 @@ func (s *Service) carryOut(tx *sqlite.Tx, book *ledger.Book, p millpond.Pool, bo
 	case changed:
 		p.Boot = boot
 	}
-	for i := range grown {
-		if err := tx.InsertNode(s.newNode(tx, p, boot, i < plan.CreateDedicated)); err != nil {
+	fresh := make([]millpond.Node, grown)
+	ids := make([]millpond.NodeID, grown)
+	for i := range fresh {
+		fresh[i] = s.newNode(tx, p, boot, i < plan.CreateDedicated)
+		ids[i] = fresh[i].ID
+	}
+	if p.Spec.Subnet != "" && grown > 0 {
+		given, err := s.Subnets.GiveAddresses(tx, p.Spec.Subnet, acct, p.Spec.ID, ids)
+		if err != nil {
+			return err
+		}
+		if given < grown {
+			// Somebody took addresses since the plan was made; the next sees it.
+			fresh = fresh[:given]
+			s.Wakes.Allocator.Wake()
+		}
+	}
+	for _, n := range fresh {
+		if err := tx.InsertNode(n); err != nil {
 			return err
 		}
 	}
@@ -198,7 +215,7 @@ func retire(tx *sqlite.Tx, book *ledger.Book, n millpond.Node, option millpond.D
 }
 
 func (s *Service) snapshot(ctx context.Context, p millpond.Pool) (Snapshot, millpond.BatchAccount, error) {
-	snap := Snapshot{Pool: p, Room: -1, QuotaDedicated: -1, QuotaLow: -1, Now: s.Clock.Now()}
+	snap := Snapshot{Pool: p, Room: -1, Addresses: -1, QuotaDedicated: -1, QuotaLow: -1, Now: s.Clock.Now()}
 	acct, err := s.Accounts.Account(ctx, p.Account)
 	if err != nil && p.State != millpond.PoolDeleting {
 		return snap, acct, err
@@ -248,6 +265,11 @@ func (s *Service) snapshot(ctx context.Context, p millpond.Pool) (Snapshot, mill
 		}
 		if p.State == millpond.PoolDeleting || !ok {
 			return nil
+		}
+		if p.Spec.Subnet != "" {
+			if snap.Addresses, err = s.Subnets.FreeAddresses(tx, p.Spec.Subnet); err != nil {
+				return err
+			}
 		}
 		s.limits(&snap, all, acct, size, capacity, launched)
 		return nil

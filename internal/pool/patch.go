@@ -30,8 +30,14 @@ type Patch struct {
 	Upgrade      **millpond.UpgradePolicy
 	Mounts       *[]millpond.Mount
 	InterNode    *bool
-	Inbound      *[]millpond.InboundPool
-	Accelerated  *bool
+	Network      *Network
+}
+
+// Network is a pool's networkConfiguration, which is replaced as a whole.
+type Network struct {
+	Subnet      string
+	Accelerated bool
+	Inbound     []millpond.InboundPool
 }
 
 // Machine is a pool's virtualMachineConfiguration, which is replaced as a whole.
@@ -71,8 +77,9 @@ func (p Patch) apply(s millpond.PoolSpec) millpond.PoolSpec {
 	set(&s.Upgrade, p.Upgrade)
 	set(&s.Mounts, p.Mounts)
 	set(&s.InterNode, p.InterNode)
-	set(&s.Inbound, p.Inbound)
-	set(&s.Accelerated, p.Accelerated)
+	if n := p.Network; n != nil {
+		s.Subnet, s.Accelerated, s.Inbound = n.Subnet, n.Accelerated, n.Inbound
+	}
 	if m := p.Machine; m != nil {
 		s.Image, s.NodeAgentSKU, s.DataDisks, s.OSDisk, s.Containers, s.Zonal = m.Image, m.NodeAgentSKU, m.DataDisks, m.OSDisk, m.Containers, m.Zonal
 	}
@@ -117,6 +124,7 @@ func fixed(was, is millpond.PoolSpec) (names []string) {
 	differ("enableInterNodeCommunication", was.InterNode, is.InterNode)
 	differ("virtualMachineConfiguration.nodePlacementConfiguration", was.Zonal, is.Zonal)
 	differ("networkConfiguration.enableAcceleratedNetworking", was.Accelerated, is.Accelerated)
+	differ("networkConfiguration.subnetId", was.Subnet, is.Subnet)
 	if len(was.Inbound)+len(is.Inbound) > 0 {
 		differ("networkConfiguration", was.Inbound, is.Inbound)
 	}
@@ -140,6 +148,11 @@ func (s *Service) Patch(ctx context.Context, caller millpond.Caller, acct millpo
 	is := patch.apply(was.Spec)
 	if patch.Packages != nil {
 		if err := s.checkPackages(ctx, acct, is.Packages); err != nil {
+			return err
+		}
+	}
+	if n := patch.Network; n != nil && n.Subnet != was.Spec.Subnet && was.State != millpond.PoolDeleting {
+		if n.Subnet, err = s.admitSubnet(ctx, caller, acct, n.Subnet); err != nil {
 			return err
 		}
 	}
@@ -184,6 +197,11 @@ func (s *Service) Patch(ctx context.Context, caller millpond.Caller, acct millpo
 		}
 		if err := checkDisks(is, p.Boot, size); err != nil {
 			return err
+		}
+		if is.Subnet != old.Spec.Subnet {
+			if err := s.stillThere(tx, is.Subnet); err != nil {
+				return err
+			}
 		}
 		p.Spec = is
 		s.revise(p, old, patch, tx.Now)

@@ -29,6 +29,8 @@ type Snapshot struct {
 	// QuotaDedicated and QuotaLow are how many more nodes of the pool's size the
 	// account's core quota allows; -1 for no limit.
 	QuotaDedicated, QuotaLow int
+	// Addresses is how many more nodes the pool's subnet has room for; -1 for no limit.
+	Addresses int
 	// Preemptible are the low-priority nodes of the host, the one to be taken first
 	// in front; Freeing counts those that are being taken.
 	Preemptible []millpond.NodeID
@@ -90,7 +92,7 @@ func Make(s Snapshot) Plan {
 			l.add(n)
 		}
 	}
-	room := s.Room
+	room, addresses := s.Room, s.Addresses
 	waits := false
 	if s.Pool.Spec.InterNode {
 		free := max(0, millpond.MaxInterNode-len(d.live)-len(l.live))
@@ -100,7 +102,7 @@ func Make(s Snapshot) Plan {
 	}
 	for _, k := range []*kind{&d, &l} {
 		if over == "" {
-			k.grow(s, &room)
+			k.grow(s, &room, &addresses)
 		}
 		if over != "ResizeStopped" {
 			p.Retire = append(p.Retire, k.surplus()...)
@@ -165,7 +167,7 @@ func (k *kind) add(n NodeView) {
 }
 
 // grow grants as many of the missing nodes as image, quota and room allow.
-func (k *kind) grow(s Snapshot, room *int) {
+func (k *kind) grow(s Snapshot, room, addresses *int) {
 	k.missing = max(0, k.target-len(k.live))
 	if k.missing == 0 {
 		return
@@ -182,6 +184,13 @@ func (k *kind) grow(s Snapshot, room *int) {
 	if k.together >= 0 && k.together < k.granted {
 		k.granted, k.blockedCode = k.together, "CommunicationEnabledPoolReachedMaxVMCount"
 		k.blockedWhy = fmt.Sprintf("A pool with inter-node communication has at most %d nodes.", millpond.MaxInterNode)
+	}
+	if *addresses >= 0 {
+		if *addresses < k.granted {
+			k.granted, k.blockedCode = *addresses, "AllocationFailed"
+			k.blockedWhy = "The subnet of the pool does not have enough free IP addresses. Delete what is in it and not needed, or use a larger one."
+		}
+		*addresses -= k.granted
 	}
 	if *room >= 0 && *room < k.granted {
 		k.short = k.granted - *room

@@ -17,7 +17,7 @@ func resizing(d, l int) millpond.Pool {
 }
 
 func snap(p millpond.Pool, after time.Duration, nodes ...NodeView) Snapshot {
-	return Snapshot{Pool: p, Nodes: nodes, Room: -1, QuotaDedicated: -1, QuotaLow: -1, Now: t0.Add(after)}
+	return Snapshot{Pool: p, Nodes: nodes, Room: -1, Addresses: -1, QuotaDedicated: -1, QuotaLow: -1, Now: t0.Add(after)}
 }
 
 func view(id string, s millpond.NodeState, came bool, tasks int) NodeView {
@@ -42,6 +42,10 @@ func TestMake(t *testing.T) {
 	quota.QuotaDedicated = 1
 	quotaUsed := quota
 	quotaUsed.QuotaDedicated = 0
+	subnet := snap(resizing(2, 2), 0, idle("a"))
+	subnet.Addresses = 2
+	subnetFull := snap(resizing(2, 0), 0, idle("a"))
+	subnetFull.Addresses = 0
 	image := snap(resizing(1, 0), 0)
 	image.ImageError = "gone"
 	stopping := resizing(3, 0)
@@ -65,6 +69,8 @@ func TestMake(t *testing.T) {
 		{"host failed", snap(resizing(2, 0), 0, idle("a"), failed), 0, 0, 1, true, false, []string{"AllocationFailed"}},
 		{"host failed, another still comes", snap(resizing(2, 0), 0, creating("a"), failed), 0, 0, 0, false, false, nil},
 		{"host full", full, 0, 0, 0, true, false, []string{"AllocationFailed"}},
+		{"a subnet with two addresses", subnet, 1, 1, 0, false, false, nil},
+		{"a full subnet", subnetFull, 0, 0, 0, true, false, []string{"AllocationFailed"}},
 		{"quota allows one", quota, 1, 0, 0, false, false, nil},
 		{"quota used up", quotaUsed, 0, 0, 0, true, false, []string{"AccountCoreQuotaReached"}},
 		{"image gone", image, 0, 0, 0, true, false, []string{"AllocationFailed"}},

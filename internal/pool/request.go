@@ -39,6 +39,9 @@ func (s *Service) Check(ctx context.Context, caller millpond.Caller, name millpo
 	if err != nil {
 		return err
 	}
+	if _, err := s.admitSubnet(ctx, caller, acct, q.Spec.Subnet); err != nil {
+		return err
+	}
 	boot, err := s.Images.ResolveForPool(ctx, caller, acct, q.Spec.Image, q.Spec.NodeAgentSKU)
 	if err != nil {
 		return err

@@ -36,6 +36,18 @@ type Machines interface {
 	Capacity(ctx context.Context) (launch.Capacity, error)
 }
 
+// Subnets is what pools need of virtual networks.
+type Subnets interface {
+	// AdmitSubnet refuses a subnet that a pool of acct, added by caller, may not use,
+	// and returns its id as it is written in its network.
+	AdmitSubnet(ctx context.Context, caller millpond.Caller, acct millpond.BatchAccount, subnet string) (string, error)
+	// FreeAddresses is how many more machines fit into a subnet.
+	FreeAddresses(tx *sqlite.Tx, subnet string) (int, error)
+	// GiveAddresses gives new nodes their addresses in the transaction that writes
+	// their rows, with which they end; given is how many still found one.
+	GiveAddresses(tx *sqlite.Tx, subnet string, acct millpond.BatchAccount, pool millpond.PoolID, nodes []millpond.NodeID) (given int, err error)
+}
+
 // Accounts finds Batch accounts by name.
 type Accounts interface {
 	Account(ctx context.Context, name millpond.AccountName) (millpond.BatchAccount, error)
@@ -79,6 +91,8 @@ type Deps struct {
 	// Packages refuses application packages that nodes could not install; nil
 	// refuses all.
 	Packages func(ctx context.Context, acct millpond.BatchAccount, refs []millpond.PackageReference) error
+	// Subnets is nil when there are no virtual networks.
+	Subnets Subnets
 	// NewID gives random hexadecimal text for node ids.
 	NewID func() string
 	// WakeSession makes a node's session look at its rows; may be nil.
@@ -185,6 +199,9 @@ func (s *Service) Add(ctx context.Context, caller millpond.Caller, acct millpond
 	if err := s.checkPackages(ctx, acct, spec.Packages); err != nil {
 		return none, err
 	}
+	if spec.Subnet, err = s.admitSubnet(ctx, caller, acct, spec.Subnet); err != nil {
+		return none, err
+	}
 	boot, err := s.Images.ResolveForPool(ctx, caller, acct, spec.Image, spec.NodeAgentSKU)
 	if err != nil {
 		return none, err
@@ -213,6 +230,9 @@ func (s *Service) Add(ctx context.Context, caller millpond.Caller, acct millpond
 			return err
 		}
 		if err := checkCertificates(tx, acct.Name, spec.Certificates); err != nil {
+			return err
+		}
+		if err := s.stillThere(tx, spec.Subnet); err != nil {
 			return err
 		}
 		return tx.InsertPool(p)
@@ -263,6 +283,30 @@ func checkCertificates(tx *sqlite.Tx, acct millpond.AccountName, refs []millpond
 		seen[r.Thumbprint] = true
 	}
 	return nil
+}
+
+// stillThere looks for a subnet in the transaction that writes the pool: nothing
+// deletes it from then on.
+func (s *Service) stillThere(tx *sqlite.Tx, subnet string) error {
+	if subnet == "" {
+		return nil
+	}
+	_, err := s.Subnets.FreeAddresses(tx, subnet)
+	if millpond.KindOf(err) == millpond.NotFound {
+		return millpond.InvalidProperty("subnetId", subnet, "The subnet is being deleted.")
+	}
+	return err
+}
+
+// admitSubnet checks the subnet of a pool, if it is to be in one.
+func (s *Service) admitSubnet(ctx context.Context, caller millpond.Caller, acct millpond.BatchAccount, subnet string) (string, error) {
+	if subnet == "" {
+		return "", nil
+	}
+	if s.Subnets == nil {
+		return "", millpond.InvalidProperty("subnetId", subnet, "There are no virtual networks here.")
+	}
+	return s.Subnets.AdmitSubnet(ctx, caller, acct, subnet)
 }
 
 func (s *Service) admit(tx *sqlite.Tx, acct millpond.BatchAccount, id millpond.PoolID) error {

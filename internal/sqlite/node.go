@@ -153,8 +153,11 @@ func (t *Tx) PutNodeHead(h NodeHead) error {
 	return err
 }
 
-// DeleteNode removes a node and what is noted to be removed from it.
+// DeleteNode removes a node, its address and what is noted to be removed from it.
 func (t *Tx) DeleteNode(id millpond.NodeID) error {
+	if _, err := t.exec(`DELETE FROM subnet_address WHERE node_key = ?`, id.Key()); err != nil {
+		return err
+	}
 	if _, err := t.exec(`DELETE FROM task_directory WHERE node_key = ?`, id.Key()); err != nil {
 		return err
 	}

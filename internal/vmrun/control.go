@@ -24,6 +24,8 @@ type Request struct {
 	Grace time.Duration `json:"grace,omitempty"`
 	// Ports replace those that are open.
 	Ports []launch.Port `json:"ports,omitempty"`
+	// Filters come with Ports.
+	Filters launch.Filters `json:"filters,omitempty"`
 	// Disk is attached; only its LUN counts for detach.
 	Disk launch.Disk `json:"disk"`
 }
@@ -46,7 +48,7 @@ type Reply struct {
 
 // maxRequest bounds a line; the socket is the owner's alone, so this only
 // catches mistakes.
-const maxRequest = 256 << 10
+const maxRequest = 4 << 20
 
 // ErrNoSupervisor says that nobody listens on the VM's control socket.
 var ErrNoSupervisor = errors.New("the VM has no supervisor")

@@ -12,8 +12,9 @@ import (
 // privilegedMend is what helps against the usual reason.
 const privilegedMend = "Ports below 1024 need a right on this host: sysctl -w net.ipv4.ip_unprivileged_port_start=0, or run millpond with CAP_NET_BIND_SERVICE."
 
-// replacePorts makes the open ports of a running VM those that are asked for.
-func (s *supervisor) replacePorts(ctx context.Context, ports []launch.Port) error {
+// replacePorts makes the open ports and the filters of a running VM those that are
+// asked for.
+func (s *supervisor) replacePorts(ctx context.Context, ports []launch.Port, filters launch.Filters) error {
 	s.mu.Lock()
 	running := s.status.Phase == launch.Running
 	s.mu.Unlock()
@@ -24,6 +25,7 @@ func (s *supervisor) replacePorts(ctx context.Context, ports []launch.Port) erro
 		return errors.New("the VM has no network card")
 	}
 	s.setPorts(ctx, ports)
+	s.setFilters(filters)
 	return s.change(func(*launch.Status) {})
 }
 
@@ -70,6 +72,17 @@ func (s *supervisor) setPorts(ctx context.Context, want []launch.Port) {
 	}
 	s.mu.Lock()
 	s.status.Ports = now
+	s.mu.Unlock()
+}
+
+// setFilters says what the machine takes from the others of its network.
+func (s *supervisor) setFilters(filters launch.Filters) {
+	if s.port == nil {
+		return
+	}
+	s.port.Filter(filters)
+	s.mu.Lock()
+	s.status.Filters = filters
 	s.mu.Unlock()
 }
 

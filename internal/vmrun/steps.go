@@ -74,7 +74,7 @@ func (s *supervisor) joinLAN(context.Context) error {
 		return fmt.Errorf("%q is no MAC address", n.MAC)
 	}
 	var err error
-	s.port, err = lan.Open(lan.Config{Dir: s.cfg.LAN, MAC: mac, Gateway: n.Gateway(), DNS: n.DNS(), Address: n.Guest(), Name: s.cfg.Spec.Hostname, Domain: launch.NetworkDomain})
+	s.port, err = lan.Open(lan.Config{Dir: s.cfg.LAN, MAC: mac, Gateway: n.Gateway(), DNS: n.DNS(), Address: n.Guest(), Name: s.cfg.Spec.Hostname, Domain: launch.NetworkDomain, Filters: s.cfg.Spec.Card.Filters})
 	return err
 }
 

@@ -196,6 +196,7 @@ func (s *supervisor) supervise(ctx context.Context) error {
 	stack.Keep() // disks stay until the folder is destroyed
 	if card := s.cfg.Spec.Card; card != nil {
 		s.setPorts(ctx, card.Ports)
+		s.setFilters(card.Filters)
 	}
 	if err := s.change(func(st *launch.Status) { st.Phase, st.Step = launch.Running, "" }); err != nil {
 		s.log.Error("the status was not written", "err", err)
@@ -408,7 +409,7 @@ func (s *supervisor) answer(ctx context.Context, req Request) Reply {
 	case OpReset:
 		err = s.reset(ctx)
 	case OpPorts:
-		err = s.replacePorts(ctx, req.Ports)
+		err = s.replacePorts(ctx, req.Ports, req.Filters)
 	case OpAttach:
 		err = s.attach(ctx, req.Disk)
 	case OpDetach:

@@ -13,7 +13,7 @@ func reason(suite, test string) string {
 func known() map[string]map[string]string {
 	const (
 		logs         = "Has a node's logs uploaded to a container that is not there, and wants no error."
-		subnet       = "The pool is put into a subnet, which is refused as `UnsupportedProperty`; the test wants `InvalidPropertyValue` for a subnet that is not there. Further pools of the test have disk encryption, extensions and trusted launch, which a host without a cloud has not."
+		subnet       = "Pools of the test have disk encryption, extensions and trusted launch, which a host without a cloud has not."
 		blobfuse     = "The pool mounts a blob container, which is refused."
 		extensions   = "VM extensions are programs of Azure's own catalogue and are refused."
 		cloudService = "Cloud services, which the pool is made of, left Azure in 2024."

@@ -160,8 +160,8 @@ func (l *Launcher) disks(node millpond.NodeID, change func(map[int]string)) erro
 	return nil
 }
 
-// SetPorts notes the ports as open; nothing listens.
-func (l *Launcher) SetPorts(_ context.Context, node millpond.NodeID, ports []launch.Port) error {
+// SetPorts notes the ports as open and the filters as set; nothing listens.
+func (l *Launcher) SetPorts(_ context.Context, node millpond.NodeID, ports []launch.Port, filters launch.Filters) error {
 	l.mu.Lock()
 	v := l.vms[node.Key()]
 	l.mu.Unlock()
@@ -170,7 +170,7 @@ func (l *Launcher) SetPorts(_ context.Context, node millpond.NodeID, ports []lau
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.status.Ports = nil
+	v.status.Ports, v.status.Filters = nil, filters
 	for _, p := range ports {
 		v.status.Ports = append(v.status.Ports, launch.PortStatus{Port: p})
 	}

@@ -398,8 +398,9 @@ func (l *Launcher) Stop(ctx context.Context, node millpond.NodeID, grace time.Du
 	return v.waitEnd(ctx)
 }
 
-// SetPorts replaces the ports that lead into a VM, now and at its next start.
-func (l *Launcher) SetPorts(ctx context.Context, node millpond.NodeID, ports []launch.Port) error {
+// SetPorts replaces the ports that lead into a VM and the filters of its card, now
+// and at its next start.
+func (l *Launcher) SetPorts(ctx context.Context, node millpond.NodeID, ports []launch.Port, filters launch.Filters) error {
 	unlock, err := l.lock(ctx, node.Key())
 	if err != nil {
 		return err
@@ -413,7 +414,7 @@ func (l *Launcher) SetPorts(ctx context.Context, node millpond.NodeID, ports []l
 		return millpond.Errorf(millpond.Conflict, "NoNetworkCard", "The machine %s has no network card of its own.", node)
 	}
 	card := *v.cfg.Spec.Card
-	card.Ports = ports
+	card.Ports, card.Filters = ports, filters
 	v.mu.Lock()
 	v.cfg.Spec.Card = &card
 	err = v.cfg.Save(v.dir)
@@ -425,7 +426,7 @@ func (l *Launcher) SetPorts(ctx context.Context, node millpond.NodeID, ports []l
 	if err != nil || st.Phase != launch.Running || !v.alive() {
 		return nil // the next start opens them
 	}
-	_, err = vmrun.Call(ctx, v.dir, vmrun.Request{Op: vmrun.OpPorts, Ports: ports})
+	_, err = vmrun.Call(ctx, v.dir, vmrun.Request{Op: vmrun.OpPorts, Ports: ports, Filters: filters})
 	if errors.Is(err, vmrun.ErrNoSupervisor) {
 		return nil
 	}
