@@ -36,6 +36,10 @@ func main() {
 	if filepath.Base(os.Args[0]) == "waagent" {
 		os.Exit(asWaagent(os.Args[1:]...))
 	}
+	if len(os.Args) == 2 && os.Args[1] == proc.HoldArgument {
+		proc.Hold()
+		return
+	}
 	if err := run(); err != nil {
 		fmt.Fprintln(os.Stderr, "millpond-agent:", err)
 		os.Exit(1)
@@ -69,6 +73,10 @@ func run() error {
 		path, home = os.Getenv("PATH"), os.Getenv("HOME")
 	}
 	engine := func() *container.Engine { return container.Find(path, home) }
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
 	machine := guest.New(guest.Config{
 		Reach:      reach,
 		Root:       *root,
@@ -77,7 +85,7 @@ func run() error {
 		Privileged: !*trial,
 		Engine:     engine,
 		Runner: func(root string) agent.Runner {
-			return proc.New(proc.Config{Root: root, SameUser: *trial, Engine: engine, Clock: clock.System{}, Log: log, Reach: reach})
+			return proc.New(proc.Config{Root: root, SameUser: *trial, Engine: engine, Hold: self, Clock: clock.System{}, Log: log, Reach: reach})
 		},
 	})
 	a := agent.New(agent.Config{

@@ -53,10 +53,6 @@ func checkTask(t *millpond.TaskSpec) *millpond.Error {
 		if t.RequiredSlots != 1 {
 			return millpond.InvalidProperty("requiredSlots", strconv.Itoa(t.RequiredSlots), "A multi-instance task takes one slot of each of its nodes; the value must be 1.")
 		}
-		if t.Container != nil {
-			return millpond.Errorf(millpond.Unsupported, "UnsupportedProperty", "The property containerSettings cannot be used: what a coordination command leaves running would end with its container. Start containers from the commands themselves.").
-				With("PropertyName", "containerSettings").With("PropertyPath", "containerSettings").With("Reason", "Multi-instance tasks do not run in containers.")
-		}
 		if m.Instances == 0 {
 			m.Instances = 1
 		}

@@ -194,6 +194,7 @@ func TestContainers(t *testing.T) {
 	vm["nodeAgentSKUId"] = "batch.node.debian 12"
 	vm["containerConfiguration"] = containers
 	body["mountConfiguration"] = shares.mounts()
+	body["enableInterNodeCommunication"] = true
 	box := map[string]any{"imageName": image}
 	body["startTask"] = map[string]any{"commandLine": "/bin/sh -c '. /etc/os-release; echo $ID > $AZ_BATCH_NODE_SHARED_DIR/from-start'", "waitForSuccess": true, "containerSettings": box}
 	l.AddPool(body, 10*time.Minute)
@@ -201,7 +202,10 @@ func TestContainers(t *testing.T) {
 	if before == 0 {
 		t.Error("nothing was pulled before the node was idle")
 	}
-	l.AddJob("j", "boxes",
+	// What the coordination command leaves is there for the task's own, in one container.
+	gang := with(shell("gang", "busybox cat left; busybox kill -0 $(busybox cat pid) && echo lives; . /etc/os-release; echo $ID; exit 5"), "containerSettings", box)
+	gang["multiInstanceSettings"] = map[string]any{"numberOfInstances": 1, "coordinationCommandLine": "/bin/sh -c 'echo coordinated > left; busybox sleep 600 & echo $! > pid'"}
+	l.AddJob("j", "boxes", gang,
 		with(shell("inside", ". /etc/os-release; echo $ID; busybox pwd; busybox id -u; busybox cat $AZ_BATCH_NODE_SHARED_DIR/from-start $AZ_BATCH_NODE_MOUNTS_DIR/nfs/input; echo left > left; exit 4"), "containerSettings", box),
 		with(shell("image-dir", "busybox pwd"), "containerSettings", map[string]any{"imageName": image, "workingDirectory": "containerImageDefault", "containerRunOptions": "--env EXTRA=1"}),
 		with(with(command("long", "/bin/busybox sleep 600"), "containerSettings", box), "constraints", map[string]any{"maxWallClockTime": "PT5S"}),
@@ -211,6 +215,9 @@ func TestContainers(t *testing.T) {
 	got := strings.Fields(l.Stdout("j", "inside"))
 	if v := done["inside"]; v.Info.ExitCode == nil || *v.Info.ExitCode != 4 || len(got) != 6 || got[0] != "box" || !strings.HasSuffix(got[1], "/workitems/j/job-1/inside/wd") || got[2] == "0" || strings.Join(got[3:], " ") != "box from NFS" {
 		t.Errorf("inside: %q %+v", got, v)
+	}
+	if v, out := done["gang"], l.Stdout("j", "gang"); v.Info.ExitCode == nil || *v.Info.ExitCode != 5 || out != "coordinated\nlives\nbox\n" {
+		t.Errorf("gang: %q %+v", out, v)
 	}
 	if out := l.Stdout("j", "image-dir"); out != "/etc\n" {
 		t.Errorf("the image's directory is %q; %+v", out, done["image-dir"])

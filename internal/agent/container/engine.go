@@ -147,7 +147,9 @@ type Spec struct {
 	Binds     []Bind
 	// Environment holds NAME=value.
 	Environment []string
-	Command     []string
+	// Entrypoint, if not empty, is the program that runs, whatever the image says.
+	Entrypoint string
+	Command    []string
 }
 
 // Bind is a directory of the node at the same path in the container.
@@ -191,7 +193,11 @@ func (e *Engine) Create(ctx context.Context, s Spec) (string, error) {
 		env = append(env, v)
 	}
 	// The user's options come last, so that they win.
-	args = append(append(append(args, s.Options...), s.Image), s.Command...)
+	args = append(args, s.Options...)
+	if s.Entrypoint != "" {
+		args = append(args, "--entrypoint", s.Entrypoint)
+	}
+	args = append(append(args, s.Image), s.Command...)
 	out, err := e.run(ctx, "create a container from "+s.Image, env, "", args...)
 	if err != nil {
 		return "", err
@@ -205,6 +211,18 @@ func (e *Engine) Create(ctx context.Context, s Spec) (string, error) {
 // and signals on, and ends with its exit code.
 func (e *Engine) Start(id string) []string {
 	return []string{filepath.Base(e.Program), "start", "--attach", id}
+}
+
+// Begin starts a container and does not wait for its end.
+func (e *Engine) Begin(ctx context.Context, id string) error {
+	_, err := e.run(ctx, "start a container", nil, "", "start", id)
+	return err
+}
+
+// Exec are the words of the command that runs another command in a container that
+// runs, with its user, directory and environment.
+func (e *Engine) Exec(id string, words []string) []string {
+	return append([]string{filepath.Base(e.Program), "exec", id}, words...)
 }
 
 // State is how a container ended: its status, and why it could not be started.

@@ -3,8 +3,11 @@ package proc
 import (
 	"context"
 	"fmt"
+	"os"
+	"os/signal"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"millpond.dev/millpond/internal/agent/container"
@@ -18,11 +21,60 @@ type box struct {
 	id     string
 }
 
+// HoldArgument has the program of Config.Hold wait until it is told to end, and
+// bury what ends before it: it is the first process of a container.
+const HoldArgument = "hold"
+
+// Hold is what that program does.
+func Hold() {
+	end, child := make(chan os.Signal, 1), make(chan os.Signal, 1)
+	signal.Notify(end, syscall.SIGTERM, syscall.SIGINT)
+	signal.Notify(child, syscall.SIGCHLD)
+	for {
+		select {
+		case <-end:
+			return
+		case <-child:
+			for {
+				// Several ends may have made one signal.
+				if pid, err := syscall.Wait4(-1, nil, syscall.WNOHANG, nil); pid <= 0 || err != nil {
+					break
+				}
+			}
+		}
+	}
+}
+
 // tidy bounds what is done to a container after its task.
 const tidy = 30 * time.Second
 
-// makeContainer makes the container that words run in. What is wrong with the
-// image and what is wrong with the settings are told apart.
+// holdContainer makes and starts the one container in which an instance of a
+// multi-instance task runs its commands, so that what the coordination command
+// leaves behind is there for the other. Its own program only waits.
+func (t *task) holdContainer(ctx context.Context, x *execution) (*box, error) {
+	for _, o := range t.request.GetContainer().GetRunOptions() {
+		if o == "--entrypoint" || strings.HasPrefix(o, "--entrypoint=") {
+			return nil, &failure{code: "ContainerInvalidSettings", message: "One or more container settings are invalid: the commands of a multi-instance task run in one container, beside its own program, so --entrypoint cannot be used. Name the program in the command lines."}
+		}
+	}
+	if t.runner.cfg.Hold == "" {
+		return nil, &failure{server: true, code: "ContainerPoolNotSupported", message: "This agent cannot run multi-instance tasks in containers."}
+	}
+	b, err := t.makeContainer(ctx, nil, x.env, x.mark)
+	if err != nil {
+		return nil, err
+	}
+	if err := b.engine.Begin(ctx, b.id); err != nil {
+		b.end()
+		return nil, &failure{code: "ContainerInvalidSettings", message: "The container of the task could not be started.", details: map[string]string{"Image": t.request.GetContainer().GetImage()}, err: err}
+	}
+	t.report.Container.State = "running"
+	return b, nil
+}
+
+// makeContainer makes the container that words run in, or without words one that
+// waits. What is wrong with the image and what is wrong with the settings are told
+// apart.
 func (t *task) makeContainer(ctx context.Context, words, env []string, mark string) (*box, error) {
 	q := t.request.GetContainer()
 	if q.GetImage() == "" {
@@ -68,6 +120,10 @@ func (t *task) makeContainer(ctx context.Context, words, env []string, mark stri
 		}
 		s.Environment = append(s.Environment, v)
 	}
+	if words == nil {
+		s.Entrypoint, s.Command = t.runner.cfg.Hold, []string{HoldArgument}
+		s.Binds = append(s.Binds, container.Bind{Path: t.runner.cfg.Hold, ReadOnly: true})
+	}
 	id, err := engine.Create(ctx, s)
 	if err != nil {
 		return nil, &failure{code: "ContainerInvalidSettings", message: "One or more container settings are invalid.", details: map[string]string{"Image": q.GetImage()}, err: err}
@@ -100,8 +156,8 @@ func (b *box) settle() error {
 func (b *box) end() {
 	ctx, cancel := context.WithTimeout(context.Background(), tidy)
 	defer cancel()
-	if b.t.report.Container.State == "created" {
-		// It was ended from outside.
+	if s := b.t.report.Container.State; s == "created" || s == "running" {
+		// It was ended from outside, or only waited.
 		b.t.report.Container.State = "exited"
 	}
 	if err := b.engine.Remove(ctx, b.id); err != nil {

@@ -40,7 +40,8 @@ create)
   chmod +x $state/$name
   echo "a warning"
   echo $name ;;
-start) exec $state/$2 ;;
+start) [ "$1" != --attach ] || exec $state/$2 ;;
+exec) cd "$(sed -n 's/^cd //p' $state/$1)"; shift; exec "$@" ;;
 inspect) case $(cat $state/$5) in *nosuch*) echo 'created|exec: "nosuch": executable file not found in $PATH';; *) echo 'exited|';; esac ;;
 kill) ;;
 rm) rm $state/$3 ;;
@@ -57,7 +58,7 @@ func containerRunner(t *testing.T) (*Runner, string) {
 			t.Fatal(err)
 		}
 	}
-	return New(Config{Root: root, SameUser: true, Clock: clock.System{}, Grace: 100 * time.Millisecond,
+	return New(Config{Root: root, SameUser: true, Hold: "/opt/hold", Clock: clock.System{}, Grace: 100 * time.Millisecond,
 		Engine: func() *container.Engine { return container.Find(home+":/usr/bin:/bin", home) }}), home
 }
 
@@ -114,6 +115,38 @@ func TestContainerFailures(t *testing.T) {
 	r.cfg.Engine = func() *container.Engine { return nil }
 	if report := r.Run(t.Context(), inContainer("true", &nodev1.Container{Image: "i"}), func(time.Time) {}); report.GetFailure().GetCode() != "ContainerPoolNotSupported" {
 		t.Errorf("%v", report)
+	}
+}
+
+// TestInstanceInContainer: both commands of an instance run in one container, which
+// outlives the first and goes with the second.
+func TestInstanceInContainer(t *testing.T) {
+	r, home := containerRunner(t)
+	q := inContainer(`/bin/sh -c 'pwd; cat left; exit 4'`, &nodev1.Container{Image: "reg/img:1", WholeRoot: true})
+	q.Instance = &nodev1.Instance{CoordinationCommandLine: "/bin/sh -c 'echo coordinated > left'", Primary: true}
+	p := play(r, q)
+	p.wait(t, p.coordinated)
+	if there, _ := filepath.Glob(filepath.Join(home, "engine/millpond-*")); len(there) != 1 {
+		t.Errorf("after the coordination command there is %v", there)
+	}
+	close(p.proceed)
+	report := p.end(t)
+	dir := filepath.Join(r.cfg.Root, "workitems/j/job-1/t")
+	if out, _ := os.ReadFile(filepath.Join(dir, "stdout.txt")); report.GetExitCode() != 4 || report.GetContainer().GetState() != "exited" || string(out) != dir+"/wd\ncoordinated\n" {
+		t.Errorf("%v %q", report, out)
+	}
+	calls, _ := os.ReadFile(filepath.Join(home, "engine/calls"))
+	for _, want := range []string{"--volume /opt/hold:/opt/hold:ro", "--entrypoint /opt/hold reg/img:1 hold", "exec millpond-", "rm --force"} {
+		if !strings.Contains(string(calls), want) {
+			t.Errorf("no call has %q:\n%s", want, calls)
+		}
+	}
+	if strings.Count(string(calls), "create ") != 1 {
+		t.Errorf("%s", calls)
+	}
+	q.Container.RunOptions = []string{"--entrypoint=/x"}
+	if report := play(r, q).end(t); report.GetFailure().GetCode() != "ContainerInvalidSettings" {
+		t.Errorf("with an entrypoint: %v", report)
 	}
 }
 

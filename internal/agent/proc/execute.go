@@ -35,6 +35,16 @@ func (t *task) execute(ctx context.Context, started func(time.Time)) (*int32, ti
 func (t *task) executeInstance(ctx context.Context, started func(time.Time), coordinated func(), proceed <-chan struct{}) (*int32, time.Time, error) {
 	x := t.execution()
 	defer x.close()
+	if t.request.GetContainer() != nil {
+		var err error
+		if x.box, err = t.holdContainer(ctx, x); err != nil {
+			if ctx.Err() != nil {
+				err = context.Cause(ctx)
+			}
+			return nil, time.Time{}, err
+		}
+		defer x.box.end()
+	}
 	exit, start, err := x.command(ctx, t.request.GetInstance().GetCoordinationCommandLine(), started)
 	defer x.sweep()
 	if err != nil || exit == nil || *exit != 0 {
@@ -62,6 +72,7 @@ type execution struct {
 	env            []string
 	stdout, stderr *os.File // nil until a command begins
 	group          *cgroup  // nil without, or until a command begins
+	box            *box     // the container that all commands run in; nil for one each or none
 	timer          *time.Timer
 	limit          <-chan time.Time // nil without a limit, or until a command begins
 	// killer is of the last command; its zero value is of no command.
@@ -138,7 +149,10 @@ func (x *execution) command(ctx context.Context, line string, started func(time.
 	env := x.env
 	var program string
 	var box *box
-	if t.request.GetContainer() != nil {
+	switch {
+	case x.box != nil:
+		program, words, env = x.box.engine.Program, x.box.engine.Exec(x.box.id, words), append(x.box.engine.Environment(), markName+"="+x.mark)
+	case t.request.GetContainer() != nil:
 		if box, err = t.makeContainer(ctx, words, env, x.mark); err != nil {
 			if ctx.Err() != nil {
 				err = context.Cause(ctx)
@@ -147,8 +161,10 @@ func (x *execution) command(ctx context.Context, line string, started func(time.
 		}
 		defer box.end()
 		program, words, env = box.engine.Program, box.engine.Start(box.id), append(box.engine.Environment(), markName+"="+x.mark)
-	} else if program, err = t.program(words[0], env); err != nil {
-		return nil, none, err
+	default:
+		if program, err = t.program(words[0], env); err != nil {
+			return nil, none, err
+		}
 	}
 	if err := x.open(); err != nil {
 		return nil, none, err
@@ -159,7 +175,7 @@ func (x *execution) command(ctx context.Context, line string, started func(time.
 		cmd := &exec.Cmd{Path: program, Args: words, Env: env, Dir: t.wd, Stdout: x.stdout, Stderr: x.stderr}
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 		// The client of a container engine is the agent's; the container has the user.
-		if !t.runner.rootless && box == nil {
+		if !t.runner.rootless && box == nil && x.box == nil {
 			cmd.SysProcAttr.Credential = &syscall.Credential{Uid: uint32(t.user.uid), Gid: uint32(t.user.gid), Groups: t.user.groups}
 		}
 		if x.group != nil {

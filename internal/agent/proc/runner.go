@@ -49,6 +49,9 @@ type Config struct {
 	Etc string
 	// Engine finds the container engine; nil, or giving nil, when there is none.
 	Engine func() *container.Engine
+	// Hold is a static program of this machine that does what Hold does when it is
+	// given HoldArgument; empty for none.
+	Hold string
 	// Download tells how resource files are fetched.
 	Download Download
 	// Reach is the way to Azure's names, which Hello tells; nil: as names say.
