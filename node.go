@@ -243,8 +243,10 @@ type Node struct {
 	StartTaskInfo *StartTaskInfo
 	// Preparing: the boot is not yet what its pool wants; nothing may run.
 	Preparing bool
-	Errors    []NodeError
-	Phases    map[string]time.Duration
+	// Extensions are those of the pool that were run on the node.
+	Extensions []NodeExtension `json:",omitempty"`
+	Errors     []NodeError
+	Phases     map[string]time.Duration
 	// MadeFrom is the template that the machine is a clone of; empty for one that
 	// booted by itself, for the reason BootedBecause. BootSteps are what the launch
 	// and the boot consisted of.

@@ -103,6 +103,8 @@ type PoolSpec struct {
 	Upgrade    *UpgradePolicy `json:"upgrade,omitempty"`
 	Mounts     []Mount        `json:"mounts,omitempty"`
 	Containers *ContainerPool `json:"containers,omitempty"`
+	// Extensions are run on every node before all else.
+	Extensions []PoolExtension `json:"extensions,omitempty"`
 	// ResourceTags are kept and echoed.
 	ResourceTags map[string]string `json:"resourceTags,omitempty"`
 	// InterNode puts the nodes into one network, in which they reach each other.
@@ -210,7 +212,7 @@ type StartTask struct {
 }
 
 // Prepared says whether a node has to be prepared before anything runs on it.
-func (s PoolSpec) Prepared() bool { return len(s.Mounts) > 0 || s.Containers != nil }
+func (s PoolSpec) Prepared() bool { return len(s.Mounts)+len(s.Extensions) > 0 || s.Containers != nil }
 
 // Warning is advice that does not refuse anything. Time is when it arose.
 type Warning struct {

@@ -86,6 +86,9 @@ type Preparer interface {
 	// Prepare returns when everything is there, or why it cannot be; again for the
 	// same request it leaves alone what is done.
 	Prepare(ctx context.Context, q *nodev1.PrepareRequest) *nodev1.Failure
+	// Extend runs an extension's script once for each id and returns when it has
+	// ended; the error is that of ctx.
+	Extend(ctx context.Context, q *nodev1.ExtendRequest) (*nodev1.ExtendResponse, error)
 	// Notice writes down what is about to happen where tasks can read it.
 	Notice(q *nodev1.NoticeRequest) error
 }

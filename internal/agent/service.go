@@ -172,6 +172,18 @@ func (a *Agent) Prepare(ctx context.Context, q *connect.Request[nodev1.PrepareRe
 	return connect.NewResponse(&nodev1.PrepareResponse{Failure: failure}), nil
 }
 
+func (a *Agent) Extend(ctx context.Context, q *connect.Request[nodev1.ExtendRequest]) (*connect.Response[nodev1.ExtendResponse], error) {
+	p, err := a.preparer()
+	if err != nil {
+		return nil, err
+	}
+	answer, err := p.Extend(ctx, q.Msg)
+	if err != nil {
+		return nil, connect.NewError(connect.CodeCanceled, err)
+	}
+	return connect.NewResponse(answer), nil
+}
+
 func (a *Agent) SetLogins(_ context.Context, q *connect.Request[nodev1.SetLoginsRequest]) (*connect.Response[nodev1.SetLoginsResponse], error) {
 	if _, _, err := a.ready(); err != nil {
 		return nil, err

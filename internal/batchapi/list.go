@@ -63,6 +63,8 @@ type lists struct {
 	images       list[SupportedImage]
 	files        list[file]
 	certificates list[millpond.Certificate]
+	// extensions are those of one node.
+	extensions list[nodeExtension]
 }
 
 func makeLists() lists {
@@ -122,6 +124,8 @@ func makeLists() lists {
 			members: []string{"id", "displayName", "url", "eTag", "lastModified", "creationTime", "state", "stateTransitionTime", "previousState",
 				"previousStateTransitionTime", "schedule", "jobSpecification", "executionInfo", "metadata", "stats"}},
 	}
+	l.extensions = list[nodeExtension]{set: "extensions", table: azwire.FilterTable{}, members: []string{"provisioningState", "vmExtension", "instanceView"},
+		get: func(nodeExtension, string) azwire.Value { return azwire.Value{} }}
 	l.certificates = list[millpond.Certificate]{set: "certificates", get: certificateProperty, table: azwire.FilterTable{"state": state, "stateTransitionTime": when},
 		members: []string{"thumbprint", "thumbprintAlgorithm", "url", "state", "stateTransitionTime", "previousState", "previousStateTransitionTime", "publicData", "deleteCertificateError"}}
 	l.usage = list[millpond.UsageInterval]{set: "poolusagemetrics", members: []string{"poolId", "startTime", "endTime", "vmSize", "totalCoreHours"},

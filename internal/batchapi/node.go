@@ -98,21 +98,6 @@ func chosen(m map[string]any, name string) millpond.DeallocationOption {
 	return millpond.DeallocateRequeue
 }
 
-// listExtensions is always empty, because pools with extensions are refused.
-func (e *Edge) listExtensions(w http.ResponseWriter, r *request) error {
-	if _, err := e.Nodes.Get(r.Context(), r.acct.Name, r.pool(), r.node()); err != nil {
-		return err
-	}
-	return e.listNothing(w, r)
-}
-
-func (e *Edge) getExtension(w http.ResponseWriter, r *request) error {
-	if _, err := e.Nodes.Get(r.Context(), r.acct.Name, r.pool(), r.node()); err != nil {
-		return err
-	}
-	return millpond.Errorf(millpond.NotFound, "ResourceNotFound", "The node has no extension of this name: VM extensions are not supported.")
-}
-
 func (r *request) nodeEntity(n millpond.Node) entity {
 	m := azbatch.Node{
 		ID: ptr(string(n.ID)), URL: ptr(r.address("pools", string(n.Pool), "nodes", string(n.ID))), AffinityID: ptr(affinity(n.ID)),

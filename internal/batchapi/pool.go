@@ -334,6 +334,11 @@ func (r *request) poolEntity(p millpond.Pool) entity {
 	}
 	// Clients before 2020-09-01.12.0 read maxTasksPerNode; others ignore it.
 	extra := map[string]any{"maxTasksPerNode": s.TaskSlotsPerNode}
+	if len(s.Extensions) > 0 {
+		if vm, err := machineWhole(s); err == nil {
+			extra["virtualMachineConfiguration"] = vm
+		}
+	}
 	if s.OldestJobFirst {
 		extra["taskSchedulingPolicy"] = map[string]any{"nodeFillType": s.FillType, "jobDefaultOrder": "creationtime"}
 	}

@@ -100,7 +100,7 @@ func poolSpec(in azbatch.CreatePoolContent) millpond.PoolSpec {
 	m := machine(in.VirtualMachineConfiguration)
 	spec := millpond.PoolSpec{
 		ID: millpond.PoolID(text0(in.ID)), DisplayName: text0(in.DisplayName), VMSize: text0(in.VMSize),
-		Image: m.Image, NodeAgentSKU: m.NodeAgentSKU, DataDisks: m.DataDisks, OSDisk: m.OSDisk, Containers: m.Containers, Zonal: m.Zonal, Mounts: mounts(in.MountConfiguration),
+		Image: m.Image, NodeAgentSKU: m.NodeAgentSKU, DataDisks: m.DataDisks, OSDisk: m.OSDisk, Containers: m.Containers, Extensions: m.Extensions, Zonal: m.Zonal, Mounts: mounts(in.MountConfiguration),
 		TaskSlotsPerNode: 1, FillType: millpond.FillSpread, NodeCommunication: "default",
 		StartTask: startTask(in.StartTask), Metadata: metadata(in.Metadata), UserAccounts: userAccounts(in.UserAccounts), ResourceTags: tags(in.ResourceTags),
 		Packages: packages(in.ApplicationPackageReferences), Certificates: certificateRefs(in.CertificateReferences),
@@ -128,7 +128,7 @@ func (r *request) managedImages(i millpond.ImageReference) bool {
 }
 
 func machine(vm *azbatch.VirtualMachineConfiguration) pool.Machine {
-	m := pool.Machine{Image: imageReference(vm.ImageReference), NodeAgentSKU: text0(vm.NodeAgentSKUID), Containers: containerPool(vm.ContainerConfiguration)}
+	m := pool.Machine{Image: imageReference(vm.ImageReference), NodeAgentSKU: text0(vm.NodeAgentSKUID), Containers: containerPool(vm.ContainerConfiguration), Extensions: extensions(vm.Extensions)}
 	if c := vm.NodePlacementConfiguration; c != nil && c.Policy != nil {
 		m.Zonal = *c.Policy == azbatch.NodePlacementPolicyTypeZonal
 	}
@@ -199,6 +199,9 @@ func machineModel(s millpond.PoolSpec) *azbatch.VirtualMachineConfiguration {
 	for _, d := range s.DataDisks {
 		vm.DataDisks = append(vm.DataDisks, azbatch.DataDisk{LogicalUnitNumber: count(d.LUN), DiskSizeGB: count(d.SizeGB),
 			Caching: some(azbatch.CachingType(d.Caching)), StorageAccountType: some(azbatch.StorageAccountType(d.Storage))})
+	}
+	for _, e := range s.Extensions {
+		vm.Extensions = append(vm.Extensions, narrowExtension(e))
 	}
 	if d := s.OSDisk; d != (millpond.OSDiskSpec{}) {
 		vm.OSDisk = &azbatch.OSDisk{Caching: some(azbatch.CachingType(d.Caching))}

@@ -33,6 +33,8 @@ const (
 	kindList
 	kindObject
 	kindTable
+	// kindWhole is an object of the user's own, kept as it is.
+	kindWhole
 )
 
 // rule says what one member of a request body may be. Bodies are checked
@@ -224,6 +226,8 @@ func (b *body) walk(r *rule, v any, path string) (any, error) {
 		return s, nil
 	case kindList:
 		return b.walkList(r, v, path)
+	case kindWhole:
+		return walkWhole(r, v, path)
 	case kindTable:
 		return b.walkTable(r, v, path)
 	}
@@ -424,7 +428,7 @@ func invalid(path string, value any, reason string) *millpond.Error {
 // secret says whether a member must not be repeated in an answer.
 func secret(name string) bool {
 	switch strings.ToLower(name) {
-	case "password", "accountkey", "sshprivatekey", "httpurl", "blobsource", "storagecontainerurl", "containerurl", "value":
+	case "password", "accountkey", "sshprivatekey", "httpurl", "blobsource", "storagecontainerurl", "containerurl", "value", "data", "settings", "protectedsettings":
 		return true
 	}
 	return false

@@ -191,7 +191,7 @@ func machineRule() *rule {
 		"containerConfiguration":      containerPoolRule(),
 		"diskEncryptionConfiguration": object(map[string]*rule{"targets": refuse("Disk encryption is not supported."), "customerManagedKey": refuse("Disk encryption is not supported.")}),
 		"nodePlacementConfiguration":  object(map[string]*rule{"policy": word("regional", "zonal")}),
-		"extensions":                  refuse("VM extensions are not supported. Use a start task, or prepare the image."),
+		"extensions":                  extensionsRule(),
 		"osDisk": object(map[string]*rule{
 			"ephemeralOSDiskSettings": object(map[string]*rule{"placement": word("cachedisk")}),
 			"caching":                 word("none", "readonly", "readwrite"),

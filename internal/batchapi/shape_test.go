@@ -55,7 +55,7 @@ func TestWhatIsNotSupportedIsRefusedOnlyWhenItIsUsed(t *testing.T) {
 			`{"networkConfiguration":{"publicIPAddressConfiguration":{"provision":"nopublicipaddresses"}}}`,
 			`{"startTask":{"commandLine":"x","containerSettings":{"imageName":"i","registry":{"identityReference":{"resourceId":"x"}}}}}`,
 			`{"startTask":{"commandLine":"x","resourceFiles":[{"storageContainerUrl":"https://x","identityReference":{"resourceId":"x"}}]}}`,
-			vm(`"containerConfiguration":{"type":"dockerCompatible","containerRegistries":[{"identityReference":{"resourceId":"x"}}]}`), vm(`"extensions":[{"name":"x"}]`), vm(`"windowsConfiguration":{"x":1,"enableAutomaticUpdates":"maybe"}`),
+			vm(`"containerConfiguration":{"type":"dockerCompatible","containerRegistries":[{"identityReference":{"resourceId":"x"}}]}`), vm(`"windowsConfiguration":{"x":1,"enableAutomaticUpdates":"maybe"}`),
 			vm(`"diskEncryptionConfiguration":{"targets":["osdisk"]}`),
 			vm(`"osDisk":{"writeAcceleratorEnabled":true}`), vm(`"securityProfile":{"securityType":"trustedLaunch"}`), vm(`"securityProfile":{"uefiSettings":{"secureBootEnabled":true}}`),
 			vm(`"serviceArtifactReference":{"id":"x"}`), vm(`"licenseType":"Windows_Server"`),
@@ -178,6 +178,37 @@ func TestCertificatesEndWithAVersion(t *testing.T) {
 	for _, bad := range []string{`{"thumbprint":"ab","thumbprintAlgorithm":"sha1"}`, `{"thumbprint":"` + thumbprintA + `","thumbprintAlgorithm":"md5"}`, `{"thumbprintAlgorithm":"sha1"}`} {
 		if _, err := decodeBody([]byte(merged(t, galleryPool, `{"certificateReferences":[`+bad+`]}`)), thisVersion, s.poolAdd, false, nil); err == nil {
 			t.Errorf("%s is taken", bad)
+		}
+	}
+}
+
+// TestExtensions: settings are any object, kept as they are; what is protected is
+// not repeated, neither in an error nor in an answer.
+func TestExtensions(t *testing.T) {
+	s := makeShapes()
+	body := func(extensions string) string {
+		return merged(t, galleryPool, `{"virtualMachineConfiguration":{"extensions":`+extensions+`}}`)
+	}
+	var in azbatch.CreatePoolContent
+	if _, err := decodeBody([]byte(body(`[{"name":"a","publisher":"p","type":"t","typeHandlerVersion":"2.1","settings":{"fileUris":["https://h/f"],"n":1.5},"protectedSettings":{"commandToExecute":"geheim"},"provisionAfterExtensions":["b"]},
+		{"name":"b","publisher":"p","type":"u","settings":{},"protectedSettings":null}]`)), thisVersion, s.poolAdd, false, &in); err != nil {
+		t.Fatal(err)
+	}
+	got := poolSpec(in).Extensions
+	if len(got) != 2 || string(got[0].Settings) != `{"fileUris":["https://h/f"],"n":1.5}` || string(got[0].Protected) != `{"commandToExecute":"geheim"}` || got[0].After[0] != "b" || got[1].Settings != nil {
+		t.Errorf("%+v", got)
+	}
+	m, err := machineWhole(millpond.PoolSpec{Extensions: got})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b, _ := json.Marshal(m); strings.Contains(string(b), "geheim") || !strings.Contains(string(b), `"settings":{"fileUris":["https://h/f"],"n":1.5}`) {
+		t.Errorf("%s", b)
+	}
+	for _, bad := range []string{`[{"name":"a","publisher":"p","type":"t","protectedSettings":"geheim"}]`, `[{"name":"a","publisher":"p","type":"t","protectedSettings":["geheim"]}]`, `[{"name":"a"}]`} {
+		_, err := decodeBody([]byte(body(bad)), thisVersion, s.poolAdd, false, nil)
+		if e, _ := json.Marshal(millpond.AsError(err)); err == nil || strings.Contains(string(e), "geheim") {
+			t.Errorf("%s: %s", bad, e)
 		}
 	}
 }

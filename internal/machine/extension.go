@@ -2,24 +2,13 @@ package machine
 
 import (
 	"context"
-	"encoding/base64"
-	"encoding/json"
-	"fmt"
+	"errors"
 	"strings"
 
 	millpond "millpond.dev/millpond"
+	"millpond.dev/millpond/internal/extension"
 	"millpond.dev/millpond/internal/sqlite"
 )
-
-// CustomScript is the configuration of the custom script extension; the
-// protected part is laid over the public one.
-type CustomScript struct {
-	CommandToExecute string   `json:"commandToExecute"`
-	Script           string   `json:"script"`
-	FileURIs         []string `json:"fileUris"`
-	// Timestamp has no meaning but to be another one.
-	Timestamp json.Number `json:"timestamp"`
-}
 
 // PutExtension installs an extension on a machine, or runs one again whose
 // settings or forceUpdateTag are others. The custom script for Linux is the one
@@ -81,90 +70,16 @@ func (s *Service) PutExtension(ctx context.Context, want *millpond.VMExtension, 
 
 // customScript checks an extension and makes the script that installs it.
 func (s *Service) customScript(e *millpond.VMExtension, protected []byte) (millpond.GuestCommand, error) {
-	var none millpond.GuestCommand
-	name := strings.ToLower(e.Publisher + "." + e.Type)
-	if name != "microsoft.azure.extensions.customscript" && name != "microsoft.ostcextensions.customscriptforlinux" {
-		return none, millpond.Errorf(millpond.Unsupported, "NotSupported", "The extension %s.%s is not available here. What runs on a machine is the custom script: az vm extension set --publisher Microsoft.Azure.Extensions --name CustomScript --settings '{\"commandToExecute\": \"…\"}'", e.Publisher, e.Type)
-	}
-	if e.Version == "" {
-		return none, invalid("typeHandlerVersion", "Required parameter 'typeHandlerVersion' is missing (null). Give it with --version, for example 2.1.")
-	}
-	var c CustomScript
-	for _, part := range [][]byte{e.Settings, protected} {
-		if len(part) == 0 {
-			continue
+	p, err := extension.Make(extension.Asked{Publisher: e.Publisher, Type: e.Type, Version: e.Version, Settings: e.Settings, Protected: protected})
+	if problem := (*extension.Problem)(nil); errors.As(err, &problem) {
+		if problem.Property == "" {
+			return millpond.GuestCommand{}, millpond.Errorf(millpond.Unsupported, "NotSupported", "%s az vm extension set --publisher Microsoft.Azure.Extensions --name CustomScript --settings '{\"commandToExecute\": \"…\"}'", problem.Reason)
 		}
-		if err := json.Unmarshal(part, &c); err != nil {
-			return none, invalid("settings", "The settings of the extension are not those of a custom script: %v.", err)
-		}
+		return millpond.GuestCommand{}, invalid(problem.Property, "%s", problem.Reason)
 	}
-	if (c.CommandToExecute == "") == (c.Script == "") {
-		return none, invalid("settings", "A custom script needs either commandToExecute or script in its settings or protected settings.")
-	}
-	command := c.CommandToExecute
-	if c.Script != "" {
-		text, err := base64.StdEncoding.DecodeString(c.Script)
-		if err != nil {
-			return none, invalid("settings.script", "The script must be base64 text of a shell script: %v.", err)
-		}
-		command = string(text)
-	}
-	text := prepareScript
-	if len(c.FileURIs) > 0 {
-		text += fetchScript
-	}
-	g := millpond.GuestCommand{Script: text + runScript, Env: []millpond.NameValue{
-		{Name: "MILLPOND_HANDLER", Value: handlerFolder(e)}, {Name: "MILLPOND_COMMAND", Value: command},
-		{Name: "MILLPOND_SETTINGS", Value: string(e.Settings)}, {Name: "MILLPOND_FILES", Value: strings.Join(c.FileURIs, "\n")},
-	}}
-	// The version of the script is what tells one run from another.
-	g.Script += "# " + hashToken(command + strings.Join(c.FileURIs, "\n") + c.Timestamp.String())[:16] + "\n"
+	g := millpond.GuestCommand{Script: p.Script, Env: p.Env}
 	return g, checkScript(g)
 }
-
-// handlerFolder is where Azure's agent keeps an extension.
-func handlerFolder(e *millpond.VMExtension) string {
-	version := e.Version
-	for strings.Count(version, ".") < 2 {
-		version += ".0"
-	}
-	return fmt.Sprintf("/var/lib/waagent/%s.%s-%s", e.Publisher, e.Type, version)
-}
-
-// prepareScript, fetchScript and runScript do what Azure's agent and the
-// extension do: they keep the handler's folder, fetch the files, run the command
-// in the download folder and write the status. What they leave is what a
-// preflight finds.
-const prepareScript = `mkdir -p "$MILLPOND_HANDLER/config" "$MILLPOND_HANDLER/status"
-printf '%s' "$MILLPOND_SETTINGS" > "$MILLPOND_HANDLER/config/0.settings"
-printf 'Enabled' > "$MILLPOND_HANDLER/config/HandlerState"
-w=/var/lib/waagent/custom-script/download/0
-mkdir -p $w && chmod 700 /var/lib/waagent/custom-script && cd $w
-`
-
-// fetchScript fetches the files of a custom script; it is put between the two
-// others when there are any.
-const fetchScript = `printf '%s\n' "$MILLPOND_FILES" | while read -r u; do
-  [ -n "$u" ] || continue
-  f=$(basename "${u%%\?*}")
-  if command -v curl >/dev/null; then curl -fsSL -o "$f" "$u"; else wget -q -O "$f" "$u"; fi || { echo "cannot fetch ${u%%\?*}" >&2; exit 52; }
-done || exit 52
-`
-
-// runScript runs the command and writes its status.
-const runScript = `sh -c "$MILLPOND_COMMAND" > stdout 2> stderr
-code=$?
-cat stdout
-cat stderr >&2
-s=success; [ $code -eq 0 ] || s=error
-printf '[{"version":1,"status":{"operation":"Enable","status":"%s","code":%d}}]\n' $s $code > "$MILLPOND_HANDLER/status/0.status"
-exit $code
-`
-
-// removeScript takes an extension's traces out of the guest.
-const removeScript = `rm -rf "$MILLPOND_HANDLER" /var/lib/waagent/custom-script
-exit 0
-`
 
 // extensionEdited writes an extension whose command has changed; one that was
 // removed goes, and what waits for it ends.
@@ -242,7 +157,7 @@ func (s *Service) DeleteExtension(ctx context.Context, id millpond.ResourceID) (
 		}
 		found, e.Removing = true, true
 		e.Base().State = millpond.StateDeleting
-		e.Command = s.fresh(millpond.GuestCommand{Script: removeScript, Env: []millpond.NameValue{{Name: "MILLPOND_HANDLER", Value: handlerFolder(e)}}}, tx.Now)
+		e.Command = s.fresh(millpond.GuestCommand{Script: extension.RemoveScript, Env: []millpond.NameValue{{Name: "MILLPOND_HANDLER", Value: extension.Handler(e.Publisher, e.Type, e.Version)}}}, tx.Now)
 		if err := tx.Put(e); err != nil {
 			return err
 		}

@@ -37,11 +37,16 @@ func (x *session) prepare(ctx context.Context, bootID string) error {
 	if err != nil {
 		return err
 	}
+	if ok, err := x.extend(ctx, p, bootID); err != nil || !ok {
+		return err
+	}
 	request, err := prepareRequest(p.Spec)
 	var failure *nodev1.Failure
-	if err != nil {
+	switch {
+	case err == nil && len(request.GetMounts()) == 0 && request.GetContainers() == nil:
+	case err != nil:
 		failure = &nodev1.Failure{Code: "MountConfigurationError", Message: "An error was encountered while configuring specified mount(s)", Details: map[string]string{"Message": err.Error()}}
-	} else {
+	default:
 		call, cancel := context.WithTimeout(ctx, prepareLimit)
 		answer, err := x.client.Prepare(call, connect.NewRequest(request))
 		cancel()

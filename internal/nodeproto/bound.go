@@ -63,6 +63,10 @@ func (b bound) Prepare(ctx context.Context, q *connect.Request[nodev1.PrepareReq
 	return agents().Prepare(b.to(ctx), q)
 }
 
+func (b bound) Extend(ctx context.Context, q *connect.Request[nodev1.ExtendRequest]) (*connect.Response[nodev1.ExtendResponse], error) {
+	return agents().Extend(b.to(ctx), q)
+}
+
 func (b bound) SetLogins(ctx context.Context, q *connect.Request[nodev1.SetLoginsRequest]) (*connect.Response[nodev1.SetLoginsResponse], error) {
 	return agents().SetLogins(b.to(ctx), q)
 }

@@ -48,6 +48,7 @@ type Machine struct {
 	OSDisk       millpond.OSDiskSpec
 	Containers   *millpond.ContainerPool
 	Zonal        bool
+	Extensions   []millpond.PoolExtension
 }
 
 // Scheduling is a pool's taskSchedulingPolicy.
@@ -81,7 +82,7 @@ func (p Patch) apply(s millpond.PoolSpec) millpond.PoolSpec {
 		s.Subnet, s.Accelerated, s.Inbound = n.Subnet, n.Accelerated, n.Inbound
 	}
 	if m := p.Machine; m != nil {
-		s.Image, s.NodeAgentSKU, s.DataDisks, s.OSDisk, s.Containers, s.Zonal = m.Image, m.NodeAgentSKU, m.DataDisks, m.OSDisk, m.Containers, m.Zonal
+		s.Image, s.NodeAgentSKU, s.DataDisks, s.OSDisk, s.Containers, s.Zonal, s.Extensions = m.Image, m.NodeAgentSKU, m.DataDisks, m.OSDisk, m.Containers, m.Zonal, m.Extensions
 	}
 	if c := p.Scheduling; c != nil {
 		s.FillType, s.OldestJobFirst = c.FillType, c.OldestJobFirst
@@ -110,6 +111,9 @@ func fixed(was, is millpond.PoolSpec) (names []string) {
 	}
 	differ("virtualMachineConfiguration.osDisk", was.OSDisk, is.OSDisk)
 	differ("virtualMachineConfiguration.containerConfiguration", was.Containers, is.Containers)
+	if len(was.Extensions)+len(is.Extensions) > 0 {
+		differ("virtualMachineConfiguration.extensions", was.Extensions, is.Extensions)
+	}
 	if len(was.Mounts)+len(is.Mounts) > 0 {
 		differ("mountConfiguration", was.Mounts, is.Mounts)
 	}

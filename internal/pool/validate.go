@@ -12,6 +12,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	millpond "millpond.dev/millpond"
+	"millpond.dev/millpond/internal/extension"
 )
 
 // checkSpec refuses what Azure refuses at add, and fills in defaults. Limits
@@ -69,6 +70,9 @@ func (s *Service) checkSpec(p *millpond.PoolSpec) (millpond.VMSize, error) {
 			}
 		}
 	}
+	if _, err := extension.Order(p.Extensions); err != nil {
+		return size, extensionProblem(p.Extensions, err)
+	}
 	if err := checkMounts(p.Mounts); err != nil {
 		return size, err
 	}
@@ -81,6 +85,23 @@ func (s *Service) checkSpec(p *millpond.PoolSpec) (millpond.VMSize, error) {
 		}
 	}
 	return size, checkStartTask(p.StartTask, p.UserAccounts, true)
+}
+
+// extensionProblem names what is wrong with an extension; one that cannot run here
+// at all is not supported.
+func extensionProblem(list []millpond.PoolExtension, err error) error {
+	problem, ok := err.(*extension.Problem)
+	if !ok {
+		return err
+	}
+	path := "virtualMachineConfiguration.extensions" + problem.Property
+	for _, e := range list {
+		if !extension.Available(e.Publisher, e.Type) {
+			return millpond.Errorf(millpond.Unsupported, "UnsupportedProperty", "The property %s cannot be used: %s", path, problem.Reason).
+				With("PropertyName", "extensions").With("PropertyPath", path).With("PropertyValue", e.Publisher+"."+e.Type).With("Reason", problem.Reason)
+		}
+	}
+	return millpond.InvalidProperty(path, "", problem.Reason)
 }
 
 // checkMounts wants each mount to have a place of its own below the directory of

@@ -4,14 +4,8 @@ package az
 
 import (
 	"bytes"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/json"
 	"io"
-	"math/big"
 	"net/http"
 	"os"
 	"os/exec"
@@ -21,9 +15,6 @@ import (
 	"testing"
 	"time"
 
-	"software.sslmate.com/src/go-pkcs12"
-
-	"millpond.dev/millpond/internal/certificate"
 	"millpond.dev/millpond/test/lab"
 )
 
@@ -290,32 +281,6 @@ func TestEveryBatchCommand(t *testing.T) {
 	}
 }
 
-// newCertificate writes a certificate, with its key if it has a password.
-func newCertificate(t *testing.T, path, password string) (file, thumbprint string) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "az"}, NotAfter: time.Unix(1<<31, 0)}
-	data, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	leaf, err := x509.ParseCertificate(data)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if password != "" {
-		if data, err = pkcs12.Modern.Encode(key, leaf, nil, password); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := os.WriteFile(path, data, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return path, certificate.Thumbprint(leaf)
-}
-
 // runCommands runs the table and returns the names of the commands.
 func runCommands(t *testing.T, s *lab.Server, generation string, az *session, account, container string) map[string]bool {
 	dir := t.TempDir()
@@ -327,8 +292,9 @@ func runCommands(t *testing.T, s *lab.Server, generation string, az *session, ac
 		return path
 	}
 	fill := map[string]string{"{g}": "every", "{a}": account, "{container}": container, "{dir}": dir, "{zip}": write("app.zip", "PK\x05\x06"+strings.Repeat("\x00", 18))}
-	fill["{cer}"], fill["{print}"] = newCertificate(t, filepath.Join(dir, "x.cer"), "")
-	fill["{pfx}"], fill["{print2}"] = newCertificate(t, filepath.Join(dir, "y.pfx"), "geheim")
+	cer, print := lab.Certificate(t, "")
+	pfx, print2 := lab.Certificate(t, "geheim")
+	fill["{cer}"], fill["{print}"], fill["{pfx}"], fill["{print2}"] = write("x.cer", string(cer)), print, write("y.pfx", string(pfx)), print2
 	done := map[string]bool{}
 	for _, c := range commands() {
 		if c.az != "" && c.az != generation {

@@ -1,42 +1,19 @@
 package batchcore
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/base64"
 	"errors"
-	"math/big"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/batch/azbatch"
-	"software.sslmate.com/src/go-pkcs12"
 
 	millpond "millpond.dev/millpond"
-	"millpond.dev/millpond/internal/certificate"
+	"millpond.dev/millpond/test/lab"
 )
-
-// newCertificate is a PFX in base64 with its thumbprint.
-func newCertificate(c *core, password string) (data, thumbprint string) {
-	c.t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	c.must(err)
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test"}, NotAfter: time.Unix(1<<31, 0)}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
-	c.must(err)
-	leaf, err := x509.ParseCertificate(der)
-	c.must(err)
-	pfx, err := pkcs12.Modern.Encode(key, leaf, nil, password)
-	c.must(err)
-	return base64.StdEncoding.EncodeToString(pfx), certificate.Thumbprint(leaf)
-}
 
 // TestCertificatesThroughSDK: the Go SDK adds certificates and a pool that refers
 // to them; start task, tasks and who logs in each find those that they may see; a
@@ -47,7 +24,8 @@ func TestCertificatesThroughSDK(t *testing.T) {
 	sha1 := ptr("sha1")
 	prints := map[string]string{}
 	for _, name := range []string{"all", "start", "remote"} {
-		data, print := newCertificate(c, "pw of "+name)
+		pfx, print := lab.Certificate(t, "pw of "+name)
+		data := base64.StdEncoding.EncodeToString(pfx)
 		prints[name] = print
 		if _, err := client.CreateCertificate(ctx, azbatch.Certificate{Data: &data, Password: ptr("wrong"), Thumbprint: &print, ThumbprintAlgorithm: sha1, Format: ptr(azbatch.CertificateFormatPFX)}, nil); !refusedWith(err, "InvalidPropertyValue") {
 			t.Fatalf("a wrong password: %v", err)

@@ -557,6 +557,10 @@ func (a *agent) Prepare(context.Context, *connect.Request[nodev1.PrepareRequest]
 	return connect.NewResponse(&nodev1.PrepareResponse{}), nil
 }
 
+func (a *agent) Extend(context.Context, *connect.Request[nodev1.ExtendRequest]) (*connect.Response[nodev1.ExtendResponse], error) {
+	return connect.NewResponse(&nodev1.ExtendResponse{ExitCode: new(int32)}), nil
+}
+
 func (a *agent) Notice(_ context.Context, q *connect.Request[nodev1.NoticeRequest]) (*connect.Response[nodev1.NoticeResponse], error) {
 	a.hall.mu.Lock()
 	defer a.hall.mu.Unlock()

@@ -34,6 +34,8 @@ type preparer struct {
 	// wait returns when the network is up, or will not be.
 	wait func(ctx context.Context)
 
+	extensions extender
+
 	mu      sync.Mutex
 	notices int
 }

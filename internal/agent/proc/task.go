@@ -32,8 +32,8 @@ const ScheduledEvents = "scheduledevents.json"
 // volatile is the agent's own directory below the node's root, agent.Volatile.
 const volatile = "volatile"
 
-// basePath is PATH when the server sends none.
-const basePath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+// BasePath is PATH when the server sends none.
+const BasePath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 // makeDirectories makes the task's directory anew. Those above it belong to
 // the agent, so that no task can put links there.
@@ -125,7 +125,7 @@ func (t *task) environment(mark string) []string {
 	if env == nil {
 		env = map[string]string{}
 	}
-	for k, v := range map[string]string{"HOME": t.wd, "USER": t.user.name, "PATH": basePath} {
+	for k, v := range map[string]string{"HOME": t.wd, "USER": t.user.name, "PATH": BasePath} {
 		if env[k] == "" {
 			env[k] = v
 		}

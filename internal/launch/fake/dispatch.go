@@ -38,6 +38,10 @@ func (dispatch) Prepare(ctx context.Context, q *connect.Request[nodev1.PrepareRe
 	return of(ctx).Prepare(ctx, q)
 }
 
+func (dispatch) Extend(ctx context.Context, q *connect.Request[nodev1.ExtendRequest]) (*connect.Response[nodev1.ExtendResponse], error) {
+	return of(ctx).Extend(ctx, q)
+}
+
 func (dispatch) SetLogins(ctx context.Context, q *connect.Request[nodev1.SetLoginsRequest]) (*connect.Response[nodev1.SetLoginsResponse], error) {
 	return of(ctx).SetLogins(ctx, q)
 }

@@ -3,7 +3,11 @@ package fake
 import (
 	"context"
 	"fmt"
+	"strconv"
+	"strings"
 	"time"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"millpond.dev/millpond/internal/agent"
 	"millpond.dev/millpond/internal/nodeproto/nodev1"
@@ -28,6 +32,17 @@ func (p preparer) Prepare(_ context.Context, q *nodev1.PrepareRequest) *nodev1.F
 		}
 	}
 	return nil
+}
+
+// Extend acts a custom script out: "exit N" is its exit code, all else succeeds.
+func (p preparer) Extend(_ context.Context, q *nodev1.ExtendRequest) (*nodev1.ExtendResponse, error) {
+	var code int32
+	command := q.GetEnvironment()["MILLPOND_COMMAND"]
+	if n, err := strconv.ParseInt(strings.TrimPrefix(command, "exit "), 10, 8); err == nil && strings.HasPrefix(command, "exit ") {
+		code = int32(n)
+	}
+	now := timestamppb.New(p.disk.clock.Now())
+	return &nodev1.ExtendResponse{ExitCode: &code, StartTime: now, EndTime: now}, nil
 }
 
 func (p preparer) Notice(q *nodev1.NoticeRequest) error {

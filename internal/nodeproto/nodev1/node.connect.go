@@ -49,6 +49,8 @@ const (
 	AgentRunTasksProcedure = "/millpond.node.v1.Agent/RunTasks"
 	// AgentPrepareProcedure is the fully-qualified name of the Agent's Prepare RPC.
 	AgentPrepareProcedure = "/millpond.node.v1.Agent/Prepare"
+	// AgentExtendProcedure is the fully-qualified name of the Agent's Extend RPC.
+	AgentExtendProcedure = "/millpond.node.v1.Agent/Extend"
 	// AgentSetLoginsProcedure is the fully-qualified name of the Agent's SetLogins RPC.
 	AgentSetLoginsProcedure = "/millpond.node.v1.Agent/SetLogins"
 	// AgentNoticeProcedure is the fully-qualified name of the Agent's Notice RPC.
@@ -101,6 +103,10 @@ type AgentClient interface {
 	// systems mounted, container images there. It returns when that is done, which
 	// may take minutes; what is done already is left alone.
 	Prepare(context.Context, *connect.Request[PrepareRequest]) (*connect.Response[PrepareResponse], error)
+	// Extend runs an extension's script as root, once for each id: a call that comes
+	// again, whatever became of the one before, waits for the same run and has the
+	// same answer. It comes before Prepare.
+	Extend(context.Context, *connect.Request[ExtendRequest]) (*connect.Response[ExtendResponse], error)
 	// SetLogins makes the accounts that people log in with exactly those of the
 	// request. The agent removes each when it expires.
 	SetLogins(context.Context, *connect.Request[SetLoginsRequest]) (*connect.Response[SetLoginsResponse], error)
@@ -186,6 +192,12 @@ func NewAgentClient(httpClient connect.HTTPClient, baseURL string, opts ...conne
 			httpClient,
 			baseURL+AgentPrepareProcedure,
 			connect.WithSchema(agentMethods.ByName("Prepare")),
+			connect.WithClientOptions(opts...),
+		),
+		extend: connect.NewClient[ExtendRequest, ExtendResponse](
+			httpClient,
+			baseURL+AgentExtendProcedure,
+			connect.WithSchema(agentMethods.ByName("Extend")),
 			connect.WithClientOptions(opts...),
 		),
 		setLogins: connect.NewClient[SetLoginsRequest, SetLoginsResponse](
@@ -295,6 +307,7 @@ type agentClient struct {
 	runTask     *connect.Client[RunTaskRequest, RunTaskResponse]
 	runTasks    *connect.Client[RunTasksRequest, RunTasksResponse]
 	prepare     *connect.Client[PrepareRequest, PrepareResponse]
+	extend      *connect.Client[ExtendRequest, ExtendResponse]
 	setLogins   *connect.Client[SetLoginsRequest, SetLoginsResponse]
 	notice      *connect.Client[NoticeRequest, NoticeResponse]
 	proceedTask *connect.Client[ProceedTaskRequest, ProceedTaskResponse]
@@ -341,6 +354,11 @@ func (c *agentClient) RunTasks(ctx context.Context, req *connect.Request[RunTask
 // Prepare calls millpond.node.v1.Agent.Prepare.
 func (c *agentClient) Prepare(ctx context.Context, req *connect.Request[PrepareRequest]) (*connect.Response[PrepareResponse], error) {
 	return c.prepare.CallUnary(ctx, req)
+}
+
+// Extend calls millpond.node.v1.Agent.Extend.
+func (c *agentClient) Extend(ctx context.Context, req *connect.Request[ExtendRequest]) (*connect.Response[ExtendResponse], error) {
+	return c.extend.CallUnary(ctx, req)
 }
 
 // SetLogins calls millpond.node.v1.Agent.SetLogins.
@@ -441,6 +459,10 @@ type AgentHandler interface {
 	// systems mounted, container images there. It returns when that is done, which
 	// may take minutes; what is done already is left alone.
 	Prepare(context.Context, *connect.Request[PrepareRequest]) (*connect.Response[PrepareResponse], error)
+	// Extend runs an extension's script as root, once for each id: a call that comes
+	// again, whatever became of the one before, waits for the same run and has the
+	// same answer. It comes before Prepare.
+	Extend(context.Context, *connect.Request[ExtendRequest]) (*connect.Response[ExtendResponse], error)
 	// SetLogins makes the accounts that people log in with exactly those of the
 	// request. The agent removes each when it expires.
 	SetLogins(context.Context, *connect.Request[SetLoginsRequest]) (*connect.Response[SetLoginsResponse], error)
@@ -522,6 +544,12 @@ func NewAgentHandler(svc AgentHandler, opts ...connect.HandlerOption) (string, h
 		AgentPrepareProcedure,
 		svc.Prepare,
 		connect.WithSchema(agentMethods.ByName("Prepare")),
+		connect.WithHandlerOptions(opts...),
+	)
+	agentExtendHandler := connect.NewUnaryHandler(
+		AgentExtendProcedure,
+		svc.Extend,
+		connect.WithSchema(agentMethods.ByName("Extend")),
 		connect.WithHandlerOptions(opts...),
 	)
 	agentSetLoginsHandler := connect.NewUnaryHandler(
@@ -634,6 +662,8 @@ func NewAgentHandler(svc AgentHandler, opts ...connect.HandlerOption) (string, h
 			agentRunTasksHandler.ServeHTTP(w, r)
 		case AgentPrepareProcedure:
 			agentPrepareHandler.ServeHTTP(w, r)
+		case AgentExtendProcedure:
+			agentExtendHandler.ServeHTTP(w, r)
 		case AgentSetLoginsProcedure:
 			agentSetLoginsHandler.ServeHTTP(w, r)
 		case AgentNoticeProcedure:
@@ -697,6 +727,10 @@ func (UnimplementedAgentHandler) RunTasks(context.Context, *connect.Request[RunT
 
 func (UnimplementedAgentHandler) Prepare(context.Context, *connect.Request[PrepareRequest]) (*connect.Response[PrepareResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("millpond.node.v1.Agent.Prepare is not implemented"))
+}
+
+func (UnimplementedAgentHandler) Extend(context.Context, *connect.Request[ExtendRequest]) (*connect.Response[ExtendResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("millpond.node.v1.Agent.Extend is not implemented"))
 }
 
 func (UnimplementedAgentHandler) SetLogins(context.Context, *connect.Request[SetLoginsRequest]) (*connect.Response[SetLoginsResponse], error) {

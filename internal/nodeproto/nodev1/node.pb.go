@@ -2500,6 +2500,159 @@ func (x *PrepareResponse) GetFailure() *Failure {
 	return nil
 }
 
+type ExtendRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Script        string                 `protobuf:"bytes,2,opt,name=script,proto3" json:"script,omitempty"` // of sh
+	Environment   map[string]string      `protobuf:"bytes,3,rep,name=environment,proto3" json:"environment,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Limit         *durationpb.Duration   `protobuf:"bytes,4,opt,name=limit,proto3" json:"limit,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExtendRequest) Reset() {
+	*x = ExtendRequest{}
+	mi := &file_node_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExtendRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExtendRequest) ProtoMessage() {}
+
+func (x *ExtendRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_node_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExtendRequest.ProtoReflect.Descriptor instead.
+func (*ExtendRequest) Descriptor() ([]byte, []int) {
+	return file_node_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *ExtendRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *ExtendRequest) GetScript() string {
+	if x != nil {
+		return x.Script
+	}
+	return ""
+}
+
+func (x *ExtendRequest) GetEnvironment() map[string]string {
+	if x != nil {
+		return x.Environment
+	}
+	return nil
+}
+
+func (x *ExtendRequest) GetLimit() *durationpb.Duration {
+	if x != nil {
+		return x.Limit
+	}
+	return nil
+}
+
+type ExtendResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// exit_code is absent when the script did not run to its end.
+	ExitCode      *int32                 `protobuf:"varint,1,opt,name=exit_code,json=exitCode,proto3,oneof" json:"exit_code,omitempty"`
+	Stdout        string                 `protobuf:"bytes,2,opt,name=stdout,proto3" json:"stdout,omitempty"` // the last bytes of each
+	Stderr        string                 `protobuf:"bytes,3,opt,name=stderr,proto3" json:"stderr,omitempty"`
+	Message       string                 `protobuf:"bytes,4,opt,name=message,proto3" json:"message,omitempty"` // why it did not
+	StartTime     *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"`
+	EndTime       *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=end_time,json=endTime,proto3" json:"end_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExtendResponse) Reset() {
+	*x = ExtendResponse{}
+	mi := &file_node_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExtendResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExtendResponse) ProtoMessage() {}
+
+func (x *ExtendResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_node_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExtendResponse.ProtoReflect.Descriptor instead.
+func (*ExtendResponse) Descriptor() ([]byte, []int) {
+	return file_node_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *ExtendResponse) GetExitCode() int32 {
+	if x != nil && x.ExitCode != nil {
+		return *x.ExitCode
+	}
+	return 0
+}
+
+func (x *ExtendResponse) GetStdout() string {
+	if x != nil {
+		return x.Stdout
+	}
+	return ""
+}
+
+func (x *ExtendResponse) GetStderr() string {
+	if x != nil {
+		return x.Stderr
+	}
+	return ""
+}
+
+func (x *ExtendResponse) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *ExtendResponse) GetStartTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.StartTime
+	}
+	return nil
+}
+
+func (x *ExtendResponse) GetEndTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.EndTime
+	}
+	return nil
+}
+
 // Container is how a command runs in a container.
 type Container struct {
 	state      protoimpl.MessageState `protogen:"open.v1"`
@@ -2518,7 +2671,7 @@ type Container struct {
 
 func (x *Container) Reset() {
 	*x = Container{}
-	mi := &file_node_proto_msgTypes[34]
+	mi := &file_node_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2530,7 +2683,7 @@ func (x *Container) String() string {
 func (*Container) ProtoMessage() {}
 
 func (x *Container) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[34]
+	mi := &file_node_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2543,7 +2696,7 @@ func (x *Container) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Container.ProtoReflect.Descriptor instead.
 func (*Container) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{34}
+	return file_node_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Container) GetImage() string {
@@ -2598,7 +2751,7 @@ type Bind struct {
 
 func (x *Bind) Reset() {
 	*x = Bind{}
-	mi := &file_node_proto_msgTypes[35]
+	mi := &file_node_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2610,7 +2763,7 @@ func (x *Bind) String() string {
 func (*Bind) ProtoMessage() {}
 
 func (x *Bind) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[35]
+	mi := &file_node_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2623,7 +2776,7 @@ func (x *Bind) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Bind.ProtoReflect.Descriptor instead.
 func (*Bind) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{35}
+	return file_node_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Bind) GetPath() string {
@@ -2651,7 +2804,7 @@ type ContainerInfo struct {
 
 func (x *ContainerInfo) Reset() {
 	*x = ContainerInfo{}
-	mi := &file_node_proto_msgTypes[36]
+	mi := &file_node_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2663,7 +2816,7 @@ func (x *ContainerInfo) String() string {
 func (*ContainerInfo) ProtoMessage() {}
 
 func (x *ContainerInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[36]
+	mi := &file_node_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2676,7 +2829,7 @@ func (x *ContainerInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerInfo.ProtoReflect.Descriptor instead.
 func (*ContainerInfo) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{36}
+	return file_node_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ContainerInfo) GetId() string {
@@ -2709,7 +2862,7 @@ type SetLoginsRequest struct {
 
 func (x *SetLoginsRequest) Reset() {
 	*x = SetLoginsRequest{}
-	mi := &file_node_proto_msgTypes[37]
+	mi := &file_node_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2721,7 +2874,7 @@ func (x *SetLoginsRequest) String() string {
 func (*SetLoginsRequest) ProtoMessage() {}
 
 func (x *SetLoginsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[37]
+	mi := &file_node_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2734,7 +2887,7 @@ func (x *SetLoginsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetLoginsRequest.ProtoReflect.Descriptor instead.
 func (*SetLoginsRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{37}
+	return file_node_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *SetLoginsRequest) GetLogins() []*Login {
@@ -2752,7 +2905,7 @@ type SetLoginsResponse struct {
 
 func (x *SetLoginsResponse) Reset() {
 	*x = SetLoginsResponse{}
-	mi := &file_node_proto_msgTypes[38]
+	mi := &file_node_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2764,7 +2917,7 @@ func (x *SetLoginsResponse) String() string {
 func (*SetLoginsResponse) ProtoMessage() {}
 
 func (x *SetLoginsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[38]
+	mi := &file_node_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2777,7 +2930,7 @@ func (x *SetLoginsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetLoginsResponse.ProtoReflect.Descriptor instead.
 func (*SetLoginsResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{38}
+	return file_node_proto_rawDescGZIP(), []int{40}
 }
 
 // Login is an account that people log in with.
@@ -2801,7 +2954,7 @@ type Login struct {
 
 func (x *Login) Reset() {
 	*x = Login{}
-	mi := &file_node_proto_msgTypes[39]
+	mi := &file_node_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2813,7 +2966,7 @@ func (x *Login) String() string {
 func (*Login) ProtoMessage() {}
 
 func (x *Login) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[39]
+	mi := &file_node_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2826,7 +2979,7 @@ func (x *Login) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Login.ProtoReflect.Descriptor instead.
 func (*Login) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{39}
+	return file_node_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *Login) GetName() string {
@@ -2910,7 +3063,7 @@ type NoticeRequest struct {
 
 func (x *NoticeRequest) Reset() {
 	*x = NoticeRequest{}
-	mi := &file_node_proto_msgTypes[40]
+	mi := &file_node_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2922,7 +3075,7 @@ func (x *NoticeRequest) String() string {
 func (*NoticeRequest) ProtoMessage() {}
 
 func (x *NoticeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[40]
+	mi := &file_node_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2935,7 +3088,7 @@ func (x *NoticeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NoticeRequest.ProtoReflect.Descriptor instead.
 func (*NoticeRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{40}
+	return file_node_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *NoticeRequest) GetId() string {
@@ -2967,7 +3120,7 @@ type NoticeResponse struct {
 
 func (x *NoticeResponse) Reset() {
 	*x = NoticeResponse{}
-	mi := &file_node_proto_msgTypes[41]
+	mi := &file_node_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2979,7 +3132,7 @@ func (x *NoticeResponse) String() string {
 func (*NoticeResponse) ProtoMessage() {}
 
 func (x *NoticeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[41]
+	mi := &file_node_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2992,7 +3145,7 @@ func (x *NoticeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NoticeResponse.ProtoReflect.Descriptor instead.
 func (*NoticeResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{41}
+	return file_node_proto_rawDescGZIP(), []int{43}
 }
 
 type ProceedTaskRequest struct {
@@ -3004,7 +3157,7 @@ type ProceedTaskRequest struct {
 
 func (x *ProceedTaskRequest) Reset() {
 	*x = ProceedTaskRequest{}
-	mi := &file_node_proto_msgTypes[42]
+	mi := &file_node_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3016,7 +3169,7 @@ func (x *ProceedTaskRequest) String() string {
 func (*ProceedTaskRequest) ProtoMessage() {}
 
 func (x *ProceedTaskRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[42]
+	mi := &file_node_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3029,7 +3182,7 @@ func (x *ProceedTaskRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProceedTaskRequest.ProtoReflect.Descriptor instead.
 func (*ProceedTaskRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{42}
+	return file_node_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ProceedTaskRequest) GetKey() *TaskKey {
@@ -3047,7 +3200,7 @@ type ProceedTaskResponse struct {
 
 func (x *ProceedTaskResponse) Reset() {
 	*x = ProceedTaskResponse{}
-	mi := &file_node_proto_msgTypes[43]
+	mi := &file_node_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3059,7 +3212,7 @@ func (x *ProceedTaskResponse) String() string {
 func (*ProceedTaskResponse) ProtoMessage() {}
 
 func (x *ProceedTaskResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[43]
+	mi := &file_node_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3072,7 +3225,7 @@ func (x *ProceedTaskResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProceedTaskResponse.ProtoReflect.Descriptor instead.
 func (*ProceedTaskResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{43}
+	return file_node_proto_rawDescGZIP(), []int{45}
 }
 
 type StopTaskRequest struct {
@@ -3087,7 +3240,7 @@ type StopTaskRequest struct {
 
 func (x *StopTaskRequest) Reset() {
 	*x = StopTaskRequest{}
-	mi := &file_node_proto_msgTypes[44]
+	mi := &file_node_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3099,7 +3252,7 @@ func (x *StopTaskRequest) String() string {
 func (*StopTaskRequest) ProtoMessage() {}
 
 func (x *StopTaskRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[44]
+	mi := &file_node_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3112,7 +3265,7 @@ func (x *StopTaskRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopTaskRequest.ProtoReflect.Descriptor instead.
 func (*StopTaskRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{44}
+	return file_node_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *StopTaskRequest) GetKey() *TaskKey {
@@ -3144,7 +3297,7 @@ type StopTaskResponse struct {
 
 func (x *StopTaskResponse) Reset() {
 	*x = StopTaskResponse{}
-	mi := &file_node_proto_msgTypes[45]
+	mi := &file_node_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3156,7 +3309,7 @@ func (x *StopTaskResponse) String() string {
 func (*StopTaskResponse) ProtoMessage() {}
 
 func (x *StopTaskResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[45]
+	mi := &file_node_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3169,7 +3322,7 @@ func (x *StopTaskResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopTaskResponse.ProtoReflect.Descriptor instead.
 func (*StopTaskResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{45}
+	return file_node_proto_rawDescGZIP(), []int{47}
 }
 
 type RemoveTaskRequest struct {
@@ -3182,7 +3335,7 @@ type RemoveTaskRequest struct {
 
 func (x *RemoveTaskRequest) Reset() {
 	*x = RemoveTaskRequest{}
-	mi := &file_node_proto_msgTypes[46]
+	mi := &file_node_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3194,7 +3347,7 @@ func (x *RemoveTaskRequest) String() string {
 func (*RemoveTaskRequest) ProtoMessage() {}
 
 func (x *RemoveTaskRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[46]
+	mi := &file_node_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3207,7 +3360,7 @@ func (x *RemoveTaskRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveTaskRequest.ProtoReflect.Descriptor instead.
 func (*RemoveTaskRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{46}
+	return file_node_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *RemoveTaskRequest) GetKey() *TaskKey {
@@ -3232,7 +3385,7 @@ type RemoveTaskResponse struct {
 
 func (x *RemoveTaskResponse) Reset() {
 	*x = RemoveTaskResponse{}
-	mi := &file_node_proto_msgTypes[47]
+	mi := &file_node_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3244,7 +3397,7 @@ func (x *RemoveTaskResponse) String() string {
 func (*RemoveTaskResponse) ProtoMessage() {}
 
 func (x *RemoveTaskResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[47]
+	mi := &file_node_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3257,7 +3410,7 @@ func (x *RemoveTaskResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveTaskResponse.ProtoReflect.Descriptor instead.
 func (*RemoveTaskResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{47}
+	return file_node_proto_rawDescGZIP(), []int{49}
 }
 
 type ListFilesRequest struct {
@@ -3271,7 +3424,7 @@ type ListFilesRequest struct {
 
 func (x *ListFilesRequest) Reset() {
 	*x = ListFilesRequest{}
-	mi := &file_node_proto_msgTypes[48]
+	mi := &file_node_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3283,7 +3436,7 @@ func (x *ListFilesRequest) String() string {
 func (*ListFilesRequest) ProtoMessage() {}
 
 func (x *ListFilesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[48]
+	mi := &file_node_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3296,7 +3449,7 @@ func (x *ListFilesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListFilesRequest.ProtoReflect.Descriptor instead.
 func (*ListFilesRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{48}
+	return file_node_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *ListFilesRequest) GetDirectory() string {
@@ -3322,7 +3475,7 @@ type ListFilesResponse struct {
 
 func (x *ListFilesResponse) Reset() {
 	*x = ListFilesResponse{}
-	mi := &file_node_proto_msgTypes[49]
+	mi := &file_node_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3334,7 +3487,7 @@ func (x *ListFilesResponse) String() string {
 func (*ListFilesResponse) ProtoMessage() {}
 
 func (x *ListFilesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[49]
+	mi := &file_node_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3347,7 +3500,7 @@ func (x *ListFilesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListFilesResponse.ProtoReflect.Descriptor instead.
 func (*ListFilesResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{49}
+	return file_node_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *ListFilesResponse) GetFiles() []*FileInfo {
@@ -3370,7 +3523,7 @@ type FileInfo struct {
 
 func (x *FileInfo) Reset() {
 	*x = FileInfo{}
-	mi := &file_node_proto_msgTypes[50]
+	mi := &file_node_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3382,7 +3535,7 @@ func (x *FileInfo) String() string {
 func (*FileInfo) ProtoMessage() {}
 
 func (x *FileInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[50]
+	mi := &file_node_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3395,7 +3548,7 @@ func (x *FileInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileInfo.ProtoReflect.Descriptor instead.
 func (*FileInfo) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{50}
+	return file_node_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *FileInfo) GetPath() string {
@@ -3442,7 +3595,7 @@ type StatFileRequest struct {
 
 func (x *StatFileRequest) Reset() {
 	*x = StatFileRequest{}
-	mi := &file_node_proto_msgTypes[51]
+	mi := &file_node_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3454,7 +3607,7 @@ func (x *StatFileRequest) String() string {
 func (*StatFileRequest) ProtoMessage() {}
 
 func (x *StatFileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[51]
+	mi := &file_node_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3467,7 +3620,7 @@ func (x *StatFileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatFileRequest.ProtoReflect.Descriptor instead.
 func (*StatFileRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{51}
+	return file_node_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *StatFileRequest) GetPath() string {
@@ -3492,7 +3645,7 @@ type ReadFileRequest struct {
 
 func (x *ReadFileRequest) Reset() {
 	*x = ReadFileRequest{}
-	mi := &file_node_proto_msgTypes[52]
+	mi := &file_node_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3504,7 +3657,7 @@ func (x *ReadFileRequest) String() string {
 func (*ReadFileRequest) ProtoMessage() {}
 
 func (x *ReadFileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[52]
+	mi := &file_node_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3517,7 +3670,7 @@ func (x *ReadFileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadFileRequest.ProtoReflect.Descriptor instead.
 func (*ReadFileRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{52}
+	return file_node_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *ReadFileRequest) GetPath() string {
@@ -3557,7 +3710,7 @@ type FileChunk struct {
 
 func (x *FileChunk) Reset() {
 	*x = FileChunk{}
-	mi := &file_node_proto_msgTypes[53]
+	mi := &file_node_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3569,7 +3722,7 @@ func (x *FileChunk) String() string {
 func (*FileChunk) ProtoMessage() {}
 
 func (x *FileChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[53]
+	mi := &file_node_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3582,7 +3735,7 @@ func (x *FileChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileChunk.ProtoReflect.Descriptor instead.
 func (*FileChunk) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{53}
+	return file_node_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *FileChunk) GetData() []byte {
@@ -3602,7 +3755,7 @@ type DeleteFileRequest struct {
 
 func (x *DeleteFileRequest) Reset() {
 	*x = DeleteFileRequest{}
-	mi := &file_node_proto_msgTypes[54]
+	mi := &file_node_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3614,7 +3767,7 @@ func (x *DeleteFileRequest) String() string {
 func (*DeleteFileRequest) ProtoMessage() {}
 
 func (x *DeleteFileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[54]
+	mi := &file_node_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3627,7 +3780,7 @@ func (x *DeleteFileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteFileRequest.ProtoReflect.Descriptor instead.
 func (*DeleteFileRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{54}
+	return file_node_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *DeleteFileRequest) GetPath() string {
@@ -3652,7 +3805,7 @@ type DeleteFileResponse struct {
 
 func (x *DeleteFileResponse) Reset() {
 	*x = DeleteFileResponse{}
-	mi := &file_node_proto_msgTypes[55]
+	mi := &file_node_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3664,7 +3817,7 @@ func (x *DeleteFileResponse) String() string {
 func (*DeleteFileResponse) ProtoMessage() {}
 
 func (x *DeleteFileResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[55]
+	mi := &file_node_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3677,7 +3830,7 @@ func (x *DeleteFileResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteFileResponse.ProtoReflect.Descriptor instead.
 func (*DeleteFileResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{55}
+	return file_node_proto_rawDescGZIP(), []int{57}
 }
 
 type ShutdownRequest struct {
@@ -3689,7 +3842,7 @@ type ShutdownRequest struct {
 
 func (x *ShutdownRequest) Reset() {
 	*x = ShutdownRequest{}
-	mi := &file_node_proto_msgTypes[56]
+	mi := &file_node_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3701,7 +3854,7 @@ func (x *ShutdownRequest) String() string {
 func (*ShutdownRequest) ProtoMessage() {}
 
 func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[56]
+	mi := &file_node_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3714,7 +3867,7 @@ func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownRequest.ProtoReflect.Descriptor instead.
 func (*ShutdownRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{56}
+	return file_node_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *ShutdownRequest) GetReboot() bool {
@@ -3732,7 +3885,7 @@ type ShutdownResponse struct {
 
 func (x *ShutdownResponse) Reset() {
 	*x = ShutdownResponse{}
-	mi := &file_node_proto_msgTypes[57]
+	mi := &file_node_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3744,7 +3897,7 @@ func (x *ShutdownResponse) String() string {
 func (*ShutdownResponse) ProtoMessage() {}
 
 func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[57]
+	mi := &file_node_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3757,7 +3910,7 @@ func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownResponse.ProtoReflect.Descriptor instead.
 func (*ShutdownResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{57}
+	return file_node_proto_rawDescGZIP(), []int{59}
 }
 
 type FreezeRequest struct {
@@ -3769,7 +3922,7 @@ type FreezeRequest struct {
 
 func (x *FreezeRequest) Reset() {
 	*x = FreezeRequest{}
-	mi := &file_node_proto_msgTypes[58]
+	mi := &file_node_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3781,7 +3934,7 @@ func (x *FreezeRequest) String() string {
 func (*FreezeRequest) ProtoMessage() {}
 
 func (x *FreezeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[58]
+	mi := &file_node_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3794,7 +3947,7 @@ func (x *FreezeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FreezeRequest.ProtoReflect.Descriptor instead.
 func (*FreezeRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{58}
+	return file_node_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *FreezeRequest) GetLimit() *durationpb.Duration {
@@ -3814,7 +3967,7 @@ type FreezeResponse struct {
 
 func (x *FreezeResponse) Reset() {
 	*x = FreezeResponse{}
-	mi := &file_node_proto_msgTypes[59]
+	mi := &file_node_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3826,7 +3979,7 @@ func (x *FreezeResponse) String() string {
 func (*FreezeResponse) ProtoMessage() {}
 
 func (x *FreezeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[59]
+	mi := &file_node_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3839,7 +3992,7 @@ func (x *FreezeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FreezeResponse.ProtoReflect.Descriptor instead.
 func (*FreezeResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{59}
+	return file_node_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *FreezeResponse) GetFrozen() int32 {
@@ -3864,7 +4017,7 @@ type ThawRequest struct {
 
 func (x *ThawRequest) Reset() {
 	*x = ThawRequest{}
-	mi := &file_node_proto_msgTypes[60]
+	mi := &file_node_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3876,7 +4029,7 @@ func (x *ThawRequest) String() string {
 func (*ThawRequest) ProtoMessage() {}
 
 func (x *ThawRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[60]
+	mi := &file_node_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3889,7 +4042,7 @@ func (x *ThawRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ThawRequest.ProtoReflect.Descriptor instead.
 func (*ThawRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{60}
+	return file_node_proto_rawDescGZIP(), []int{62}
 }
 
 type ThawResponse struct {
@@ -3900,7 +4053,7 @@ type ThawResponse struct {
 
 func (x *ThawResponse) Reset() {
 	*x = ThawResponse{}
-	mi := &file_node_proto_msgTypes[61]
+	mi := &file_node_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3912,7 +4065,7 @@ func (x *ThawResponse) String() string {
 func (*ThawResponse) ProtoMessage() {}
 
 func (x *ThawResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[61]
+	mi := &file_node_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3925,7 +4078,7 @@ func (x *ThawResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ThawResponse.ProtoReflect.Descriptor instead.
 func (*ThawResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{61}
+	return file_node_proto_rawDescGZIP(), []int{63}
 }
 
 type OutputsRequest struct {
@@ -3940,7 +4093,7 @@ type OutputsRequest struct {
 
 func (x *OutputsRequest) Reset() {
 	*x = OutputsRequest{}
-	mi := &file_node_proto_msgTypes[62]
+	mi := &file_node_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3952,7 +4105,7 @@ func (x *OutputsRequest) String() string {
 func (*OutputsRequest) ProtoMessage() {}
 
 func (x *OutputsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[62]
+	mi := &file_node_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3965,7 +4118,7 @@ func (x *OutputsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OutputsRequest.ProtoReflect.Descriptor instead.
 func (*OutputsRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{62}
+	return file_node_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *OutputsRequest) GetDirectories() []string {
@@ -4000,7 +4153,7 @@ type Output struct {
 
 func (x *Output) Reset() {
 	*x = Output{}
-	mi := &file_node_proto_msgTypes[63]
+	mi := &file_node_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4012,7 +4165,7 @@ func (x *Output) String() string {
 func (*Output) ProtoMessage() {}
 
 func (x *Output) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[63]
+	mi := &file_node_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4025,7 +4178,7 @@ func (x *Output) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Output.ProtoReflect.Descriptor instead.
 func (*Output) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{63}
+	return file_node_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *Output) GetDirectory() string {
@@ -4086,7 +4239,7 @@ type SettleRequest struct {
 
 func (x *SettleRequest) Reset() {
 	*x = SettleRequest{}
-	mi := &file_node_proto_msgTypes[64]
+	mi := &file_node_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4098,7 +4251,7 @@ func (x *SettleRequest) String() string {
 func (*SettleRequest) ProtoMessage() {}
 
 func (x *SettleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[64]
+	mi := &file_node_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4111,7 +4264,7 @@ func (x *SettleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleRequest.ProtoReflect.Descriptor instead.
 func (*SettleRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{64}
+	return file_node_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *SettleRequest) GetLimit() *durationpb.Duration {
@@ -4133,7 +4286,7 @@ type SettleResponse struct {
 
 func (x *SettleResponse) Reset() {
 	*x = SettleResponse{}
-	mi := &file_node_proto_msgTypes[65]
+	mi := &file_node_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4145,7 +4298,7 @@ func (x *SettleResponse) String() string {
 func (*SettleResponse) ProtoMessage() {}
 
 func (x *SettleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[65]
+	mi := &file_node_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4158,7 +4311,7 @@ func (x *SettleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleResponse.ProtoReflect.Descriptor instead.
 func (*SettleResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{65}
+	return file_node_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *SettleResponse) GetState() string {
@@ -4194,7 +4347,7 @@ type PersonaliseRequest struct {
 
 func (x *PersonaliseRequest) Reset() {
 	*x = PersonaliseRequest{}
-	mi := &file_node_proto_msgTypes[66]
+	mi := &file_node_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4206,7 +4359,7 @@ func (x *PersonaliseRequest) String() string {
 func (*PersonaliseRequest) ProtoMessage() {}
 
 func (x *PersonaliseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[66]
+	mi := &file_node_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4219,7 +4372,7 @@ func (x *PersonaliseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PersonaliseRequest.ProtoReflect.Descriptor instead.
 func (*PersonaliseRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{66}
+	return file_node_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *PersonaliseRequest) GetEntropy() []byte {
@@ -4280,7 +4433,7 @@ type PersonaliseResponse struct {
 
 func (x *PersonaliseResponse) Reset() {
 	*x = PersonaliseResponse{}
-	mi := &file_node_proto_msgTypes[67]
+	mi := &file_node_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4292,7 +4445,7 @@ func (x *PersonaliseResponse) String() string {
 func (*PersonaliseResponse) ProtoMessage() {}
 
 func (x *PersonaliseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[67]
+	mi := &file_node_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4305,7 +4458,7 @@ func (x *PersonaliseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PersonaliseResponse.ProtoReflect.Descriptor instead.
 func (*PersonaliseResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{67}
+	return file_node_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *PersonaliseResponse) GetStages() []*Stage {
@@ -4529,7 +4682,25 @@ const file_node_proto_rawDesc = "" +
 	"\busername\x18\x02 \x01(\tR\busername\x12\x1a\n" +
 	"\bpassword\x18\x03 \x01(\tR\bpassword\"F\n" +
 	"\x0fPrepareResponse\x123\n" +
-	"\afailure\x18\x01 \x01(\v2\x19.millpond.node.v1.FailureR\afailure\"\xec\x01\n" +
+	"\afailure\x18\x01 \x01(\v2\x19.millpond.node.v1.FailureR\afailure\"\xfc\x01\n" +
+	"\rExtendRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
+	"\x06script\x18\x02 \x01(\tR\x06script\x12R\n" +
+	"\venvironment\x18\x03 \x03(\v20.millpond.node.v1.ExtendRequest.EnvironmentEntryR\venvironment\x12/\n" +
+	"\x05limit\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x05limit\x1a>\n" +
+	"\x10EnvironmentEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xfc\x01\n" +
+	"\x0eExtendResponse\x12 \n" +
+	"\texit_code\x18\x01 \x01(\x05H\x00R\bexitCode\x88\x01\x01\x12\x16\n" +
+	"\x06stdout\x18\x02 \x01(\tR\x06stdout\x12\x16\n" +
+	"\x06stderr\x18\x03 \x01(\tR\x06stderr\x12\x18\n" +
+	"\amessage\x18\x04 \x01(\tR\amessage\x129\n" +
+	"\n" +
+	"start_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\x125\n" +
+	"\bend_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\aendTimeB\f\n" +
+	"\n" +
+	"_exit_code\"\xec\x01\n" +
 	"\tContainer\x12\x14\n" +
 	"\x05image\x18\x01 \x01(\tR\x05image\x12\x1f\n" +
 	"\vrun_options\x18\x02 \x03(\tR\n" +
@@ -4640,14 +4811,15 @@ const file_node_proto_rawDesc = "" +
 	"instanceId\x12\x10\n" +
 	"\x03mac\x18\a \x01(\tR\x03mac\"F\n" +
 	"\x13PersonaliseResponse\x12/\n" +
-	"\x06stages\x18\x01 \x03(\v2\x17.millpond.node.v1.StageR\x06stages2\x80\x0e\n" +
+	"\x06stages\x18\x01 \x03(\v2\x17.millpond.node.v1.StageR\x06stages2\xcd\x0e\n" +
 	"\x05Agent\x12H\n" +
 	"\x05Hello\x12\x1e.millpond.node.v1.HelloRequest\x1a\x1f.millpond.node.v1.HelloResponse\x12B\n" +
 	"\x05Watch\x12\x1e.millpond.node.v1.WatchRequest\x1a\x17.millpond.node.v1.Event0\x01\x12Z\n" +
 	"\vAcknowledge\x12$.millpond.node.v1.AcknowledgeRequest\x1a%.millpond.node.v1.AcknowledgeResponse\x12N\n" +
 	"\aRunTask\x12 .millpond.node.v1.RunTaskRequest\x1a!.millpond.node.v1.RunTaskResponse\x12Q\n" +
 	"\bRunTasks\x12!.millpond.node.v1.RunTasksRequest\x1a\".millpond.node.v1.RunTasksResponse\x12N\n" +
-	"\aPrepare\x12 .millpond.node.v1.PrepareRequest\x1a!.millpond.node.v1.PrepareResponse\x12T\n" +
+	"\aPrepare\x12 .millpond.node.v1.PrepareRequest\x1a!.millpond.node.v1.PrepareResponse\x12K\n" +
+	"\x06Extend\x12\x1f.millpond.node.v1.ExtendRequest\x1a .millpond.node.v1.ExtendResponse\x12T\n" +
 	"\tSetLogins\x12\".millpond.node.v1.SetLoginsRequest\x1a#.millpond.node.v1.SetLoginsResponse\x12K\n" +
 	"\x06Notice\x12\x1f.millpond.node.v1.NoticeRequest\x1a .millpond.node.v1.NoticeResponse\x12Z\n" +
 	"\vProceedTask\x12$.millpond.node.v1.ProceedTaskRequest\x1a%.millpond.node.v1.ProceedTaskResponse\x12Q\n" +
@@ -4679,7 +4851,7 @@ func file_node_proto_rawDescGZIP() []byte {
 	return file_node_proto_rawDescData
 }
 
-var file_node_proto_msgTypes = make([]protoimpl.MessageInfo, 70)
+var file_node_proto_msgTypes = make([]protoimpl.MessageInfo, 73)
 var file_node_proto_goTypes = []any{
 	(*HelloRequest)(nil),          // 0: millpond.node.v1.HelloRequest
 	(*HelloResponse)(nil),         // 1: millpond.node.v1.HelloResponse
@@ -4715,78 +4887,81 @@ var file_node_proto_goTypes = []any{
 	(*Containers)(nil),            // 31: millpond.node.v1.Containers
 	(*Registry)(nil),              // 32: millpond.node.v1.Registry
 	(*PrepareResponse)(nil),       // 33: millpond.node.v1.PrepareResponse
-	(*Container)(nil),             // 34: millpond.node.v1.Container
-	(*Bind)(nil),                  // 35: millpond.node.v1.Bind
-	(*ContainerInfo)(nil),         // 36: millpond.node.v1.ContainerInfo
-	(*SetLoginsRequest)(nil),      // 37: millpond.node.v1.SetLoginsRequest
-	(*SetLoginsResponse)(nil),     // 38: millpond.node.v1.SetLoginsResponse
-	(*Login)(nil),                 // 39: millpond.node.v1.Login
-	(*NoticeRequest)(nil),         // 40: millpond.node.v1.NoticeRequest
-	(*NoticeResponse)(nil),        // 41: millpond.node.v1.NoticeResponse
-	(*ProceedTaskRequest)(nil),    // 42: millpond.node.v1.ProceedTaskRequest
-	(*ProceedTaskResponse)(nil),   // 43: millpond.node.v1.ProceedTaskResponse
-	(*StopTaskRequest)(nil),       // 44: millpond.node.v1.StopTaskRequest
-	(*StopTaskResponse)(nil),      // 45: millpond.node.v1.StopTaskResponse
-	(*RemoveTaskRequest)(nil),     // 46: millpond.node.v1.RemoveTaskRequest
-	(*RemoveTaskResponse)(nil),    // 47: millpond.node.v1.RemoveTaskResponse
-	(*ListFilesRequest)(nil),      // 48: millpond.node.v1.ListFilesRequest
-	(*ListFilesResponse)(nil),     // 49: millpond.node.v1.ListFilesResponse
-	(*FileInfo)(nil),              // 50: millpond.node.v1.FileInfo
-	(*StatFileRequest)(nil),       // 51: millpond.node.v1.StatFileRequest
-	(*ReadFileRequest)(nil),       // 52: millpond.node.v1.ReadFileRequest
-	(*FileChunk)(nil),             // 53: millpond.node.v1.FileChunk
-	(*DeleteFileRequest)(nil),     // 54: millpond.node.v1.DeleteFileRequest
-	(*DeleteFileResponse)(nil),    // 55: millpond.node.v1.DeleteFileResponse
-	(*ShutdownRequest)(nil),       // 56: millpond.node.v1.ShutdownRequest
-	(*ShutdownResponse)(nil),      // 57: millpond.node.v1.ShutdownResponse
-	(*FreezeRequest)(nil),         // 58: millpond.node.v1.FreezeRequest
-	(*FreezeResponse)(nil),        // 59: millpond.node.v1.FreezeResponse
-	(*ThawRequest)(nil),           // 60: millpond.node.v1.ThawRequest
-	(*ThawResponse)(nil),          // 61: millpond.node.v1.ThawResponse
-	(*OutputsRequest)(nil),        // 62: millpond.node.v1.OutputsRequest
-	(*Output)(nil),                // 63: millpond.node.v1.Output
-	(*SettleRequest)(nil),         // 64: millpond.node.v1.SettleRequest
-	(*SettleResponse)(nil),        // 65: millpond.node.v1.SettleResponse
-	(*PersonaliseRequest)(nil),    // 66: millpond.node.v1.PersonaliseRequest
-	(*PersonaliseResponse)(nil),   // 67: millpond.node.v1.PersonaliseResponse
-	nil,                           // 68: millpond.node.v1.Failure.DetailsEntry
-	nil,                           // 69: millpond.node.v1.RunTaskRequest.EnvironmentEntry
-	(*timestamppb.Timestamp)(nil), // 70: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 71: google.protobuf.Duration
+	(*ExtendRequest)(nil),         // 34: millpond.node.v1.ExtendRequest
+	(*ExtendResponse)(nil),        // 35: millpond.node.v1.ExtendResponse
+	(*Container)(nil),             // 36: millpond.node.v1.Container
+	(*Bind)(nil),                  // 37: millpond.node.v1.Bind
+	(*ContainerInfo)(nil),         // 38: millpond.node.v1.ContainerInfo
+	(*SetLoginsRequest)(nil),      // 39: millpond.node.v1.SetLoginsRequest
+	(*SetLoginsResponse)(nil),     // 40: millpond.node.v1.SetLoginsResponse
+	(*Login)(nil),                 // 41: millpond.node.v1.Login
+	(*NoticeRequest)(nil),         // 42: millpond.node.v1.NoticeRequest
+	(*NoticeResponse)(nil),        // 43: millpond.node.v1.NoticeResponse
+	(*ProceedTaskRequest)(nil),    // 44: millpond.node.v1.ProceedTaskRequest
+	(*ProceedTaskResponse)(nil),   // 45: millpond.node.v1.ProceedTaskResponse
+	(*StopTaskRequest)(nil),       // 46: millpond.node.v1.StopTaskRequest
+	(*StopTaskResponse)(nil),      // 47: millpond.node.v1.StopTaskResponse
+	(*RemoveTaskRequest)(nil),     // 48: millpond.node.v1.RemoveTaskRequest
+	(*RemoveTaskResponse)(nil),    // 49: millpond.node.v1.RemoveTaskResponse
+	(*ListFilesRequest)(nil),      // 50: millpond.node.v1.ListFilesRequest
+	(*ListFilesResponse)(nil),     // 51: millpond.node.v1.ListFilesResponse
+	(*FileInfo)(nil),              // 52: millpond.node.v1.FileInfo
+	(*StatFileRequest)(nil),       // 53: millpond.node.v1.StatFileRequest
+	(*ReadFileRequest)(nil),       // 54: millpond.node.v1.ReadFileRequest
+	(*FileChunk)(nil),             // 55: millpond.node.v1.FileChunk
+	(*DeleteFileRequest)(nil),     // 56: millpond.node.v1.DeleteFileRequest
+	(*DeleteFileResponse)(nil),    // 57: millpond.node.v1.DeleteFileResponse
+	(*ShutdownRequest)(nil),       // 58: millpond.node.v1.ShutdownRequest
+	(*ShutdownResponse)(nil),      // 59: millpond.node.v1.ShutdownResponse
+	(*FreezeRequest)(nil),         // 60: millpond.node.v1.FreezeRequest
+	(*FreezeResponse)(nil),        // 61: millpond.node.v1.FreezeResponse
+	(*ThawRequest)(nil),           // 62: millpond.node.v1.ThawRequest
+	(*ThawResponse)(nil),          // 63: millpond.node.v1.ThawResponse
+	(*OutputsRequest)(nil),        // 64: millpond.node.v1.OutputsRequest
+	(*Output)(nil),                // 65: millpond.node.v1.Output
+	(*SettleRequest)(nil),         // 66: millpond.node.v1.SettleRequest
+	(*SettleResponse)(nil),        // 67: millpond.node.v1.SettleResponse
+	(*PersonaliseRequest)(nil),    // 68: millpond.node.v1.PersonaliseRequest
+	(*PersonaliseResponse)(nil),   // 69: millpond.node.v1.PersonaliseResponse
+	nil,                           // 70: millpond.node.v1.Failure.DetailsEntry
+	nil,                           // 71: millpond.node.v1.RunTaskRequest.EnvironmentEntry
+	nil,                           // 72: millpond.node.v1.ExtendRequest.EnvironmentEntry
+	(*timestamppb.Timestamp)(nil), // 73: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 74: google.protobuf.Duration
 }
 var file_node_proto_depIdxs = []int32{
-	70, // 0: millpond.node.v1.HelloRequest.now:type_name -> google.protobuf.Timestamp
-	70, // 1: millpond.node.v1.HelloResponse.booted:type_name -> google.protobuf.Timestamp
+	73, // 0: millpond.node.v1.HelloRequest.now:type_name -> google.protobuf.Timestamp
+	73, // 1: millpond.node.v1.HelloResponse.booted:type_name -> google.protobuf.Timestamp
 	3,  // 2: millpond.node.v1.HelloResponse.running:type_name -> millpond.node.v1.TaskKey
 	2,  // 3: millpond.node.v1.HelloResponse.stages:type_name -> millpond.node.v1.Stage
-	71, // 4: millpond.node.v1.Stage.duration:type_name -> google.protobuf.Duration
-	70, // 5: millpond.node.v1.Event.time:type_name -> google.protobuf.Timestamp
+	74, // 4: millpond.node.v1.Stage.duration:type_name -> google.protobuf.Duration
+	73, // 5: millpond.node.v1.Event.time:type_name -> google.protobuf.Timestamp
 	6,  // 6: millpond.node.v1.Event.task_started:type_name -> millpond.node.v1.TaskStarted
 	8,  // 7: millpond.node.v1.Event.task_completed:type_name -> millpond.node.v1.TaskCompleted
 	11, // 8: millpond.node.v1.Event.heartbeat:type_name -> millpond.node.v1.Heartbeat
 	7,  // 9: millpond.node.v1.Event.task_coordinated:type_name -> millpond.node.v1.TaskCoordinated
 	5,  // 10: millpond.node.v1.Event.more:type_name -> millpond.node.v1.Event
 	3,  // 11: millpond.node.v1.TaskStarted.key:type_name -> millpond.node.v1.TaskKey
-	70, // 12: millpond.node.v1.TaskStarted.start_time:type_name -> google.protobuf.Timestamp
+	73, // 12: millpond.node.v1.TaskStarted.start_time:type_name -> google.protobuf.Timestamp
 	3,  // 13: millpond.node.v1.TaskCoordinated.key:type_name -> millpond.node.v1.TaskKey
-	70, // 14: millpond.node.v1.TaskCoordinated.start_time:type_name -> google.protobuf.Timestamp
+	73, // 14: millpond.node.v1.TaskCoordinated.start_time:type_name -> google.protobuf.Timestamp
 	3,  // 15: millpond.node.v1.TaskCompleted.key:type_name -> millpond.node.v1.TaskKey
-	70, // 16: millpond.node.v1.TaskCompleted.start_time:type_name -> google.protobuf.Timestamp
-	70, // 17: millpond.node.v1.TaskCompleted.end_time:type_name -> google.protobuf.Timestamp
+	73, // 16: millpond.node.v1.TaskCompleted.start_time:type_name -> google.protobuf.Timestamp
+	73, // 17: millpond.node.v1.TaskCompleted.end_time:type_name -> google.protobuf.Timestamp
 	10, // 18: millpond.node.v1.TaskCompleted.failure:type_name -> millpond.node.v1.Failure
 	9,  // 19: millpond.node.v1.TaskCompleted.usage:type_name -> millpond.node.v1.Usage
-	36, // 20: millpond.node.v1.TaskCompleted.container:type_name -> millpond.node.v1.ContainerInfo
-	71, // 21: millpond.node.v1.Usage.user_cpu:type_name -> google.protobuf.Duration
-	71, // 22: millpond.node.v1.Usage.kernel_cpu:type_name -> google.protobuf.Duration
-	68, // 23: millpond.node.v1.Failure.details:type_name -> millpond.node.v1.Failure.DetailsEntry
+	38, // 20: millpond.node.v1.TaskCompleted.container:type_name -> millpond.node.v1.ContainerInfo
+	74, // 21: millpond.node.v1.Usage.user_cpu:type_name -> google.protobuf.Duration
+	74, // 22: millpond.node.v1.Usage.kernel_cpu:type_name -> google.protobuf.Duration
+	70, // 23: millpond.node.v1.Failure.details:type_name -> millpond.node.v1.Failure.DetailsEntry
 	3,  // 24: millpond.node.v1.RunTaskRequest.key:type_name -> millpond.node.v1.TaskKey
-	69, // 25: millpond.node.v1.RunTaskRequest.environment:type_name -> millpond.node.v1.RunTaskRequest.EnvironmentEntry
+	71, // 25: millpond.node.v1.RunTaskRequest.environment:type_name -> millpond.node.v1.RunTaskRequest.EnvironmentEntry
 	21, // 26: millpond.node.v1.RunTaskRequest.user:type_name -> millpond.node.v1.User
 	22, // 27: millpond.node.v1.RunTaskRequest.resource_files:type_name -> millpond.node.v1.ResourceFile
-	71, // 28: millpond.node.v1.RunTaskRequest.max_wall_clock:type_name -> google.protobuf.Duration
+	74, // 28: millpond.node.v1.RunTaskRequest.max_wall_clock:type_name -> google.protobuf.Duration
 	16, // 29: millpond.node.v1.RunTaskRequest.output_files:type_name -> millpond.node.v1.OutputFile
 	18, // 30: millpond.node.v1.RunTaskRequest.packages:type_name -> millpond.node.v1.ApplicationPackage
-	34, // 31: millpond.node.v1.RunTaskRequest.container:type_name -> millpond.node.v1.Container
+	36, // 31: millpond.node.v1.RunTaskRequest.container:type_name -> millpond.node.v1.Container
 	23, // 32: millpond.node.v1.RunTaskRequest.instance:type_name -> millpond.node.v1.Instance
 	15, // 33: millpond.node.v1.RunTaskRequest.certificates:type_name -> millpond.node.v1.Certificate
 	17, // 34: millpond.node.v1.OutputFile.headers:type_name -> millpond.node.v1.Header
@@ -4800,72 +4975,78 @@ var file_node_proto_depIdxs = []int32{
 	31, // 42: millpond.node.v1.PrepareRequest.containers:type_name -> millpond.node.v1.Containers
 	32, // 43: millpond.node.v1.Containers.registries:type_name -> millpond.node.v1.Registry
 	10, // 44: millpond.node.v1.PrepareResponse.failure:type_name -> millpond.node.v1.Failure
-	32, // 45: millpond.node.v1.Container.registry:type_name -> millpond.node.v1.Registry
-	35, // 46: millpond.node.v1.Container.binds:type_name -> millpond.node.v1.Bind
-	39, // 47: millpond.node.v1.SetLoginsRequest.logins:type_name -> millpond.node.v1.Login
-	70, // 48: millpond.node.v1.Login.expiry:type_name -> google.protobuf.Timestamp
-	15, // 49: millpond.node.v1.Login.certificates:type_name -> millpond.node.v1.Certificate
-	70, // 50: millpond.node.v1.NoticeRequest.not_before:type_name -> google.protobuf.Timestamp
-	3,  // 51: millpond.node.v1.ProceedTaskRequest.key:type_name -> millpond.node.v1.TaskKey
-	3,  // 52: millpond.node.v1.StopTaskRequest.key:type_name -> millpond.node.v1.TaskKey
-	3,  // 53: millpond.node.v1.RemoveTaskRequest.key:type_name -> millpond.node.v1.TaskKey
-	50, // 54: millpond.node.v1.ListFilesResponse.files:type_name -> millpond.node.v1.FileInfo
-	70, // 55: millpond.node.v1.FileInfo.modified:type_name -> google.protobuf.Timestamp
-	71, // 56: millpond.node.v1.FreezeRequest.limit:type_name -> google.protobuf.Duration
-	70, // 57: millpond.node.v1.Output.modified:type_name -> google.protobuf.Timestamp
-	71, // 58: millpond.node.v1.SettleRequest.limit:type_name -> google.protobuf.Duration
-	2,  // 59: millpond.node.v1.SettleResponse.stages:type_name -> millpond.node.v1.Stage
-	70, // 60: millpond.node.v1.PersonaliseRequest.now:type_name -> google.protobuf.Timestamp
-	2,  // 61: millpond.node.v1.PersonaliseResponse.stages:type_name -> millpond.node.v1.Stage
-	0,  // 62: millpond.node.v1.Agent.Hello:input_type -> millpond.node.v1.HelloRequest
-	4,  // 63: millpond.node.v1.Agent.Watch:input_type -> millpond.node.v1.WatchRequest
-	12, // 64: millpond.node.v1.Agent.Acknowledge:input_type -> millpond.node.v1.AcknowledgeRequest
-	14, // 65: millpond.node.v1.Agent.RunTask:input_type -> millpond.node.v1.RunTaskRequest
-	26, // 66: millpond.node.v1.Agent.RunTasks:input_type -> millpond.node.v1.RunTasksRequest
-	29, // 67: millpond.node.v1.Agent.Prepare:input_type -> millpond.node.v1.PrepareRequest
-	37, // 68: millpond.node.v1.Agent.SetLogins:input_type -> millpond.node.v1.SetLoginsRequest
-	40, // 69: millpond.node.v1.Agent.Notice:input_type -> millpond.node.v1.NoticeRequest
-	42, // 70: millpond.node.v1.Agent.ProceedTask:input_type -> millpond.node.v1.ProceedTaskRequest
-	44, // 71: millpond.node.v1.Agent.StopTask:input_type -> millpond.node.v1.StopTaskRequest
-	46, // 72: millpond.node.v1.Agent.RemoveTask:input_type -> millpond.node.v1.RemoveTaskRequest
-	19, // 73: millpond.node.v1.Agent.Install:input_type -> millpond.node.v1.InstallRequest
-	48, // 74: millpond.node.v1.Agent.ListFiles:input_type -> millpond.node.v1.ListFilesRequest
-	51, // 75: millpond.node.v1.Agent.StatFile:input_type -> millpond.node.v1.StatFileRequest
-	52, // 76: millpond.node.v1.Agent.ReadFile:input_type -> millpond.node.v1.ReadFileRequest
-	62, // 77: millpond.node.v1.Agent.Outputs:input_type -> millpond.node.v1.OutputsRequest
-	54, // 78: millpond.node.v1.Agent.DeleteFile:input_type -> millpond.node.v1.DeleteFileRequest
-	56, // 79: millpond.node.v1.Agent.Shutdown:input_type -> millpond.node.v1.ShutdownRequest
-	58, // 80: millpond.node.v1.Agent.Freeze:input_type -> millpond.node.v1.FreezeRequest
-	60, // 81: millpond.node.v1.Agent.Thaw:input_type -> millpond.node.v1.ThawRequest
-	64, // 82: millpond.node.v1.Agent.Settle:input_type -> millpond.node.v1.SettleRequest
-	66, // 83: millpond.node.v1.Agent.Personalise:input_type -> millpond.node.v1.PersonaliseRequest
-	1,  // 84: millpond.node.v1.Agent.Hello:output_type -> millpond.node.v1.HelloResponse
-	5,  // 85: millpond.node.v1.Agent.Watch:output_type -> millpond.node.v1.Event
-	13, // 86: millpond.node.v1.Agent.Acknowledge:output_type -> millpond.node.v1.AcknowledgeResponse
-	25, // 87: millpond.node.v1.Agent.RunTask:output_type -> millpond.node.v1.RunTaskResponse
-	27, // 88: millpond.node.v1.Agent.RunTasks:output_type -> millpond.node.v1.RunTasksResponse
-	33, // 89: millpond.node.v1.Agent.Prepare:output_type -> millpond.node.v1.PrepareResponse
-	38, // 90: millpond.node.v1.Agent.SetLogins:output_type -> millpond.node.v1.SetLoginsResponse
-	41, // 91: millpond.node.v1.Agent.Notice:output_type -> millpond.node.v1.NoticeResponse
-	43, // 92: millpond.node.v1.Agent.ProceedTask:output_type -> millpond.node.v1.ProceedTaskResponse
-	45, // 93: millpond.node.v1.Agent.StopTask:output_type -> millpond.node.v1.StopTaskResponse
-	47, // 94: millpond.node.v1.Agent.RemoveTask:output_type -> millpond.node.v1.RemoveTaskResponse
-	20, // 95: millpond.node.v1.Agent.Install:output_type -> millpond.node.v1.InstallResponse
-	49, // 96: millpond.node.v1.Agent.ListFiles:output_type -> millpond.node.v1.ListFilesResponse
-	50, // 97: millpond.node.v1.Agent.StatFile:output_type -> millpond.node.v1.FileInfo
-	53, // 98: millpond.node.v1.Agent.ReadFile:output_type -> millpond.node.v1.FileChunk
-	63, // 99: millpond.node.v1.Agent.Outputs:output_type -> millpond.node.v1.Output
-	55, // 100: millpond.node.v1.Agent.DeleteFile:output_type -> millpond.node.v1.DeleteFileResponse
-	57, // 101: millpond.node.v1.Agent.Shutdown:output_type -> millpond.node.v1.ShutdownResponse
-	59, // 102: millpond.node.v1.Agent.Freeze:output_type -> millpond.node.v1.FreezeResponse
-	61, // 103: millpond.node.v1.Agent.Thaw:output_type -> millpond.node.v1.ThawResponse
-	65, // 104: millpond.node.v1.Agent.Settle:output_type -> millpond.node.v1.SettleResponse
-	67, // 105: millpond.node.v1.Agent.Personalise:output_type -> millpond.node.v1.PersonaliseResponse
-	84, // [84:106] is the sub-list for method output_type
-	62, // [62:84] is the sub-list for method input_type
-	62, // [62:62] is the sub-list for extension type_name
-	62, // [62:62] is the sub-list for extension extendee
-	0,  // [0:62] is the sub-list for field type_name
+	72, // 45: millpond.node.v1.ExtendRequest.environment:type_name -> millpond.node.v1.ExtendRequest.EnvironmentEntry
+	74, // 46: millpond.node.v1.ExtendRequest.limit:type_name -> google.protobuf.Duration
+	73, // 47: millpond.node.v1.ExtendResponse.start_time:type_name -> google.protobuf.Timestamp
+	73, // 48: millpond.node.v1.ExtendResponse.end_time:type_name -> google.protobuf.Timestamp
+	32, // 49: millpond.node.v1.Container.registry:type_name -> millpond.node.v1.Registry
+	37, // 50: millpond.node.v1.Container.binds:type_name -> millpond.node.v1.Bind
+	41, // 51: millpond.node.v1.SetLoginsRequest.logins:type_name -> millpond.node.v1.Login
+	73, // 52: millpond.node.v1.Login.expiry:type_name -> google.protobuf.Timestamp
+	15, // 53: millpond.node.v1.Login.certificates:type_name -> millpond.node.v1.Certificate
+	73, // 54: millpond.node.v1.NoticeRequest.not_before:type_name -> google.protobuf.Timestamp
+	3,  // 55: millpond.node.v1.ProceedTaskRequest.key:type_name -> millpond.node.v1.TaskKey
+	3,  // 56: millpond.node.v1.StopTaskRequest.key:type_name -> millpond.node.v1.TaskKey
+	3,  // 57: millpond.node.v1.RemoveTaskRequest.key:type_name -> millpond.node.v1.TaskKey
+	52, // 58: millpond.node.v1.ListFilesResponse.files:type_name -> millpond.node.v1.FileInfo
+	73, // 59: millpond.node.v1.FileInfo.modified:type_name -> google.protobuf.Timestamp
+	74, // 60: millpond.node.v1.FreezeRequest.limit:type_name -> google.protobuf.Duration
+	73, // 61: millpond.node.v1.Output.modified:type_name -> google.protobuf.Timestamp
+	74, // 62: millpond.node.v1.SettleRequest.limit:type_name -> google.protobuf.Duration
+	2,  // 63: millpond.node.v1.SettleResponse.stages:type_name -> millpond.node.v1.Stage
+	73, // 64: millpond.node.v1.PersonaliseRequest.now:type_name -> google.protobuf.Timestamp
+	2,  // 65: millpond.node.v1.PersonaliseResponse.stages:type_name -> millpond.node.v1.Stage
+	0,  // 66: millpond.node.v1.Agent.Hello:input_type -> millpond.node.v1.HelloRequest
+	4,  // 67: millpond.node.v1.Agent.Watch:input_type -> millpond.node.v1.WatchRequest
+	12, // 68: millpond.node.v1.Agent.Acknowledge:input_type -> millpond.node.v1.AcknowledgeRequest
+	14, // 69: millpond.node.v1.Agent.RunTask:input_type -> millpond.node.v1.RunTaskRequest
+	26, // 70: millpond.node.v1.Agent.RunTasks:input_type -> millpond.node.v1.RunTasksRequest
+	29, // 71: millpond.node.v1.Agent.Prepare:input_type -> millpond.node.v1.PrepareRequest
+	34, // 72: millpond.node.v1.Agent.Extend:input_type -> millpond.node.v1.ExtendRequest
+	39, // 73: millpond.node.v1.Agent.SetLogins:input_type -> millpond.node.v1.SetLoginsRequest
+	42, // 74: millpond.node.v1.Agent.Notice:input_type -> millpond.node.v1.NoticeRequest
+	44, // 75: millpond.node.v1.Agent.ProceedTask:input_type -> millpond.node.v1.ProceedTaskRequest
+	46, // 76: millpond.node.v1.Agent.StopTask:input_type -> millpond.node.v1.StopTaskRequest
+	48, // 77: millpond.node.v1.Agent.RemoveTask:input_type -> millpond.node.v1.RemoveTaskRequest
+	19, // 78: millpond.node.v1.Agent.Install:input_type -> millpond.node.v1.InstallRequest
+	50, // 79: millpond.node.v1.Agent.ListFiles:input_type -> millpond.node.v1.ListFilesRequest
+	53, // 80: millpond.node.v1.Agent.StatFile:input_type -> millpond.node.v1.StatFileRequest
+	54, // 81: millpond.node.v1.Agent.ReadFile:input_type -> millpond.node.v1.ReadFileRequest
+	64, // 82: millpond.node.v1.Agent.Outputs:input_type -> millpond.node.v1.OutputsRequest
+	56, // 83: millpond.node.v1.Agent.DeleteFile:input_type -> millpond.node.v1.DeleteFileRequest
+	58, // 84: millpond.node.v1.Agent.Shutdown:input_type -> millpond.node.v1.ShutdownRequest
+	60, // 85: millpond.node.v1.Agent.Freeze:input_type -> millpond.node.v1.FreezeRequest
+	62, // 86: millpond.node.v1.Agent.Thaw:input_type -> millpond.node.v1.ThawRequest
+	66, // 87: millpond.node.v1.Agent.Settle:input_type -> millpond.node.v1.SettleRequest
+	68, // 88: millpond.node.v1.Agent.Personalise:input_type -> millpond.node.v1.PersonaliseRequest
+	1,  // 89: millpond.node.v1.Agent.Hello:output_type -> millpond.node.v1.HelloResponse
+	5,  // 90: millpond.node.v1.Agent.Watch:output_type -> millpond.node.v1.Event
+	13, // 91: millpond.node.v1.Agent.Acknowledge:output_type -> millpond.node.v1.AcknowledgeResponse
+	25, // 92: millpond.node.v1.Agent.RunTask:output_type -> millpond.node.v1.RunTaskResponse
+	27, // 93: millpond.node.v1.Agent.RunTasks:output_type -> millpond.node.v1.RunTasksResponse
+	33, // 94: millpond.node.v1.Agent.Prepare:output_type -> millpond.node.v1.PrepareResponse
+	35, // 95: millpond.node.v1.Agent.Extend:output_type -> millpond.node.v1.ExtendResponse
+	40, // 96: millpond.node.v1.Agent.SetLogins:output_type -> millpond.node.v1.SetLoginsResponse
+	43, // 97: millpond.node.v1.Agent.Notice:output_type -> millpond.node.v1.NoticeResponse
+	45, // 98: millpond.node.v1.Agent.ProceedTask:output_type -> millpond.node.v1.ProceedTaskResponse
+	47, // 99: millpond.node.v1.Agent.StopTask:output_type -> millpond.node.v1.StopTaskResponse
+	49, // 100: millpond.node.v1.Agent.RemoveTask:output_type -> millpond.node.v1.RemoveTaskResponse
+	20, // 101: millpond.node.v1.Agent.Install:output_type -> millpond.node.v1.InstallResponse
+	51, // 102: millpond.node.v1.Agent.ListFiles:output_type -> millpond.node.v1.ListFilesResponse
+	52, // 103: millpond.node.v1.Agent.StatFile:output_type -> millpond.node.v1.FileInfo
+	55, // 104: millpond.node.v1.Agent.ReadFile:output_type -> millpond.node.v1.FileChunk
+	65, // 105: millpond.node.v1.Agent.Outputs:output_type -> millpond.node.v1.Output
+	57, // 106: millpond.node.v1.Agent.DeleteFile:output_type -> millpond.node.v1.DeleteFileResponse
+	59, // 107: millpond.node.v1.Agent.Shutdown:output_type -> millpond.node.v1.ShutdownResponse
+	61, // 108: millpond.node.v1.Agent.Freeze:output_type -> millpond.node.v1.FreezeResponse
+	63, // 109: millpond.node.v1.Agent.Thaw:output_type -> millpond.node.v1.ThawResponse
+	67, // 110: millpond.node.v1.Agent.Settle:output_type -> millpond.node.v1.SettleResponse
+	69, // 111: millpond.node.v1.Agent.Personalise:output_type -> millpond.node.v1.PersonaliseResponse
+	89, // [89:112] is the sub-list for method output_type
+	66, // [66:89] is the sub-list for method input_type
+	66, // [66:66] is the sub-list for extension type_name
+	66, // [66:66] is the sub-list for extension extendee
+	0,  // [0:66] is the sub-list for field type_name
 }
 
 func init() { file_node_proto_init() }
@@ -4880,13 +5061,14 @@ func file_node_proto_init() {
 		(*Event_TaskCoordinated)(nil),
 	}
 	file_node_proto_msgTypes[8].OneofWrappers = []any{}
+	file_node_proto_msgTypes[35].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_node_proto_rawDesc), len(file_node_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   70,
+			NumMessages:   73,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
