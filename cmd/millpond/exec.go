@@ -59,7 +59,7 @@ func (e *ExecCmd) Run(g *Globals) error {
 
 func (e *ExecCmd) run(data datadir.Dir, who execproxy.Identity, argv []string) (int, error) {
 	clients := filepath.Join(string(data), "clients")
-	s := execproxy.Surroundings{Identity: who, CAFile: data.CA(), BundleFile: filepath.Join(clients, "ca-bundle.pem"), AzDir: filepath.Join(clients, "az-"+who.Client)}
+	s := execproxy.Surroundings{Identity: who, CAFile: data.CA(), BundleFile: filepath.Join(clients, "ca-bundle.pem"), TrustStore: filepath.Join(clients, "ca-bundle.jks"), AzDir: filepath.Join(clients, "az-"+who.Client)}
 	if err := os.MkdirAll(clients, 0o700); err != nil {
 		return 1, err
 	}
@@ -68,6 +68,9 @@ func (e *ExecCmd) run(data datadir.Dir, who execproxy.Identity, argv []string) (
 		usersBundle = os.Getenv("SSL_CERT_FILE")
 	}
 	if err := execproxy.WriteBundle(s.BundleFile, s.CAFile, usersBundle); err != nil {
+		return 1, err
+	}
+	if err := execproxy.WriteTrustStore(s.TrustStore, s.BundleFile); err != nil {
 		return 1, err
 	}
 	if err := execproxy.SignInAz(s.AzDir, who, uuid.NewString()); err != nil {

@@ -371,7 +371,8 @@ func (s *Service) ListPackages(ctx context.Context, app millpond.ResourceID, q s
 	return out, err
 }
 
-// DeletePackage deletes a version and its archive; false if it was not there.
+// DeletePackage deletes a version and its archive; false if it was not there. An
+// application whose default version it was has none then.
 func (s *Service) DeletePackage(ctx context.Context, id millpond.ResourceID) (found bool, err error) {
 	var p *millpond.ApplicationPackage
 	err = s.db.Update(ctx, func(tx *sqlite.Tx) error {
@@ -384,7 +385,10 @@ func (s *Service) DeletePackage(ctx context.Context, id millpond.ResourceID) (fo
 		}
 		app, _ := id.Parent()
 		if a, err := sqlite.Load[millpond.BatchApplication](tx, app.Key()); err == nil && strings.EqualFold(a.DefaultVersion, id.Name()) {
-			return millpond.Errorf(millpond.Conflict, "ApplicationPackageIsDefaultVersion", "The version %s is the default one of application %s. Choose another one first: az batch application set --default-version", id.Name(), app.Name())
+			a.DefaultVersion = ""
+			if err := tx.Put(a); err != nil {
+				return err
+			}
 		}
 		found = true
 		return tx.DeleteResource(id.Key())

@@ -24,6 +24,8 @@ type Surroundings struct {
 	ProxyURL string
 	// CAFile is Millpond's CA alone, BundleFile the system's CAs with it.
 	CAFile, BundleFile string
+	// TrustStore is BundleFile as a Java key store.
+	TrustStore string
 	// AzDir is the folder of az in which it is signed in.
 	AzDir string
 	// ExtensionDir is the user's own folder of az extensions, "" if there is none.
@@ -33,8 +35,9 @@ type Surroundings struct {
 // Environment is the child's environment: the parent's, less what would lead it
 // elsewhere, and what leads it to Millpond.
 //
-// Java is left alone: it trusts a key store, not PEM files, and options for every
-// JVM are not ours to set.
+// Java reads none of the usual variables: it gets options by JAVA_TOOL_OPTIONS,
+// of which every VM prints that it took them. Without them no Java program could
+// be run unchanged.
 func Environment(parent []string, s Surroundings) []string {
 	set := map[string]string{
 		"HTTPS_PROXY": s.ProxyURL, "https_proxy": s.ProxyURL,
@@ -59,6 +62,13 @@ func Environment(parent []string, s Surroundings) []string {
 		"AZURE_AUTHORITY_HOST": true, "AZURE_CLIENT_CERTIFICATE_PATH": true, "AZURE_FEDERATED_TOKEN_FILE": true, "AZURE_USERNAME": true, "AZURE_PASSWORD": true,
 		"ARM_CLOUD_METADATA_URL": true, "AZURE_CLOUD_NAME": true, "AZURE_ENVIRONMENT": true, "AZURE_ENVIRONMENT_FILEPATH": true,
 		"IDENTITY_ENDPOINT": true, "IDENTITY_HEADER": true, "MSI_ENDPOINT": true, "MSI_SECRET": true}
+	users := ""
+	for _, kv := range parent {
+		if v, ok := strings.CutPrefix(kv, javaVariable+"="); ok {
+			users = v
+		}
+	}
+	set[javaVariable] = javaOptions(users, s.ProxyURL, s.TrustStore)
 	var out []string
 	for _, kv := range parent {
 		name, _, _ := strings.Cut(kv, "=")
@@ -73,6 +83,9 @@ func Environment(parent []string, s Surroundings) []string {
 	}
 	return out
 }
+
+// javaVariable is read by every Java VM, also by those that a build tool starts.
+const javaVariable = "JAVA_TOOL_OPTIONS"
 
 const noProxy = "localhost,127.0.0.1,127.0.0.0/8,::1"
 

@@ -4,16 +4,25 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/json"
+	"encoding/pem"
 	"fmt"
 	"io"
+	"math/big"
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // proxied starts a proxy before a server that echoes what it gets, upper case.
@@ -116,10 +125,11 @@ func TestServerThatIsGone(t *testing.T) {
 }
 
 func TestEnvironmentLeadsToMillpondOnly(t *testing.T) {
-	got := Environment([]string{"PATH=/bin", "HTTPS_PROXY=http://corp", "no_proxy=azure.com", "AZURE_CLIENT_CERTIFICATE_PATH=x", "AZURE_TENANT_ID=real", "AZURE_BATCH_ACCOUNT=mine", "SSL_CERT_DIR=/x"},
-		Surroundings{Identity: Identity{"t", "c", "s", "sub", "n"}, ProxyURL: "http://127.0.0.1:9", CAFile: "/d/ca.pem", BundleFile: "/d/b.pem", AzDir: "/d/az"})
+	got := Environment([]string{"PATH=/bin", "HTTPS_PROXY=http://corp", "no_proxy=azure.com", "AZURE_CLIENT_CERTIFICATE_PATH=x", "AZURE_TENANT_ID=real", "AZURE_BATCH_ACCOUNT=mine", "SSL_CERT_DIR=/x", "JAVA_TOOL_OPTIONS=-Xmx1g"},
+		Surroundings{Identity: Identity{"t", "c", "s", "sub", "n"}, ProxyURL: "http://127.0.0.1:9", CAFile: "/d/ca.pem", BundleFile: "/d/b.pem", TrustStore: "/d e/b.jks", AzDir: "/d/az"})
 	for _, want := range []string{"PATH=/bin", "AZURE_BATCH_ACCOUNT=mine", "HTTPS_PROXY=http://127.0.0.1:9", "https_proxy=http://127.0.0.1:9", "AZURE_TENANT_ID=t", "AZURE_CLIENT_SECRET=s",
-		"REQUESTS_CA_BUNDLE=/d/b.pem", "SSL_CERT_FILE=/d/b.pem", "NODE_EXTRA_CA_CERTS=/d/ca.pem", "AZURE_CONFIG_DIR=/d/az", "AZURE_SUBSCRIPTION_ID=sub", "no_proxy=" + noProxy} {
+		"REQUESTS_CA_BUNDLE=/d/b.pem", "SSL_CERT_FILE=/d/b.pem", "NODE_EXTRA_CA_CERTS=/d/ca.pem", "AZURE_CONFIG_DIR=/d/az", "AZURE_SUBSCRIPTION_ID=sub", "no_proxy=" + noProxy,
+		`JAVA_TOOL_OPTIONS=-Xmx1g -Dhttps.proxyHost=127.0.0.1 -Dhttps.proxyPort=9 -Dhttp.nonProxyHosts=localhost|127.*|[::1] -Djavax.net.ssl.trustStoreType=JKS -Djavax.net.ssl.trustStore="/d e/b.jks"`} {
 		if !slices.Contains(got, want) {
 			t.Errorf("no %s", want)
 		}
@@ -235,5 +245,36 @@ func TestChildsExitCode(t *testing.T) {
 	}
 	if got, err := RunChild([]string{t.TempDir()}, nil); got != 126 || err == nil {
 		t.Errorf("a folder: %d %v", got, err)
+	}
+}
+
+// Java's own tool reads the store, and its password is the one that is usual.
+func TestTrustStore(t *testing.T) {
+	keytool, err := exec.LookPath("keytool")
+	if err != nil {
+		t.Skip("no Java here")
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "store"}, NotBefore: time.Now(), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true}
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	bundle, store := filepath.Join(dir, "b.pem"), filepath.Join(dir, "b.jks")
+	text := append([]byte("# a comment\n"), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})...)
+	text = append(text, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: []byte("no certificate")})...)
+	if err := os.WriteFile(bundle, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := WriteTrustStore(store, bundle); err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.Command(keytool, "-list", "-v", "-keystore", store, "-storepass", storePassword).CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "contains 1 entry") || !strings.Contains(string(out), "CN=store") {
+		t.Errorf("%v\n%s", err, out)
 	}
 }

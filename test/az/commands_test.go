@@ -220,6 +220,7 @@ func commands() []row {
 		{line: "batch application show -g {g} -n {a} --application-name app --query displayName", want: `"App"`},
 		{line: "batch application package create -g {g} -n {a} --application-name app --version-name 1 --package-file {zip}", want: ""},
 		{line: "batch application package activate -g {g} -n {a} --application-name app --version-name 1 --format zip", want: ""},
+		{line: "batch application set -g {g} -n {a} --application-name app --default-version 1", want: ""},
 		{line: "batch application package list -g {g} -n {a} --application-name app --query [].name", want: `"1"`},
 		{line: "batch application package show -g {g} -n {a} --application-name app --version-name 1 --query state", want: "Active"},
 		{line: "batch application summary list --query [].versions[]", want: `"1"`},
