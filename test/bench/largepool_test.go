@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"millpond.dev/millpond/internal/launch/fake"
+	"millpond.dev/millpond/internal/node"
+	"millpond.dev/millpond/test/fleet"
 )
 
 // BenchmarkLargePool: a pool on the fake launcher whose machines boot at once, from
@@ -28,17 +30,17 @@ func BenchmarkLargePool(b *testing.B) {
 	}
 	debug.SetGCPercent(200) // as the server does
 	for b.Loop() {
-		f := newFleet(b, b.TempDir(), 1, fake.Config{VMs: 2 * n}, 100*n)
-		before, began := used(), time.Now()
-		f.add(n, time.Hour)
+		f := fleet.Start(b, fleet.Options{Dir: b.TempDir(), Replicas: 1, Fake: fake.Config{VMs: 2 * n}, Node: node.Config{BootsPerReplica: 100 * n}, Dial: os.Getenv("MILLPOND_DIAL") != ""})
+		before, began := fleet.Used(), time.Now()
+		f.Add(n, time.Hour)
 		var steady, idle time.Duration
 		for steady == 0 || idle == 0 {
-			counts, p := f.counts()
+			counts, p := f.Counts()
 			if steady == 0 && p.Allocation == "steady" {
-				steady = used() - before
+				steady = fleet.Used() - before
 			}
 			if idle == 0 && counts["idle"] == n {
-				idle = used() - before
+				idle = fleet.Used() - before
 			}
 			if time.Since(began) > 9*time.Minute {
 				b.Fatalf("%v, %d nodes", counts, p.CurrentDedicated)
@@ -46,7 +48,7 @@ func BenchmarkLargePool(b *testing.B) {
 			time.Sleep(250 * time.Millisecond)
 		}
 		took := time.Since(began)
-		_, most := resident(b)
+		_, most := fleet.Resident(b)
 		b.ReportMetric(steady.Seconds(), "cpu-s-allocated")
 		b.ReportMetric(idle.Seconds(), "cpu-s-idle")
 		b.ReportMetric(float64(idle.Microseconds())/float64(n), "cpu-µs/node")
@@ -71,9 +73,9 @@ func BenchmarkLargePool(b *testing.B) {
 			w.Close()
 		}
 		// At rest: heartbeats and whatever loops do.
-		before = used()
+		before = fleet.Used()
 		time.Sleep(5 * time.Second)
-		b.ReportMetric(float64((used()-before).Milliseconds())/5/10, "%-of-a-core-at-rest")
+		b.ReportMetric(float64((fleet.Used()-before).Milliseconds())/5/10, "%-of-a-core-at-rest")
 		for name, path := range map[string]string{"page": "/pools/p/nodes?api-version=2024-07-01.20.0", "counts": "/nodecounts?api-version=2024-07-01.20.0", "pool": "/pools/p?api-version=2024-07-01.20.0",
 			"page-select": "/pools/p/nodes?api-version=2024-07-01.20.0&$select=id,state", "page-filter": "/pools/p/nodes?api-version=2024-07-01.20.0&$filter=state+eq+'idle'"} {
 			var all []time.Duration
@@ -82,7 +84,7 @@ func BenchmarkLargePool(b *testing.B) {
 				q.Header.Set("Authorization", "Bearer x")
 				w := httptest.NewRecorder()
 				began := time.Now()
-				f.edge.ServeHTTP(w, q)
+				f.Edge.ServeHTTP(w, q)
 				all = append(all, time.Since(began))
 				if w.Code != 200 {
 					b.Fatal(w.Code, w.Body)
@@ -90,6 +92,6 @@ func BenchmarkLargePool(b *testing.B) {
 			}
 			report(b, all, name)
 		}
-		f.end()
+		f.End()
 	}
 }

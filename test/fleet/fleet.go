@@ -1,6 +1,9 @@
-//go:build bench
-
-package bench
+// Package fleet is the service above the launch seam with the fake launcher below
+// it, in one process and without a listener: pools of thousands whose nodes boot as
+// a model says. In a bubble of testing/synctest its time costs nothing, so that a
+// pool that takes an hour is seen in seconds, with the processor time and memory
+// that it really takes. Tests of large pools and the benchmarks are its callers.
+package fleet
 
 import (
 	"context"
@@ -34,30 +37,41 @@ import (
 	"millpond.dev/millpond/internal/wake"
 )
 
-// fleet is the service above the launch seam with the fake launcher below it, in
-// this process and without a listener: what a large pool costs can be seen in a
-// profile, and its time may be synctest's.
-type fleet struct {
+// Fleet is the running service.
+type Fleet struct {
 	t     testing.TB
-	db    *sqlite.DB
-	pools *pool.Service
-	nodes *node.Service
-	edge  *batchapi.Edge
-	fake  *fake.Launcher
-	end   func()
+	Pools *pool.Service
+	Nodes *node.Service
+	Edge  *batchapi.Edge
+	Fake  *fake.Launcher
+	// End stops everything and waits for it.
+	End func()
 }
 
-var fleetAccount = millpond.BatchAccount{Name: "bench", Region: "westus2", PoolQuota: 100, CoreQuota: 1_000_000}
+// Options is what a fleet is made with.
+type Options struct {
+	// Dir is where the database lies.
+	Dir string
+	// Replicas is how many replicas the image of all pools has.
+	Replicas int
+	Fake     fake.Config
+	Node     node.Config
+	// Dial has each node speak HTTP/2, as real ones do.
+	Dial bool
+}
 
-// fleetImage is an image with as many replicas as it says.
-type fleetImage struct{ replicas int }
+// Account has the pool.
+var Account = millpond.BatchAccount{Name: "bench", Region: "westus2", PoolQuota: 100, CoreQuota: 1_000_000}
 
-func (f fleetImage) ResolveForPool(context.Context, millpond.Caller, millpond.BatchAccount, millpond.ImageReference, string) (millpond.BootImage, error) {
+// image is an image with as many replicas as it says.
+type image struct{ replicas int }
+
+func (f image) ResolveForPool(context.Context, millpond.Caller, millpond.BatchAccount, millpond.ImageReference, string) (millpond.BootImage, error) {
 	return millpond.BootImage{VersionID: "/v/1.0.0", HyperV: "V1", OSDisk: millpond.BootDisk{Content: "c", SizeBytes: 1 << 20}, Replicas: f.replicas}, nil
 }
 
 // ChooseReplicas spreads nodes over the replicas as the galleries do.
-func (f fleetImage) ChooseReplicas(_ context.Context, _ millpond.BatchAccount, b millpond.BootImage, n millpond.NodeID) (millpond.BootImage, error) {
+func (f image) ChooseReplicas(_ context.Context, _ millpond.BatchAccount, b millpond.BootImage, n millpond.NodeID) (millpond.BootImage, error) {
 	h := fnv.New32a()
 	h.Write([]byte(n.Key()))
 	first := int(h.Sum32() % uint32(f.replicas))
@@ -67,27 +81,28 @@ func (f fleetImage) ChooseReplicas(_ context.Context, _ millpond.BatchAccount, b
 	return b, nil
 }
 
-func (fleetImage) Account(context.Context, millpond.AccountName) (millpond.BatchAccount, error) {
-	return fleetAccount, nil
+func (image) Account(context.Context, millpond.AccountName) (millpond.BatchAccount, error) {
+	return Account, nil
 }
 
-func (fleetImage) Lookup(context.Context, millpond.AccountName) (millpond.BatchAccount, error) {
-	return fleetAccount, nil
+func (image) Lookup(context.Context, millpond.AccountName) (millpond.BatchAccount, error) {
+	return Account, nil
 }
 
-func (fleetImage) Authorize(context.Context, millpond.Caller, string, string) error { return nil }
+func (image) Authorize(context.Context, millpond.Caller, string, string) error { return nil }
 
-// newFleet starts the service. end stops it and waits for everything.
-func newFleet(t testing.TB, dir string, replicas int, cfg fake.Config, bootsPerReplica int) *fleet {
+// Start starts the service.
+func Start(t testing.TB, o Options) *Fleet {
+	cfg := o.Fake
 	ctx, cancel := context.WithCancel(context.Background())
 	clk := clock.System{}
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError}))
-	db, err := sqlite.Open(ctx, filepath.Join(dir, "state.db"), clk)
+	db, err := sqlite.Open(ctx, filepath.Join(o.Dir, "state.db"), clk)
 	if err != nil {
 		t.Fatal(err)
 	}
 	allocator, nodes, scheduler, jobs := wake.New(), wake.New(), wake.New(), wake.New()
-	image := fleetImage{replicas}
+	img := image{o.Replicas}
 	rng := rand.NewChaCha8([32]byte{1})
 	random := func(p []byte) (int, error) { return rng.Read(p) }
 	var channel *nodeapi.Handler
@@ -95,16 +110,16 @@ func newFleet(t testing.TB, dir string, replicas int, cfg fake.Config, bootsPerR
 	cfg.Join = func(ctx context.Context, node millpond.NodeID, generation int, token string, agent http.Handler) error {
 		return channel.Join(ctx, node, generation, token, agent)
 	}
-	if os.Getenv("MILLPOND_DIAL") != "" { // each node over HTTP/2, as real ones are
+	if o.Dial {
 		cfg.Join, cfg.Dial = nil, func(ctx context.Context, node millpond.NodeID, generation int, token string) (net.Conn, error) {
 			return channel.Dial(ctx, node, generation, token)
 		}
 	}
 	machines := fake.New(cfg)
-	n := node.New(node.Deps{DB: db, Clock: clk, Log: log, Launcher: machines, Images: image, Accounts: image, Random: random,
-		Wakes: node.Wakes{Allocator: allocator, Nodes: nodes, Scheduler: scheduler, Jobs: jobs}, Config: node.Config{BootsPerReplica: bootsPerReplica}})
+	n := node.New(node.Deps{DB: db, Clock: clk, Log: log, Launcher: machines, Images: img, Accounts: img, Random: random,
+		Wakes: node.Wakes{Allocator: allocator, Nodes: nodes, Scheduler: scheduler, Jobs: jobs}, Config: o.Node})
 	channel = nodeapi.New(n, n, log)
-	p := pool.New(pool.Deps{DB: db, Clock: clk, Log: log, Images: image, Machines: machines, Accounts: image, WakeSession: n.Wake,
+	p := pool.New(pool.Deps{DB: db, Clock: clk, Log: log, Images: img, Machines: machines, Accounts: img, WakeSession: n.Wake,
 		NewID: func() string { var r [8]byte; _, _ = random(r[:]); return hex.EncodeToString(r[:]) },
 		Wakes: pool.Wakes{Allocator: allocator, Nodes: nodes, Scheduler: scheduler, Jobs: jobs}})
 	j := job.New(job.Deps{DB: db, Clock: clk, Log: log, WakeSession: n.Wake, Wakes: job.Wakes{Jobs: jobs, Scheduler: scheduler, Nodes: nodes}})
@@ -118,11 +133,11 @@ func newFleet(t testing.TB, dir string, replicas int, cfg fake.Config, bootsPerR
 		defer close(forwarded)
 		n.Forward(ctx)
 	}()
-	edge := batchapi.New(batchapi.Options{Accounts: image, Authz: image, Pools: p, Nodes: n, Jobs: j, Schedules: j, Stats: &usage.Service{DB: db, Clock: clk}, Clock: clk, Rand: rng, Log: log,
+	edge := batchapi.New(batchapi.Options{Accounts: img, Authz: img, Pools: p, Nodes: n, Jobs: j, Schedules: j, Stats: &usage.Service{DB: db, Clock: clk}, Clock: clk, Rand: rng, Log: log,
 		Verify: func(context.Context, string) (millpond.Caller, error) {
 			return millpond.Caller{Method: millpond.AuthToken, Object: "o"}, nil
 		}})
-	return &fleet{t: t, db: db, pools: p, nodes: n, edge: edge, fake: machines, end: func() {
+	return &Fleet{t: t, Pools: p, Nodes: n, Edge: edge, Fake: machines, End: func() {
 		cancel()
 		d.Wait()
 		<-forwarded
@@ -132,40 +147,44 @@ func newFleet(t testing.TB, dir string, replicas int, cfg fake.Config, bootsPerR
 	}}
 }
 
-// add adds a pool of n nodes.
-func (f *fleet) add(n int, timeout time.Duration) {
+// Add adds the pool "p" of n nodes to Account.
+func (f *Fleet) Add(n int, timeout time.Duration) {
 	f.t.Helper()
-	_, err := f.pools.Add(context.Background(), millpond.Caller{Method: millpond.AuthToken, Object: "o"}, fleetAccount, millpond.PoolSpec{ID: "p", VMSize: "Standard_D1_v2", NodeAgentSKU: "batch.node.debian 12", Image: millpond.ImageReference{ResourceID: "/x"}},
+	_, err := f.Pools.Add(context.Background(), millpond.Caller{Method: millpond.AuthToken, Object: "o"}, Account, millpond.PoolSpec{ID: "p", VMSize: "Standard_D1_v2", NodeAgentSKU: "batch.node.debian 12", Image: millpond.ImageReference{ResourceID: "/x"}},
 		pool.Targets{Dedicated: &n, ResizeTimeout: &timeout})
 	if err != nil {
 		f.t.Fatal(err)
 	}
 }
 
-// counts are the pool's nodes by state, and whether its resize is over.
-func (f *fleet) counts() (millpond.NodeCounts, millpond.Pool) {
+// Counts are the pool's nodes by state, and whether its resize is over.
+func (f *Fleet) Counts() (millpond.NodeCounts, millpond.Pool) {
 	ctx := context.Background()
-	all, _, err := f.pools.NodeCounts(ctx, "bench", millpond.ListQuery[millpond.PoolNodeCounts]{})
+	all, _, err := f.Pools.NodeCounts(ctx, "bench", millpond.ListQuery[millpond.PoolNodeCounts]{})
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	p, err := f.pools.Get(ctx, "bench", "p")
+	p, err := f.Pools.Get(ctx, "bench", "p")
 	if err != nil {
 		f.t.Fatal(err)
 	}
 	return all[0].Dedicated, p
 }
 
-// used is the processor time of this process.
-func used() time.Duration {
+// Used is the processor time of this process.
+func Used() time.Duration {
 	var u syscall.Rusage
 	_ = syscall.Getrusage(syscall.RUSAGE_SELF, &u)
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// resident is the memory of this process, and the most that it had, in MiB.
-func resident(t testing.TB) (now, most float64) {
-	for _, line := range strings.Split(string(read(t, "/proc/self/status")), "\n") {
+// Resident is the memory of this process, and the most that it had, in MiB.
+func Resident(t testing.TB) (now, most float64) {
+	text, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, line := range strings.Split(string(text), "\n") {
 		f := strings.Fields(line)
 		if len(f) < 2 {
 			continue
