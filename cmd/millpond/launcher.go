@@ -48,7 +48,9 @@ func (s *server) openLauncher() (machines, error) {
 				return s.sessions.Join(ctx, node, generation, token, agent)
 			},
 			Behaviour: fake.Behaviour{BootDelay: time.Duration(s.cfg.Fake.BootDelay), FailBoot: s.cfg.Fake.FailureRate},
-			VMs:       s.cfg.Fake.MaxVMs}), nil
+			Model: fake.Model{Boot: time.Duration(s.cfg.Fake.Boot), Spread: s.cfg.Fake.BootSpread, ImageMiB: s.cfg.Fake.ImageMiB, ReplicaMiBps: s.cfg.Fake.ReplicaMiBps,
+				NodeMiBps: s.cfg.Fake.NodeMiBps, AtOnce: s.cfg.Fake.BootsAtOnce},
+			Speed: s.cfg.Fake.Speed, VMs: s.cfg.Fake.MaxVMs}), nil
 	case "local":
 		self, err := os.Executable()
 		if err != nil {

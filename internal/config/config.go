@@ -98,6 +98,8 @@ type Quotas struct {
 type Pools struct {
 	// NodesPerReplica is the number of nodes that one replica is good for.
 	NodesPerReplica int `yaml:"nodesPerReplica"`
+	// BootsPerReplica is how many nodes boot from one replica at the same time.
+	BootsPerReplica int `yaml:"bootsPerReplica"`
 	// MinutesPer1000Nodes is the resize timeout advised per 1000 nodes.
 	MinutesPer1000Nodes int `yaml:"minutesPer1000Nodes"`
 	// GrowOnArrival lets formulas that look at waiting tasks grow their pool when
@@ -173,7 +175,20 @@ type Fake struct {
 	BootDelay Duration `yaml:"bootDelay"`
 	// FailureRate is the share of launches that fail, 0 to 1.
 	FailureRate float64 `yaml:"failureRate"`
-	MaxVMs      int     `yaml:"maxVMs"`
+	// Boot and BootSpread are the median of a boot beside its reading, and the
+	// standard deviation of its logarithm.
+	Boot       Duration `yaml:"boot"`
+	BootSpread float64  `yaml:"bootSpread"`
+	// ImageMiB is what a boot reads; ReplicaMiBps is what a replica serves to all its
+	// readers, and NodeMiBps what one node takes at most. 0 is no limit.
+	ImageMiB     float64 `yaml:"imageMiB"`
+	ReplicaMiBps float64 `yaml:"replicaMiBps"`
+	NodeMiBps    float64 `yaml:"nodeMiBps"`
+	// BootsAtOnce is how many machines boot at the same time; 0 is no limit.
+	BootsAtOnce int `yaml:"bootsAtOnce"`
+	// Speed makes all times of the model, and what tasks sleep, shorter by a factor.
+	Speed  float64 `yaml:"speed"`
+	MaxVMs int     `yaml:"maxVMs"`
 }
 
 // Duration is a time.Duration written like 90s or 15m.
@@ -247,12 +262,12 @@ func Default() Config {
 			{Name: "westindia", DisplayName: "West India"},
 		},
 		Quotas:    Quotas{Pools: 100, Cores: 10000, ActiveJobs: 300, Accounts: 50},
-		Pools:     Pools{NodesPerReplica: 600, MinutesPer1000Nodes: 15, GrowOnArrival: true},
+		Pools:     Pools{NodesPerReplica: 600, BootsPerReplica: 400, MinutesPer1000Nodes: 15, GrowOnArrival: true},
 		Galleries: Galleries{Preflight: "auto", EndOfLife: "warn"},
 		Nodes:     Nodes{BootLimit: Duration(5 * time.Minute), ContactLimit: Duration(time.Minute), LogRetention: Duration(7 * 24 * time.Hour), KeepMiB: 1024, KeepPartKiB: 1024},
 		Events:    Events{KeepMiB: 64, KeepFor: Duration(7 * 24 * time.Hour)},
 		Local:     Local{Accel: "auto", MemoryCapMiB: 2048, Clones: "on"},
-		Fake:      Fake{BootDelay: Duration(200 * time.Millisecond), MaxVMs: 100000},
+		Fake:      Fake{BootDelay: Duration(200 * time.Millisecond), MaxVMs: 100000, Speed: 1},
 	}
 }
 
@@ -328,7 +343,7 @@ func (c Config) Check() error {
 		}
 	}
 	for name, v := range map[string]int{"quotas.pools": c.Quotas.Pools, "quotas.cores": c.Quotas.Cores, "quotas.activeJobs": c.Quotas.ActiveJobs,
-		"quotas.accounts": c.Quotas.Accounts, "pools.nodesPerReplica": c.Pools.NodesPerReplica, "pools.minutesPer1000Nodes": c.Pools.MinutesPer1000Nodes} {
+		"quotas.accounts": c.Quotas.Accounts, "pools.nodesPerReplica": c.Pools.NodesPerReplica, "pools.bootsPerReplica": c.Pools.BootsPerReplica, "pools.minutesPer1000Nodes": c.Pools.MinutesPer1000Nodes} {
 		if v <= 0 {
 			bad("%s is %d; it must be above 0", name, v)
 		}
@@ -350,6 +365,12 @@ func (c Config) Check() error {
 	}
 	if c.Fake.FailureRate < 0 || c.Fake.FailureRate > 1 {
 		bad("fake.failureRate is %v; it must lie between 0 and 1", c.Fake.FailureRate)
+	}
+	if f := c.Fake; !(f.Speed > 0) || f.Speed > 1e6 {
+		bad("fake.speed is %v; it must be above 0, and at most 1000000", f.Speed)
+	}
+	if f := c.Fake; !(f.BootSpread >= 0 && f.BootSpread <= 3) || !(f.ImageMiB >= 0) || !(f.ReplicaMiBps >= 0) || !(f.NodeMiBps >= 0) || f.BootsAtOnce < 0 {
+		bad("fake.bootSpread must lie between 0 and 3; fake.imageMiB, replicaMiBps, nodeMiBps and bootsAtOnce must not be below 0")
 	}
 	return errors.Join(errs...)
 }

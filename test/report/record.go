@@ -1,0 +1,162 @@
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"strconv"
+	"strings"
+	"time"
+
+	"millpond.dev/millpond/internal/atomicfile"
+	"millpond.dev/millpond/test/fleet"
+)
+
+// result is one run of a suite.
+type result struct {
+	Suite   string    `json:"suite"`
+	Time    time.Time `json:"time"`
+	Machine machine   `json:"machine"`
+	// Figures are what benchmarks and programs beside them printed.
+	Figures []figure `json:"figures,omitempty"`
+	// Outcomes are simulated pools.
+	Outcomes []fleet.Outcome `json:"outcomes,omitempty"`
+}
+
+// machine is where it was.
+type machine struct {
+	CPU    string `json:"cpu"`
+	Cores  int    `json:"cores"`
+	MiB    int    `json:"mib"`
+	Kernel string `json:"kernel"`
+	QEMU   string `json:"qemu"`
+	Accel  string `json:"accel"`
+	Commit string `json:"commit"`
+	// Load is the load of the last minute at the end of the run.
+	Load string `json:"load"`
+}
+
+// figure is one number: the median over a benchmark's rounds where it says so.
+type figure struct {
+	Name  string  `json:"name"`
+	Unit  string  `json:"unit"`
+	Value float64 `json:"value"`
+}
+
+var (
+	benchLine  = regexp.MustCompile(`^Benchmark(\S+?)(?:-\d+)?\s+\d+\s+(.*)$`)
+	besideLine = regexp.MustCompile(`^(slurm|hyperqueue|nomad|beside): (.*?):? ([0-9.]+) ([^ ]+)$`)
+)
+
+// parse reads what `go test -bench` and the programs beside it print; lines of
+// other forms are passed by.
+func parse(r io.Reader) (out []figure, outcomes []fleet.Outcome, err error) {
+	lines := bufio.NewScanner(r)
+	lines.Buffer(nil, 16<<20)
+	for lines.Scan() {
+		line := strings.TrimSpace(lines.Text())
+		if rest, ok := strings.CutPrefix(line, "outcome "); ok {
+			var o fleet.Outcome
+			if err := json.Unmarshal([]byte(rest), &o); err != nil {
+				return nil, nil, fmt.Errorf("an outcome: %w", err)
+			}
+			outcomes = append(outcomes, o)
+			continue
+		}
+		if m := besideLine.FindStringSubmatch(line); m != nil {
+			v, err := strconv.ParseFloat(m[3], 64)
+			if err == nil {
+				out = append(out, figure{m[1] + ": " + m[2], m[4], v})
+			}
+			continue
+		}
+		m := benchLine.FindStringSubmatch(line)
+		if m == nil {
+			continue
+		}
+		f := strings.Fields(m[2])
+		for i := 0; i+1 < len(f); i += 2 {
+			v, err := strconv.ParseFloat(f[i], 64)
+			if err != nil {
+				break // not pairs: a benchmark's own output
+			}
+			out = append(out, figure{m[1], f[i+1], v})
+		}
+	}
+	return out, outcomes, lines.Err()
+}
+
+func record(suite string, r io.Reader, path string) error {
+	figures, outcomes, err := parse(r)
+	if err != nil {
+		return err
+	}
+	if len(figures)+len(outcomes) == 0 {
+		return fmt.Errorf("%s printed no figure; what was recorded before stays", suite)
+	}
+	for i := range outcomes {
+		outcomes[i].Curve = thin(outcomes[i].Curve, 80)
+	}
+	text, err := json.MarshalIndent(result{suite, time.Now().UTC().Truncate(time.Second), here(), figures, outcomes}, "", " ")
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	return atomicfile.Write(path, append(text, '\n'), 0o644)
+}
+
+// thin leaves about n points of a curve, its ends among them.
+func thin(curve [][2]float64, n int) (out [][2]float64) {
+	for i, p := range curve {
+		if len(curve) <= n || i*n/len(curve) != (i-1)*n/len(curve) || i == 0 || i == len(curve)-1 {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// here is this machine.
+func here() machine {
+	m := machine{Cores: runtime.NumCPU(), CPU: after("/proc/cpuinfo", "model name"), Kernel: first("uname", "-r"), QEMU: first("qemu-system-x86_64", "--version"),
+		Commit: first("git", "describe", "--always", "--dirty", "--exclude", "*"), Accel: "software emulation (no /dev/kvm)"}
+	if kib, err := strconv.Atoi(strings.TrimSuffix(after("/proc/meminfo", "MemTotal"), " kB")); err == nil {
+		m.MiB = kib / 1024
+	}
+	if f, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0); err == nil {
+		f.Close()
+		m.Accel = "a /dev/kvm that opens"
+	}
+	if text, err := os.ReadFile("/proc/loadavg"); err == nil {
+		m.Load, _, _ = strings.Cut(string(text), " ")
+	}
+	return m
+}
+
+// after is the value of a "name : value" line of a file.
+func after(path, name string) string {
+	text, _ := os.ReadFile(path)
+	for _, line := range strings.Split(string(text), "\n") {
+		if k, v, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(k) == name {
+			return strings.TrimSpace(v)
+		}
+	}
+	return ""
+}
+
+// first is the first line that a program prints; empty without it.
+func first(name string, args ...string) string {
+	out, err := exec.Command(name, args...).Output()
+	if err != nil {
+		return ""
+	}
+	line, _, _ := strings.Cut(string(out), "\n")
+	return line
+}
