@@ -37,10 +37,10 @@ suites: ## the vendors' own test suites and samples; writes docs/wire/suites.md
 	@$(MAKE) --no-print-directory build
 	@scripts/suites
 
-bench: ## measure the bars of docs/benchmarks on this machine
-	@scripts/install run
+bench: ## all benchmarks beside their alternatives (SUITES='large clones' some); writes docs/benchmarks/report.md
+	@scripts/install run bench
 	@$(MAKE) --no-print-directory build
-	@scripts/bench
+	@scripts/bench $(SUITES)
 
 bench-tasks: ## tasks per second and latencies, beside Slurm and HyperQueue
 	@scripts/install run bench

@@ -59,12 +59,12 @@ type Outcome struct {
 // (BenchmarkFirstBoot), as was what it takes beside that with acceleration on hosts
 // of others; a replica is a file server with a card of 4 Gbit/s.
 const (
-	bootMedian   = 20 * time.Second
-	bootSpread   = 0.25
+	BootMedian   = 20 * time.Second
+	BootSpread   = 0.25
 	DebianMiB    = 40
 	LargeMiB     = 1024
 	ReplicaSpeed = 500
-	nodeSpeed    = 100
+	NodeSpeed    = 100
 )
 
 // Simulate runs a scenario in time that nobody waits for.
@@ -74,7 +74,7 @@ func Simulate(t *testing.T, c Scenario) (o Outcome) {
 	began := Used()
 	synctest.Test(t, func(t *testing.T) {
 		f := Start(t, Options{Dir: dir, Replicas: c.Replicas, Node: node.Config{BootsPerReplica: c.BootsPerReplica}, Fake: fake.Config{VMs: cmp.Or(c.Room, 2*c.Nodes), Heartbeat: 30 * time.Second, Behaviour: fake.Behaviour{BootDelay: 200 * time.Millisecond, FailHost: c.FailHost, FailBoot: c.FailBoot, Hang: c.Hang},
-			Model: fake.Model{Boot: bootMedian, Spread: bootSpread, ImageMiB: c.ImageMiB, ReplicaMiBps: c.ReplicaMiBps, NodeMiBps: nodeSpeed, AtOnce: c.AtOnce}}})
+			Model: fake.Model{Boot: BootMedian, Spread: BootSpread, ImageMiB: c.ImageMiB, ReplicaMiBps: c.ReplicaMiBps, NodeMiBps: NodeSpeed, AtOnce: c.AtOnce}}})
 		defer f.End()
 		start := time.Now()
 		f.Add(c.Nodes, c.Timeout)
