@@ -37,7 +37,14 @@ func ParseSelection(text string, members []string) (Selection, error) {
 // Whole is Entity without a selection, as text. Lists of thousands are made of it:
 // the model's text is not taken apart for what is added to it.
 func Whole(model any, extra map[string]any) (json.RawMessage, error) {
-	b, err := json.Marshal(model)
+	var b []byte
+	var err error
+	if m, ok := model.(json.Marshaler); ok {
+		// The SDKs' models write text that need not be checked and copied again.
+		b, err = m.MarshalJSON()
+	} else {
+		b, err = json.Marshal(model)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -3,9 +3,12 @@ package batchapi
 import (
 	"encoding/json"
 	"net/http"
+	"runtime"
 	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	millpond "millpond.dev/millpond"
 	"millpond.dev/millpond/internal/azwire"
@@ -135,29 +138,43 @@ func listOf[T any](e *Edge, w http.ResponseWriter, r *request, l list[T], most i
 	if err != nil {
 		return err
 	}
-	value := make([]any, 0, len(rows))
-	for _, row := range rows {
-		v := encode(row)
-		if sel == nil && v.extra == nil {
+	value := make([]any, len(rows))
+	err = inParts(len(rows), func(i int) (err error) {
+		v := encode(rows[i])
+		switch {
+		case sel != nil:
+			value[i], err = azwire.Entity(v.model, v.extra, sel)
+		case v.extra != nil:
+			value[i], err = azwire.Whole(v.model, v.extra)
+		default:
 			// Nothing to add or leave out: the model is what is written.
-			value = append(value, v.model)
-			continue
+			value[i] = v.model
 		}
-		if sel == nil {
-			text, err := azwire.Whole(v.model, v.extra)
-			if err != nil {
-				return err
-			}
-			value = append(value, text)
-			continue
-		}
-		m, err := azwire.Entity(v.model, v.extra, sel)
-		if err != nil {
-			return err
-		}
-		value = append(value, m)
+		return err
+	})
+	if err != nil {
+		return err
 	}
 	return e.writePage(w, r, l.set, value, next)
+}
+
+// inParts does each of n, in as many parts at the same time as there are processors
+// if they are many. each must be safe to be called so.
+func inParts(n int, each func(i int) error) error {
+	const few = 200
+	parts := min(runtime.GOMAXPROCS(0), n/few+1)
+	var g errgroup.Group
+	for part := range parts {
+		g.Go(func() error {
+			for i := part * n / parts; i < (part+1)*n/parts; i++ {
+				if err := each(i); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	return g.Wait()
 }
 
 // warn puts a pool's warnings into headers, where az --debug and every HTTP

@@ -4,7 +4,10 @@ import (
 	"database/sql"
 	"encoding/json"
 	"errors"
+	"runtime"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	millpond "millpond.dev/millpond"
 )
@@ -63,11 +66,14 @@ func scanHead(s scanner, more ...any) (NodeHead, error) {
 
 func scanNode(s scanner) (millpond.Node, error) {
 	var doc string
-	var n millpond.Node
 	h, err := scanHead(s, &doc)
 	if err != nil {
-		return n, err
+		return millpond.Node{}, err
 	}
+	return decodeNode(h, doc)
+}
+
+func decodeNode(h NodeHead, doc string) (n millpond.Node, err error) {
 	if err := json.Unmarshal([]byte(doc), &n); err != nil {
 		return n, err
 	}
@@ -184,8 +190,32 @@ func (t *Tx) Node(id millpond.NodeID) (millpond.Node, error) {
 func (t *Tx) Nodes(account millpond.AccountName, pool millpond.PoolID, after string, limit int, states []string) ([]millpond.Node, error) {
 	in, args := inStates(states)
 	args = append(append([]any{account.Key(), pool.Key(), after}, args...), limit)
-	return collect(t, func(r *sql.Rows) (millpond.Node, error) { return scanNode(r) },
-		`SELECT `+headColumns+`, node.document FROM node WHERE account = ? AND pool_key = ? AND key > ?`+in+` ORDER BY key LIMIT ?`, args...)
+	type row struct {
+		head NodeHead
+		doc  string
+	}
+	rows, err := collect(t, func(r *sql.Rows) (v row, err error) {
+		v.head, err = scanHead(r, &v.doc)
+		return v, err
+	}, `SELECT `+headColumns+`, node.document FROM node WHERE account = ? AND pool_key = ? AND key > ?`+in+` ORDER BY key LIMIT ?`, args...)
+	if err != nil {
+		return nil, err
+	}
+	// Decoding is most of it, and need not be done by one processor.
+	out := make([]millpond.Node, len(rows))
+	parts := min(runtime.GOMAXPROCS(0), len(rows)/200+1)
+	var g errgroup.Group
+	for part := range parts {
+		g.Go(func() (err error) {
+			for i := part * len(rows) / parts; i < (part+1)*len(rows)/parts; i++ {
+				if out[i], err = decodeNode(rows[i].head, rows[i].doc); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	return out, g.Wait()
 }
 
 // AllNodes lists all nodes of a pool.
