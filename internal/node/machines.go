@@ -61,7 +61,8 @@ func (s *Service) match(ctx context.Context) (string, time.Time, error) {
 		return "", time.Time{}, err
 	}
 	retained := map[string]bool{}
-	arriving := slices.ContainsFunc(snap.Nodes, func(h sqlite.NodeHead) bool { return h.Pending == "" && h.State != millpond.NodeStarting && booting(h) })
+	// Windows are kept up as long as anything boots.
+	arriving := slices.ContainsFunc(snap.Nodes, booting)
 	sources := map[[2]string]Source{}
 	err = s.DB.View(ctx, func(tx *sqlite.Tx) (err error) {
 		snap.Now = tx.Now
@@ -89,8 +90,12 @@ func (s *Service) match(ctx context.Context) (string, time.Time, error) {
 		snap.Source = func(h sqlite.NodeHead) Source { return sources[[2]string{h.Account.Key(), h.Pool}] }
 	}
 	snap.Retained = func(id millpond.NodeID) bool { return retained[id.Key()] }
+	snap.Windows = s.windows
 	p := planner{Snapshot: snap}
 	actions := p.all()
+	if arriving {
+		s.windows = p.windows
+	}
 	next := p.next
 	s.pace.Rest(snap.Now, len(snap.Nodes))
 	g, gctx := errgroup.WithContext(ctx)

@@ -67,6 +67,8 @@ type Snapshot struct {
 	Retained func(millpond.NodeID) bool
 	// Source is what a node boots from; nil without a bound for boots.
 	Source func(sqlite.NodeHead) Source
+	// Windows are of the plan before, by image.
+	Windows map[string]Window
 	// Started is when this server started: no time before it counts as silence.
 	Started time.Time
 	Now     time.Time
@@ -122,8 +124,9 @@ func (p *planner) all() (actions []Action) {
 type planner struct {
 	Snapshot
 	next time.Time
-	// waiting counts launches that wait for other boots.
+	// waiting counts launches that wait for other boots; windows are for the next plan.
 	waiting int
+	windows map[string]Window
 }
 
 // passed says whether a limit has passed; one that has not is waited for.

@@ -51,7 +51,7 @@ type Config struct {
 	// LaunchTries is how often the host may fail to launch one machine; 3.
 	LaunchTries int
 	// BootsPerReplica is how many nodes may boot from one replica of an image at the
-	// same time, once others have; a quarter of it may from the beginning. 400.
+	// same time while boots are quick; a quarter of it may from the beginning. 400.
 	BootsPerReplica int
 	// Relaunches is how often a node gets a new machine after its own died; 3.
 	Relaunches int
@@ -113,7 +113,8 @@ type Service struct {
 	phases  *prometheus.HistogramVec
 	// keeping bounds the nodes that are asked for outputs at once.
 	keeping chan struct{}
-	pace    reconcile.Pace // of match
+	pace    reconcile.Pace    // of match
+	windows map[string]Window // of match
 
 	mu       sync.Mutex
 	sessions map[string]*session

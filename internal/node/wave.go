@@ -1,6 +1,8 @@
 package node
 
 import (
+	"time"
+
 	millpond "millpond.dev/millpond"
 	"millpond.dev/millpond/internal/launch"
 	"millpond.dev/millpond/internal/sqlite"
@@ -9,9 +11,10 @@ import (
 // This file is pure: how many nodes boot from an image at the same time.
 //
 // All nodes of a large pool at once would read their image so slowly that none has
-// booted when its time is up. So they are launched in waves: a number for each
-// replica of the image, which grows with every node that has booted, and none while
-// one takes suspiciously long.
+// booted when its time is up. So they are launched in waves, as wide as boots are
+// quick: a window that begins at a quarter of what a replica may have, grows with
+// each quick boot, and shrinks to what a slow one says that the replicas can do.
+// None is launched while a boot has taken half of its limit.
 
 // Source is what the nodes of a pool boot from.
 type Source struct {
@@ -22,26 +25,59 @@ type Source struct {
 	Replicas int
 }
 
-// wave is the boots from one image.
+// Window is what is known of the boots from one image. It is kept from plan to plan
+// and begins anew with the server.
+type Window struct {
+	// Size is how many may boot from each replica at the same time.
+	Size float64
+	// Flights are the boots under way, by node.
+	Flights map[string]Flight
+}
+
+// Flight is one boot: since when the machine runs, and with how many others it had
+// to share at most.
+type Flight struct {
+	Since time.Time
+	With  int
+}
+
+// bootsPerReplica is Config.BootsPerReplica without one: with what a boot of
+// Debian reads, a replica that serves 500 MiB/s is busy with 250 (docs/benchmarks).
+const bootsPerReplica = 400
+
+// first and least are the window's size at the beginning and when boots are slow.
+func (c Config) first() float64 { return max(1, float64(c.BootsPerReplica)/4) }
+func (c Config) least() float64 { return max(1, float64(c.BootsPerReplica)/16) }
+
+// landed is the window after a boot has ended that took so long.
+func (w Window) landed(c Config, f Flight, took time.Duration, replicas int) Window {
+	quick := c.BootLimit / 4
+	switch {
+	case took <= quick:
+		w.Size = min(float64(c.BootsPerReplica), w.Size+1/float64(replicas))
+	case took > c.BootLimit/2:
+		can := float64(f.With) / float64(replicas) * float64(quick) / float64(took)
+		w.Size = max(c.least(), min(w.Size, can))
+	}
+	return w
+}
+
+// wave is the boots from one image in one plan.
 type wave struct {
-	replicas int
-	// booting have been launched and have not spoken; booted have, some time.
-	booting, booted int
+	Window
+	replicas, booting int
 	// late is set while a boot has taken longer than half of its limit.
 	late bool
 }
 
-// mayBoot is how many boots there may be at the same time.
-func (w wave) mayBoot(c Config) int {
-	return w.replicas * min(c.BootsPerReplica, c.BootsPerReplica/4+w.booted/w.replicas)
+func (w *wave) full() bool {
+	return w.late || w.booting >= max(1, int(w.Size*float64(w.replicas)))
 }
 
-// waves counts the boots of each image whose replicas are known.
+// waves looks at the boots of each image whose replicas are known.
 func (p *planner) waves(machines map[string]*launch.Status) map[string]*wave {
-	if p.Source == nil {
-		return nil
-	}
 	out := map[string]*wave{}
+	flights := map[string]map[string]Flight{}
 	for _, h := range p.Nodes {
 		src := p.Source(h)
 		if src.Replicas < 1 {
@@ -49,19 +85,33 @@ func (p *planner) waves(machines map[string]*launch.Status) map[string]*wave {
 		}
 		w := out[src.Image]
 		if w == nil {
-			w = &wave{replicas: src.Replicas}
-			out[src.Image] = w
-		}
-		m := machines[h.ID.Key()]
-		switch {
-		case m == nil || m.Generation != h.Generation || m.Phase != launch.Preparing && m.Phase != launch.Running:
-		case booting(h) && !p.Contact(h.ID).Live:
-			w.booting++
-			if h.State == millpond.NodeStarting && p.Now.Sub(later(h.Changed, p.Started)) > p.Config.BootLimit/2 {
-				w.late = true
+			w = &wave{Window: p.Windows[src.Image], replicas: src.Replicas}
+			if w.Size == 0 {
+				w.Size = p.Config.first()
 			}
-		default:
-			w.booted++
+			out[src.Image], flights[src.Image] = w, map[string]Flight{}
+		}
+		key := h.ID.Key()
+		m := machines[key]
+		f, flew := w.Flights[key]
+		if m == nil || m.Generation != h.Generation || m.Phase != launch.Preparing && m.Phase != launch.Running || !booting(h) || p.Contact(h.ID).Live {
+			if flew && !f.Since.IsZero() {
+				w.Window = w.landed(p.Config, f, p.Now.Sub(f.Since), src.Replicas)
+			}
+			continue
+		}
+		w.booting++
+		if h.State == millpond.NodeStarting {
+			f.Since = later(h.Changed, p.Started)
+			w.late = w.late || p.Now.Sub(f.Since) > p.Config.BootLimit/2
+		}
+		flights[src.Image][key] = f
+	}
+	for image, w := range out {
+		w.Flights = flights[image]
+		for key, f := range w.Flights {
+			f.With = max(f.With, w.booting)
+			w.Flights[key] = f
 		}
 	}
 	return out
@@ -76,18 +126,19 @@ func booting(h sqlite.NodeHead) bool {
 	return false
 }
 
-// bounded leaves launches out that have to wait for others. Whoever boots, fails or
-// is given up wakes the loop.
-func (p *planner) bounded(actions []Action, heads map[string]sqlite.NodeHead, machines map[string]*launch.Status) []Action {
-	var all map[string]*wave
+// bounded leaves launches out that have to wait for others, and notes the windows
+// for the next plan. Whoever boots, fails or is given up wakes the loop.
+func (p *planner) bounded(actions []Action, launching map[string]sqlite.NodeHead, machines map[string]*launch.Status) []Action {
+	if p.Source == nil {
+		return actions
+	}
+	all := p.waves(machines)
 	out := actions[:0]
 	for _, a := range actions {
-		if a.What == Launch && p.Source != nil {
-			if all == nil {
-				all = p.waves(machines)
-			}
-			if w := all[p.Source(heads[a.Node.Key()]).Image]; w != nil {
-				if w.late || w.booting >= w.mayBoot(p.Config) {
+		if a.What == Launch {
+			key := a.Node.Key()
+			if w := all[p.Source(launching[key]).Image]; w != nil {
+				if w.full() {
 					p.waiting++
 					continue
 				}
@@ -96,9 +147,9 @@ func (p *planner) bounded(actions []Action, heads map[string]sqlite.NodeHead, ma
 		}
 		out = append(out, a)
 	}
+	p.windows = make(map[string]Window, len(all))
+	for image, w := range all {
+		p.windows[image] = w.Window
+	}
 	return out
 }
-
-// bootsPerReplica is Config.BootsPerReplica without one: with what a boot of
-// Debian reads, a replica that serves 500 MiB/s is busy with 250 (docs/benchmarks).
-const bootsPerReplica = 400

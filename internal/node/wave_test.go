@@ -59,8 +59,6 @@ func TestWaves(t *testing.T) {
 		{"each replica has its own", crowd(1000, nil, 0), 5, 500},
 		{"those that boot count", crowd(1000, make([]time.Duration, 60), 0), 1, 40},
 		{"full", crowd(1000, make([]time.Duration, 100), 0), 1, 0},
-		{"each that has booted lets one more", crowd(1000, make([]time.Duration, 100), 50), 1, 50},
-		{"up to the most", crowd(1000, nil, 5000), 1, 400},
 		{"more than wait", crowd(7, nil, 0), 1, 7},
 		{"one is late", crowd(1000, []time.Duration{4 * time.Minute}, 5000), 1, 0},
 		{"what is read from this host has no limit", crowd(1000, nil, 0), 0, 1000},
@@ -69,6 +67,51 @@ func TestWaves(t *testing.T) {
 		if got := launches(c.snap); got != c.want {
 			t.Errorf("%s: %d launches, want %d", c.name, got, c.want)
 		}
+	}
+}
+
+// TestWindow: quick boots make a window wider, slow ones as narrow as they say, and
+// those between leave it.
+func TestWindow(t *testing.T) {
+	c := Config{BootLimit: 5 * time.Minute, BootsPerReplica: 400}
+	for _, x := range []struct {
+		size     float64
+		with     int
+		took     time.Duration
+		replicas int
+		want     float64
+	}{
+		{100, 100, 30 * time.Second, 1, 101},
+		{100, 500, 30 * time.Second, 5, 100.2},
+		{400, 400, 30 * time.Second, 1, 400},
+		{100, 100, 2 * time.Minute, 1, 100},
+		{100, 100, 225 * time.Second, 1, 100.0 / 3},
+		{400, 100, 225 * time.Second, 1, 100.0 / 3},
+		{30, 400, 225 * time.Second, 1, 30},
+		{100, 10, 5 * time.Minute, 1, 25},
+	} {
+		w := Window{Size: x.size}.landed(c, Flight{With: x.with}, x.took, x.replicas)
+		if diff := w.Size - x.want; diff > 1e-9 || diff < -1e-9 {
+			t.Errorf("%+v: %v", x, w.Size)
+		}
+	}
+}
+
+// TestWindowIsKept: a boot is noted in one plan, and what it took in a later one.
+func TestWindowIsKept(t *testing.T) {
+	s := crowd(1000, make([]time.Duration, 50), 0)
+	s.Source = func(sqlite.NodeHead) Source { return Source{Image: "v", Replicas: 1} }
+	p := planner{Snapshot: s}
+	p.all()
+	if w := p.windows["v"]; len(w.Flights) != 50 || w.Size != 100 {
+		t.Fatalf("%+v", w)
+	}
+	s.Windows, s.Now = p.windows, now.Add(30*time.Second)
+	s.Contact = func(millpond.NodeID) Contact { return Contact{Live: true, Last: now} }
+	p = planner{Snapshot: s}
+	p.all()
+	if w := p.windows["v"]; len(w.Flights) != 0 || w.Size != 150 {
+		t.Fatalf("%+v", w)
 	}
 }
 
