@@ -113,6 +113,7 @@ func TestEveryResizeEnds(t *testing.T) {
 		s := snap(resizing(rapid.IntRange(0, 6).Draw(t, "dedicated"), rapid.IntRange(0, 3).Draw(t, "low")), 0)
 		s.Room = rapid.IntRange(-1, 8).Draw(t, "room")
 		s.QuotaDedicated = rapid.IntRange(-1, 8).Draw(t, "quota")
+		s.Addresses = rapid.IntRange(-1, 8).Draw(t, "addresses")
 		for i := range rapid.IntRange(0, 6).Draw(t, "nodes") {
 			s.Nodes = append(s.Nodes, NodeView{ID: millpond.NodeID(fmt.Sprint("old", i)), Dedicated: rapid.Bool().Draw(t, "kind"), State: millpond.NodeIdle, Came: true})
 		}
@@ -145,6 +146,11 @@ func TestEveryResizeEnds(t *testing.T) {
 			for i := range s.Nodes {
 				if has(p.Retire, s.Nodes[i].ID) {
 					s.Nodes[i].State = millpond.NodeLeavingPool
+				}
+			}
+			if grown := p.CreateDedicated + p.CreateLow; s.Addresses >= 0 && grown > 0 {
+				if s.Addresses -= grown; s.Addresses < 0 {
+					t.Fatalf("%d nodes are made and have no address", -s.Addresses)
 				}
 			}
 			for i := range p.CreateDedicated + p.CreateLow {

@@ -390,6 +390,17 @@ func (a *agent) RunTask(_ context.Context, q *connect.Request[nodev1.RunTaskRequ
 		if r.instance == nil || r.instance.Primary {
 			a.hall.runs[id]++
 		}
+		if x := r.instance; x != nil {
+			var list []string
+			for _, h := range x.Hosts {
+				if h.Name != "" {
+					list = append(list, h.Address)
+				}
+			}
+			if strings.Join(list, ",") != q.Msg.Environment["AZ_BATCH_HOST_LIST"] {
+				a.hall.overlap = append(a.hall.overlap, id+": the hosts are not those of the host list")
+			}
+		}
 		if q.Msg.Environment["AZ_BATCH_JOB_ID"] != k.JobId || q.Msg.Environment["AZ_BATCH_ACCOUNT_URL"] == "" {
 			a.hall.overlap = append(a.hall.overlap, id+": bad environment")
 		}
