@@ -32,6 +32,10 @@ type picture struct {
 	lines             []line
 	legendLeft        bool
 	legendTop         bool
+	// maxX and maxY leave room for the legend; 0 is as far as the lines go.
+	maxX, maxY float64
+	// legendAt is how far a legend on the left is from the axis, in points.
+	legendAt float64
 }
 
 // Colours that differ for the colour-blind too (Okabe and Ito).
@@ -64,7 +68,7 @@ func (p picture) draw(dir string) error {
 	f.Legend.Left, f.Legend.Top = p.legendLeft, p.legendTop
 	f.Legend.Padding, f.Legend.XOffs, f.Legend.YOffs = vg.Points(2), vg.Points(6), vg.Points(-4)
 	if p.legendLeft {
-		f.Legend.XOffs = vg.Points(10)
+		f.Legend.XOffs = vg.Points(10 + p.legendAt)
 	} else {
 		f.Legend.XOffs = vg.Points(-10)
 	}
@@ -101,8 +105,18 @@ func (p picture) draw(dir string) error {
 			f.Legend.Add(l.name, thumbs...)
 		}
 	}
+	if !p.logY {
+		f.Y.Min = 0
+	}
+	if p.maxX > 0 {
+		f.X.Max = p.maxX
+	}
+	if p.maxY > 0 {
+		f.Y.Max = p.maxY
+	}
 	c := vgsvg.New(7.2*vg.Inch, 4.4*vg.Inch)
-	f.Draw(draw.New(c))
+	// Labels at the ends of the axes reach beyond them.
+	f.Draw(draw.Crop(draw.New(c), vg.Points(6), vg.Points(-24), vg.Points(6), vg.Points(-8)))
 	var text bytes.Buffer
 	if _, err := c.WriteTo(&text); err != nil {
 		return err

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -14,6 +15,7 @@ import (
 	"strings"
 	"time"
 
+	"millpond.dev/millpond/internal/accel"
 	"millpond.dev/millpond/internal/atomicfile"
 	"millpond.dev/millpond/test/fleet"
 )
@@ -126,18 +128,33 @@ func thin(curve [][2]float64, n int) (out [][2]float64) {
 // here is this machine.
 func here() machine {
 	m := machine{Cores: runtime.NumCPU(), CPU: after("/proc/cpuinfo", "model name"), Kernel: first("uname", "-r"), QEMU: first("qemu-system-x86_64", "--version"),
-		Commit: first("git", "describe", "--always", "--dirty", "--exclude", "*"), Accel: "software emulation (no /dev/kvm)"}
+		Commit: first("git", "describe", "--always", "--dirty", "--exclude", "*"), Accel: acceleration()}
 	if kib, err := strconv.Atoi(strings.TrimSuffix(after("/proc/meminfo", "MemTotal"), " kB")); err == nil {
 		m.MiB = kib / 1024
-	}
-	if f, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0); err == nil {
-		f.Close()
-		m.Accel = "a /dev/kvm that opens"
 	}
 	if text, err := os.ReadFile("/proc/loadavg"); err == nil {
 		m.Load, _, _ = strings.Cut(string(text), " ")
 	}
 	return m
+}
+
+// acceleration is what the server would use, proved as it does.
+func acceleration() string {
+	dir, err := os.MkdirTemp("", "report-")
+	if err != nil {
+		return "acceleration unknown"
+	}
+	defer os.RemoveAll(dir)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	v, err := accel.Prover{QEMU: "qemu-system-x86_64", CacheFile: filepath.Join(dir, "accel.json")}.Decide(ctx, accel.Auto)
+	switch {
+	case err != nil:
+		return "acceleration unknown"
+	case v.Accel == "kvm":
+		return "KVM"
+	}
+	return "software emulation"
 }
 
 // after is the value of a "name : value" line of a file.
