@@ -242,6 +242,8 @@ func (s *Server) RunBin(args ...string) Result {
 	cmd := exec.CommandContext(ctx, s.Bin, args...)
 	cmd.Dir = s.Data
 	cmd.Env = append(os.Environ(), "MILLPOND_DATA="+s.Data)
+	// A child of exec may outlive it, and would keep the pipes.
+	cmd.WaitDelay = 5 * time.Second
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	err := cmd.Run()

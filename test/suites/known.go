@@ -19,7 +19,62 @@ func known() map[string]map[string]string {
 		cloudService = "Cloud services, which the pool is made of, left Azure in 2024."
 		windows      = "Accelerated networking is a feature of Azure's network cards and is refused."
 	)
+	const (
+		encryption = "The pool encrypts its disks, which is refused."
+		security   = "The pool's machines have trusted launch or are confidential, which hosts here are not."
+		vault      = "Begins with a key vault, which is not served."
+		firstPool  = "Looks at the pool of the first test, which has a VM extension of Azure's own monitoring and is refused."
+		edge       = "Operations on availability sets, placement groups, disk accesses, SSH keys and VM applications are not served."
+	)
 	return map[string]map[string]string{
+		"azure-cli-batch": {
+			"BatchDataPlaneScenarioTests.test_batch_file_download_cmd":          "Wants a task to have printed something. Nodes that are acted out print nothing.",
+			"BatchDataPlaneScenarioTests.test_batch_jobs_and_tasks":             encryption,
+			"BatchDataPlaneScenarioTests.test_batch_pool_cmd":                   encryption,
+			"BatchDataPlaneScenarioTests.test_batch_pool_trustedLaunch_cmd":     security,
+			"BatchDataPlaneScenarioTests.test_batch_pools_and_nodes":            "Wants the usage metrics of pools to be refused as retired; they are served here.",
+			"BatchMgmtScenarioTests.test_batch_general_arm_cmd":                 "Wants the addresses of Azure that nodes call, a package repository and a key vault among them; nodes here call none.",
+			"BatchMgmtApplicationScenarioTests.test_batch_managed_identity_cmd": "Begins with a managed identity, which is not served.",
+			"BatchMgmtApplicationScenarioTests.test_batch_network_profile_cmd":  "Rules about who reaches an account are refused: that is the affair of the server's host.",
+			"BatchMgmtApplicationScenarioTests.test_batch_privateendpoint_cmd":  "Begins with a private endpoint, which is not served.",
+			"BatchMgmtByosScenarioTests.test_batch_byos_account_cmd":            vault,
+		},
+		"javascript-batch": {
+			"pools: Create Batch Pool successfully":                      "The pool has a VM extension of Azure's own monitoring, which is refused.",
+			"pools: should patch pool parameters successfully":           firstPool,
+			"pools: should get a pool reference successfully":            firstPool,
+			"pools: should update pool parameters successfully":          firstPool,
+			"pools: should get a pool reference with odata successfully": firstPool,
+			"pools: should list pools without filters":                   firstPool,
+			"pools: should list a maximum number of pools":               firstPool,
+			"pools: should list pools according to filter":               firstPool,
+			"pools: should check that pool exists successfully":          firstPool,
+			"pools: should delete a pool successfully":                   firstPool,
+			"pools: should create a pool with SecurityProfile & OS Disk": security,
+			"pools: should create a pool with confidential VM":           security,
+		},
+		"go-armbatch": {
+			"TestBatchManagementTestSuite":                               "The suite fails with its tests.",
+			"TestBatchManagementTestSuite/TestBatchAccount":              "Wants a detector, a diagnosis by Azure; the list of them is empty here.",
+			"TestBatchManagementTestSuite/TestPool":                      cloudService,
+			"TestBatchManagementTestSuite/TestPrivateEndpointConnection": "Begins with a private endpoint, which is not served.",
+		},
+		"go-armcompute": {
+			"TestAvailabilitySetTestSuite":                                                edge,
+			"TestAvailabilitySetTestSuite/TestAvailabilitySets":                           edge,
+			"TestDiskAccessTestSuite":                                                     edge,
+			"TestDiskAccessTestSuite/TestDiskAccesses":                                    edge,
+			"TestGalleryTestSuite":                                                        edge,
+			"TestGalleryTestSuite/TestGalleryApplications":                                edge,
+			"TestProximityPlacementGroupTestSuite":                                        edge,
+			"TestProximityPlacementGroupTestSuite/TestProximityPlacementGroups":           edge,
+			"TestSshPublicKeyTestSuite":                                                   edge,
+			"TestSshPublicKeyTestSuite/TestSshPublicKeys":                                 edge,
+			"TestSnapshotTestSuite":                                                       "The suite fails with its test.",
+			"TestSnapshotTestSuite/TestSnapshots":                                         "Makes a snapshot larger, which holds what its disk held and has its size.",
+			"TestVirtualMachineExtensionImageTestSuite":                                   "The suite fails with its test.",
+			"TestVirtualMachineExtensionImageTestSuite/TestVirtualMachineExtensionImages": "Wants the extension of Windows for scripts; the one of Linux is there.",
+		},
 		"go-azbatch": {
 			"TestNode": "Has the node's logs uploaded to `http://localhost`, and wants no error.",
 		},
