@@ -24,6 +24,10 @@ func known() map[string]map[string]string {
 		security   = "The pool's machines have trusted launch or are confidential, which hosts here are not."
 		vault      = "Begins with a key vault, which is not served."
 		firstPool  = "Looks at the pool of the first test, which has a VM extension of Azure's own monitoring and is refused."
+		unmanaged  = "Unmanaged disks, blobs in the user's storage account, are refused."
+		publisher  = "Wants the Marketplace's publisher in the letters `Canonical`; here it is `canonical`."
+		edgeZone   = "Edge zones are not served."
+		offers     = "Looks for images in the Marketplace that this server does not offer."
 		edge       = "Operations on availability sets, placement groups, disk accesses, SSH keys and VM applications are not served."
 	)
 	return map[string]map[string]string{
@@ -38,6 +42,35 @@ func known() map[string]map[string]string {
 			"BatchMgmtApplicationScenarioTests.test_batch_network_profile_cmd":  "Rules about who reaches an account are refused: that is the affair of the server's host.",
 			"BatchMgmtApplicationScenarioTests.test_batch_privateendpoint_cmd":  "Begins with a private endpoint, which is not served.",
 			"BatchMgmtByosScenarioTests.test_batch_byos_account_cmd":            vault,
+		},
+		"azure-cli-vm": {
+			"DiskAccessTest.test_disk_access":                                                         edge,
+			"DiskRPTestScenario.test_public_network_access":                                           edge,
+			"VMGalleryApplication.test_gallery_application":                                           edge,
+			"VMGalleryApplication.test_gallery_application_version":                                   edge,
+			"DiskHibernationScenarioTest.test_disk_data_access_auth_mode":                             "A signed URL alone gives access to a disk; asking for a token beside it is refused.",
+			"TestSnapShotAccess.test_snapshot_access":                                                 "Exports a snapshot as VHDX, which is refused; disks are exported as VHD.",
+			"TestSnapShotAccess.test_snapshot_create_with_source_blob_uri":                            unmanaged,
+			"VMCreateFromUnmanagedDiskTest.test_vm_create_from_unmanaged_disk":                        unmanaged,
+			"VMUnmanagedDataDiskTest.test_vm_data_unmanaged_disk":                                     unmanaged,
+			"VMUnmanagedDataDiskTest.test_vm_data_unmanaged_disk_debian":                              unmanaged,
+			"VMCreateWithSpecializedUnmanagedDiskTest.test_vm_create_with_specialized_unmanaged_disk": unmanaged,
+			"VMDiskLogicalSectorSize.test_vm_disk_logical_sector_size":                                "Sectors of 4096 bytes are refused.",
+			"VMGalleryImage.test_community_gallery_operations":                                        "Wants a region's name back in the letters that it was written in.",
+			"VMGalleryImage.test_gallery_soft_delete":                                                 "Soft delete of galleries is refused.",
+			"VMImageListByAliasesScenarioTest.test_vm_image_list_by_alias":                            publisher,
+			"VMImageListByAliasesScenarioTest.test_vm_image_list_by_alias_and_filtered_by_arch":       publisher,
+			"VMImageListOffersScenarioTest.test_vm_image_list_offers_edge_zone":                       edgeZone,
+			"VMImageListPublishersScenarioTest.test_vm_image_list_publishers_edge_zone":               edgeZone,
+			"VMImageListSkusScenarioTest.test_vm_image_list_skus_edge_zone":                           edgeZone,
+			"VMImageListThruServiceScenarioTest.test_vm_image_list_thru_services_edge_zone_by_arch":   edgeZone,
+			"VMImageListThruServiceScenarioTest.test_vm_images_list_thru_services_edge_zone":          edgeZone,
+			"VMImageShowScenarioTest.test_vm_image_show_edge_zone":                                    edgeZone,
+			"VMImageListThruServiceScenarioTest.test_vm_image_list_thru_services_deprecation_status":  offers,
+			"VMImageListThruServiceScenarioTest.test_vm_image_list_thru_services_filtered_by_arch":    offers,
+			"VMImageShowScenarioTest.test_vm_image_show":                                              offers,
+			"VMManagedDiskScenarioTest.test_vm_disk_max_shares_etc":                                   offers,
+			"VMManagedDiskScenarioTest.test_vm_snapshot_copy_start_detection":                         "Wants a copy to another region to fail with one certain error; it fails with another.",
 		},
 		"javascript-batch": {
 			"pools: Create Batch Pool successfully":                      "The pool has a VM extension of Azure's own monitoring, which is refused.",
@@ -74,9 +107,6 @@ func known() map[string]map[string]string {
 			"TestSnapshotTestSuite/TestSnapshots":                                         "Makes a snapshot larger, which holds what its disk held and has its size.",
 			"TestVirtualMachineExtensionImageTestSuite":                                   "The suite fails with its test.",
 			"TestVirtualMachineExtensionImageTestSuite/TestVirtualMachineExtensionImages": "Wants the extension of Windows for scripts; the one of Linux is there.",
-		},
-		"go-azbatch": {
-			"TestNode": "Has the node's logs uploaded to `http://localhost`, and wants no error.",
 		},
 		"python-azure-batch-15": {
 			"TestBatch.test_batch_create_pools":                           subnet,
