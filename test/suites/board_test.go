@@ -39,11 +39,11 @@ func TestScoreboard(t *testing.T) {
 }
 
 func TestJudge(t *testing.T) {
-	r := Result{Suite: "go-azbatch", Cases: []Case{{Name: "TestNew", Status: Failed, Said: "no"}, {Name: "TestOther", Status: Passed}, {Name: "TestNode[x]", Status: Failed}}}
+	r := Result{Suite: "python-samples", Cases: []Case{{Name: "TestNew", Status: Failed, Said: "no"}, {Name: "TestOther", Status: Passed}, {Name: "sample4_job_scheduler.py[x]", Status: Failed}}}
 	if got := Judge(r); len(got) != 1 {
 		t.Errorf("%q", got)
 	}
-	if got := Stale(r); len(got) != len(known()["go-azbatch"])-1 {
+	if got := Stale(r); len(got) != len(known()["python-samples"])-1 {
 		t.Errorf("%q", got)
 	}
 }

@@ -13,7 +13,7 @@ func reason(suite, test string) string {
 func known() map[string]map[string]string {
 	const (
 		logs         = "Has a node's logs uploaded to a container that is not there, and wants no error."
-		subnet       = "Pools of the test have disk encryption, extensions and trusted launch, which a host without a cloud has not."
+		subnet       = "Its pools have encrypted disks and trusted launch, which are refused."
 		blobfuse     = "The pool mounts a blob container, which is refused."
 		extensions   = "The pool has an extension of Azure's own catalogue, which is refused; the custom script is the one that runs here."
 		cloudService = "Cloud services, which the pool is made of, left Azure in 2024."
@@ -114,9 +114,7 @@ func known() map[string]map[string]string {
 			"TestBatch.test_batch_create_pool_with_osdisksecurityprofile": "The OS disk has a security profile of confidential machines, which the hosts here are not.",
 			"TestBatch.test_batch_create_pool_with_osdiskdiskencryption":  "Needs a key vault and a disk encryption set of Azure; the suite itself reads their names from the environment.",
 			"TestBatch.test_batch_network_configuration":                  "The pool asks for public addresses by IP family, which is refused: nodes have no public addresses.",
-			"TestBatch.test_batch_compute_nodes":                          logs,
 			"TestBatch.test_batch_compute_node_extensions":                extensions,
-			"TestBatch.test_batch_tasks":                                  "Adds tasks to a job that ends with its first failed task, and counts on none having run. Nodes that are acted out are there at once.",
 		},
 		"python-azure-batch-14": {
 			"TestBatch.test_batch_applications":                                cloudService,
