@@ -249,7 +249,7 @@ func newServer(ctx context.Context, cfg config.Config, data datadir.Dir, addr st
 	// The edges and the door.
 	assignments := armapi.NewAuthorization(rights, log)
 	assignments.Locks = resources
-	rm := armapi.New(armapi.Options{Log: log, Auth: rights, Resources: resources, Compute: comp, Gallery: galleries, Accounts: accounts, Storage: stores, Applications: apps, Network: networks, Machines: s.machines, Deployments: deployments,
+	rm := armapi.New(armapi.Options{Log: log, Auth: rights, Resources: resources, Compute: comp, Gallery: galleries, Accounts: accounts, Storage: stores, Applications: apps, Certificates: certificates, Network: networks, Machines: s.machines, Deployments: deployments,
 		Authenticate: func(r *http.Request) (millpond.Caller, error) {
 			token, _ := identity.Bearer(r)
 			return dir.Verify(r.Context(), token, directory.AudienceARM)

@@ -21,6 +21,7 @@ import (
 	"millpond.dev/millpond/internal/account"
 	"millpond.dev/millpond/internal/application"
 	"millpond.dev/millpond/internal/azwire"
+	"millpond.dev/millpond/internal/certificate"
 	"millpond.dev/millpond/internal/compute"
 	"millpond.dev/millpond/internal/deployment"
 	"millpond.dev/millpond/internal/gallery"
@@ -58,6 +59,8 @@ type Options struct {
 	// Pools is the Batch service.
 	Pools   BatchPools
 	VMSizes func() []millpond.VMSize
+	// Certificates are only for api-versions that have them.
+	Certificates *certificate.Service
 	// TenantName is what a tenant is called; nil shows none.
 	TenantName func(ctx context.Context, tenant string) string
 	// PageSize bounds lists; 0 means 200.
@@ -91,7 +94,7 @@ const SignedIn = "(any signed-in principal)"
 func (e *Edge) Routes() []azwire.Route {
 	var all []azwire.Route
 	for _, part := range [][]azwire.Route{e.subscriptionRoutes(), e.groupRoutes(), e.providerRoutes(), e.resourceRoutes(), e.operationRoutes(),
-		e.diskRoutes(), e.imageRoutes(), e.galleryRoutes(), e.versionRoutes(), e.checkRoutes(), e.sharingRoutes(), e.accountRoutes(), e.poolRoutes(), e.storageRoutes(), e.applicationRoutes(), e.networkRoutes(), e.deploymentRoutes(),
+		e.diskRoutes(), e.imageRoutes(), e.galleryRoutes(), e.versionRoutes(), e.checkRoutes(), e.sharingRoutes(), e.accountRoutes(), e.poolRoutes(), e.storageRoutes(), e.applicationRoutes(), e.certificateRoutes(), e.networkRoutes(), e.deploymentRoutes(),
 		e.machineRoutes(), e.extensionRoutes(), e.commandRoutes(), e.catalogueRoutes(), e.refusedRoutes()} {
 		all = append(all, part...)
 	}
@@ -139,6 +142,9 @@ func (e *Edge) serve(w http.ResponseWriter, r *azwire.Request) error {
 	}
 	if r.Route.Refused != "" {
 		return refuse(w, r)
+	}
+	if r.Route.Ended(r.APIVersion) {
+		return millpond.Errorf(millpond.Unsupported, "NotImplemented", "%s: %s", r.Route.Name, r.Route.EndedWhy)
 	}
 	return r.Route.Handle(w, r)
 }

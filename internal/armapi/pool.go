@@ -74,8 +74,10 @@ func (c poolCall) get() (map[string]any, error) { return c.do("GET", c.path, nil
 
 func (c poolCall) encode(doc map[string]any) map[string]any {
 	name, _ := doc["id"].(string)
+	properties := armPool(doc)
+	certificatesOut(c.acct.ID, properties)
 	return map[string]any{"id": c.acct.ID.String() + "/pools/" + name, "name": name, "type": poolType, "etag": doc["eTag"],
-		"properties": armPool(doc)}
+		"properties": properties}
 }
 
 func (c poolCall) write(w http.ResponseWriter) error {
@@ -167,7 +169,8 @@ func (e *Edge) poolIn(r *azwire.Request) (c poolCall, patch, scale map[string]an
 		return c, nil, nil, err
 	}
 	scale = scaleOf(p)
-	return c, batchPool(p), scale, nil
+	doc := batchPool(p)
+	return c, doc, scale, certificatesIn(r, doc)
 }
 
 // putPool makes a pool. One that exists is changed where the body differs from

@@ -38,6 +38,8 @@ var poolValues = map[string][]string{
 	"targets":                      {"OsDisk", "TemporaryDisk"},
 	"targetNodeCommunicationMode":  {"Default", "Classic", "Simplified"},
 	"currentNodeCommunicationMode": {"Default", "Classic", "Simplified"},
+	"storeLocation":                {"CurrentUser", "LocalMachine"},
+	"visibility":                   {"StartTask", "Task", "RemoteUser"},
 	"workingDirectory":             {"TaskWorkingDirectory", "ContainerImageDefault"},
 }
 

@@ -30,13 +30,11 @@ func refuse(w http.ResponseWriter, r *azwire.Request) error {
 // and that are not served. The last ones catch every other provider.
 func (e *Edge) refusedRoutes() []azwire.Route {
 	const mc = "/subscriptions/{sub}/resourceGroups/{rg}/providers/Microsoft.Compute"
-	const mb = "/subscriptions/{sub}/resourceGroups/{rg}/providers/Microsoft.Batch/batchAccounts/{name}"
 	no := func(name, method, path, action, why string) azwire.Route {
 		return azwire.Route{Name: name, Method: method, Path: path, Action: action, Refused: why}
 	}
 	out := []azwire.Route{
 		no("VirtualMachineScaleSets_CreateOrUpdate", "PUT", mc+"/virtualMachineScaleSets/{name}", "Microsoft.Compute/virtualMachineScaleSets/write", "Virtual machine scale sets are not supported. Use a Batch pool."),
-		no("Certificate_Create", "PUT", mb+"/certificates/{cert}", "Microsoft.Batch/batchAccounts/certificates/write", "Certificates left the service in 2025 and are not supported. Put secrets on a node with a resource file or in the image."),
 	}
 	const other = "Resources of type {ns}/{type} are not supported yet. docs/wire/resource-manager.md lists what is."
 	const any = "/subscriptions/{sub}/resourceGroups/{rg}/providers/{ns}/{rest...}"

@@ -13,7 +13,7 @@ import (
 // Call runs one operation for a caller whose right has been proved elsewhere:
 // the Resource Manager's pools are this service's pools in other words. path
 // is below the account and may have a query; the body and the answer are JSON
-// in the newest version's shape. An error is in this service's terms.
+// in the shape of callVersion. An error is in this service's terms.
 func (e *Edge) Call(ctx context.Context, caller millpond.Caller, acct millpond.BatchAccount, method, path string, header http.Header, body []byte) ([]byte, http.Header, error) {
 	u, err := url.Parse(path)
 	if err != nil {
@@ -31,7 +31,7 @@ func (e *Edge) Call(ctx context.Context, caller millpond.Caller, acct millpond.B
 	if route == nil {
 		return nil, nil, millpond.Errorf(millpond.NotFound, "ResourceNotFound", "There is no operation of the Batch service at the path %s.", azwire.Clip(path))
 	}
-	r := &azwire.Request{Request: withAccount(hr, acct), BaseURL: "https://" + acct.Host(), Caller: caller, Route: route, APIVersion: newestVersion}
+	r := &azwire.Request{Request: withAccount(hr, acct), BaseURL: "https://" + acct.Host(), Caller: caller, Route: route, APIVersion: callVersion}
 	for k, v := range params {
 		r.SetParam(k, v)
 	}
@@ -42,8 +42,9 @@ func (e *Edge) Call(ctx context.Context, caller millpond.Caller, acct millpond.B
 	return w.body.Bytes(), w.header, nil
 }
 
-// newestVersion is the api-version that Call speaks.
-const newestVersion = "2025-06-01"
+// callVersion is the api-version that Call speaks: the newest that has all that
+// pools of the Resource Manager may have.
+const callVersion = "2024-07-01.20.0"
 
 type readCloser struct{ *bytes.Reader }
 

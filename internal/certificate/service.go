@@ -114,6 +114,31 @@ func (s *Service) Delete(ctx context.Context, acct millpond.AccountName, thumbpr
 	return err
 }
 
+// DeleteNow is Delete and what comes of it: nil when the certificate has gone, and
+// a Conflict with the reason when it is in use.
+func (s *Service) DeleteNow(ctx context.Context, acct millpond.AccountName, thumbprint string) error {
+	if err := s.Delete(ctx, acct, thumbprint); err != nil {
+		return err
+	}
+	if _, _, err := s.run(ctx); err != nil {
+		return err
+	}
+	c, err := s.Get(ctx, acct, thumbprint)
+	switch {
+	case err != nil && millpond.KindOf(err) == millpond.NotFound:
+		return nil
+	case err != nil:
+		return err
+	case c.DeleteError == nil:
+		return nil // somebody has cancelled it meanwhile
+	}
+	e := millpond.Errorf(millpond.Conflict, c.DeleteError.Code, "%s", c.DeleteError.Message)
+	for _, v := range c.DeleteError.Values {
+		e = e.With(v.Name, v.Value)
+	}
+	return e
+}
+
 // CancelDelete makes a certificate active again whose deletion has failed.
 func (s *Service) CancelDelete(ctx context.Context, acct millpond.AccountName, thumbprint string) error {
 	return s.apply(ctx, acct, thumbprint, millpond.CertificateCancelDelete)

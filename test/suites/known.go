@@ -15,7 +15,7 @@ func known() map[string]map[string]string {
 		logs         = "Has a node's logs uploaded to a container that is not there, and wants no error."
 		subnet       = "Its pools have encrypted disks and trusted launch, which are refused."
 		blobfuse     = "The pool mounts a blob container, which is refused."
-		extensions   = "The pool has an extension of Azure's own catalogue, which is refused; the custom script is the one that runs here."
+		extensions   = "The pool has the extension KeyVaultForLinux, a program of Azure's own catalogue, which is refused by name; the custom script is the one that runs here."
 		cloudService = "Cloud services, which the pool is made of, left Azure in 2024."
 		windows      = "Accelerated networking is a feature of Azure's network cards and is refused."
 	)
