@@ -48,7 +48,7 @@ bench-tasks: ## tasks per second and latencies, beside Slurm and HyperQueue
 	@scripts/bench-tasks
 
 bench-images: ## measure the image store beside qemu-img, cp and rsync
-	@scripts/install run
+	@scripts/install run images
 	@$(MAKE) --no-print-directory build
 	@scripts/bench-images
 

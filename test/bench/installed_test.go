@@ -29,13 +29,13 @@ var twoPackages = []string{"nginx-light", "jq"}
 const installLimit = 15 * time.Minute
 
 // install is what the VM runs as its custom data: what a person would do by hand
-// before a capture.
+// before a capture. Generalizing waits for cloud-init to end, which runs this, and
+// is therefore left to a unit of its own.
 const install = `#!/bin/sh
 export DEBIAN_FRONTEND=noninteractive PATH=/usr/sbin:/usr/bin:/sbin:/bin
 mkdir -p /run/debs
-mount -o ro /dev/disk/by-label/DEBS /run/debs && dpkg -i /run/debs/*.deb && umount /run/debs &&
-waagent -deprovision+user -force && fstrim -a && echo MILLPOND-INSTALLED > /dev/ttyS0
-poweroff
+mount -o ro /dev/disk/by-label/DEBS /run/debs && dpkg -i /run/debs/*.deb && umount /run/debs || exec poweroff
+exec systemd-run --no-block sh -c 'waagent -deprovision+user -force && fstrim -a && echo MILLPOND-INSTALLED > /dev/ttyS0; poweroff'
 `
 
 // installed boots a VM from a debian-12 image, with an overlay as all have, installs
