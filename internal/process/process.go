@@ -40,34 +40,62 @@ func Of(pid int) (ID, error) {
 	if err != nil {
 		return ID{}, err
 	}
-	start, _, err := stat(pid)
+	f, err := stat(pid)
 	if err != nil {
 		return ID{}, err
 	}
-	return ID{PID: pid, Start: start, Boot: boot}, nil
+	return ID{PID: pid, Start: f.start, Boot: boot}, nil
 }
 
-// stat reads the start time and the state letter of a process.
-func stat(pid int) (start uint64, state byte, err error) {
+// userHZ is the unit of times in /proc, of all ports of Linux.
+const userHZ = 100
+
+// ProcessorTime is what the process and those of its children that it has waited
+// for have spent, to a hundredth of a second; ErrGone when it has ended.
+func (id ID) ProcessorTime() (time.Duration, error) {
+	f, err := stat(id.PID)
+	if err != nil {
+		return 0, err
+	}
+	if f.start != id.Start {
+		return 0, ErrGone
+	}
+	return f.used, nil
+}
+
+// fields are some of /proc/PID/stat.
+type fields struct {
+	start uint64
+	state byte
+	used  time.Duration
+}
+
+// stat reads what /proc says of a process.
+func stat(pid int) (fields, error) {
 	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
 	if err != nil {
 		if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) {
 			err = ErrGone
 		}
-		return 0, 0, err
+		return fields{}, err
 	}
 	// The command name may hold spaces and parentheses; fields count from its
-	// last ")". The state is field 3, the start time field 22.
+	// last ")". The state is field 3, times are 14 to 17, the start time is 22.
 	i := bytes.LastIndexByte(b, ')')
 	if i < 0 {
-		return 0, 0, fmt.Errorf("stat of process %d has no command", pid)
+		return fields{}, fmt.Errorf("stat of process %d has no command", pid)
 	}
 	f := strings.Fields(string(b[i+1:]))
 	if len(f) < 20 {
-		return 0, 0, fmt.Errorf("stat of process %d has %d fields", pid, len(f))
+		return fields{}, fmt.Errorf("stat of process %d has %d fields", pid, len(f))
 	}
-	start, err = strconv.ParseUint(f[19], 10, 64)
-	return start, f[0][0], err
+	var n [5]uint64
+	for i, field := range []string{f[11], f[12], f[13], f[14], f[19]} {
+		if n[i], err = strconv.ParseUint(field, 10, 64); err != nil {
+			return fields{}, fmt.Errorf("stat of process %d: %w", pid, err)
+		}
+	}
+	return fields{start: n[4], state: f[0][0], used: time.Duration(n[0]+n[1]+n[2]+n[3]) * time.Second / userHZ}, nil
 }
 
 // Process is a live hold on a process: the pid cannot be reused under it.
@@ -94,8 +122,8 @@ func Find(id ID) (*Process, error) {
 	p := &Process{f: os.NewFile(uintptr(fd), "pidfd")}
 	// Only now is the comparison safe: while the pidfd is open and the process
 	// has not ended, the pid means the same process.
-	start, state, err := stat(id.PID)
-	if err == nil && (start != id.Start || state == 'Z' || state == 'X') {
+	now, err := stat(id.PID)
+	if err == nil && (now.start != id.Start || now.state == 'Z' || now.state == 'X') {
 		err = ErrGone
 	}
 	if err != nil {

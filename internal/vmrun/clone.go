@@ -121,7 +121,14 @@ func (s *supervisor) personalise(ctx context.Context) error {
 	if s.cfg.network() != nil {
 		q.Mac = s.cfg.mac()
 	}
-	if _, err := client.Personalise(ctx, connect.NewRequest(q)); err != nil {
+	answer, err := client.Personalise(ctx, connect.NewRequest(q))
+	if err != nil {
+		return err
+	}
+	for _, stage := range answer.Msg.GetStages() {
+		s.log.Info("personalised", "stage", stage.GetName(), "took", stage.GetDuration().AsDuration().String())
+	}
+	if err := s.setLink(ctx, true); err != nil {
 		return err
 	}
 	s.heard()

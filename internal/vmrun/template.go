@@ -43,8 +43,14 @@ const (
 	// how long it then may take to come to rest.
 	bootLimit   = 5 * time.Minute
 	settleLimit = 10 * time.Minute
-	// rest lets the agent put down the call that it has just answered.
-	rest = 300 * time.Millisecond
+	// restFor is how long QEMU must have done next to nothing before its machine is
+	// stopped, restTick how often that is looked at, restLimit how long it is waited
+	// for: all that a template was about to do is done by each of its clones. A guest
+	// at rest takes some thousandths of a processor.
+	restFor   = time.Second
+	restTick  = 250 * time.Millisecond
+	restShare = 0.04
+	restLimit = time.Minute
 	// stateLimit bounds the writing and the reading of a state of a few MiB.
 	stateLimit = 30 * time.Second
 )
@@ -177,12 +183,15 @@ func (s *supervisor) freeze(ctx context.Context) (state string, err error) {
 	if err != nil {
 		return "", err
 	}
-	select {
-	case <-time.After(rest):
-	case <-ctx.Done():
-		return "", ctx.Err()
-	}
 	step("settle")
+	// A clone gets its address while its cable is out.
+	if err := s.setLink(ctx, false); err != nil {
+		return "", err
+	}
+	if err := s.comeToRest(ctx); err != nil {
+		return "", err
+	}
+	step("rest")
 	if err := s.qmp.Execute(ctx, "stop", nil, nil); err != nil {
 		return "", err
 	}
@@ -191,6 +200,46 @@ func (s *supervisor) freeze(ctx context.Context) (state string, err error) {
 	}
 	step("freeze")
 	return answer.Msg.GetState(), nil
+}
+
+// setLink plugs the cable of the machine's card in, or pulls it out.
+func (s *supervisor) setLink(ctx context.Context, up bool) error {
+	if s.cfg.network() == nil {
+		return nil
+	}
+	return s.qmp.Execute(ctx, "set_link", map[string]any{"name": qemu.NetDevice, "up": up}, nil)
+}
+
+// comeToRest returns when QEMU has done next to nothing for a while, or at the
+// latest after restLimit: a template that is at work is a bad one, not a wrong one.
+func (s *supervisor) comeToRest(ctx context.Context) error {
+	tick := time.NewTicker(restTick)
+	defer tick.Stop()
+	begin := s.clock.Now()
+	quiet, last, at := begin, time.Duration(-1), begin
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+		used, err := s.engine.id.ProcessorTime()
+		if err != nil {
+			return err
+		}
+		now := s.clock.Now()
+		if last < 0 || used-last > time.Duration(restShare*float64(now.Sub(at))) {
+			quiet = now
+		}
+		last, at = used, now
+		if now.Sub(quiet) >= restFor {
+			return nil
+		}
+		if now.Sub(begin) > restLimit {
+			s.log.Warn("the machine is never quite at rest", "limit", restLimit)
+			return nil
+		}
+	}
 }
 
 // saveState has QEMU write the devices' state; the memory is in its file already.

@@ -28,6 +28,11 @@ func setHostname(name string) error {
 	if err := unix.Sethostname([]byte(name)); err != nil {
 		return err
 	}
+	// ext4 begins to write a file that was truncated as soon as it is closed, and
+	// whoever truncates it again waits for that: a clone is named twice.
+	if old, err := os.ReadFile("/etc/hostname"); err == nil && string(old) == name+"\n" {
+		return nil
+	}
 	return os.WriteFile("/etc/hostname", []byte(name+"\n"), 0o644)
 }
 

@@ -84,6 +84,7 @@ type Machine struct {
 
 	mu     sync.Mutex
 	place  *agent.Place
+	online *online // the place's runner; nil if nothing waits for the network
 	root   string
 	stages []*nodev1.Stage
 	// asleep is what Settle has stopped, in a template and so in its clones; born
@@ -141,10 +142,15 @@ func (m *Machine) Adopt(_ context.Context, q *nodev1.HelloRequest) (agent.Place,
 			}
 		}
 	}
-	if m.place == nil {
+	select {
+	case <-m.adopted:
+	default:
 		begin := time.Now()
 		if err := m.makeRoot(); err != nil {
 			return agent.Place{}, nil, err
+		}
+		if m.online != nil {
+			m.online.until = begin.Add(networkLimit)
 		}
 		close(m.adopted)
 		m.stages = []*nodev1.Stage{
@@ -163,8 +169,12 @@ func (m *Machine) Adopt(_ context.Context, q *nodev1.HelloRequest) (agent.Place,
 	return *m.place, m.describe(), nil
 }
 
-// makeRoot finds the root directory and makes what belongs below it.
+// makeRoot finds the root directory and makes what belongs below it, once; mu is
+// held.
 func (m *Machine) makeRoot() error {
+	if m.place != nil {
+		return nil
+	}
 	root := m.cfg.Root
 	if root == "" {
 		root = "/opt/batch/data"
@@ -203,8 +213,8 @@ func (m *Machine) makeRoot() error {
 		prepare.engine = func() *container.Engine { return nil }
 	}
 	if m.cfg.Privileged {
-		o := &online{Runner: runner, hosts: &m.hosts, up: func() bool { return networkUp() && mountsUp() }, until: time.Now().Add(networkLimit), log: m.cfg.Log}
-		runner, prepare.wait = o, o.wait
+		m.online = &online{Runner: runner, hosts: &m.hosts, up: func() bool { return networkUp() && mountsUp() }, log: m.cfg.Log}
+		runner, prepare.wait = m.online, m.online.wait
 	}
 	// What was announced before this boot has happened.
 	if err := os.Remove(filepath.Join(root, proc.ScheduledEvents)); !os.IsNotExist(err) {

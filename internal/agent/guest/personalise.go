@@ -54,28 +54,39 @@ func (m *Machine) Personalise(ctx context.Context, q *nodev1.PersonaliseRequest)
 		return nil, errors.New("a clone needs a machine id, an instance id, a boot id, a name and the time")
 	}
 	begin := time.Now()
+	var stages []*nodev1.Stage
+	stage := func(name string) {
+		stages = append(stages, &nodev1.Stage{Name: name, Duration: durationpb.New(time.Since(begin))})
+		begin = time.Now()
+	}
 	if err := addEntropy(q.GetEntropy()); err != nil {
 		return nil, fmt.Errorf("entropy: %w", err)
 	}
+	stage("random")
 	tv := unix.NsecToTimeval(q.GetNow().AsTime().UnixNano())
 	if err := unix.Settimeofday(&tv); err != nil {
 		return nil, fmt.Errorf("clock: %w", err)
 	}
+	stage("clock")
 	if err := setBootID(q.GetBootId()); err != nil {
 		return nil, fmt.Errorf("boot id: %w", err)
 	}
+	stage("bootId")
 	old := firstLine("/etc/machine-id")
 	if err := setMachineID(q.GetMachineId()); err != nil {
 		return nil, fmt.Errorf("machine id: %w", err)
 	}
-	if err := errors.Join(setHostname(q.GetHostname()), m.hosts.own(ownHosts{name: q.GetHostname()})); err != nil {
+	stage("machineId")
+	if err := setHostname(q.GetHostname()); err != nil {
 		return nil, fmt.Errorf("host name: %w", err)
 	}
+	stage("hostname")
 	if err := setInstance("/var/lib/cloud", q.GetInstanceId()); err != nil {
 		return nil, fmt.Errorf("cloud-init's instance: %w", err)
 	}
+	stage("cloud")
 	m.attempt("seed of the next boot", reseed("/var/lib/systemd/random-seed"))
-	identity := time.Since(begin)
+	stage("seed")
 	if q.GetMac() != "" {
 		if err := setCard(q.GetMac()); err != nil {
 			return nil, fmt.Errorf("network card: %w", err)
@@ -84,8 +95,8 @@ func (m *Machine) Personalise(ctx context.Context, q *nodev1.PersonaliseRequest)
 	m.born = time.Now()
 	m.started = uptime()
 	go m.wakeUp(m.asleep, old, q.GetMachineId())
-	return []*nodev1.Stage{{Name: "identity", Duration: durationpb.New(identity)},
-		{Name: "network", Duration: durationpb.New(time.Since(begin) - identity)}}, nil
+	stage("network")
+	return stages, nil
 }
 
 // setBootID makes id the one that is reported, and the one that programs find.
@@ -171,8 +182,9 @@ func reseed(name string) error {
 	return os.WriteFile(name, b, 0o600)
 }
 
-// setCard gives the machine's network cards up to whoever manages them, with mac
-// on the first: down, without addresses, and up again.
+// setCard gives the machine's first network card its address while the cable is
+// out: whoever manages cards asks for an IP address when the host plugs it in. One
+// that the template had goes.
 func setCard(mac string) error {
 	hw, err := net.ParseMAC(mac)
 	if err != nil || len(hw) != 6 {
@@ -191,21 +203,21 @@ func setCard(mac string) error {
 		return err
 	}
 	defer unix.Close(fd)
-	if err := linkUp(fd, name, false); err != nil {
-		return err
-	}
-	if err := setHardwareAddress(fd, name, hw); err != nil {
-		return err
-	}
 	dropAddress(fd, name)
-	if err := linkUp(fd, name, true); err != nil {
+	err = setHardwareAddress(fd, name, hw)
+	if errors.Is(err, unix.EBUSY) {
+		// Not virtio: the driver wants the card down, which takes the kernel some
+		// tenths of a second under emulation.
+		err = errors.Join(linkUp(fd, name, false), setHardwareAddress(fd, name, hw), linkUp(fd, name, true))
+	}
+	if err != nil {
 		return err
 	}
 	return askAgain(name)
 }
 
-// askAgain has the tiny image's client for addresses start anew. Whatever else
-// manages a card notices that it went down and up.
+// askAgain has the tiny image's client for addresses start anew, which does not notice
+// cables.
 func askAgain(name string) error {
 	const up = "/usr/lib/millpond/net-up"
 	if _, err := os.Stat(up); err != nil {

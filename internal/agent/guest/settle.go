@@ -50,8 +50,6 @@ func (m *Machine) Settle(ctx context.Context) (string, []*nodev1.Stage, error) {
 		stages = append(stages, &nodev1.Stage{Name: name, Duration: durationpb.New(time.Since(begin))})
 		begin = time.Now()
 	}
-	// It has had priority until its first Hello, which a template never gets.
-	m.attempt("priority", unix.Setpriority(unix.PRIO_PGRP, 0, 0))
 	state := ""
 	if systemd() {
 		// Its exit code only says whether the state is a good one.
@@ -66,6 +64,13 @@ func (m *Machine) Settle(ctx context.Context) (string, []*nodev1.Stage, error) {
 		m.asleep = m.sleep(ctx)
 	}
 	stage("start")
+	// What a node needs whatever its name is.
+	m.mu.Lock()
+	err := m.makeRoot()
+	m.mu.Unlock()
+	if err != nil {
+		return state, nil, err
+	}
 	keys, err := filepath.Glob(hostKeys)
 	if err != nil {
 		return state, nil, err

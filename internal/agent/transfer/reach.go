@@ -37,13 +37,8 @@ type Reach struct {
 func (r *Reach) Set(address string, ca []byte, hosts []string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.roots == nil || !bytes.Equal(r.ca, ca) {
-		roots, err := x509.SystemCertPool()
-		if err != nil {
-			roots = x509.NewCertPool()
-		}
-		roots.AppendCertsFromPEM(ca)
-		r.roots = roots
+	if !bytes.Equal(r.ca, ca) {
+		r.roots = nil
 	}
 	r.address, r.ca, r.hosts = address, ca, hosts
 }
@@ -69,10 +64,25 @@ func (r *Reach) serves(host string) (string, *x509.CertPool) {
 	}
 	for _, h := range r.hosts {
 		if host == h || strings.HasPrefix(h, ".") && strings.HasSuffix(host, h) {
-			return r.address, r.roots
+			return r.address, r.trusted()
 		}
 	}
 	return "", nil
+}
+
+// trusted is the server's CA beside the system's; mu is held. It is read when it is
+// first wanted: the system's are some hundred certificates, which cost a second
+// under emulation, at a time when a node is waited for.
+func (r *Reach) trusted() *x509.CertPool {
+	if r.roots == nil {
+		roots, err := x509.SystemCertPool()
+		if err != nil {
+			roots = x509.NewCertPool()
+		}
+		roots.AppendCertsFromPEM(r.ca)
+		r.roots = roots
+	}
+	return r.roots
 }
 
 const dialTimeout = 30 * time.Second
