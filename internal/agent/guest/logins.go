@@ -16,6 +16,9 @@ type logins struct {
 	mu    sync.Mutex
 	list  []*nodev1.Login
 	timer *time.Timer
+	// wanted is closed by the first account.
+	wanted chan struct{}
+	once   sync.Once
 }
 
 // SetLogins implements agent.Machine.
@@ -26,6 +29,9 @@ func (m *Machine) SetLogins(q *nodev1.SetLoginsRequest) error {
 	m.logins.mu.Lock()
 	defer m.logins.mu.Unlock()
 	m.logins.list = q.GetLogins()
+	if len(m.logins.list) > 0 {
+		m.logins.once.Do(func() { close(m.logins.wanted) })
+	}
 	return m.applyLogins()
 }
 

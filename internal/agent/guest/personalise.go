@@ -20,11 +20,11 @@ import (
 )
 
 // What Settle has stopped starts again when the server has spoken, so that it does
-// not keep the node from becoming idle: wakeAfter later the services, timersAfter
-// after those the timers. A server that does not speak is waited for up to
-// wakeLimit.
+// not keep the node, or the many that start with it, from becoming idle: the
+// services when somebody is to log in or wakeAfter later, the timers timersAfter
+// those. A server that does not speak is waited for up to wakeLimit.
 const (
-	wakeAfter   = 2 * time.Second
+	wakeAfter   = 15 * time.Second
 	wakeLimit   = time.Minute
 	timersAfter = 2 * time.Minute
 )
@@ -246,7 +246,10 @@ func (m *Machine) wakeUp(s sleeping, oldID, newID string) {
 	}
 	select {
 	case <-m.adopted:
-		time.Sleep(wakeAfter)
+		select {
+		case <-m.logins.wanted:
+		case <-time.After(wakeAfter):
+		}
 	case <-time.After(wakeLimit):
 	}
 	if len(s.keys) > 0 {
