@@ -60,7 +60,7 @@ func (s *Service) Catalogue(ctx context.Context) ([]Offer, error) {
 	}
 	var out []Offer
 	for _, a := range inspect.NodeAgents() {
-		o := Offer{Publisher: a.Publisher, Offer: a.Offer, SKU: a.ImageSKU, OSType: a.OSType, Version: noVersion, Alias: alias(a)}
+		o := Offer{Publisher: publisher(a), Offer: a.Offer, SKU: a.ImageSKU, OSType: a.OSType, Version: noVersion, Alias: alias(a)}
 		switch {
 		case a.Example == "debian-12":
 			o.Build = "millpond image build debian-12"
@@ -98,6 +98,15 @@ func version(b BaseImage) string {
 		return "1.0.0"
 	}
 	return fmt.Sprintf("1.%d.%d", t.Year()*10000+int(t.Month())*100+t.Day(), t.Hour()*10000+t.Minute()*100+t.Second())
+}
+
+// publisher is written here as the Marketplace of machines writes it; Batch's list
+// of images has small letters.
+func publisher(a inspect.NodeAgent) string {
+	if a.Publisher == "canonical" {
+		return "Canonical"
+	}
+	return a.Publisher
 }
 
 // alias is the name that az gives the offer in its list of popular images.

@@ -12,20 +12,18 @@ func reason(suite, test string) string {
 // known is the reasons, by suite and test.
 func known() map[string]map[string]string {
 	const (
-		logs         = "Has a node's logs uploaded to a container that is not there, and wants no error."
 		subnet       = "Its pools have encrypted disks and trusted launch, which are refused."
 		blobfuse     = "The pool mounts a blob container, which is refused."
 		extensions   = "The pool has the extension KeyVaultForLinux, a program of Azure's own catalogue, which is refused by name; the custom script is the one that runs here."
 		cloudService = "Cloud services, which the pool is made of, left Azure in 2024."
-		windows      = "Accelerated networking is a feature of Azure's network cards and is refused."
 	)
 	const (
 		encryption = "The pool encrypts its disks, which is refused."
 		security   = "The pool's machines have trusted launch or are confidential, which hosts here are not."
 		vault      = "Begins with a key vault, which is not served."
 		firstPool  = "Looks at the pool of the first test, which has a VM extension of Azure's own monitoring and is refused."
+		order      = "Wants the last of the images that az has aliases for to have `lts` in its SKU; here it is Ubuntu 24.04's, which is `server` as in Azure."
 		unmanaged  = "Unmanaged disks, blobs in the user's storage account, are refused."
-		publisher  = "Wants the Marketplace's publisher in the letters `Canonical`; here it is `canonical`."
 		edgeZone   = "Edge zones are not served."
 		offers     = "Looks for images in the Marketplace that this server does not offer."
 		edge       = "Operations on availability sets, placement groups, disk accesses, SSH keys and VM applications are not served."
@@ -44,6 +42,8 @@ func known() map[string]map[string]string {
 			"BatchMgmtByosScenarioTests.test_batch_byos_account_cmd":            vault,
 		},
 		"azure-cli-vm": {
+			"VMImageListByAliasesScenarioTest.test_vm_image_list_by_alias":                            order,
+			"VMImageListByAliasesScenarioTest.test_vm_image_list_by_alias_and_filtered_by_arch":       order,
 			"DiskAccessTest.test_disk_access":                                                         edge,
 			"DiskRPTestScenario.test_public_network_access":                                           edge,
 			"VMGalleryApplication.test_gallery_application":                                           edge,
@@ -58,8 +58,6 @@ func known() map[string]map[string]string {
 			"VMDiskLogicalSectorSize.test_vm_disk_logical_sector_size":                                "Sectors of 4096 bytes are refused.",
 			"VMGalleryImage.test_community_gallery_operations":                                        "Wants a region's name back in the letters that it was written in.",
 			"VMGalleryImage.test_gallery_soft_delete":                                                 "Soft delete of galleries is refused.",
-			"VMImageListByAliasesScenarioTest.test_vm_image_list_by_alias":                            publisher,
-			"VMImageListByAliasesScenarioTest.test_vm_image_list_by_alias_and_filtered_by_arch":       publisher,
 			"VMImageListOffersScenarioTest.test_vm_image_list_offers_edge_zone":                       edgeZone,
 			"VMImageListPublishersScenarioTest.test_vm_image_list_publishers_edge_zone":               edgeZone,
 			"VMImageListSkusScenarioTest.test_vm_image_list_skus_edge_zone":                           edgeZone,
@@ -117,14 +115,13 @@ func known() map[string]map[string]string {
 			"TestBatch.test_batch_compute_node_extensions":                extensions,
 		},
 		"python-azure-batch-14": {
-			"TestBatch.test_batch_applications":                                cloudService,
-			"TestBatch.test_batch_create_pools":                                subnet,
-			"TestBatch.test_batch_create_pool_with_blobfuse_mount":             blobfuse,
-			"TestBatch.test_batch_update_pools":                                cloudService,
-			"TestBatch.test_batch_network_configuration_acceleratednetworking": windows,
-			"TestBatch.test_batch_compute_nodes":                               logs,
-			"TestBatch.test_batch_tasks":                                       cloudService,
-			"TestBatch.test_batch_jobs":                                        cloudService,
+			"TestBatch.test_batch_applications":                    cloudService,
+			"TestBatch.test_batch_create_pools":                    subnet,
+			"TestBatch.test_batch_create_pool_with_blobfuse_mount": blobfuse,
+			"TestBatch.test_batch_update_pools":                    cloudService,
+			"TestBatch.test_batch_compute_nodes":                   "Wants a node that is not of cloud services to refuse being reimaged, which Azure does no longer.",
+			"TestBatch.test_batch_tasks":                           cloudService,
+			"TestBatch.test_batch_jobs":                            cloudService,
 		},
 		"python-samples": {
 			"sample2_pools_and_resourcefiles.py": "The start task runs `python`, which nodes that are acted out have not.",
