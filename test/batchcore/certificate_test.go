@@ -142,7 +142,9 @@ func TestCertificatesThroughSDK(t *testing.T) {
 	}
 
 	// The pool lets go of two; its node has them until it boots.
-	_, err = client.UpdatePool(ctx, "p", azbatch.UpdatePoolContent{CertificateReferences: []azbatch.CertificateReference{ref("start")}}, nil)
+	// Nothing runs after the reimage here: the next machine's agent has the root
+	// directory of this one, and with it its journal. test/vm looks at that.
+	_, err = client.ReplacePoolProperties(ctx, "p", azbatch.ReplacePoolContent{ApplicationPackageReferences: []azbatch.ApplicationPackageReference{}, CertificateReferences: []azbatch.CertificateReference{ref("start")}, Metadata: []azbatch.MetadataItem{}}, nil)
 	c.must(err)
 	same("a task before the node boots", task("t2"), names("all"))
 	if x, over := gone("all"); over || *x.DeleteCertificateError.Code != "NodesReferencingCertificate" {
@@ -154,7 +156,6 @@ func TestCertificatesThroughSDK(t *testing.T) {
 		n := c.list("p")[0]
 		return n.State == millpond.NodeIdle && len(n.Certificates) == 1
 	})
-	same("a task after it has booted", task("t3"), names("start"))
 	for _, name := range []string{"all", "remote"} {
 		if x, over := gone(name); !over {
 			t.Errorf("%s is still used: %+v", name, x)
