@@ -429,8 +429,13 @@ func (b *Book) Remove(v millpond.Task) error {
 	return b.tx.DeleteTask(v)
 }
 
-// Reactivate puts a completed task back into the queue.
+// Reactivate puts a completed task back into the queue. One that is being ended by
+// its agent goes there when it has ended: for whoever asked for the end, it has.
 func (b *Book) Reactivate(v millpond.Task) error {
+	if v.OnNode() && v.Stopping != "" {
+		v.StopRequeue, v.RetryCount, v.LastRetry = true, 0, time.Time{}
+		return b.tx.PutTask(v)
+	}
 	if !b.move(&v, millpond.TaskReactivate) {
 		return nil
 	}

@@ -78,6 +78,22 @@ func TestPoolJobTasks(t *testing.T) {
 	}
 }
 
+// A task that its user ends while it runs can be put back at once.
+func TestReactivateWhileItEnds(t *testing.T) {
+	c, _, _ := setup(t, node.Config{})
+	c.addPool("p", 1, nil)
+	c.addJob("j", "p", nil)
+	c.addTask("j", "t", "hang", nil)
+	c.taskIn("j", "t", millpond.TaskRunning)
+	c.code(c.jobs.ReactivateTask(ctx, acct.Name, "j", "t", millpond.Condition{}), "TaskNotCompleted")
+	c.must(c.jobs.TerminateTask(ctx, acct.Name, "j", "t", millpond.Condition{}))
+	c.must(c.jobs.ReactivateTask(ctx, acct.Name, "j", "t", millpond.Condition{}))
+	c.wait("the task runs again", func() bool {
+		v, err := c.jobs.GetTask(ctx, acct.Name, "j", "t")
+		return err == nil && v.State == millpond.TaskRunning && v.Attempt == 2
+	})
+}
+
 func TestRetriesAndFailures(t *testing.T) {
 	c, h, _ := setup(t, node.Config{})
 	c.addPool("p", 1, nil)
