@@ -45,6 +45,8 @@ type Machine struct {
 	Memory *Memory
 	// Incoming starts a machine that waits for the state of another one.
 	Incoming bool
+	// NoReboot ends QEMU when the machine is reset, by its guest or from outside.
+	NoReboot bool
 	// UEFI is nil for a BIOS machine.
 	UEFI *UEFI
 	// SCSI puts the data disks' controller in even if there are none yet.
@@ -203,6 +205,9 @@ func (m Machine) Args() ([]string, error) {
 	}
 	if m.Incoming {
 		args = append(args, "-incoming", "defer")
+	}
+	if m.NoReboot {
+		args = append(args, "-no-reboot")
 	}
 	args = append(args, "-machine", machine,
 		// graphics=off above makes SeaBIOS speak on the serial port; without it

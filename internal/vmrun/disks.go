@@ -288,6 +288,7 @@ func (d *disks) machine(consoleFD, qmpFD, agentFD int) qemu.Machine {
 	}
 	m.Network = c.network()
 	m.Memory, m.Incoming = c.memory(d.clones), d.clones
+	m.NoReboot = c.renews()
 	// Only a VM with a disk of its own gets disks later.
 	m.SCSI = c.Spec.OSDisk.Managed != ""
 	return m

@@ -76,6 +76,8 @@ type supervisor struct {
 
 	// asked: somebody wanted the end. powerOff: the guest shut itself down.
 	asked, powerOff atomic.Bool
+	// again: the machine was reset, and goes on in a new QEMU.
+	again atomic.Bool
 	// broken gets the failure of a disk that could not be read.
 	broken chan *launch.Failure
 	// stop gets what the guest may still take; kill and reset carry no data.
@@ -144,11 +146,23 @@ func runWatched(ctx context.Context, dir string, begin func(step string) error, 
 	if network := cfg.network(); network != nil {
 		s.status.Addr, s.status.HostAddr = network.Guest().String(), network.Gateway().String()
 	}
-	control, err := listenControl(dir, s.answer)
+	var current atomic.Pointer[supervisor]
+	current.Store(s)
+	control, err := listenControl(dir, func(ctx context.Context, req Request) Reply {
+		r := current.Load().answer(ctx, req)
+		// The machine may have been reset and stopped meanwhile.
+		r.Status = current.Load().now()
+		return r
+	})
 	if err != nil {
 		return err
 	}
-	err = s.supervise(ctx)
+	for err = s.supervise(ctx); err == nil && s.again.Load(); err = s.supervise(ctx) {
+		if s, err = s.renew(); err != nil {
+			break
+		}
+		current.Store(s)
+	}
 	close(s.ended)
 	control.close()
 	return err
@@ -179,6 +193,7 @@ func (s *supervisor) supervise(ctx context.Context) error {
 	s.loops.Go(func() {
 		select {
 		case g := <-s.stop:
+			s.asked.Store(true) // it may have been said to the one before
 			cancel()
 			select {
 			case s.stop <- g: // for watch, if the steps have just succeeded
@@ -297,6 +312,7 @@ func (s *supervisor) watch(ctx context.Context) error {
 			s.asked.Store(true)
 			force, press = time.After(s.powerDown(s.cfg.StopGrace)), presses.C
 		case grace := <-s.stop:
+			s.asked.Store(true)
 			force, press = time.After(s.powerDown(grace)), presses.C
 		case <-press:
 			s.powerDown(quitLimit)
@@ -333,6 +349,11 @@ func (s *supervisor) watch(ctx context.Context) error {
 	if err := s.console.close(); err != nil {
 		s.log.Warn("the console was not closed", "err", err)
 	}
+	if s.again.Load() && !s.asked.Load() && found == nil && e.code == 0 && e.signal == 0 {
+		s.log.Info("the machine was reset; it goes on in a new QEMU")
+		return nil
+	}
+	s.again.Store(false)
 	phase, failure := explain(e)
 	if sealed {
 		if err := s.seal(context.Background(), kept); err != nil {
@@ -396,8 +417,14 @@ func (s *supervisor) event(e qmp.Event) {
 	var d struct {
 		Reason string `json:"reason"`
 	}
-	if json.Unmarshal(e.Data, &d) == nil && d.Reason == "guest-shutdown" {
+	if json.Unmarshal(e.Data, &d) != nil {
+		return
+	}
+	switch d.Reason {
+	case "guest-shutdown":
 		s.powerOff.Store(true)
+	case "guest-reset", "host-qmp-system-reset":
+		s.again.Store(true)
 	}
 }
 
@@ -464,6 +491,12 @@ func (s *supervisor) heard() {
 	if err := s.change(func(st *launch.Status) { st.Heard = s.clock.Now() }); err != nil {
 		s.log.Warn("the status was not written", "err", err)
 	}
+}
+
+func (s *supervisor) now() launch.Status {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.status
 }
 
 // change edits the status and writes it.

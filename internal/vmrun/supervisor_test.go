@@ -35,9 +35,18 @@ func TestRunsAndStops(t *testing.T) {
 			if err := run(t.Context(), dir, nil); !errors.Is(err, ErrRunning) {
 				t.Errorf("a second supervisor: %v", err)
 			}
+			first, err := LoadHandle(dir)
+			if err != nil {
+				t.Fatal(err)
+			}
 			if r, err := Call(t.Context(), dir, Request{Op: OpReset}); err != nil {
 				t.Errorf("reset: %+v, %v", r, err)
 			}
+			// Under emulation it goes on in a new QEMU.
+			until(t, dir, "running again", func(st launch.Status) bool {
+				h, err := LoadHandle(dir)
+				return err == nil && running(st) && h.QEMU != first.QEMU && h.QEMU.PID != 0 && h.Supervisor == first.Supervisor
+			})
 			if _, err := Call(t.Context(), dir, Request{Op: "dance"}); err == nil {
 				t.Error("an unknown request was accepted")
 			}
@@ -55,6 +64,26 @@ func TestRunsAndStops(t *testing.T) {
 				t.Errorf("call after the end: %v", err)
 			}
 		})
+	}
+}
+
+// TestStopOfAResetMachine: whenever the order comes, between the two QEMUs too, it
+// is obeyed, and is no failure.
+func TestStopOfAResetMachine(t *testing.T) {
+	for i := range 10 {
+		dir, _ := newVM(t, qemutest.Boots)
+		_, wait := start(t, dir)
+		until(t, dir, "running", running)
+		if _, err := Call(t.Context(), dir, Request{Op: OpReset}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Duration(i) * 3 * time.Millisecond) // any moment is a case
+		if r, err := Call(t.Context(), dir, Request{Op: OpStop, Grace: time.Minute}); err != nil || r.Status.Phase != launch.Stopped {
+			t.Errorf("%d: %+v, %v", i, r, err)
+		}
+		if st := wait(); st.Phase != launch.Stopped || st.Err != nil {
+			t.Errorf("%d: at the end %+v, %+v", i, st, st.Err)
+		}
 	}
 }
 

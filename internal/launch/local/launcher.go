@@ -335,7 +335,7 @@ func (l *Launcher) status(v *vm) (launch.Status, bool) {
 	return st, true
 }
 
-// Reset restarts a running guest in place; a VM that has ended is started again
+// Reset restarts a running guest, under its supervisor; a VM that has ended is started again
 // with its disks.
 func (l *Launcher) Reset(ctx context.Context, node millpond.NodeID) error {
 	unlock, err := l.lock(ctx, node.Key())

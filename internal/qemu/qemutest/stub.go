@@ -81,6 +81,8 @@ type stub struct {
 	console *os.File
 	// incoming: the machine is a copy.
 	incoming bool
+	// noReboot: a reset is the end.
+	noReboot bool
 }
 
 func newStub(args []string) (*stub, error) {
@@ -94,6 +96,7 @@ func newStub(args []string) (*stub, error) {
 			s.agent = conn(fd)
 		}
 		s.incoming = s.incoming || a == "-incoming"
+		s.noReboot = s.noReboot || a == "-no-reboot"
 		if err := s.memory(a); err != nil {
 			return nil, err
 		}
@@ -207,6 +210,9 @@ func (s *stub) run() error {
 			return nil
 		case cmd == "quit":
 			s.event("SHUTDOWN", `{"guest": false, "reason": "host-qmp-quit"}`)
+			return nil
+		case cmd == "system_reset" && s.noReboot:
+			s.event("SHUTDOWN", `{"guest": false, "reason": "host-qmp-system-reset"}`)
 			return nil
 		case cmd == "system_reset":
 			s.event("RESET", `{"guest": false, "reason": "host-qmp-system-reset"}`)
