@@ -79,8 +79,12 @@ type Cache struct {
 	// waiting is the number of demand fetches that guests wait for.
 	waiting atomic.Int64
 
+	// ending guards closed; no other lock is taken while it is held.
+	ending sync.Mutex
+	closed bool
+
+	// mu is taken before the lock of a content, never after it.
 	mu       sync.Mutex
-	closed   bool
 	flights  map[image.Digest]*flight
 	contents map[image.ContentID]*core
 	replicas map[string]*replica
@@ -138,8 +142,10 @@ func Open(cfg Config) (*Cache, error) {
 
 // Close ends everything under way. Contents that are open fail from now on.
 func (c *Cache) Close() error {
-	c.mu.Lock()
+	c.ending.Lock()
 	c.closed = true
+	c.ending.Unlock()
+	c.mu.Lock()
 	var open []*core
 	for _, k := range c.contents {
 		open = append(open, k)
@@ -160,8 +166,8 @@ var errClosed = errors.New("the cache is closed")
 
 // spawn runs f unless the cache is closed.
 func (c *Cache) spawn(f func()) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	c.ending.Lock()
+	defer c.ending.Unlock()
 	if c.closed {
 		return false
 	}

@@ -648,6 +648,26 @@ func TestForeseesAFirstBoot(t *testing.T) {
 	}
 }
 
+// Opening takes the content's lock and begins to look ahead; forgetting takes the
+// cache's and then the content's.
+func TestForgetWhileItIsOpened(t *testing.T) {
+	a := newStore("a")
+	id, _ := ingest(content(15, 3), a)
+	c := openCache(t, t.TempDir(), 64)
+	var over atomic.Bool
+	var forgetting sync.WaitGroup
+	forgetting.Go(func() {
+		for !over.Load() {
+			c.Forget(id)
+		}
+	})
+	for range 300 {
+		openContent(t, c, id, a).Close()
+	}
+	over.Store(true)
+	forgetting.Wait()
+}
+
 func TestForget(t *testing.T) {
 	a := newStore("a")
 	id, _ := ingest(content(15, 3), a)

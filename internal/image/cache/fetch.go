@@ -112,12 +112,12 @@ func (c *Cache) join(k *core, d image.Digest, length int, demand bool) (f *fligh
 	if f := c.flights[d]; f != nil {
 		return f, false
 	}
-	if c.closed {
+	f = &flight{of: k.id, done: make(chan struct{})}
+	// Its end waits for mu, and so comes after it is noted.
+	if !c.spawn(func() { c.fly(f, k, d, length, demand) }) {
 		return nil, false
 	}
-	f = &flight{of: k.id, done: make(chan struct{})}
 	c.flights[d] = f
-	c.fetches.Go(func() { c.fly(f, k, d, length, demand) })
 	return f, true
 }
 
