@@ -5,7 +5,6 @@ package suites
 import (
 	"os"
 	"os/exec"
-	"path/filepath"
 	"testing"
 
 	"millpond.dev/millpond/test/lab"
@@ -26,29 +25,6 @@ func serve(t *testing.T, args ...string) account {
 	a.Put(a.Group, map[string]any{"location": a.Region})
 	a.Put(a.Group+"/providers/Microsoft.Batch/batchAccounts/"+a.Name, map[string]any{"location": a.Region})
 	return a
-}
-
-// slow makes nodes that are acted out take their time to boot, as in Azure:
-// the suites look at tasks that wait for a node.
-func slow(t *testing.T) []string {
-	t.Helper()
-	file := filepath.Join(t.TempDir(), "millpond.yaml")
-	if err := os.WriteFile(file, []byte("fake: {bootDelay: 15s}\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return []string{"--launcher", "fake", "--config", file}
-}
-
-// furnish builds images of the tiny kind that say that they are those releases,
-// so that the Marketplace has them.
-func (a account) furnish(t *testing.T, releases ...string) {
-	t.Helper()
-	for _, release := range releases {
-		if r := a.RunBin("image", "build", "tiny", "--data", a.Data, "--os-release", release, "--out", filepath.Join(a.Data, "base-images", release+".raw"),
-			"--cache", filepath.Join(a.Root, ".cache", "images")); r.Code != 0 {
-			t.Fatalf("image build: %s%s", r.Stdout, r.Stderr)
-		}
-	}
 }
 
 // host is the account's endpoint without scheme.
