@@ -163,7 +163,7 @@ func commands() []row {
 		{line: "batch node remote-login-settings show --pool-id p --node-id {node}", want: "127."},
 		{line: "batch node remote-desktop download --pool-id p --node-id {node} --destination {dir}/rdp", az: "old", no: "Remote Desktop is for Windows"},
 		{line: "batch node service-logs upload --pool-id p --node-id {node} --container-url {container} --start-time 2024-01-01T00:00:00Z --query virtualDirectoryName", want: "p/"},
-		{line: "batch node service-logs upload --pool-id p --node-id {node} --container-url https://x.blob.core.windows.net/c --start-time 2024-01-01T00:00:00Z", no: "Nothing could be uploaded"},
+		{line: "batch node service-logs upload --pool-id p --node-id {node} --container-url https://x.blob.core.windows.net/c --start-time 2024-01-01T00:00:00Z", want: "Nothing could be uploaded"},
 		{line: "batch node scheduling disable --pool-id p --node-id {node}", want: ""},
 		{line: "batch node scheduling enable --pool-id p --node-id {node}", want: ""},
 		{line: "batch node file list --pool-id p --node-id {node} --recursive true --query [].name", want: "workitems"},
