@@ -24,7 +24,7 @@ import (
 // services when somebody is to log in or wakeAfter later, the timers timersAfter
 // those. A server that does not speak is waited for up to wakeLimit.
 const (
-	wakeAfter   = 15 * time.Second
+	wakeAfter   = 30 * time.Second
 	wakeLimit   = time.Minute
 	timersAfter = 2 * time.Minute
 )
