@@ -5,7 +5,6 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -61,8 +60,7 @@ func (s *Service) match(ctx context.Context) (string, time.Time, error) {
 		return "", time.Time{}, err
 	}
 	retained := map[string]bool{}
-	// Windows are kept up as long as anything boots.
-	arriving := slices.ContainsFunc(snap.Nodes, booting)
+	arriving := underWay(snap.Nodes, s.windows)
 	sources := map[[2]string]Source{}
 	err = s.DB.View(ctx, func(tx *sqlite.Tx) (err error) {
 		snap.Now = tx.Now

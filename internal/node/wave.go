@@ -1,6 +1,7 @@
 package node
 
 import (
+	"slices"
 	"time"
 
 	millpond "millpond.dev/millpond"
@@ -124,6 +125,18 @@ func booting(h sqlite.NodeHead) bool {
 		return true
 	}
 	return false
+}
+
+// underWay says whether anything boots, or did when the windows were kept: what the
+// last boots took is noted by the plan after them, or the next would take the time
+// until then for theirs.
+func underWay(nodes []sqlite.NodeHead, windows map[string]Window) bool {
+	for _, w := range windows {
+		if len(w.Flights) > 0 {
+			return true
+		}
+	}
+	return slices.ContainsFunc(nodes, booting)
 }
 
 // bounded leaves launches out that have to wait for others, and notes the windows

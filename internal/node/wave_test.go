@@ -115,6 +115,35 @@ func TestWindowIsKept(t *testing.T) {
 	}
 }
 
+// TestLastBootIsNoted: the boots after which none is left are looked at once more;
+// the time until the next pool grows is not theirs.
+func TestLastBootIsNoted(t *testing.T) {
+	s := crowd(0, make([]time.Duration, 1), 1)
+	s.Source = func(sqlite.NodeHead) Source { return Source{Image: "v", Replicas: 1} }
+	plan := func() {
+		if !underWay(s.Nodes, s.Windows) {
+			return
+		}
+		p := planner{Snapshot: s}
+		p.all()
+		s.Windows = p.windows
+	}
+	plan()
+	for i := range s.Nodes {
+		s.Nodes[i].State = millpond.NodeIdle
+	}
+	s.Now = now.Add(30 * time.Second)
+	plan()
+	s.Now = now.Add(time.Hour)
+	plan()
+	if w := s.Windows["v"]; len(w.Flights) != 0 || w.Size != 101 {
+		t.Fatalf("%+v", w)
+	}
+	if underWay(s.Nodes, s.Windows) {
+		t.Fatal("nothing boots, and boots are under way")
+	}
+}
+
 // TestWavesEnd: however boots go, a pool that has nodes left to launch and none
 // that boots launches some: nobody waits for ever.
 func TestWavesEnd(t *testing.T) {
