@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
+	"iter"
 	"net/netip"
 	"strings"
 
@@ -54,12 +55,21 @@ func Usable(p netip.Prefix, a netip.Addr) bool {
 	return p.Contains(a) && toUint(a)-toUint(p.Addr()) >= 4 && a != last(p)
 }
 
-// nextFree is the lowest usable address of a subnet that is not taken.
-func nextFree(p netip.Prefix, taken func(netip.Addr) bool) (netip.Addr, bool) {
-	for u := uint64(toUint(p.Addr())) + 4; u < uint64(toUint(last(p))); u++ {
-		if a := fromUint(uint32(u)); !taken(a) {
-			return a, true
+// free are the usable addresses of a subnet that are not taken, the lowest first.
+func free(p netip.Prefix, taken func(netip.Addr) bool) iter.Seq[netip.Addr] {
+	return func(yield func(netip.Addr) bool) {
+		for u := uint64(toUint(p.Addr())) + 4; u < uint64(toUint(last(p))); u++ {
+			if a := fromUint(uint32(u)); !taken(a) && !yield(a) {
+				return
+			}
 		}
+	}
+}
+
+// nextFree is the first of free.
+func nextFree(p netip.Prefix, taken func(netip.Addr) bool) (netip.Addr, bool) {
+	for a := range free(p, taken) {
+		return a, true
 	}
 	return netip.Addr{}, false
 }

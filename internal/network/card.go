@@ -82,9 +82,11 @@ func (s *Service) CardTx(tx *sqlite.Tx, id millpond.ResourceID) (Card, error) {
 		}
 	}
 	c.LAN = lan(v)
-	if c.Filters, err = s.filters(tx, sub.SecurityGroup, n.SecurityGroup); err != nil {
+	groups, err := s.groups(tx, sub.SecurityGroup, n.SecurityGroup)
+	if err != nil {
 		return c, err
 	}
+	c.Filters = filters(groups)
 	if config.PublicAddress == "" {
 		return c, nil
 	}
@@ -97,31 +99,21 @@ func (s *Service) CardTx(tx *sqlite.Tx, id millpond.ResourceID) (Card, error) {
 		return c, err
 	}
 	c.FQDN = FQDN(public)
-	c.TCP, c.UDP, err = s.open(tx, []string{n.SecurityGroup, sub.SecurityGroup}, c.Private, public.SKU == "Standard")
-	return c, err
+	c.TCP, c.UDP = open(groups, c.Private, public.SKU == "Standard")
+	return c, nil
 }
 
 // open intersects the groups of the card and of its subnet. Without any group a
 // Basic address is open and a Standard one closed, as in Azure.
-func (s *Service) open(tx *sqlite.Tx, groups []string, private netip.Addr, closed bool) (tcp, udp []PortRange, err error) {
+func open(groups [][]millpond.SecurityRule, private netip.Addr, closed bool) (tcp, udp []PortRange) {
+	if len(groups) == 0 && closed {
+		return nil, nil
+	}
 	tcp, udp = []PortRange{{1, 65535}}, []PortRange{{1, 65535}}
-	some := false
-	for _, text := range groups {
-		id, ok := millpond.ParseResourceID(text)
-		if !ok {
-			continue
-		}
-		g, err := get[millpond.SecurityGroup](s, tx, id)
-		if err != nil {
-			return nil, nil, err
-		}
-		some = true
-		tcp, udp = both(tcp, Open(g.Rules, "Tcp", private)), both(udp, Open(g.Rules, "Udp", private))
+	for _, rules := range groups {
+		tcp, udp = both(tcp, Open(rules, "Tcp", private)), both(udp, Open(rules, "Udp", private))
 	}
-	if !some && closed {
-		return nil, nil, nil
-	}
-	return tcp, udp, nil
+	return tcp, udp
 }
 
 // Claim gives interfaces to a machine inside the transaction that writes the

@@ -25,9 +25,9 @@ type Place struct {
 // another.
 func lan(v *millpond.VirtualNetwork) string { return "network " + v.ID.Key() + " " + v.UniqueID }
 
-// filters are the rules of security groups, given by id; an empty id is none.
-func (s *Service) filters(tx *sqlite.Tx, groups ...string) (out launch.Filters, err error) {
-	for _, text := range groups {
+// groups are the rules of security groups, given by id; an empty id is none.
+func (s *Service) groups(tx *sqlite.Tx, ids ...string) (out [][]millpond.SecurityRule, err error) {
+	for _, text := range ids {
 		id, ok := millpond.ParseResourceID(text)
 		if !ok {
 			continue
@@ -36,11 +36,19 @@ func (s *Service) filters(tx *sqlite.Tx, groups ...string) (out launch.Filters, 
 		if err != nil {
 			return nil, err
 		}
-		if list := filter(g.Rules); list != nil {
+		out = append(out, g.Rules)
+	}
+	return out, nil
+}
+
+// filters are what groups let through between machines.
+func filters(groups [][]millpond.SecurityRule) (out launch.Filters) {
+	for _, rules := range groups {
+		if list := filter(rules); list != nil {
 			out = append(out, list)
 		}
 	}
-	return out, nil
+	return out
 }
 
 // AdmitSubnet checks a subnet that a pool names, for the caller and the Batch
@@ -98,44 +106,46 @@ func (s *Service) subnet(tx *sqlite.Tx, text string) (*millpond.VirtualNetwork, 
 	return v, subnetOf(v, id.Name()), nil
 }
 
-// FreeAddresses is how many more machines fit into a subnet.
-func (s *Service) FreeAddresses(tx *sqlite.Tx, subnet string) (int, error) {
+// occupied reads what is needed to give addresses in a subnet of a pool: its key,
+// its prefix, and who has which address.
+func (s *Service) occupied(tx *sqlite.Tx, subnet string) (key string, prefix netip.Prefix, by map[netip.Addr]string, err error) {
 	v, sub, err := s.subnet(tx, subnet)
 	if err != nil {
-		return 0, err
+		return "", prefix, nil, err
 	}
 	used, err := s.usesOf(tx, v.ID.Subscription)
 	if err != nil {
+		return "", prefix, nil, err
+	}
+	key = v.ID.Child("subnets", sub.Name).Key()
+	return key, netip.MustParsePrefix(sub.Prefix), used.addresses[key], nil
+}
+
+// FreeAddresses is how many more machines fit into a subnet.
+func (s *Service) FreeAddresses(tx *sqlite.Tx, subnet string) (int, error) {
+	_, prefix, taken, err := s.occupied(tx, subnet)
+	if err != nil {
 		return 0, err
 	}
-	return max(0, capacity(netip.MustParsePrefix(sub.Prefix))-len(used.addresses[v.ID.Child("subnets", sub.Name).Key()])), nil
+	return max(0, capacity(prefix)-len(taken)), nil
 }
 
 // GiveAddresses gives new nodes of a pool addresses in a subnet, inside the
 // transaction that writes their rows, with which they end. given is how many of
 // them got one before the subnet was full.
 func (s *Service) GiveAddresses(tx *sqlite.Tx, subnet string, acct millpond.BatchAccount, pool millpond.PoolID, nodes []millpond.NodeID) (given int, err error) {
-	v, sub, err := s.subnet(tx, subnet)
+	key, prefix, taken, err := s.occupied(tx, subnet)
 	if err != nil {
 		return 0, err
 	}
-	used, err := s.usesOf(tx, v.ID.Subscription)
-	if err != nil {
-		return 0, err
-	}
-	key := v.ID.Child("subnets", sub.Name).Key()
-	taken := used.addresses[key]
-	last := netip.Addr{}
-	for _, id := range nodes {
-		// They are given in order, so that what was looked at need not be again.
-		a, ok := nextFree(netip.MustParsePrefix(sub.Prefix), func(a netip.Addr) bool { return last.IsValid() && !last.Less(a) || taken[a] != "" })
-		if !ok {
+	owner := acct.ID.Child("pools", string(pool)).String()
+	for a := range free(prefix, func(a netip.Addr) bool { return taken[a] != "" }) {
+		if given == len(nodes) {
 			break
 		}
-		if err := tx.InsertSubnetAddress(sqlite.SubnetAddress{Subnet: key, Address: a.String(), Node: id, Pool: acct.ID.Child("pools", string(pool)).String()}); err != nil {
+		if err := tx.InsertSubnetAddress(sqlite.SubnetAddress{Subnet: key, Address: a.String(), Node: nodes[given], Pool: owner}); err != nil {
 			return given, err
 		}
-		last = a
 		given++
 	}
 	return given, nil
@@ -156,7 +166,8 @@ func (s *Service) NodePlace(tx *sqlite.Tx, node millpond.NodeID) (p Place, ok bo
 	if p.Address, err = netip.ParseAddr(have.Address); err != nil {
 		return p, false, err
 	}
-	p.Filters, err = s.filters(tx, sub.SecurityGroup)
+	groups, err := s.groups(tx, sub.SecurityGroup)
+	p.Filters = filters(groups)
 	return p, err == nil, err
 }
 

@@ -57,14 +57,7 @@ func (s *Service) usesOf(tx *sqlite.Tx, subscription string) (*Uses, error) {
 		}
 		for _, c := range n.Configs {
 			id := n.ID.Child("ipConfigurations", c.Name).String()
-			k := strings.ToLower(c.Subnet)
-			u.subnet[k] = append(u.subnet[k], id)
-			if a, err := netip.ParseAddr(c.Address); err == nil {
-				if u.addresses[k] == nil {
-					u.addresses[k] = map[netip.Addr]string{}
-				}
-				u.addresses[k][a] = id
-			}
+			u.stands(strings.ToLower(c.Subnet), c.Address, id)
 			if c.PublicAddress != "" {
 				u.public[strings.ToLower(c.PublicAddress)] = id
 			}
@@ -75,14 +68,7 @@ func (s *Service) usesOf(tx *sqlite.Tx, subscription string) (*Uses, error) {
 		return nil, err
 	}
 	for _, n := range nodes {
-		id := n.Pool + "/nodes/" + string(n.Node)
-		u.subnet[n.Subnet] = append(u.subnet[n.Subnet], id)
-		if a, err := netip.ParseAddr(n.Address); err == nil {
-			if u.addresses[n.Subnet] == nil {
-				u.addresses[n.Subnet] = map[netip.Addr]string{}
-			}
-			u.addresses[n.Subnet][a] = id
-		}
+		u.stands(n.Subnet, n.Address, n.Pool+"/nodes/"+string(n.Node))
 	}
 	nets, err := sqlite.List[millpond.VirtualNetwork](tx, sqlite.Query{Type: millpond.TypeVirtualNetwork, Subscription: subscription})
 	if err != nil {
@@ -97,6 +83,17 @@ func (s *Service) usesOf(tx *sqlite.Tx, subscription string) (*Uses, error) {
 		}
 	}
 	return u, nil
+}
+
+// stands notes that an IP configuration or node is in a subnet, given by its key.
+func (u *Uses) stands(subnet, address, id string) {
+	u.subnet[subnet] = append(u.subnet[subnet], id)
+	if a, err := netip.ParseAddr(address); err == nil {
+		if u.addresses[subnet] == nil {
+			u.addresses[subnet] = map[netip.Addr]string{}
+		}
+		u.addresses[subnet][a] = id
+	}
 }
 
 // mayJoin checks the right to use a resource that a body names.

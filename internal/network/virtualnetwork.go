@@ -266,7 +266,7 @@ func (s *Service) DeleteSubnet(ctx context.Context, id millpond.ResourceID) (fou
 
 // AddressAvailable says whether a machine may get an address in a network, and
 // proposes up to five others when it may not.
-func (s *Service) AddressAvailable(ctx context.Context, id millpond.ResourceID, address string) (free bool, others []string, err error) {
+func (s *Service) AddressAvailable(ctx context.Context, id millpond.ResourceID, address string) (available bool, others []string, err error) {
 	a, err := netip.ParseAddr(address)
 	if err != nil || !a.Is4() {
 		return false, nil, invalid("InvalidIPAddressFormat", "ipAddress", "The value '%s' of ipAddress is not an IPv4 address.", address)
@@ -283,18 +283,9 @@ func (s *Service) AddressAvailable(ctx context.Context, id millpond.ResourceID, 
 		for _, sub := range v.Subnets {
 			p := netip.MustParsePrefix(sub.Prefix)
 			taken := used.addresses[v.ID.Child("subnets", sub.Name).Key()]
-			free = free || Usable(p, a) && taken[a] == ""
-			next := func(x netip.Addr) bool {
-				for _, o := range others {
-					if o == x.String() {
-						return true
-					}
-				}
-				return taken[x] != ""
-			}
-			for len(others) < 5 {
-				x, ok := nextFree(p, next)
-				if !ok {
+			available = available || Usable(p, a) && taken[a] == ""
+			for x := range free(p, func(x netip.Addr) bool { return taken[x] != "" }) {
+				if len(others) == 5 {
 					break
 				}
 				others = append(others, x.String())
@@ -302,8 +293,8 @@ func (s *Service) AddressAvailable(ctx context.Context, id millpond.ResourceID, 
 		}
 		return nil
 	})
-	if free {
+	if available {
 		others = nil
 	}
-	return free, others, err
+	return available, others, err
 }
