@@ -98,7 +98,7 @@ func (in diskIn) into(d *millpond.Disk) (err error) {
 	}
 	if g := c.GalleryImageReference; g != nil {
 		if g.SharedGalleryImageID != nil || g.CommunityGalleryImageID != nil {
-			return unsupported("creationData.galleryImageReference", "Shared and community galleries are not supported yet. Give the id of an image version.")
+			return unsupported("creationData.galleryImageReference", "Disks from images of shared and community galleries are not supported yet. Give the id of an image version.")
 		}
 		d.Creation.ImageID, d.Creation.ImageLUN = val(g.ID), g.Lun
 	}

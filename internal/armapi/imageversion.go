@@ -43,7 +43,7 @@ func versionIn(r *azwire.Request, body *armcompute.GalleryImageVersion) (gallery
 	if st := p.StorageProfile; st != nil {
 		if src := st.Source; src != nil {
 			if src.CommunityGalleryImageID != nil {
-				return sp, unsupported("storageProfile.source.communityGalleryImageId", "Community galleries are not supported yet.")
+				return sp, unsupported("storageProfile.source.communityGalleryImageId", "Versions from images of community galleries are not supported yet. Give the id of an image version.")
 			}
 			if sp.SourceID = val(src.ID); sp.SourceID == "" {
 				sp.SourceID = val(src.VirtualMachineID)

@@ -125,7 +125,7 @@ func known() map[string]map[string]string {
 		},
 		"python-samples": {
 			"sample2_pools_and_resourcefiles.py": "The start task runs `python`, which nodes that are acted out have not.",
-			"sample3_encrypted_resourcefiles.py": "Runs the program `blobxfer` on the client and adds a certificate, which is refused.",
+			"sample3_encrypted_resourcefiles.py": "Runs the program `blobxfer` on the client.",
 			"sample4_job_scheduler.py":           "Installs Python on Windows nodes from python.org.",
 		},
 	}
