@@ -3,7 +3,8 @@
 // only reads, and everything it reads is taken for hostile: sizes come from the
 // disk only after a bound, the number and volume of reads are limited, and a
 // panic of a parser becomes an error. It runs no program and mounts nothing.
-// Preflight of images (gallery), of machines (machine) and cmd/millpond use it.
+// Preflight of images (gallery), of machines (machine), the image host, for what a
+// first boot will read, and cmd/millpond use it.
 //
 // The readers of partition tables and file systems are our own because they have
 // to follow symbolic links and stay within fixed memory, which the libraries

@@ -1,5 +1,5 @@
 // Package network holds the verbs of Microsoft.Network as far as virtual
-// machines need it: virtual networks with subnets, public addresses, network
+// machines and nodes of pools need it: virtual networks with subnets, public addresses, network
 // interfaces and security groups. Addresses are given out here, rules are
 // checked here, and what others hold cannot be deleted.
 //
@@ -10,8 +10,9 @@
 // that writes the machine's row, and is woken through Notify when any of that
 // may have changed.
 //
-// It knows no HTTP and no QEMU. The edge armapi calls it, and the verbs of
-// virtual machines through Claim, Release and Card.
+// It knows no HTTP and no QEMU. The edge armapi calls it, the verbs of virtual
+// machines through Claim, Release and Card, package pool for subnets and the
+// addresses of nodes in them, package node for what a node's card comes to there.
 package network
 
 import (

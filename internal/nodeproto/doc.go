@@ -11,7 +11,8 @@
 //
 // The package runs no commands, keeps no state on disk and knows nothing of
 // pools or tasks. Its callers are the supervisor (Host), the agent (Guest,
-// Serve), and the server's edge nodeapi (NewClient).
+// Serve), and the server's edge nodeapi (NewClient; NewLocalClient for the fake
+// launcher's agents, which are in the server's process).
 package nodeproto
 
 //go:generate sh -c "cd nodev1 && protoc --go_out=. --go_opt=paths=source_relative --connect-go_out=. --connect-go_opt=paths=source_relative,package_suffix= node.proto"

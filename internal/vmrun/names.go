@@ -10,7 +10,8 @@
 // name inside a VM's folder is in names.go; launch/local reads them too.
 //
 // QEMU lives and dies with its supervisor: it is a child with a parent-death
-// signal. A supervisor that was killed leaves no machine that nobody watches;
+// signal. Under emulation a reset ends it, and the same supervisor runs the next
+// one on the same disks (renew.go). A supervisor that was killed leaves no machine that nobody watches;
 // the launcher then reports the VM as failed, and the server replaces it.
 package vmrun
 

@@ -1,7 +1,7 @@
 // Package guest is the virtual machine as its agent sees it: the virtio-serial
-// port, entropy, clock, name, temporary disk, node directories, mounts, the images
-// of containers, the accounts of those who log in, its rest in a template and its
-// start as a clone, and the power button. It is agent.Machine and agent.Preparer
+// port, entropy, clock, name, the names of its neighbours, temporary disk, node
+// directories, extensions, mounts, the images of containers, the accounts of those
+// who log in, its rest in a template and its start as a clone, and the power button. It is agent.Machine and agent.Preparer
 // for real guests.
 //
 // It starts no tasks and knows nothing of attempts and events. It runs on Linux as

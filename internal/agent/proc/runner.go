@@ -1,7 +1,7 @@
 // Package proc runs the attempts of tasks as processes of this machine: fresh
 // directories, the task's account, application packages, resource files,
-// environment, the command itself, in a container if it has one, its output files,
-// and the end of everything that it leaves behind. It makes the accounts that
+// certificates, environment, the command itself, in a container if it has one, its
+// output files, and the end of everything that it leaves behind. It makes the accounts that
 // people log in with, too.
 //
 // It does not know sessions, events or the server; package agent calls it

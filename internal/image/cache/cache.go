@@ -2,7 +2,7 @@
 // once however many contents have it, and filled from the replicas on demand. It
 // spreads reads over replicas, asks another one when a replica is slow, wrong or
 // away, mends what it finds lost or damaged, and reads ahead in the order in which
-// an earlier boot touched the same content.
+// an earlier boot touched the same content, or else what Config.Foresee guesses.
 //
 // It never writes to a content, and never hands out bytes that were not compared
 // with their digest. internal/imagehost is its one user; the stores come from
