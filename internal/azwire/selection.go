@@ -51,6 +51,7 @@ func Whole(model any, extra map[string]any) (json.RawMessage, error) {
 	if len(b) < 2 || b[0] != '{' {
 		return nil, fmt.Errorf("a wire model is no object but %.20q", b)
 	}
+	own := b[:len(b)-1] // what is added comes behind it
 	for _, k := range slices.Sorted(maps.Keys(extra)) {
 		if extra[k] == nil {
 			continue
@@ -59,22 +60,13 @@ func Whole(model any, extra map[string]any) (json.RawMessage, error) {
 		if err != nil {
 			return nil, err
 		}
-		if bytes.Contains(b, append(name, ':')) {
+		if bytes.Contains(own, append(name, ':')) {
 			// It may be the model's own, which it replaces.
 			m, err := Entity(model, extra, nil)
 			if err != nil {
 				return nil, err
 			}
 			return json.Marshal(m)
-		}
-	}
-	for _, k := range slices.Sorted(maps.Keys(extra)) {
-		if extra[k] == nil {
-			continue
-		}
-		name, err := json.Marshal(k)
-		if err != nil {
-			return nil, err
 		}
 		v, err := json.Marshal(extra[k])
 		if err != nil {

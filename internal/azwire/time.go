@@ -20,8 +20,8 @@ const InfiniteDuration = "P10675199DT2H48M5.4775807S"
 const longest = float64(math.MaxInt64) * 0.99
 
 // ParseDuration reads an ISO 8601 duration. Without limit, the result is 0 and
-// infinite is true. A bare P, which Python's SDK writes for nothing, is 0. Years and months, which have no fixed length, and negative
-// durations are refused.
+// infinite is true. A bare P, which Python's SDK writes for nothing, is 0. Years
+// and months, which have no fixed length, and negative durations are refused.
 func ParseDuration(s string) (d time.Duration, infinite bool, err error) {
 	if len(s) > 64 {
 		return 0, false, fmt.Errorf("longer than any duration")
