@@ -11,11 +11,11 @@ type Pace struct{ until time.Time }
 // perThing is some times what a look at one thing costs.
 const perThing = 50 * time.Microsecond
 
-// Rest notes a run that looked at n things.
+// Rest notes that a run looked at n things. It never makes a rest shorter that an
+// earlier and longer look of the same run wants.
 func (p *Pace) Rest(now time.Time, n int) {
-	p.until = time.Time{}
-	if n >= 100 {
-		p.until = now.Add(time.Duration(n) * perThing)
+	if until := now.Add(time.Duration(n) * perThing); n >= 100 && until.After(p.until) {
+		p.until = until
 	}
 }
 

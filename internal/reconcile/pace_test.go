@@ -22,4 +22,9 @@ func TestPace(t *testing.T) {
 	if _, early := p.Early(now.Add(500 * time.Millisecond)); early {
 		t.Error("it rests for ever")
 	}
+	p.Rest(now.Add(time.Millisecond), 1000)
+	p.Rest(now.Add(time.Millisecond), 1)
+	if until, _ := p.Early(now); !until.Equal(now.Add(500 * time.Millisecond)) {
+		t.Errorf("after a shorter look it rests until %s", until)
+	}
 }
