@@ -50,7 +50,7 @@ func (l *local) Do(q *http.Request) (*http.Response, error) {
 		defer cancel()
 		defer unbind()
 		l.agent.ServeHTTP(w, r)
-		_ = q.Body.Close()
+		_ = r.Body.Close()
 		w.finish()
 	}()
 	select {
