@@ -89,12 +89,11 @@ func (s *Service) match(ctx context.Context) (string, time.Time, error) {
 	}
 	snap.Retained = func(id millpond.NodeID) bool { return retained[id.Key()] }
 	snap.Windows = s.windows
-	p := planner{Snapshot: snap}
-	actions := p.all()
+	plan := Make(snap)
+	actions, next := plan.Actions, plan.Next
 	if arriving {
-		s.windows = p.windows
+		s.windows = plan.Windows
 	}
-	next := p.next
 	s.pace.Rest(snap.Now, len(snap.Nodes))
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(atOnce)
@@ -121,7 +120,7 @@ func (s *Service) match(ctx context.Context) (string, time.Time, error) {
 			}
 		}
 	}
-	return fmt.Sprintf("%d nodes, %d machines, %d actions, %d launches wait for others to boot", len(snap.Nodes), len(machines), len(actions), p.waiting), next, errors.Join(errs...)
+	return fmt.Sprintf("%d nodes, %d machines, %d actions, %d launches wait for others to boot", len(snap.Nodes), len(machines), len(actions), plan.Waiting), next, errors.Join(errs...)
 }
 
 func (s *Service) contactOf(id millpond.NodeID) Contact {

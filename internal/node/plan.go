@@ -75,12 +75,22 @@ type Snapshot struct {
 	Config  Config
 }
 
-// Make plans all nodes. next is when a limit passes that nothing wakes for;
-// zero without one.
-func Make(s Snapshot) (actions []Action, next time.Time) {
+// Plan is what is to be done now.
+type Plan struct {
+	Actions []Action
+	// Next is when a limit passes that nothing wakes for; zero without one.
+	Next time.Time
+	// Waiting counts launches that wait for other boots.
+	Waiting int
+	// Windows are for the next plan; nil without a bound for boots.
+	Windows map[string]Window
+}
+
+// Make plans all nodes.
+func Make(s Snapshot) Plan {
 	p := planner{Snapshot: s}
-	actions = p.all()
-	return actions, p.next
+	p.out.Actions = p.all()
+	return p.out
 }
 
 func (p *planner) all() (actions []Action) {
@@ -123,10 +133,7 @@ func (p *planner) all() (actions []Action) {
 
 type planner struct {
 	Snapshot
-	next time.Time
-	// waiting counts launches that wait for other boots; windows are for the next plan.
-	waiting int
-	windows map[string]Window
+	out Plan
 }
 
 // passed says whether a limit has passed; one that has not is waited for.
@@ -134,7 +141,7 @@ func (p *planner) passed(at time.Time) bool {
 	if !p.Now.Before(at) {
 		return true
 	}
-	p.next = reconcile.Sooner(p.next, at)
+	p.out.Next = reconcile.Sooner(p.out.Next, at)
 	return false
 }
 

@@ -98,7 +98,7 @@ func TestMake(t *testing.T) {
 			if c.vm != nil {
 				s.Machines = []launch.Status{*c.vm}
 			}
-			actions, _ := Make(s)
+			actions := Make(s).Actions
 			var got What
 			if len(actions) > 0 {
 				got = actions[0].What
@@ -108,15 +108,15 @@ func TestMake(t *testing.T) {
 			}
 			// A server that has just started gives silence and boots their time anew.
 			s.Started = now
-			if actions, next := Make(s); (c.want == Lose || c.want == BootTimeout) && (len(actions) != 0 || !next.After(now)) {
-				t.Errorf("right after a start: %v, next %s", actions, next)
+			if p := Make(s); (c.want == Lose || c.want == BootTimeout) && (len(p.Actions) != 0 || !p.Next.After(now)) {
+				t.Errorf("right after a start: %v, next %s", p.Actions, p.Next)
 			}
 		})
 	}
 }
 
 func TestOrphansAreDestroyed(t *testing.T) {
-	actions, _ := Make(Snapshot{Machines: []launch.Status{{Node: "x"}}, Now: now})
+	actions := Make(Snapshot{Machines: []launch.Status{{Node: "x"}}, Now: now}).Actions
 	if len(actions) != 1 || actions[0].What != Orphan {
 		t.Fatalf("%v", actions)
 	}
@@ -131,7 +131,7 @@ func TestEveryStateHasAPlan(t *testing.T) {
 			if phase != "" {
 				s.Machines = []launch.Status{{Node: "n", Generation: 1, Phase: phase}}
 			}
-			actions, _ := Make(s)
+			actions := Make(s).Actions
 			if len(actions) > 1 || state == millpond.NodeUnusable && len(actions) > 0 || state == millpond.NodeLeavingPool && len(actions) == 0 {
 				t.Errorf("%s with machine %q: %v", state, phase, actions)
 			}

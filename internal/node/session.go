@@ -170,10 +170,8 @@ func (x *session) serve(ctx context.Context) error {
 	var hello *nodev1.HelloResponse
 	var n millpond.Node
 	err := aside(func() (err error) {
-		if hello, n, err = x.hello(ctx); err != nil {
-			return err
-		}
-		return nil
+		hello, n, err = x.hello(ctx)
+		return err
 	})
 	if err != nil {
 		return err

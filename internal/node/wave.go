@@ -152,7 +152,7 @@ func (p *planner) bounded(actions []Action, launching map[string]sqlite.NodeHead
 			key := a.Node.Key()
 			if w := all[p.Source(launching[key]).Image]; w != nil {
 				if w.full() {
-					p.waiting++
+					p.out.Waiting++
 					continue
 				}
 				w.booting++
@@ -160,9 +160,9 @@ func (p *planner) bounded(actions []Action, launching map[string]sqlite.NodeHead
 		}
 		out = append(out, a)
 	}
-	p.windows = make(map[string]Window, len(all))
+	p.out.Windows = make(map[string]Window, len(all))
 	for image, w := range all {
-		p.windows[image] = w.Window
+		p.out.Windows[image] = w.Window
 	}
 	return out
 }

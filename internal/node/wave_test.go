@@ -39,8 +39,7 @@ func crowd(waiting int, booting []time.Duration, booted int) Snapshot {
 
 func launches(s Snapshot) int {
 	n := 0
-	actions, _ := Make(s)
-	for _, a := range actions {
+	for _, a := range Make(s).Actions {
 		if a.What == Launch {
 			n++
 		}
@@ -101,16 +100,14 @@ func TestWindow(t *testing.T) {
 func TestWindowIsKept(t *testing.T) {
 	s := crowd(1000, make([]time.Duration, 50), 0)
 	s.Source = func(sqlite.NodeHead) Source { return Source{Image: "v", Replicas: 1} }
-	p := planner{Snapshot: s}
-	p.all()
-	if w := p.windows["v"]; len(w.Flights) != 50 || w.Size != 100 {
+	p := Make(s)
+	if w := p.Windows["v"]; len(w.Flights) != 50 || w.Size != 100 {
 		t.Fatalf("%+v", w)
 	}
-	s.Windows, s.Now = p.windows, now.Add(30*time.Second)
+	s.Windows, s.Now = p.Windows, now.Add(30*time.Second)
 	s.Contact = func(millpond.NodeID) Contact { return Contact{Live: true, Last: now} }
-	p = planner{Snapshot: s}
-	p.all()
-	if w := p.windows["v"]; len(w.Flights) != 0 || w.Size != 150 {
+	p = Make(s)
+	if w := p.Windows["v"]; len(w.Flights) != 0 || w.Size != 150 {
 		t.Fatalf("%+v", w)
 	}
 }
@@ -124,9 +121,7 @@ func TestLastBootIsNoted(t *testing.T) {
 		if !underWay(s.Nodes, s.Windows) {
 			return
 		}
-		p := planner{Snapshot: s}
-		p.all()
-		s.Windows = p.windows
+		s.Windows = Make(s).Windows
 	}
 	plan()
 	for i := range s.Nodes {
