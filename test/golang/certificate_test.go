@@ -11,9 +11,7 @@ import (
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/arm"
-	"github.com/Azure/azure-sdk-for-go/sdk/azcore/cloud"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/to"
-	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
 	"github.com/Azure/azure-sdk-for-go/sdk/resourcemanager/batch/armbatch/v2"
 
 	"millpond.dev/millpond/test/lab"
@@ -25,15 +23,7 @@ func TestCertificatesByResourceManager(t *testing.T) {
 	s := lab.Start(t, "--launcher", "fake")
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
-	core := azcore.ClientOptions{
-		Cloud: cloud.Configuration{ActiveDirectoryAuthorityHost: "https://" + s.Addr + "/",
-			Services: map[cloud.ServiceName]cloud.ServiceConfiguration{
-				cloud.ResourceManager: {Endpoint: "https://" + s.Addr, Audience: "https://management.core.windows.net/"}}},
-		Transport: s.HTTPClient(),
-	}
-	cred, err := azidentity.NewClientSecretCredential(s.Creds.TenantID, s.Creds.ClientID, s.Creds.ClientSecret,
-		&azidentity.ClientSecretCredentialOptions{ClientOptions: core, DisableInstanceDiscovery: true})
-	must(t, err)
+	cred, core := signIn(t, s)
 	const group, region, name = "golang", "westus2", "certaccount"
 	s.Put("/subscriptions/"+s.Creds.SubscriptionID+"/resourceGroups/"+group, map[string]any{"location": region})
 	s.Put("/subscriptions/"+s.Creds.SubscriptionID+"/resourceGroups/"+group+"/providers/Microsoft.Batch/batchAccounts/"+name, map[string]any{"location": region})

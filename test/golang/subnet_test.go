@@ -10,9 +10,7 @@ import (
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
-	"github.com/Azure/azure-sdk-for-go/sdk/azcore/cloud"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/to"
-	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
 	"github.com/Azure/azure-sdk-for-go/sdk/batch/azbatch"
 
 	"millpond.dev/millpond/test/lab"
@@ -25,13 +23,7 @@ func TestPoolInSubnet(t *testing.T) {
 	s := lab.Start(t, "--launcher", "fake")
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
-	core := azcore.ClientOptions{
-		Cloud:     cloud.Configuration{ActiveDirectoryAuthorityHost: "https://" + s.Addr + "/"},
-		Transport: s.HTTPClient(),
-	}
-	cred, err := azidentity.NewClientSecretCredential(s.Creds.TenantID, s.Creds.ClientID, s.Creds.ClientSecret,
-		&azidentity.ClientSecretCredentialOptions{ClientOptions: core, DisableInstanceDiscovery: true})
-	must(t, err)
+	cred, core := signIn(t, s)
 	const region = "westus2"
 	group := "/subscriptions/" + s.Creds.SubscriptionID + "/resourceGroups/golang"
 	l := &lab.Lab{Server: s, Group: group, Account: "goaccount", Region: region}
