@@ -109,8 +109,12 @@ func (e *Edge) putCertificate(w http.ResponseWriter, r *azwire.Request) error {
 	}
 	c, err := e.Certificates.Add(r.Context(), name, certificate.Asked{Thumbprint: thumbprint, Format: format, Data: data, Password: val(p.Password)})
 	if err != nil && millpond.AsError(err).Code == "CertificateExists" {
-		// What was checked is the certificate that is there.
-		c, err = e.Certificates.Get(r.Context(), name, thumbprint)
+		// What was checked is the certificate that is there, but for its format: a
+		// private key comes and goes with it.
+		have, failed := e.Certificates.Get(r.Context(), name, thumbprint)
+		if failed != nil || have.Format == format {
+			c, err = have, failed
+		}
 	}
 	if err == nil {
 		azwire.WriteJSON(w, http.StatusOK, encodeCertificate(acct, c))

@@ -52,6 +52,10 @@ func TestCertificatesByResourceManager(t *testing.T) {
 			t.Errorf("%+v", made.Properties)
 		}
 	}
+	have, err := certs.Get(ctx, group, name, id, nil)
+	must(t, err)
+	_, err = certs.Create(ctx, group, name, id, armbatch.CertificateCreateOrUpdateParameters{Properties: &armbatch.CertificateCreateOrUpdateProperties{Data: have.Properties.PublicData, Format: to.Ptr(armbatch.CertificateFormatCer)}}, nil)
+	refused(err, "CertificateExists")
 	page, err := certs.NewListByBatchAccountPager(group, name, nil).NextPage(ctx)
 	must(t, err)
 	if len(page.Value) != 1 || *page.Value[0].Name != "sha1-"+print {
