@@ -42,12 +42,7 @@ func CertificateEvents() []CertificateEvent {
 	return append([]CertificateEvent(nil), certificateEvents[:]...)
 }
 
-type certificateCell struct {
-	outcome Outcome
-	next    CertificateState
-	code    string
-	reason  string
-}
+type certificateCell = verbCell[CertificateState]
 
 // certificateTable:
 //
@@ -76,17 +71,7 @@ var certificateTable = func() map[CertificateState]map[CertificateEvent]certific
 // CertificateTransition is the table's answer. A refusal comes as the error that
 // the caller of a verb sees.
 func CertificateTransition(from CertificateState, e CertificateEvent) (CertificateState, Outcome, *Error) {
-	c, ok := certificateTable[from][e]
-	if !ok {
-		return from, Refused, Errorf(Internal, "InternalError", "The certificate is in no known state.")
-	}
-	switch c.outcome {
-	case Accepted:
-		return c.next, Accepted, nil
-	case Duplicate:
-		return from, Duplicate, nil
-	}
-	return from, Refused, Errorf(Conflict, c.code, "%s", c.reason)
+	return answerVerb(certificateTable, from, e)
 }
 
 // CertificateFormat is what a certificate's data are.

@@ -38,3 +38,27 @@ func answer[S, E ~string](table map[S]map[E]cell[S], from S, e E) (S, Outcome, s
 	}
 	return c.next, Accepted, ""
 }
+
+// verbCell is an entry of a table whose refusals the callers of verbs see; code is
+// Azure's for one.
+type verbCell[S comparable] struct {
+	outcome Outcome
+	next    S
+	code    string
+	reason  string
+}
+
+// answerVerb reads a verbCell; a refusal comes as the error for the caller.
+func answerVerb[S comparable, E ~string](table map[S]map[E]verbCell[S], from S, e E) (S, Outcome, *Error) {
+	c, ok := table[from][e]
+	if !ok {
+		return from, Refused, Errorf(Internal, "InternalError", "There is no such state or event: %v, %s.", from, e)
+	}
+	switch c.outcome {
+	case Accepted:
+		return c.next, Accepted, nil
+	case Duplicate:
+		return from, Duplicate, nil
+	}
+	return from, Refused, Errorf(Conflict, c.code, "%s", c.reason)
+}

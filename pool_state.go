@@ -33,12 +33,7 @@ var poolPhases = [...]PoolPhase{
 // PoolPhases lists every phase.
 func PoolPhases() []PoolPhase { return append([]PoolPhase(nil), poolPhases[:]...) }
 
-type poolCell struct {
-	outcome Outcome
-	next    PoolPhase
-	code    string
-	reason  string
-}
+type poolCell = verbCell[PoolPhase]
 
 // poolTable:
 //
@@ -80,15 +75,5 @@ var poolTable = func() map[PoolPhase]map[PoolEvent]poolCell {
 // PoolTransition is the table's answer. A refusal comes as the error that the
 // caller of a verb sees.
 func PoolTransition(from PoolPhase, e PoolEvent) (PoolPhase, Outcome, *Error) {
-	c, ok := poolTable[from][e]
-	if !ok {
-		return from, Refused, Errorf(Internal, "InternalError", "The pool is in no known state.")
-	}
-	switch c.outcome {
-	case Accepted:
-		return c.next, Accepted, nil
-	case Duplicate:
-		return from, Duplicate, nil
-	}
-	return from, Refused, Errorf(Conflict, c.code, "%s", c.reason)
+	return answerVerb(poolTable, from, e)
 }
