@@ -109,10 +109,12 @@ func Open(cfg Config) (*Port, error) {
 		err = unix.Bind(p.socket, p.address(cfg.MAC))
 	}
 	if err == nil {
-		err = unix.Pipe2(p.wake[:], unix.O_CLOEXEC)
-	}
-	if err == nil {
-		err = cfg.announce()
+		if err = cfg.announce(); err == nil {
+			err = unix.Pipe2(p.wake[:], unix.O_CLOEXEC)
+		}
+		if err != nil {
+			err = errors.Join(err, Leave(cfg.Dir, cfg.MAC))
+		}
 	}
 	if err != nil {
 		unix.Close(p.socket)
@@ -176,31 +178,29 @@ func (p *Port) fromGuest(guest, out *net.UnixConn) {
 			return
 		}
 		frame := buf[:n]
+		q, sound := parsePacket(frame)
 		switch where, to := route(frame, p.cfg.MAC, p.cfg.Address, p.cfg.Gateway, p.cfg.DNS); where {
 		case toGateway:
-			if reply := p.answer(frame); reply != nil {
+			if !sound {
+				gateway.put(frame)
+			} else if reply := p.answer(frame, q); reply != nil {
 				card.put(reply)
-			} else if peer, onward := p.onward(frame); onward {
-				p.begin(frame)
+			} else if peer, onward := p.onward(frame, q); onward {
+				p.filter.sent(q, time.Now())
 				p.send(peer, frame)
 			} else {
 				gateway.put(frame)
 			}
 		case toPeer:
-			p.begin(frame)
+			if sound { // its answer passes the filters
+				p.filter.sent(q, time.Now())
+			}
 			p.send(to, frame)
 		case toAll:
 			for _, m := range p.peers() {
 				p.send(m, frame)
 			}
 		}
-	}
-}
-
-// begin notes what the machine sends, so that the answer passes its filters.
-func (p *Port) begin(frame []byte) {
-	if q, ok := parsePacket(frame); ok {
-		p.filter.sent(q, time.Now())
 	}
 }
 

@@ -217,3 +217,19 @@ func FuzzParseMAC(f *testing.F) {
 		}
 	})
 }
+
+// A place that could not be taken wholly is not half there.
+func TestOpenUndone(t *testing.T) {
+	dir, m := t.TempDir(), MAC{0x52, 0x54, 0, 0, 0, 1}
+	// What stands where the machine's name should be cannot be replaced by a file.
+	if err := os.MkdirAll(filepath.Join(dir, m.name()+hostSuffix, "x"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if p, err := Open(Config{Dir: dir, MAC: m, Address: netip.MustParseAddr("10.80.0.4")}); err == nil {
+		p.Close(false)
+		t.Fatal("no error")
+	}
+	if _, err := os.Lstat(filepath.Join(dir, m.name())); !os.IsNotExist(err) {
+		t.Error("the socket is left behind:", err)
+	}
+}

@@ -17,11 +17,10 @@ const (
 	lifetime = 5
 )
 
-// answer is the reply to a question for a machine of the network, asked of the
-// name server; nil for what somebody else has to answer.
-func (p *Port) answer(frame []byte) []byte {
-	q, ok := parsePacket(frame)
-	if !ok || q.protocol != protocolUDP || !q.first || q.dst != p.cfg.DNS || len(q.payload) < udpSize || binary.BigEndian.Uint16(q.payload[2:]) != portDNS {
+// answer is the reply to a question for a machine of the network, which the packet
+// of a frame asks of the name server; nil for what somebody else has to answer.
+func (p *Port) answer(frame []byte, q packet) []byte {
+	if q.protocol != protocolUDP || !q.first || q.dst != p.cfg.DNS || len(q.payload) < udpSize || binary.BigEndian.Uint16(q.payload[2:]) != portDNS {
 		return nil
 	}
 	message, known := resolve(q.payload[udpSize:], p.cfg.Domain, p.known())
@@ -58,9 +57,9 @@ func (p *Port) answer(frame []byte) []byte {
 	return reply
 }
 
-// resolve answers one question about the hosts of a network, bare or in domain. What could be the
-// name of something outside is nil: the question goes on to the host's resolver.
-// known is false when a host that is not among them could be meant.
+// resolve answers one question about the hosts of a network, bare or in domain.
+// What could be the name of something outside is nil: the question goes on to the
+// host's resolver. known is false when a host that is not among them could be meant.
 func resolve(question []byte, domain string, h *hosts) (reply []byte, known bool) {
 	var parser dnsmessage.Parser
 	head, err := parser.Start(question)

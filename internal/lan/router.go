@@ -31,12 +31,11 @@ func parsePacket(frame []byte) (p packet, ok bool) {
 		first: binary.BigEndian.Uint16(b[6:])&0x1fff == 0, payload: b[header:total]}, true
 }
 
-// onward is where a packet goes that a machine handed to its gateway and that is
-// for a machine of another subnet of the same network. The frame is changed as a
-// router does it: it gets the other's address and lives one step less.
-func (p *Port) onward(frame []byte) (MAC, bool) {
-	q, ok := parsePacket(frame)
-	if !ok || q.src != p.cfg.Address {
+// onward is where a frame's packet goes that a machine handed to its gateway and
+// that is for a machine of another subnet of the same network. The frame is changed
+// as a router does it: it gets the other's address and lives one step less.
+func (p *Port) onward(frame []byte, q packet) (MAC, bool) {
+	if q.src != p.cfg.Address {
 		return MAC{}, false
 	}
 	to, ok := p.known().byAddress[q.dst]
