@@ -105,7 +105,7 @@ func (b *bootReads) loader(fs bootPlace) error {
 		if b.loaded {
 			return nil
 		}
-		text, err := fs.readFile(name, maxFile)
+		text, err := readPath(fs, name, maxFile)
 		if err != nil {
 			continue
 		}
@@ -122,7 +122,7 @@ func (b *bootReads) loader(fs bootPlace) error {
 
 // system wants the first programs of a root file system.
 func (b *bootReads) system(fs bootPlace) error {
-	if _, err := fs.find(bootPrograms[0]); err != nil {
+	if _, err := find(fs, bootPrograms[0]); err != nil {
 		return nil // not a root
 	}
 	if e, ok := fs.fileSystem.(*ext); ok {
@@ -145,7 +145,7 @@ func (b *bootReads) system(fs bootPlace) error {
 	programs := slices.Clone(bootPrograms)
 	for _, name := range append(slices.Clone(bootFolders), generators) {
 		// The listing itself reads what is wanted.
-		names, err := fs.list(name)
+		names, err := listPath(fs, name)
 		if err == nil && name == generators {
 			for _, n := range names {
 				programs = append(programs, path.Join(generators, n))
@@ -158,7 +158,7 @@ func (b *bootReads) system(fs bootPlace) error {
 		}
 	}
 	files := slices.Clone(bootFiles)
-	kernels, _ := fs.list("/usr/lib/modules")
+	kernels, _ := listPath(fs, "/usr/lib/modules")
 	for _, k := range kernels {
 		for _, name := range modulesFiles {
 			files = append(files, path.Join("/usr/lib/modules", k, name))
@@ -209,7 +209,7 @@ func (b *bootReads) program(fs bootPlace, name string, depth int) error {
 			if b.seen[at] {
 				break
 			}
-			if _, err := fs.find(at); err != nil {
+			if _, err := find(fs, at); err != nil {
 				continue
 			}
 			if err := b.program(fs, at, depth+1); err != nil {
@@ -227,7 +227,7 @@ func (b *bootReads) file(fs bootPlace, name string) (placed, error) {
 		return nil, nil
 	}
 	b.seen[name] = true
-	n, err := fs.find(name)
+	n, err := find(fs, name)
 	if err != nil || n.isDir() {
 		return nil, b.d.failed
 	}

@@ -92,7 +92,7 @@ func TestBootReadsOfARoot(t *testing.T) {
 		t.Fatal(err)
 	}
 	covered := func(name string) (all, some bool) {
-		n, err := fs.find(name)
+		n, err := find(fs, name)
 		if err != nil {
 			t.Fatal(err)
 		}

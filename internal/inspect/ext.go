@@ -51,29 +51,7 @@ func openExt(w window) (fileSystem, error) {
 	return e, nil
 }
 
-func (e *ext) readFile(path string, max int) ([]byte, error) {
-	root, err := e.inode(2)
-	if err != nil {
-		return nil, err
-	}
-	return readPath(root, path, max)
-}
-
-func (e *ext) find(path string) (node, error) {
-	root, err := e.inode(2)
-	if err != nil {
-		return nil, err
-	}
-	return resolve(root, path)
-}
-
-func (e *ext) list(path string) ([]string, error) {
-	root, err := e.inode(2)
-	if err != nil {
-		return nil, err
-	}
-	return listPath(root, path)
-}
+func (e *ext) root() (node, error) { return e.inode(2) }
 
 type extInode struct {
 	e    *ext
@@ -147,13 +125,21 @@ func (e *ext) tables(do func(at, n int64) error) error {
 // maxGroups bounds the groups whose tables are looked at: 512 GiB with blocks of 4 KiB.
 const maxGroups = 4096
 
-// blockAt reads n bytes at an offset from the start of a block; the block number
-// is checked before it is multiplied.
+// blockAt reads n bytes at an offset from the start of a block.
 func (e *ext) blockAt(block, off int64, n int) ([]byte, error) {
-	if block < 0 || block > e.w.size/e.block {
-		return nil, fmt.Errorf("it points to the block %d, outside of its partition", block)
+	at, err := e.placeOf(block)
+	if err != nil {
+		return nil, err
 	}
-	return e.w.at(block*e.block+off, n)
+	return e.w.at(at+off, n)
+}
+
+// placeOf is the offset of a block, whose number is checked before it is multiplied.
+func (e *ext) placeOf(block int64) (int64, error) {
+	if block < 0 || block > e.w.size/e.block {
+		return 0, fmt.Errorf("it points to the block %d, outside of its partition", block)
+	}
+	return block * e.block, nil
 }
 
 func (i *extInode) mode() uint16  { return binary.LittleEndian.Uint16(i.raw) }

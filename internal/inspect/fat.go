@@ -58,16 +58,9 @@ func openFAT(w window) (fileSystem, error) {
 	return f, nil
 }
 
-func (f *fat) readFile(path string, max int) ([]byte, error) {
-	return readPath(f.root(), path, max)
+func (f *fat) root() (node, error) {
+	return &fatNode{f: f, dir: true, first: f.rootNum, root: true}, nil
 }
-
-func (f *fat) root() node { return &fatNode{f: f, dir: true, first: f.rootNum, root: true} }
-
-func (f *fat) find(path string) (node, error) { return resolve(f.root(), path) }
-
-// list is not needed of a FAT: firmware names its files.
-func (f *fat) list(string) ([]string, error) { return nil, errNotFound }
 
 // next is the cluster after c; false at the end of a chain.
 func (f *fat) next(c uint32) (uint32, bool, error) {
@@ -127,6 +120,7 @@ func (n *fatNode) bytes(max int) ([]byte, error) {
 	return n.f.chain(n.first, int(min(n.length, int64(max))))
 }
 
+// names is not needed of a FAT: firmware names its files.
 func (n *fatNode) names() ([]string, error) { return nil, errNotFound }
 
 // lookup compares long and short names without regard to case.

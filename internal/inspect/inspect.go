@@ -191,13 +191,9 @@ func (w window) at(off int64, n int) ([]byte, error) {
 
 func (d *disk) window(p Partition) window { return window{d, p.Start, p.Size} }
 
-// fileSystem is what is needed of one. Paths are absolute; symbolic links are
-// followed. A file that is not there is errNotFound.
+// fileSystem is what is needed of one; find, readPath and listPath do the rest.
 type fileSystem interface {
-	readFile(path string, max int) ([]byte, error)
-	// list is the names in a folder.
-	list(path string) ([]string, error)
-	find(path string) (node, error)
+	root() (node, error)
 }
 
 var errNotFound = errors.New("no such file")
@@ -362,7 +358,7 @@ func (d *disk) boot(r *Report) error {
 		if err != nil {
 			return err
 		}
-		_, err = fs.readFile("/EFI/BOOT/BOOTX64.EFI", 0)
+		_, err = readPath(fs, "/EFI/BOOT/BOOTX64.EFI", 0)
 		if err == nil {
 			r.UEFI = true
 		} else if !errors.Is(err, errNotFound) {

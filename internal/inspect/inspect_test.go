@@ -196,18 +196,18 @@ func TestFilesOfFileSystems(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		big, err := fs.readFile("/etc/big", 1<<20)
+		big, err := readPath(fs, "/etc/big", 1<<20)
 		if err != nil || len(big) != 200003 || strings.Trim(string(big), "z") != "END" {
 			t.Errorf("%s: /etc/big has %d bytes, %v", name, len(big), err)
 		}
-		if _, err := fs.readFile("/etc/many/a-file-with-a-rather-long-name-299", 10); err != nil {
+		if _, err := readPath(fs, "/etc/many/a-file-with-a-rather-long-name-299", 10); err != nil {
 			t.Errorf("%s: a file of a large folder: %v", name, err)
 		}
-		if _, err := fs.readFile("/usr/link/../usr/lib/os-release", 10); err != nil {
+		if _, err := readPath(fs, "/usr/link/../usr/lib/os-release", 10); err != nil {
 			t.Errorf("%s: through a long link: %v", name, err)
 		}
 		for _, missing := range []string{"/etc/none", "/none/none", "/etc/big/none", "/etc", "/../.."} {
-			if _, err := fs.readFile(missing, 10); !errors.Is(err, errNotFound) {
+			if _, err := readPath(fs, missing, 10); !errors.Is(err, errNotFound) {
 				t.Errorf("%s: %s: %v", name, missing, err)
 			}
 		}

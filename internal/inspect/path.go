@@ -78,9 +78,19 @@ func split(path string) []string {
 	return strings.FieldsFunc(path, func(c rune) bool { return c == '/' })
 }
 
+// find is the file or folder at path, which is absolute. Symbolic links are followed;
+// what is not there is errNotFound.
+func find(fs fileSystem, path string) (node, error) {
+	root, err := fs.root()
+	if err != nil {
+		return nil, err
+	}
+	return resolve(root, path)
+}
+
 // readPath reads the first max bytes of the file at path.
-func readPath(root node, path string, max int) ([]byte, error) {
-	n, err := resolve(root, path)
+func readPath(fs fileSystem, path string, max int) ([]byte, error) {
+	n, err := find(fs, path)
 	if err != nil {
 		return nil, err
 	}
@@ -94,8 +104,8 @@ func readPath(root node, path string, max int) ([]byte, error) {
 }
 
 // listPath lists the folder at path; errNotFound if it is none.
-func listPath(root node, path string) ([]string, error) {
-	n, err := resolve(root, path)
+func listPath(fs fileSystem, path string) ([]string, error) {
+	n, err := find(fs, path)
 	if err != nil {
 		return nil, err
 	}

@@ -16,11 +16,15 @@ var errShort = errors.New("a file ends before its size")
 
 func (i *extInode) place(off int64) (int64, int64, error) {
 	within := off % i.e.block
+	if i.flags()&extInline != 0 { // what would be block numbers is the text itself
+		return -1, i.e.block - within, nil
+	}
 	b, err := i.blockOf(off / i.e.block)
 	if err != nil || b == 0 {
 		return -1, i.e.block - within, err
 	}
-	return b*i.e.block + within, i.e.block - within, nil
+	at, err := i.e.placeOf(b)
+	return at + within, i.e.block - within, err
 }
 
 func (i *xfsInode) place(off int64) (int64, int64, error) {

@@ -57,12 +57,12 @@ func (t tree) at(name string) (fileSystem, string) {
 
 func (t tree) readFile(name string, max int) ([]byte, error) {
 	fs, name := t.at(name)
-	return fs.readFile(name, max)
+	return readPath(fs, name, max)
 }
 
 func (t tree) list(name string) ([]string, error) {
 	fs, name := t.at(name)
-	return fs.list(name)
+	return listPath(fs, name)
 }
 
 // exists counts what cannot be read for absent; folders are there as well.
@@ -122,7 +122,7 @@ func (d *disk) system(r *Report, p Partition) error {
 		return err
 	}
 	mounts := []Mount(nil)
-	if b, err := fs.readFile("/etc/fstab", maxFile); err == nil {
+	if b, err := readPath(fs, "/etc/fstab", maxFile); err == nil {
 		mounts = parseFstab(string(b))
 	}
 	t := d.mountAll(r, fs, mounts)

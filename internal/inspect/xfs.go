@@ -15,7 +15,7 @@ type xfs struct {
 	inodeSize int64
 	inoPBLog  uint // inodes per block, as a power of two
 	dirBlock  int64
-	root      uint64
+	rootNum   uint64
 	fileTypes bool
 	v5        bool
 }
@@ -29,7 +29,7 @@ func openXFS(w window) (fileSystem, error) {
 	version := be.Uint16(b[100:])
 	x := &xfs{
 		w: w, block: int64(be.Uint32(b[4:])), agBlocks: uint64(be.Uint32(b[84:])), agBlkLog: uint(b[124]),
-		inodeSize: int64(be.Uint16(b[104:])), inoPBLog: uint(b[123]), root: be.Uint64(b[56:]),
+		inodeSize: int64(be.Uint16(b[104:])), inoPBLog: uint(b[123]), rootNum: be.Uint64(b[56:]),
 		v5: version&0xf == 5,
 	}
 	if x.block < 512 || x.block > 65536 || x.block&(x.block-1) != 0 || x.inodeSize < 256 || x.inodeSize > 2048 ||
@@ -48,29 +48,7 @@ func openXFS(w window) (fileSystem, error) {
 	return x, nil
 }
 
-func (x *xfs) readFile(path string, max int) ([]byte, error) {
-	root, err := x.inode(x.root)
-	if err != nil {
-		return nil, err
-	}
-	return readPath(root, path, max)
-}
-
-func (x *xfs) find(path string) (node, error) {
-	root, err := x.inode(x.root)
-	if err != nil {
-		return nil, err
-	}
-	return resolve(root, path)
-}
-
-func (x *xfs) list(path string) ([]string, error) {
-	root, err := x.inode(x.root)
-	if err != nil {
-		return nil, err
-	}
-	return listPath(root, path)
-}
+func (x *xfs) root() (node, error) { return x.inode(x.rootNum) }
 
 // blockAt turns a file system block number (group and block in it) into an
 // offset.
