@@ -245,7 +245,7 @@ func (o *Content) chunk(p []byte, n int64, within int) error {
 	if o.core.touch(n, length) && !o.cache.cfg.NoReadAhead {
 		o.cache.runAhead(o, n)
 	}
-	return o.cache.read(o.ctx, o.core, d, length, p, within)
+	return o.cache.read(o.ctx, o.core, d, length, true, p, within)
 }
 
 // touch notes a read. It is true if a run of chunks has just become longer: the

@@ -21,22 +21,27 @@ type flight struct {
 }
 
 // read fills p with the bytes of a chunk from within on. The chunk has length
-// bytes.
-func (c *Cache) read(ctx context.Context, k *core, d image.Digest, length int, p []byte, within int) error {
+// bytes. Only a read on demand counts as one, and has others give way.
+func (c *Cache) read(ctx context.Context, k *core, d image.Digest, length int, demand bool, p []byte, within int) error {
 	if i, ok := c.slab.hold(d); ok {
 		err := c.slab.read(i, p, int64(within))
 		c.slab.release(i)
 		if err == nil {
-			c.counters.hits.Add(1)
+			if demand {
+				c.counters.hits.Add(1)
+			}
 			return nil
 		}
 		c.counters.wrong.Add(1)
 		c.log.Error("the cache's own disk fails; the chunk is fetched again", "chunk", short(d), "err", err)
 		c.slab.discard(d)
 	}
-	f, err := c.fetch(ctx, k, d, length, true)
+	f, err := c.fetch(ctx, k, d, length, demand)
 	if err != nil {
 		return err
+	}
+	if !demand {
+		c.counters.ahead.Add(1)
 	}
 	copy(p, f[within:])
 	return nil

@@ -224,17 +224,7 @@ func (r aheadReader) chunk(part []byte, n int64, within, length int) error {
 		clear(part)
 		return nil
 	}
-	if i, ok := r.cache.slab.hold(d); ok {
-		err := r.cache.slab.read(i, part, int64(within))
-		r.cache.slab.release(i)
-		return err
-	}
-	b, err := r.cache.fetch(r.ctx, r.core, d, length, false)
-	if err == nil {
-		r.cache.counters.ahead.Add(1)
-		copy(part, b[within:])
-	}
-	return err
+	return r.cache.read(r.ctx, r.core, d, length, false, part, within)
 }
 
 // runAhead fetches the next chunks of a run, such as a boot loader reads a kernel
