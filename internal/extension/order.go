@@ -29,6 +29,13 @@ func Order(list []millpond.PoolExtension) ([]millpond.PoolExtension, error) {
 		}
 		handlers[handler] = e.Name
 	}
+	for i, e := range list {
+		for _, name := range e.After {
+			if _, known := at[strings.ToLower(name)]; !known {
+				return nil, &Problem{fmt.Sprintf("[%d].provisionAfterExtensions", i), fmt.Sprintf("The pool has no extension %q.", name)}
+			}
+		}
+	}
 	var out []millpond.PoolExtension
 	done := make([]bool, len(list))
 	for len(out) < len(list) {
@@ -37,16 +44,7 @@ func Order(list []millpond.PoolExtension) ([]millpond.PoolExtension, error) {
 			if done[i] {
 				continue
 			}
-			waits := slices.ContainsFunc(e.After, func(name string) bool {
-				j, known := at[strings.ToLower(name)]
-				return known && !done[j]
-			})
-			for _, name := range e.After {
-				if _, known := at[strings.ToLower(name)]; !known {
-					return nil, &Problem{fmt.Sprintf("[%d].provisionAfterExtensions", i), fmt.Sprintf("The pool has no extension %q.", name)}
-				}
-			}
-			if !waits {
+			if !slices.ContainsFunc(e.After, func(name string) bool { return !done[at[strings.ToLower(name)]] }) {
 				next = i
 				break
 			}
