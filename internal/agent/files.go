@@ -16,9 +16,6 @@ import (
 	"millpond.dev/millpond/internal/nodeproto/nodev1"
 )
 
-// Volatile is the agent's own directory below the node's root; Files hide it.
-const Volatile = "volatile"
-
 // RootFiles are Files of a real directory. Nothing outside of it is reachable:
 // not by "..", not by an absolute path, not by a symbolic link.
 type RootFiles struct {
@@ -56,7 +53,7 @@ func (f *RootFiles) hides(real string) bool {
 	parts := strings.Split(rel, "/")
 	at := -1
 	switch {
-	case parts[0] == Volatile:
+	case parts[0] == proc.Volatile:
 		return true
 	case parts[0] == "startup":
 		at = 1

@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"millpond.dev/millpond/internal/agent/proc"
 )
 
 // FuzzRootFiles: whatever path comes and wherever a link in the root leads,
@@ -22,8 +24,8 @@ func FuzzRootFiles(f *testing.F) {
 		top := t.TempDir()
 		root := filepath.Join(top, "root")
 		inside := filepath.Join(root, "workitems", "j", "job-1", "t", "wd")
-		hidden := []string{filepath.Join(top, "secret"), filepath.Join(root, Volatile, "secret")}
-		for _, dir := range []string{inside, filepath.Join(root, Volatile), filepath.Join(root, "startup")} {
+		hidden := []string{filepath.Join(top, "secret"), filepath.Join(root, proc.Volatile, "secret")}
+		for _, dir := range []string{inside, filepath.Join(root, proc.Volatile), filepath.Join(root, "startup")} {
 			if err := os.MkdirAll(dir, 0o755); err != nil {
 				t.Fatal(err)
 			}

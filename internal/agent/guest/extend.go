@@ -16,7 +16,6 @@ import (
 
 	"google.golang.org/protobuf/types/known/timestamppb"
 
-	"millpond.dev/millpond/internal/agent"
 	"millpond.dev/millpond/internal/agent/proc"
 	"millpond.dev/millpond/internal/nodeproto/nodev1"
 )
@@ -87,7 +86,7 @@ func (p *preparer) extend(q *nodev1.ExtendRequest) *nodev1.ExtendResponse {
 	cmd.Env = []string{"PATH=" + proc.BasePath, "HOME=/root", "LANG=C.UTF-8"}
 	if !p.mayMount {
 		// The machine's own folders are to be left alone.
-		cmd.Env = append(cmd.Env, "MILLPOND_WAAGENT="+filepath.Join(p.root, agent.Volatile, "waagent"))
+		cmd.Env = append(cmd.Env, "MILLPOND_WAAGENT="+filepath.Join(p.root, proc.Volatile, "waagent"))
 	}
 	for k, v := range q.GetEnvironment() {
 		cmd.Env = append(cmd.Env, k+"="+v)
@@ -115,10 +114,7 @@ func (p *preparer) extend(q *nodev1.ExtendRequest) *nodev1.ExtendResponse {
 		code := int32(0)
 		answer.ExitCode = &code
 	case errors.As(err, &exit):
-		code := int32(exit.ExitCode())
-		if ws, ok := exit.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
-			code = 128 + int32(ws.Signal())
-		}
+		code := proc.ExitCode(exit)
 		answer.ExitCode = &code
 	default:
 		answer.Message = "The script could not be started: " + err.Error()

@@ -48,7 +48,7 @@ var directories = []struct {
 	{"fsmounts", 0o755},
 	{"shared", 0o777},
 	{"startup", 0o755},
-	{agent.Volatile, 0o700},
+	{proc.Volatile, 0o700},
 	{"workitems", 0o755},
 }
 
@@ -224,7 +224,7 @@ func (m *Machine) makeRoot() error {
 		Runner:   runner,
 		Preparer: prepare,
 		Files:    files,
-		Journal:  filepath.Join(root, agent.Volatile, "events.log"),
+		Journal:  filepath.Join(root, proc.Volatile, "events.log"),
 	}
 	return nil
 }

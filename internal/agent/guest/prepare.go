@@ -141,7 +141,7 @@ func writeNotices(root string, doc scheduledEvents) error {
 	if err != nil {
 		return err
 	}
-	part := filepath.Join(root, agent.Volatile, proc.ScheduledEvents)
+	part := filepath.Join(root, proc.Volatile, proc.ScheduledEvents)
 	if err := os.WriteFile(part, append(b, '\n'), 0o644); err != nil {
 		return err
 	}

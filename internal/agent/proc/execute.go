@@ -256,18 +256,22 @@ func (t *task) launchFailure(name string, err error) error {
 	return &failure{server: server, code: code, message: message, details: map[string]string{"Program": name}, err: err}
 }
 
+// ExitCode is how a process ended as a shell tells it: a signal's number counts
+// from 128.
+func ExitCode(e *exec.ExitError) int32 {
+	if ws, ok := e.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
+		return 128 + int32(ws.Signal())
+	}
+	return int32(e.ExitCode())
+}
+
 func exitCode(err error) (*int32, error) {
 	var code int32
 	var ee *exec.ExitError
 	switch {
 	case err == nil:
 	case errors.As(err, &ee):
-		ws, ok := ee.Sys().(syscall.WaitStatus)
-		if ok && ws.Signaled() {
-			code = 128 + int32(ws.Signal())
-		} else {
-			code = int32(ee.ExitCode())
-		}
+		code = ExitCode(ee)
 	default:
 		return nil, &failure{server: true, code: "Unknown", message: "The end of the task's process could not be learnt.", err: err}
 	}

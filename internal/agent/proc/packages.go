@@ -82,7 +82,7 @@ func (r *Runner) installed(ctx context.Context, p *nodev1.ApplicationPackage) (s
 		return "", fail(err)
 	}
 	// The agent's own area is for what is not complete, on the same file system.
-	work := filepath.Join(r.cfg.Root, volatile)
+	work := filepath.Join(r.cfg.Root, Volatile)
 	if err := os.MkdirAll(work, 0o700); err != nil {
 		return "", fail(err)
 	}

@@ -98,7 +98,7 @@ func New(cfg Config) *Runner {
 	// Tasks must be able to read the bundle of CAs and none to change it.
 	public := "/run/millpond-agent"
 	if r.rootless {
-		public = filepath.Join(cfg.Root, volatile)
+		public = filepath.Join(cfg.Root, Volatile)
 	}
 	r.proxy = transfer.NewProxy(cfg.Reach, public)
 	group, err := findCgroup()

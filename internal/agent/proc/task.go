@@ -29,8 +29,9 @@ type task struct {
 // to happen to the node, in the form of Azure's scheduled events.
 const ScheduledEvents = "scheduledevents.json"
 
-// volatile is the agent's own directory below the node's root, agent.Volatile.
-const volatile = "volatile"
+// Volatile is the agent's own directory below the node's root; agent.RootFiles
+// hide it.
+const Volatile = "volatile"
 
 // BasePath is PATH when the server sends none.
 const BasePath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
