@@ -1,6 +1,7 @@
 // Package vmrun is the supervisor of exactly one virtual machine: it prepares
-// the disks, runs QEMU as its child (booting, or as a copy of a template), carries
-// the node channel and the frames of its network, watches, and says how it ended. It is the body of `millpond vm-run --dir DIR`, which launchers
+// the disks, runs QEMU as its child, one after another when the machine is reset
+// (renew.go), carries the node channel and the frames of its network, watches, and
+// says how it ended. It is the body of `millpond vm-run --dir DIR`, which launchers
 // start and which outlives the server.
 //
 // A VM boots, or is a clone: a copy of a machine that another supervisor has taken

@@ -335,8 +335,8 @@ func (l *Launcher) status(v *vm) (launch.Status, bool) {
 	return st, true
 }
 
-// Reset restarts a running guest, under its supervisor; a VM that has ended is started again
-// with its disks.
+// Reset restarts a running guest under its supervisor; a VM that has ended is
+// started again with its disks.
 func (l *Launcher) Reset(ctx context.Context, node millpond.NodeID) error {
 	unlock, err := l.lock(ctx, node.Key())
 	if err != nil {
