@@ -171,8 +171,8 @@ func (s *Service) NodePlace(tx *sqlite.Tx, node millpond.NodeID) (p Place, ok bo
 	return p, err == nil, err
 }
 
-// poolsIn lists the pools, of any account of a subscription, that are in subnets,
-// by the subnets' keys: their nodes would have nowhere to be.
+// poolsIn lists the pools of all accounts that are in subnets, by the subnets' keys:
+// without these, nodes would have nowhere to be.
 func poolsIn(tx *sqlite.Tx) (map[string][]string, error) {
 	pools, err := tx.AllPools()
 	if err != nil {

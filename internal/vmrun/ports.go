@@ -15,10 +15,7 @@ const privilegedMend = "Ports below 1024 need a right on this host: sysctl -w ne
 // replacePorts makes the open ports and the filters of a running VM those that are
 // asked for.
 func (s *supervisor) replacePorts(ctx context.Context, ports []launch.Port, filters launch.Filters) error {
-	s.mu.Lock()
-	running := s.status.Phase == launch.Running
-	s.mu.Unlock()
-	if !running {
+	if s.now().Phase != launch.Running {
 		return errors.New("the VM does not run yet, or not any more")
 	}
 	if s.cfg.network() == nil {
@@ -35,9 +32,7 @@ func (s *supervisor) replacePorts(ctx context.Context, ports []launch.Port, filt
 func (s *supervisor) setPorts(ctx context.Context, want []launch.Port) {
 	s.portMu.Lock()
 	defer s.portMu.Unlock()
-	s.mu.Lock()
-	have := s.status.Ports
-	s.mu.Unlock()
+	have := s.now().Ports
 	network := s.cfg.network()
 	if s.clones && !network.Address.IsValid() {
 		// The first address is the template's, whose lease came with its state; a

@@ -149,9 +149,12 @@ func runWatched(ctx context.Context, dir string, begin func(step string) error, 
 	var current atomic.Pointer[supervisor]
 	current.Store(s)
 	control, err := listenControl(dir, func(ctx context.Context, req Request) Reply {
-		r := current.Load().answer(ctx, req)
+		err := current.Load().answer(ctx, req)
 		// The machine may have been reset and stopped meanwhile.
-		r.Status = current.Load().now()
+		r := Reply{Status: current.Load().now()}
+		if err != nil {
+			r.Error = err.Error()
+		}
 		return r
 	})
 	if err != nil {
@@ -429,18 +432,18 @@ func (s *supervisor) event(e qmp.Event) {
 }
 
 // answer handles one request of the control socket.
-func (s *supervisor) answer(ctx context.Context, req Request) Reply {
-	var err error
+func (s *supervisor) answer(ctx context.Context, req Request) error {
 	switch req.Op {
 	case OpStatus:
+		return nil
 	case OpReset:
-		err = s.reset(ctx)
+		return s.reset(ctx)
 	case OpPorts:
-		err = s.replacePorts(ctx, req.Ports, req.Filters)
+		return s.replacePorts(ctx, req.Ports, req.Filters)
 	case OpAttach:
-		err = s.attach(ctx, req.Disk)
+		return s.attach(ctx, req.Disk)
 	case OpDetach:
-		err = s.detach(ctx, req.Disk.LUN)
+		return s.detach(ctx, req.Disk.LUN)
 	case OpStop, OpKill:
 		if req.Op == OpKill {
 			req.Grace = 0
@@ -451,23 +454,13 @@ func (s *supervisor) answer(ctx context.Context, req Request) Reply {
 		case <-s.ended:
 		}
 		<-s.ended
-	default:
-		err = fmt.Errorf("the request %q is not known", req.Op)
+		return nil
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	r := Reply{Status: s.status}
-	if err != nil {
-		r.Error = err.Error()
-	}
-	return r
+	return fmt.Errorf("the request %q is not known", req.Op)
 }
 
 func (s *supervisor) reset(ctx context.Context) error {
-	s.mu.Lock()
-	running := s.status.Phase == launch.Running
-	s.mu.Unlock()
-	if !running {
+	if s.now().Phase != launch.Running {
 		return errors.New("the VM does not run yet, or not any more")
 	}
 	ctx, cancel := context.WithTimeout(ctx, quitLimit)
@@ -482,10 +475,7 @@ func (s *supervisor) reset(ctx context.Context) error {
 // heard notes that the agent answers.
 func (s *supervisor) heard() {
 	s.console.watch(false)
-	s.mu.Lock()
-	known := !s.status.Heard.IsZero()
-	s.mu.Unlock()
-	if known {
+	if !s.now().Heard.IsZero() {
 		return // a session of the same boot; the status is not written for nothing
 	}
 	if err := s.change(func(st *launch.Status) { st.Heard = s.clock.Now() }); err != nil {
@@ -493,6 +483,7 @@ func (s *supervisor) heard() {
 	}
 }
 
+// now is the status as it is.
 func (s *supervisor) now() launch.Status {
 	s.mu.Lock()
 	defer s.mu.Unlock()
