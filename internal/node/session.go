@@ -198,7 +198,9 @@ func (x *session) serve(ctx context.Context) error {
 	if x.svc.Kept != nil {
 		x.keeps.begin(w, x.keep)
 	}
-	if n.Preparing {
+	// What failed to be prepared has made the node unusable: another boot tries it
+	// once more, not another session.
+	if n.Preparing && n.State != millpond.NodeUnusable {
 		w.start(func(ctx context.Context) error { return x.prepare(ctx, hello.GetBootId()) })
 	}
 	if n.Installing {

@@ -117,7 +117,8 @@ func TestExtensions(t *testing.T) {
 }
 
 // TestExtensionFails: the node is unusable with the words of machines, the
-// start task does not run, and what the extension said is shown.
+// start task does not run, and what the extension said is shown. A session that
+// comes after one that was lost does not try it once more.
 func TestExtensionFails(t *testing.T) {
 	c, h := realSetup(t)
 	c.sdk()
@@ -141,5 +142,25 @@ func TestExtensionFails(t *testing.T) {
 	}
 	if got, err := os.ReadFile(file); string(got) != "first\ntried\n" {
 		t.Errorf("%q %v", got, err)
+	}
+	speaks := func() bool {
+		_, err := c.nodes.Files(ctx, acct.Name, "p", n.ID)
+		return err == nil
+	}
+	h.mu.Lock()
+	attach := h.attach
+	h.attach = nil
+	h.mu.Unlock()
+	c.nodes.Drop(n.ID)
+	c.wait("the session has ended", func() bool { return !speaks() })
+	h.mu.Lock()
+	h.attach = attach
+	h.mu.Unlock()
+	c.wait("another session", speaks)
+	// By when another node has booted, it would have run.
+	c.addPool("q", 1, nil)
+	c.idle("q", 1)
+	if got, err := os.ReadFile(file); string(got) != "first\ntried\n" || c.list("p")[0].Extensions[1].Try != 1 {
+		t.Errorf("after another session: %q %v, %+v", got, err, c.list("p")[0].Extensions)
 	}
 }
