@@ -149,9 +149,7 @@ func (s *Service) run(ctx context.Context) (string, time.Time, error) {
 		}
 		seen[g.Scope()] = since
 		if at := since.Add(s.grace); at.After(now) {
-			if next.IsZero() || at.Before(next) {
-				next = at
-			}
+			next = reconcile.Sooner(next, at)
 			continue
 		}
 		gone, err := s.empty(ctx, g)
@@ -162,9 +160,7 @@ func (s *Service) run(ctx context.Context) (string, time.Time, error) {
 		case gone:
 			failures = append(failures, s.endGroup(ctx, g, nil))
 		default:
-			if at := now.Add(300 * time.Millisecond); next.IsZero() || at.Before(next) {
-				next = at
-			}
+			next = reconcile.Sooner(next, now.Add(300*time.Millisecond))
 		}
 	}
 	s.doomed = seen
