@@ -47,6 +47,23 @@ func Available(publisher, kind string) bool {
 	return false
 }
 
+// Unavailable is why an extension that is not Available does not run.
+func Unavailable(publisher, kind string) string {
+	return fmt.Sprintf("The extension %s.%s is not available here: it is a program of Azure's own catalogue. What runs on a machine is the custom script for Linux, Microsoft.Azure.Extensions.CustomScript.", publisher, kind)
+}
+
+// checkVersion checks the version that every extension has; the error is a
+// *Problem.
+func checkVersion(version string) error {
+	if version == "" {
+		return &Problem{"typeHandlerVersion", "Required parameter 'typeHandlerVersion' is missing (null). Give the extension's version, for example 2.1."}
+	}
+	if strings.Trim(version, "0123456789.") != "" || len(version) > 32 {
+		return &Problem{"typeHandlerVersion", "A version has numbers and dots, for example 2.1."}
+	}
+	return nil
+}
+
 // customScript is the configuration of the custom script extension; the
 // protected part is laid over the public one.
 type customScript struct {
@@ -62,13 +79,10 @@ type customScript struct {
 func Make(a Asked) (Program, error) {
 	var none Program
 	if !Available(a.Publisher, a.Type) {
-		return none, &Problem{"", fmt.Sprintf("The extension %s.%s is not available here. What runs on a machine is the custom script for Linux, Microsoft.Azure.Extensions.CustomScript.", a.Publisher, a.Type)}
+		return none, &Problem{"", Unavailable(a.Publisher, a.Type)}
 	}
-	if a.Version == "" {
-		return none, &Problem{"typeHandlerVersion", "Required parameter 'typeHandlerVersion' is missing (null). Give the extension's version, for example 2.1."}
-	}
-	if strings.Trim(a.Version, "0123456789.") != "" || len(a.Version) > 32 {
-		return none, &Problem{"typeHandlerVersion", "A version has numbers and dots, for example 2.1."}
+	if err := checkVersion(a.Version); err != nil {
+		return none, err
 	}
 	var c customScript
 	for i, part := range [][]byte{a.Settings, a.Protected} {

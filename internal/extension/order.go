@@ -9,13 +9,14 @@ import (
 )
 
 // Order checks a pool's extensions and lists them in the order in which they are
-// run: each after those that it names, else as they were given. The error is a
-// *Problem whose property is below the list.
+// run: each after those that it names, else as they were given. Those that are not
+// available are among them: a pool may ask for one, and its nodes say that they have
+// not got it. The error is a *Problem whose property is below the list.
 func Order(list []millpond.PoolExtension) ([]millpond.PoolExtension, error) {
 	at := map[string]int{}
 	handlers := map[string]string{}
 	for i, e := range list {
-		if _, err := Make(Of(e)); err != nil {
+		if err := check(e); err != nil {
 			p := err.(*Problem)
 			return nil, &Problem{strings.TrimSuffix(fmt.Sprintf("[%d].%s", i, p.Property), "."), p.Reason}
 		}
@@ -56,6 +57,16 @@ func Order(list []millpond.PoolExtension) ([]millpond.PoolExtension, error) {
 		out = append(out, list[next])
 	}
 	return out, nil
+}
+
+// check looks at what can be known of an extension without running it. Of one that
+// is not available that is its version only.
+func check(e millpond.PoolExtension) error {
+	if !Available(e.Publisher, e.Type) {
+		return checkVersion(e.Version)
+	}
+	_, err := Make(Of(e))
+	return err
 }
 
 // Of is a pool's extension as Make takes it.

@@ -32,7 +32,8 @@ func TestOrder(t *testing.T) {
 		{[]millpond.PoolExtension{one("a", publisher, kind), one("b", old, oldKind, "c")}, "", "[1].provisionAfterExtensions"},
 		{[]millpond.PoolExtension{one("a", publisher, kind), one("b", publisher, kind)}, "", "[1].type"},
 		{[]millpond.PoolExtension{one("a", publisher, kind), one("A", old, oldKind)}, "", "[1].name"},
-		{[]millpond.PoolExtension{one("a", "Contoso", "Antivirus")}, "", "[0]"},
+		{[]millpond.PoolExtension{one("a", "Contoso", "Antivirus", "b"), one("b", publisher, kind)}, "b a", ""},
+		{[]millpond.PoolExtension{{Name: "a", Publisher: "Contoso", Type: "Antivirus", Version: "latest"}}, "", "[0].typeHandlerVersion"},
 	} {
 		got, err := Order(c.list)
 		var p *Problem

@@ -19,6 +19,10 @@ import (
 // extensionLimit is how long one extension may take, as in Azure.
 const extensionLimit = 90 * time.Minute
 
+// extensionMissing is the exit code of an extension that is not available: what a
+// shell says of a command that it does not find.
+const extensionMissing = 127
+
 // dueExtension is the first of a pool's extensions, in their order, that this disk
 // of the node has not got; run is how its next run begins. It is pure.
 func dueExtension(list []millpond.PoolExtension, n millpond.Node) (e millpond.PoolExtension, run millpond.NodeExtension, due bool, err error) {
@@ -27,11 +31,13 @@ func dueExtension(list []millpond.PoolExtension, n millpond.Node) (e millpond.Po
 		return e, run, false, err
 	}
 	for _, e := range ordered {
-		p, err := extension.Make(extension.Of(e))
-		if err != nil {
-			return e, run, false, err
+		var p extension.Program
+		if extension.Available(e.Publisher, e.Type) {
+			if p, err = extension.Make(extension.Of(e)); err != nil {
+				return e, run, false, err
+			}
 		}
-		run = millpond.NodeExtension{Name: e.Name, Generation: n.Generation, Version: e.Version + " " + p.Version, State: millpond.CommandRunning, Try: 1}
+		run = millpond.NodeExtension{Name: e.Name, Generation: n.Generation, Version: strings.TrimSpace(e.Version + " " + p.Version), State: millpond.CommandRunning, Try: 1}
 		for _, had := range n.Extensions {
 			if had.Name != e.Name || had.Generation != run.Generation || had.Version != run.Version {
 				continue
@@ -111,8 +117,14 @@ func (x *session) extend(ctx context.Context, p millpond.Pool, bootID string) (b
 	}
 }
 
-// runExtension has the agent run one extension and notes how it went.
+// runExtension has the agent run one extension and notes how it went. One that is
+// not available has failed before the agent is asked.
 func (x *session) runExtension(ctx context.Context, e millpond.PoolExtension, run millpond.NodeExtension) (millpond.NodeExtension, error) {
+	if !extension.Available(e.Publisher, e.Type) {
+		now := x.svc.Clock.Now()
+		run.State, run.Message, run.Exit, run.Started, run.Ended = millpond.CommandFailed, extension.Unavailable(e.Publisher, e.Type), extensionMissing, now, now
+		return run, nil
+	}
 	program, err := extension.Make(extension.Of(e))
 	if err != nil {
 		return run, err
@@ -147,8 +159,12 @@ func extensionFault(e millpond.PoolExtension, run millpond.NodeExtension, now ti
 	if why == "" {
 		why = fmt.Sprintf("Enable failed: failed to execute command: command terminated with exit status=%d", run.Exit)
 	}
+	advice := "Correct what the extension runs, in a new pool or in this one when it has no nodes; to run it once more, reboot the node."
+	if !extension.Available(e.Publisher, e.Type) {
+		advice = "Take the extension out of the pool, or do its work with a custom script, a start task or in the image."
+	}
 	f := fault("VMExtensionProvisioningError", fmt.Sprintf("VM has reported a failure when processing extension '%s' (publisher '%s' and type '%s'). Error message: '%s'.", e.Name, e.Publisher, e.Type, why),
-		"extension "+e.Name, strings.TrimSpace(run.Stdout+"\n"+run.Stderr), "Correct what the extension runs, in a new pool or in this one when it has no nodes; to run it once more, reboot the node.", now)
+		"extension "+e.Name, strings.TrimSpace(run.Stdout+"\n"+run.Stderr), advice, now)
 	f.Details = append([]millpond.NameValue{{Name: "Extension", Value: e.Name}}, f.Details...)
 	return f
 }

@@ -71,7 +71,7 @@ func (s *Service) checkSpec(p *millpond.PoolSpec) (millpond.VMSize, error) {
 		}
 	}
 	if _, err := extension.Order(p.Extensions); err != nil {
-		return size, extensionProblem(p.Extensions, err)
+		return size, extensionProblem(err)
 	}
 	if err := checkMounts(p.Mounts); err != nil {
 		return size, err
@@ -87,21 +87,13 @@ func (s *Service) checkSpec(p *millpond.PoolSpec) (millpond.VMSize, error) {
 	return size, checkStartTask(p.StartTask, p.UserAccounts, true)
 }
 
-// extensionProblem names what is wrong with an extension; one that cannot run here
-// at all is not supported.
-func extensionProblem(list []millpond.PoolExtension, err error) error {
+// extensionProblem names what is wrong with an extension.
+func extensionProblem(err error) error {
 	problem, ok := err.(*extension.Problem)
 	if !ok {
 		return err
 	}
-	path := "virtualMachineConfiguration.extensions" + problem.Property
-	for _, e := range list {
-		if !extension.Available(e.Publisher, e.Type) {
-			return millpond.Errorf(millpond.Unsupported, "UnsupportedProperty", "The property %s cannot be used: %s", path, problem.Reason).
-				With("PropertyName", "extensions").With("PropertyPath", path).With("PropertyValue", e.Publisher+"."+e.Type).With("Reason", problem.Reason)
-		}
-	}
-	return millpond.InvalidProperty(path, "", problem.Reason)
+	return millpond.InvalidProperty("virtualMachineConfiguration.extensions"+problem.Property, "", problem.Reason)
 }
 
 // checkMounts wants each mount to have a place of its own below the directory of
@@ -205,6 +197,11 @@ func (s *Service) warn(p *millpond.Pool) {
 	}
 	for _, f := range p.Boot.Findings {
 		add("Image"+f.Code, "%s %s %s", f.Seen, f.Why, f.Fix)
+	}
+	for _, e := range p.Spec.Extensions {
+		if !extension.Available(e.Publisher, e.Type) {
+			add("ExtensionUnavailable", "%s Every node of the pool will be unusable with the error VMExtensionProvisioningError.", extension.Unavailable(e.Publisher, e.Type))
+		}
 	}
 	nodes, per := p.TargetDedicated+p.TargetLowPriority, s.Config.NodesPerReplica
 	if have, need := p.Boot.Replicas, (nodes+per-1)/per; have > 0 && need > have {

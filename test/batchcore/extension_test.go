@@ -32,7 +32,7 @@ func (c *core) post(path, text string) (int, string) {
 type shownExtension struct {
 	ProvisioningState string
 	VMExtension       struct {
-		Name              string
+		Name, Type        string
 		Settings          map[string]any
 		ProtectedSettings any
 	}
@@ -61,7 +61,7 @@ func TestExtensions(t *testing.T) {
 	client := c.sdk()
 	file := filepath.Join(h.real, "written")
 	for _, bad := range [][2]string{
-		{strings.Replace(extensionPool, "CustomScriptForLinux", "DockerExtension", 1), `"UnsupportedProperty"`},
+		{strings.Replace(extensionPool, "Version\":\"1.5", "Version\":\"newest", 1), `"InvalidPropertyValue"`},
 		{strings.Replace(extensionPool, `"provisionAfterExtensions":["first"]`, `"provisionAfterExtensions":["third"]`, 1), `"InvalidPropertyValue"`},
 		{strings.Replace(extensionPool, `"typeHandlerVersion":"1.5",`, ``, 1), `"InvalidPropertyValue"`},
 		{strings.Replace(extensionPool, `"commandToExecute":"echo first >> FILE"`, ``, 1), `"InvalidPropertyValue"`},
@@ -162,5 +162,45 @@ func TestExtensionFails(t *testing.T) {
 	c.idle("q", 1)
 	if got, err := os.ReadFile(file); string(got) != "first\ntried\n" || c.list("p")[0].Extensions[1].Try != 1 {
 		t.Errorf("after another session: %q %v, %+v", got, err, c.list("p")[0].Extensions)
+	}
+}
+
+// TestExtensionUnavailable: a pool with an extension that nothing here can run is
+// taken with a warning; those before it run, and its nodes say why they are
+// unusable.
+func TestExtensionUnavailable(t *testing.T) {
+	c, h := realSetup(t)
+	c.sdk()
+	pool := strings.Replace(extensionPool, "CustomScriptForLinux", "AzureMonitorLinuxAgent", 1)
+	file := filepath.Join(h.real, "written")
+	if status, text := c.post("/pools", strings.ReplaceAll(pool, "FILE", file)); status != 201 {
+		t.Fatal(status, text)
+	}
+	c.wait("the node is unusable", func() bool { return c.inState("p", millpond.NodeUnusable) == 1 })
+	n := c.list("p")[0]
+	if e := n.Errors[0]; e.Code != "VMExtensionProvisioningError" || !strings.Contains(e.Message, "AzureMonitorLinuxAgent is not available here") {
+		t.Errorf("%+v", e)
+	}
+	all := c.extensions(n.ID)
+	missing := 0
+	for _, x := range all {
+		if x.VMExtension.Type != "AzureMonitorLinuxAgent" {
+			continue
+		}
+		missing++
+		if x.ProvisioningState != "Failed" || !strings.Contains(x.InstanceView.Statuses[0].Message, "custom script") {
+			t.Errorf("%+v", x)
+		}
+	}
+	if missing != 1 || len(all) != 2 {
+		t.Errorf("%+v", all)
+	}
+	var got struct {
+		Warnings        []struct{ Code string }
+		AllocationState string
+	}
+	c.read("/pools/p?api-version=2024-07-01.20.0", &got)
+	if len(got.Warnings) != 1 || got.Warnings[0].Code != "ExtensionUnavailable" || got.AllocationState != "steady" {
+		t.Errorf("%+v", got)
 	}
 }
