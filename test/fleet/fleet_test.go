@@ -1,40 +1,17 @@
 package fleet
 
 import (
-	"context"
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"slices"
 	"testing"
 	"time"
-
-	"connectrpc.com/connect"
-
-	"millpond.dev/millpond/internal/nodeproto"
-	"millpond.dev/millpond/internal/nodeproto/nodev1"
 )
 
 // small is a pool with an image that takes long to read for its size, so that what
 // a large pool meets is met by 120 nodes.
 func small() Scenario {
 	return Scenario{Nodes: 120, Replicas: 1, BootsPerReplica: 40, ImageMiB: DebianMiB, ReplicaMiBps: 50, Timeout: time.Hour}
-}
-
-// TestMain ends one stream before any other: its end is encoded as JSON, which fills
-// a cache of the standard library, whose hand-over between two first ends at once the
-// race detector takes for a race.
-func TestMain(m *testing.M) {
-	_, handler := nodev1.NewAgentHandler(nodev1.UnimplementedAgentHandler{})
-	c := nodeproto.NewLocalClient(context.Background(), handler)
-	stream, err := c.Watch(context.Background(), connect.NewRequest(&nodev1.WatchRequest{}))
-	if err == nil {
-		for stream.Receive() {
-		}
-		_ = stream.Close()
-	}
-	_ = c.Close()
-	os.Exit(m.Run())
 }
 
 // TestWaves: no more nodes boot at a time than the replicas take, and half of a
