@@ -45,6 +45,9 @@ type ServicePrincipal struct {
 	// AppTenant is the application's home tenant.
 	AppTenant string
 	Created   time.Time
+	// Managed is the resource id of the managed identity whose principal it is;
+	// empty for that of an application.
+	Managed string
 }
 
 // Secret is a password of an application, without the password: that is shown

@@ -23,7 +23,7 @@ var tiers = map[string]int{
 	"internal/httpd": 1, "internal/execproxy": 1,
 	"internal/identity": 2, "internal/armapi": 2, "internal/batchapi": 2, "internal/blobapi": 2, "internal/storageapi": 2, "internal/nodeapi": 2, "internal/portal": 2,
 	"internal/azwire":    3,
-	"internal/directory": 4, "internal/authz": 4, "internal/account": 5, "internal/storage": 5, "internal/application": 4, "internal/resource": 4, "internal/compute": 4, "internal/machine": 4, "internal/gallery": 4, "internal/network": 4, "internal/deployment": 4,
+	"internal/directory": 4, "internal/authz": 4, "internal/account": 5, "internal/storage": 5, "internal/application": 4, "internal/resource": 4, "internal/compute": 4, "internal/machine": 4, "internal/gallery": 4, "internal/network": 4, "internal/managedidentity": 4, "internal/deployment": 4,
 	"internal/events": 4, "internal/certificate": 4, "internal/extension": 7,
 	"internal/pool": 4, "internal/node": 4, "internal/job": 4, "internal/sched": 4, "internal/usage": 4,
 	"internal/image/chunkstore": 6, "internal/image/bucket": 7, "internal/image/bucket/buckettest": 6,

@@ -38,6 +38,7 @@ import (
 	"millpond.dev/millpond/internal/kept"
 	"millpond.dev/millpond/internal/launch"
 	"millpond.dev/millpond/internal/machine"
+	"millpond.dev/millpond/internal/managedidentity"
 	"millpond.dev/millpond/internal/network"
 	"millpond.dev/millpond/internal/node"
 	"millpond.dev/millpond/internal/nodeapi"
@@ -213,6 +214,7 @@ func newServer(ctx context.Context, cfg config.Config, data datadir.Dir, addr st
 	parts, forward := launch.Parts(s.launcher, func(n millpond.NodeID) bool { return !n.IsVM() }, millpond.NodeID.IsVM)
 	s.forward = forward
 	networks := network.New(s.db, resources, rights)
+	identities := managedidentity.New(s.db, resources)
 	s.nodes = node.New(node.Deps{DB: s.db, Clock: s.clock, Log: log, Launcher: parts[0], Images: galleries, Accounts: accountsByName{accounts},
 		Links: newNodeLinks(accounts, stores, apps, dir, addr, authority.PEM()), Sizes: s.size, Random: rand.Read, Kept: s.kept, Networks: nodeCards{networks},
 		Wakes: node.Wakes{Allocator: allocate, Nodes: nodes, Scheduler: schedule, Jobs: jobs},
@@ -232,6 +234,7 @@ func newServer(ctx context.Context, cfg config.Config, data datadir.Dir, addr st
 	armapi.StorageMembers(resources, stores)
 	armapi.ApplicationMembers(resources, apps)
 	armapi.NetworkMembers(resources, networks)
+	armapi.IdentityMembers(resources, identities)
 	s.machines = machine.New(machine.Deps{DB: s.db, Clock: s.clock, Log: log, Launcher: parts[1], Changed: parts[1].Changed(), Resources: resources, Auth: rights,
 		Disks: machineDisks{comp}, Networks: machineCards{networks}, Images: machineImages{galleries, s}, Sizes: s.size, Random: rand.Read,
 		Config: machine.Config{EndpointFile: data.Endpoint(), CAFile: data.CA(), Version: version}})
@@ -249,7 +252,7 @@ func newServer(ctx context.Context, cfg config.Config, data datadir.Dir, addr st
 	// The edges and the door.
 	assignments := armapi.NewAuthorization(rights, log)
 	assignments.Locks = resources
-	rm := armapi.New(armapi.Options{Log: log, Auth: rights, Resources: resources, Compute: comp, Gallery: galleries, Accounts: accounts, Storage: stores, Applications: apps, Certificates: certificates, Network: networks, Machines: s.machines, Deployments: deployments,
+	rm := armapi.New(armapi.Options{Log: log, Auth: rights, Resources: resources, Compute: comp, Gallery: galleries, Accounts: accounts, Storage: stores, Applications: apps, Certificates: certificates, Network: networks, Identities: identities, Machines: s.machines, Deployments: deployments,
 		Authenticate: func(r *http.Request) (millpond.Caller, error) {
 			token, _ := identity.Bearer(r)
 			return dir.Verify(r.Context(), token, directory.AudienceARM)

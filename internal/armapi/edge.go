@@ -26,6 +26,7 @@ import (
 	"millpond.dev/millpond/internal/deployment"
 	"millpond.dev/millpond/internal/gallery"
 	"millpond.dev/millpond/internal/machine"
+	"millpond.dev/millpond/internal/managedidentity"
 	"millpond.dev/millpond/internal/network"
 	"millpond.dev/millpond/internal/resource"
 	"millpond.dev/millpond/internal/storage"
@@ -54,6 +55,7 @@ type Options struct {
 	Storage       *storage.Service
 	Applications  *application.Service
 	Network       *network.Service
+	Identities    *managedidentity.Service
 	Machines      *machine.Service
 	Deployments   *deployment.Service
 	// Pools is the Batch service.
@@ -94,7 +96,7 @@ const SignedIn = "(any signed-in principal)"
 func (e *Edge) Routes() []azwire.Route {
 	var all []azwire.Route
 	for _, part := range [][]azwire.Route{e.subscriptionRoutes(), e.groupRoutes(), e.providerRoutes(), e.resourceRoutes(), e.operationRoutes(),
-		e.diskRoutes(), e.imageRoutes(), e.galleryRoutes(), e.versionRoutes(), e.checkRoutes(), e.sharingRoutes(), e.accountRoutes(), e.poolRoutes(), e.storageRoutes(), e.applicationRoutes(), e.certificateRoutes(), e.networkRoutes(), e.deploymentRoutes(),
+		e.diskRoutes(), e.imageRoutes(), e.galleryRoutes(), e.versionRoutes(), e.checkRoutes(), e.sharingRoutes(), e.accountRoutes(), e.poolRoutes(), e.storageRoutes(), e.applicationRoutes(), e.certificateRoutes(), e.networkRoutes(), e.identityRoutes(), e.deploymentRoutes(),
 		e.machineRoutes(), e.extensionRoutes(), e.commandRoutes(), e.catalogueRoutes(), e.refusedRoutes()} {
 		all = append(all, part...)
 	}

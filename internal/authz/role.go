@@ -25,6 +25,8 @@ const (
 	BlobDataContributor      = "ba92f5b4-2d11-453d-a403-e96b0029c9fe"
 	BlobDataOwner            = "b7e6dc6d-f1e8-4753-8033-0f276bb0955b"
 	StorageContributor       = "17d1049b-9a84-46fb-8f53-869881c3d3ab"
+	IdentityOperator         = "f1a07417-d97a-45cb-824c-7a7467783830"
+	IdentityContributor      = "e40ec5ca-96e0-45a2-b4ff-59039f2c2b59"
 	DiskDataOperator         = "959f8984-c045-4866-89c7-12bf9737be2e"
 )
 
@@ -84,6 +86,16 @@ func builtIn() []millpond.RoleDefinition {
 		role(StorageContributor, "Storage Account Contributor", "Manages storage accounts, their keys included.", millpond.Permission{
 			Actions: []string{"Microsoft.Authorization/*/read", "Microsoft.Insights/alertRules/*", "Microsoft.Resources/deployments/*",
 				"Microsoft.Resources/subscriptions/resourceGroups/read", "Microsoft.Storage/storageAccounts/*"},
+		}),
+		role(IdentityOperator, "Managed Identity Operator", "Sees user-assigned identities and assigns them.", millpond.Permission{
+			// Azure writes */read and */assign/action, and lets the star stand for no segment.
+			Actions: []string{"Microsoft.ManagedIdentity/userAssignedIdentities/*/read", "Microsoft.ManagedIdentity/userAssignedIdentities/*/assign/action",
+				"Microsoft.ManagedIdentity/userAssignedIdentities/read", "Microsoft.ManagedIdentity/userAssignedIdentities/assign/action", "Microsoft.Authorization/*/read",
+				"Microsoft.Insights/alertRules/*", "Microsoft.Resources/subscriptions/resourceGroups/read", "Microsoft.Resources/deployments/*", "Microsoft.Support/*"},
+		}),
+		role(IdentityContributor, "Managed Identity Contributor", "Makes, changes and deletes user-assigned identities.", millpond.Permission{
+			Actions: []string{"Microsoft.ManagedIdentity/userAssignedIdentities/read", "Microsoft.ManagedIdentity/userAssignedIdentities/write", "Microsoft.ManagedIdentity/userAssignedIdentities/delete",
+				"Microsoft.Authorization/*/read", "Microsoft.Insights/alertRules/*", "Microsoft.Resources/subscriptions/resourceGroups/read", "Microsoft.Resources/deployments/*", "Microsoft.Support/*"},
 		}),
 		role(DiskDataOperator, "Data Operator for Managed Disks", "Uploads and downloads the content of disks and snapshots.", millpond.Permission{
 			DataActions: []string{"Microsoft.Compute/disks/download/action", "Microsoft.Compute/disks/upload/action",

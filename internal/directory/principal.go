@@ -35,6 +35,16 @@ func principalOf(tx *sqlite.Tx, tenant, id string) (millpond.ServicePrincipal, e
 	return p, rowOr(err, id)
 }
 
+// ownPrincipal is one that the directory may change; a managed identity's changes
+// with its resource only.
+func ownPrincipal(tx *sqlite.Tx, tenant, id string) (millpond.ServicePrincipal, error) {
+	p, err := principalOf(tx, tenant, id)
+	if err == nil && p.Managed != "" {
+		err = millpond.Errorf(millpond.Forbidden, "Authorization_RequestDenied", "The service principal is that of a managed identity, which it lives and ends with. Delete the identity: az identity delete --ids %s", p.Managed)
+	}
+	return p, err
+}
+
 // CreateServicePrincipal gives an application an identity in a tenant: its own,
 // or another one if the application is for several.
 func (s *Service) CreateServicePrincipal(ctx context.Context, tenant, appID string, enabled bool) (p millpond.ServicePrincipal, err error) {
@@ -73,7 +83,7 @@ func (s *Service) createPrincipal(tx *sqlite.Tx, tenant, appID string, enabled b
 // valid until they expire.
 func (s *Service) SetEnabled(ctx context.Context, tenant, id string, enabled bool) error {
 	return s.db.Update(ctx, func(tx *sqlite.Tx) error {
-		p, err := principalOf(tx, tenant, id)
+		p, err := ownPrincipal(tx, tenant, id)
 		if err != nil {
 			return err
 		}
@@ -84,7 +94,7 @@ func (s *Service) SetEnabled(ctx context.Context, tenant, id string, enabled boo
 // DeleteServicePrincipal removes a principal; its application stays.
 func (s *Service) DeleteServicePrincipal(ctx context.Context, tenant, id string) error {
 	return s.db.Update(ctx, func(tx *sqlite.Tx) error {
-		p, err := principalOf(tx, tenant, id)
+		p, err := ownPrincipal(tx, tenant, id)
 		if err != nil {
 			return err
 		}

@@ -50,6 +50,8 @@ type claims struct {
 	Version   string           `json:"ver"`
 	Name      string           `json:"app_displayname,omitempty"`
 	Task      *taskClaims      `json:"millpond_task,omitempty"`
+	// Managed is the resource id of the managed identity that the token is for.
+	Managed string `json:"xms_mirid,omitempty"`
 }
 
 func issuer(tenant string) string { return "https://sts.windows.net/" + tenant + "/" }
@@ -62,11 +64,16 @@ func (s *Service) issue(p millpond.ServicePrincipal, resource string) (Token, er
 	}
 	now := s.clock.Now().Truncate(time.Second)
 	t := Token{Tenant: p.Tenant, Resource: resource, NotBefore: now.Add(-backdate), Expires: now.Add(tokenLife), Life: tokenLife - time.Second}
+	// 1: a secret was proven; 2: a certificate, which is how Azure's own hosts prove a managed identity.
+	proof := "1"
+	if p.Managed != "" {
+		proof = "2"
+	}
 	var err error
 	t.Access, err = jwt.Signed(s.key.signer).Claims(claims{
 		Audience: resource, Issuer: issuer(p.Tenant), IssuedAt: jwt.NewNumericDate(t.NotBefore), NotBefore: jwt.NewNumericDate(t.NotBefore),
-		Expiry: jwt.NewNumericDate(t.Expires), AppID: p.AppID, AppIDACR: "1", IDP: issuer(p.Tenant), IDType: "app", Object: p.ID, Subject: p.ID,
-		Tenant: p.Tenant, Unique: base64.RawURLEncoding.EncodeToString(unique), Version: "1.0", Name: p.DisplayName,
+		Expiry: jwt.NewNumericDate(t.Expires), AppID: p.AppID, AppIDACR: proof, IDP: issuer(p.Tenant), IDType: "app", Object: p.ID, Subject: p.ID,
+		Tenant: p.Tenant, Unique: base64.RawURLEncoding.EncodeToString(unique), Version: "1.0", Name: p.DisplayName, Managed: p.Managed,
 	}).Serialize()
 	return t, err
 }

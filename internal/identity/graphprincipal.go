@@ -10,11 +10,23 @@ import (
 	"millpond.dev/millpond/internal/azwire"
 )
 
+// principalType is what Graph calls a principal's kind.
+func principalType(p millpond.ServicePrincipal) string {
+	if p.Managed != "" {
+		return "ManagedIdentity"
+	}
+	return "Application"
+}
+
 func wirePrincipal(p millpond.ServicePrincipal, names []string) map[string]any {
+	alternative := []string{}
+	if p.Managed != "" {
+		alternative = []string{"isExplicit=True", p.Managed}
+	}
 	return map[string]any{
 		"id": p.ID, "appId": p.AppID, "displayName": p.DisplayName, "appDisplayName": p.DisplayName, "accountEnabled": p.Enabled,
-		"servicePrincipalNames": names, "servicePrincipalType": "Application", "appOwnerOrganizationId": p.AppTenant,
-		"createdDateTime": graphTime(p.Created), "alternativeNames": []string{}, "tags": []string{}, "appRoles": []any{},
+		"servicePrincipalNames": names, "servicePrincipalType": principalType(p), "appOwnerOrganizationId": p.AppTenant,
+		"createdDateTime": graphTime(p.Created), "alternativeNames": alternative, "tags": []string{}, "appRoles": []any{},
 		"keyCredentials": []any{}, "passwordCredentials": []any{}, "oauth2PermissionScopes": []any{},
 	}
 }
@@ -57,7 +69,7 @@ func (g *Graph) listPrincipals(w http.ResponseWriter, r *azwire.Request) error {
 			enabled = "true"
 		}
 		if match(map[string][]string{"id": {p.ID}, "appId": {p.AppID}, "displayName": {p.DisplayName}, "servicePrincipalNames": names,
-			"servicePrincipalType": {"Application"}, "accountEnabled": {enabled}, "appOwnerOrganizationId": {p.AppTenant}}) {
+			"servicePrincipalType": {principalType(p)}, "accountEnabled": {enabled}, "appOwnerOrganizationId": {p.AppTenant}}) {
 			items = append(items, wirePrincipal(p, names))
 		}
 	}

@@ -33,6 +33,7 @@ func Providers() []Provider {
 	authV := []string{"2022-04-01", "2020-10-01-preview", "2020-04-01-preview", "2018-01-01-preview", "2015-07-01"}
 	networkV := []string{"2025-01-01", "2024-10-01", "2024-07-01", "2024-05-01", "2024-03-01", "2024-01-01", "2023-11-01", "2023-09-01", "2023-05-01", "2022-11-01", "2022-07-01", "2022-01-01", "2021-08-01", "2021-02-01", "2020-11-01", "2020-06-01", "2019-11-01", "2018-11-01", "2017-10-01", "2015-06-15"}
 	storageV := []string{"2025-06-01", "2025-01-01", "2024-01-01", "2023-05-01", "2023-04-01", "2023-01-01", "2022-09-01", "2022-05-01", "2021-09-01", "2021-08-01", "2021-06-01", "2021-04-01", "2021-02-01", "2021-01-01", "2019-06-01", "2019-04-01", "2018-07-01", "2018-02-01", "2017-10-01", "2017-06-01"}
+	identityV := []string{"2024-11-30", "2023-07-31-preview", "2023-01-31", "2022-01-31-preview", "2021-09-30-preview", "2018-11-30", "2015-08-31-preview"}
 	types := func(versions []string, located bool, names ...string) []ProviderType {
 		out := make([]ProviderType, len(names))
 		for i, n := range names {
@@ -46,6 +47,7 @@ func Providers() []Provider {
 		{Namespace: "Microsoft.Network", Types: append(types(networkV, true, "virtualNetworks", "publicIPAddresses", "networkInterfaces", "networkSecurityGroups"),
 			types(networkV, false, "virtualNetworks/subnets", "networkSecurityGroups/securityRules", "networkInterfaces/ipConfigurations", "locations", "locations/CheckDnsNameAvailability", "operations")...)},
 		{Namespace: "Microsoft.Storage", Types: append(types(storageV, true, "storageAccounts"), types(storageV, false, "checkNameAvailability", "operations")...)},
+		{Namespace: "Microsoft.ManagedIdentity", Types: append(types(identityV, true, "userAssignedIdentities"), types(identityV, false, "operations")...)},
 		{Namespace: "Microsoft.Resources", Types: types(resourcesV, false, "subscriptions", "subscriptions/resourceGroups", "resourceGroups", "subscriptions/providers", "subscriptions/locations", "tenants", "tags", "resources", "deployments", "deployments/operations", "operations")},
 		{Namespace: "Microsoft.Authorization", Types: types(authV, false, "roleAssignments", "roleDefinitions", "permissions", "operations")},
 		{Namespace: "Microsoft.Subscription", Types: types([]string{"2021-10-01", "2020-09-01"}, false, "aliases")},

@@ -124,8 +124,10 @@ func (t *Tx) DeleteSecret(application, keyID string) (bool, error) {
 	return n > 0, err
 }
 
-const principalSelect = `SELECT p.id, p.app_id, p.tenant, a.display_name, p.enabled, a.tenant, p.created
-	FROM service_principal p JOIN application a ON a.app_id = p.app_id `
+const principalSelect = `SELECT p.id, p.app_id, p.tenant, p.display_name, p.enabled, p.app_tenant, p.created, p.resource FROM (
+	SELECT s.id, s.app_id, s.tenant, a.display_name, s.enabled, a.tenant AS app_tenant, s.created, '' AS resource
+	FROM service_principal s JOIN application a ON a.app_id = s.app_id
+	UNION ALL SELECT id, app_id, tenant, display_name, 1, tenant, created, resource FROM managed_principal) AS p `
 
 // InsertServicePrincipal adds a principal; (tenant, client id) is unique.
 func (t *Tx) InsertServicePrincipal(v millpond.ServicePrincipal) error {
@@ -163,9 +165,22 @@ func (t *Tx) DeleteServicePrincipal(id string) (bool, error) {
 	return n > 0, err
 }
 
+// InsertManagedPrincipal adds the principal of a managed identity.
+func (t *Tx) InsertManagedPrincipal(v millpond.ServicePrincipal) error {
+	_, err := t.exec(`INSERT INTO managed_principal (id, app_id, tenant, display_name, resource, created) VALUES (?, ?, ?, ?, ?, ?)`,
+		v.ID, v.AppID, v.Tenant, v.DisplayName, v.Managed, micros(v.Created))
+	return err
+}
+
+// DeleteManagedPrincipal removes the principal of a managed identity.
+func (t *Tx) DeleteManagedPrincipal(id string) error {
+	_, err := t.exec(`DELETE FROM managed_principal WHERE id = ?`, id)
+	return err
+}
+
 func scanPrincipal(r scannable) (v millpond.ServicePrincipal, err error) {
 	var created int64
-	err = r.Scan(&v.ID, &v.AppID, &v.Tenant, &v.DisplayName, &v.Enabled, &v.AppTenant, &created)
+	err = r.Scan(&v.ID, &v.AppID, &v.Tenant, &v.DisplayName, &v.Enabled, &v.AppTenant, &created, &v.Managed)
 	v.Created = fromMicros(created)
 	return v, err
 }
