@@ -213,6 +213,7 @@ func (a *Agent) adopt(q *nodev1.HelloRequest, place Place, bootID string) error 
 	if err != nil {
 		return fmt.Errorf("open the journal of events: %w", err)
 	}
+	ev.goOn(q.GetLastSequence())
 	for _, ran := range ev.unfinished() {
 		a.cfg.Log.Warn("an attempt did not outlive its agent", "job", ran.GetJobId(), "task", ran.GetTaskId(), "attempt", ran.GetAttempt())
 		now := timestamppb.New(a.cfg.Clock.Now())

@@ -118,11 +118,7 @@ func (e *events) rewrite() error {
 		return nil
 	}
 	var b []byte
-	forgotten := e.last
-	if len(e.list) > 0 {
-		forgotten = e.list[0].GetSequence() - 1
-	}
-	recs := []record{{Ack: forgotten}}
+	recs := []record{{Ack: e.forgotten()}}
 	for _, k := range e.begun {
 		recs = append(recs, record{Begin: mustMarshal(k)})
 	}
@@ -264,10 +260,27 @@ func (e *events) acknowledge(through uint64) error {
 	return e.append(record{Ack: through})
 }
 
-func (e *events) lastSequence() uint64 {
+// kept is the number of the last event, and that up to which none is kept.
+func (e *events) kept() (last, forgotten uint64) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	return e.last, e.forgotten()
+}
+
+// forgotten needs e.mu, or an e that nobody else has yet.
+func (e *events) forgotten() uint64 {
+	if len(e.list) > 0 {
+		return e.list[0].GetSequence() - 1
+	}
 	return e.last
+}
+
+// goOn numbers what comes behind what the server knows already: a reset may have
+// torn the end of the journal off, and the server takes no number twice.
+func (e *events) goOn(known uint64) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.last = max(e.last, known)
 }
 
 // unfinished are the attempts that an earlier agent began and did not report.

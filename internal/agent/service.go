@@ -51,7 +51,8 @@ func (a *Agent) Hello(ctx context.Context, q *connect.Request[nodev1.HelloReques
 		}
 	}
 	sort.Slice(answer.Running, func(i, j int) bool { return answer.Running[i].String() < answer.Running[j].String() })
-	answer.LastSequence = a.events.lastSequence()
+	last, forgotten := a.events.kept()
+	answer.LastSequence, answer.Forgotten = last, &forgotten
 	answer.Instances = true
 	answer.Certificates = true
 	return connect.NewResponse(answer), nil

@@ -255,7 +255,7 @@ func (x *session) hello(ctx context.Context) (*nodev1.HelloResponse, millpond.No
 	q := &nodev1.HelloRequest{
 		NodeId: string(n.ID), Generation: int32(n.Generation), Hostname: hostname(n.ID), Now: timestamppb.New(x.svc.Clock.Now()), Entropy: entropy,
 		PoolId: string(n.Pool), AccountName: string(n.Account), ServerVersion: x.svc.Config.Version,
-		HostAddress:   n.HostAddress,
+		HostAddress: n.HostAddress, LastSequence: n.LastSequence,
 		ServerAddress: serverAddress(x.svc.Config.Listener, n.HostAddress), ServerCa: x.svc.Config.ServerCA, AzureHosts: x.svc.Config.AzureHosts,
 	}
 	if c := card(p, n); c.LAN != "" {
@@ -303,10 +303,7 @@ func (x *session) register(tx *sqlite.Tx, book *ledger.Book, n *millpond.Node, h
 	} else if h.GetAddress() != "" {
 		n.Address = h.GetAddress()
 	}
-	if h.GetLastSequence() < n.LastSequence {
-		// The agent counts anew; its journal went with its disk.
-		n.LastSequence = 0
-	}
+	agree(n, h, booted)
 	if !booted {
 		if n.State == millpond.NodeUnknown {
 			n.Enter(millpond.NodeFound, "contact again", tx.Now)
@@ -355,6 +352,23 @@ func (x *session) register(tx *sqlite.Tx, book *ledger.Book, n *millpond.Node, h
 	}
 	x.svc.proceed(book, n, tx.Now)
 	return lost, x.svc.putNode(tx, book, *n)
+}
+
+// agree brings the row's last event to numbers that the agent will get to: the
+// session waits for the events that the agent kept, and must not wait for others.
+func agree(n *millpond.Node, h *nodev1.HelloResponse, booted bool) {
+	switch last := h.GetLastSequence(); {
+	case h.GetForgotten() > n.LastSequence:
+		// The row is older than what the agent was told to forget.
+		n.LastSequence = h.GetForgotten()
+	case last >= n.LastSequence:
+	case booted:
+		// An agent that does not know what the server knows, and lost the end of its
+		// journal. What it keeps was seen; what ran is lost with the boot.
+		n.LastSequence = last
+	default:
+		n.LastSequence = 0
+	}
 }
 
 // putNode writes a row and lets the ledger settle idle, running and offline.

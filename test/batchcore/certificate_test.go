@@ -74,7 +74,7 @@ func TestCertificatesThroughSDK(t *testing.T) {
 			t.Errorf("%s sees %q, want %q", what, got, want)
 		}
 	}
-	root := filepath.Join(h.real, id.Key())
+	root := h.root(id)
 	out, err := os.ReadFile(filepath.Join(root, "startup", "stdout.txt"))
 	c.must(err)
 	same("the start task", string(out), names("all", "start"))
@@ -142,8 +142,6 @@ func TestCertificatesThroughSDK(t *testing.T) {
 	}
 
 	// The pool lets go of two; its node has them until it boots.
-	// Nothing runs after the reimage here: the next machine's agent has the root
-	// directory of this one, and with it its journal. test/vm looks at that.
 	_, err = client.ReplacePoolProperties(ctx, "p", azbatch.ReplacePoolContent{ApplicationPackageReferences: []azbatch.ApplicationPackageReference{}, CertificateReferences: []azbatch.CertificateReference{ref("start")}, Metadata: []azbatch.MetadataItem{}}, nil)
 	c.must(err)
 	same("a task before the node boots", task("t2"), names("all"))
@@ -161,6 +159,7 @@ func TestCertificatesThroughSDK(t *testing.T) {
 			t.Errorf("%s is still used: %+v", name, x)
 		}
 	}
+	same("a task on the new disk", task("t3"), names("start"))
 	// updateproperties without them removes them.
 	_, err = client.ReplacePoolProperties(ctx, "p", azbatch.ReplacePoolContent{ApplicationPackageReferences: []azbatch.ApplicationPackageReference{}, CertificateReferences: []azbatch.CertificateReference{}, Metadata: []azbatch.MetadataItem{}}, nil)
 	c.must(err)

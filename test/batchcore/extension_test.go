@@ -100,11 +100,7 @@ func TestExtensions(t *testing.T) {
 	if _, err := client.GetNodeExtension(ctx, "p", string(node), "third", nil); !refusedWith(err, "ResourceNotFound") {
 		t.Errorf("%v", err)
 	}
-	// A new disk gets them again. The start task goes: the next machine's agent has
-	// the root directory of this one, and may find its process.
-	if status, text := c.post("/pools/p/updateproperties", `{"metadata":[],"applicationPackageReferences":[],"certificateReferences":[]}`); status != 204 {
-		t.Fatal(status, text)
-	}
+	// A new disk gets them again.
 	_, err := client.ReimageNode(ctx, "p", string(node), nil)
 	c.must(err)
 	c.wait("the node is reimaged", func() bool {
@@ -137,7 +133,7 @@ func TestExtensionFails(t *testing.T) {
 	if second.ProvisioningState != "Failed" || second.InstanceView.Statuses[0].Code != "ProvisioningState/failed/7" || second.InstanceView.Statuses[0].Level != "Error" || !strings.Contains(second.InstanceView.Statuses[0].Message, "[stderr]\nbroken\n") {
 		t.Errorf("%+v", second)
 	}
-	if _, err := os.Stat(filepath.Join(h.real, n.ID.Key(), "startup", "stdout.txt")); !os.IsNotExist(err) {
+	if _, err := os.Stat(filepath.Join(h.root(n.ID), "startup", "stdout.txt")); !os.IsNotExist(err) {
 		t.Errorf("the start task has run: %v", err)
 	}
 	if got, err := os.ReadFile(file); string(got) != "first\ntried\n" {

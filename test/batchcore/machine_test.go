@@ -46,8 +46,11 @@ type hall struct {
 	attempt map[string]int32
 	resets  int
 	// real, if set, is the folder below which machines are real agents that run
-	// commands as processes of this one; resets keep its files.
+	// commands as processes of this one; resets keep a machine's files, a reimage
+	// begins without any. disk, if set, is told of a machine's root directory before
+	// its agent begins.
 	real string
+	disk func(root string)
 	// links, if set, are what nodes get at blobs by.
 	links node.Links
 	// gate lets commands "gate" end.
@@ -61,6 +64,8 @@ type machine struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 	agent  *agent
+	// gone is closed when the real agent of the boot before has ended.
+	gone chan struct{}
 }
 
 func newHall() *hall {
@@ -107,15 +112,19 @@ func (m *machine) boot() {
 	m.agent.node = m.spec.Node.Key()
 	m.agent.old = m.hall.launches%2 == 1
 	m.agent.reboot = func() { m.hall.reset(m) }
-	var handler nodev1.AgentHandler = m.agent
-	if m.hall.real != "" {
-		handler = m.realAgent()
+	if m.status.Phase != launch.Running || m.hall.mute {
+		return
 	}
-	if m.status.Phase == launch.Running && !m.hall.mute {
-		go m.connect(m.ctx, handler)
+	if m.hall.real == "" {
+		go m.connect(m.ctx, m.agent)
+		return
 	}
+	before := m.gone
+	m.gone = make(chan struct{})
+	go m.bootReal(m.ctx, m.agent.bootID, before, m.gone)
 }
 
+// kill pulls the plug; a real agent is given the time that it takes to be gone.
 func (m *machine) kill() {
 	m.cancel()
 	m.agent.die()

@@ -18,19 +18,56 @@ import (
 	"millpond.dev/millpond/internal/nodeproto/nodev1"
 )
 
-// realAgent is the agent of the product for a machine: its commands are
-// processes of this machine, below a folder of their own, which outlives a reset.
-func (m *machine) realAgent() nodev1.AgentHandler {
-	root := filepath.Join(m.hall.real, m.spec.Node.Key())
+// bootReal runs the agent of the product for a machine until ctx ends, once the one
+// of the boot before has gone: a reset takes a machine's agent with it. Its commands
+// are processes of this machine.
+func (m *machine) bootReal(ctx context.Context, boot string, before <-chan struct{}, gone chan<- struct{}) {
+	defer close(gone)
+	if before != nil {
+		<-before
+	}
+	root := m.root()
+	m.hall.mu.Lock()
+	disk := m.hall.disk
+	m.hall.mu.Unlock()
+	if disk != nil {
+		disk(root)
+	}
 	log := slog.New(slog.DiscardHandler)
 	engine := func() *container.Engine { return container.Find(m.hall.engine, m.hall.engine) }
 	reach := &transfer.Reach{}
 	g := guest.New(guest.Config{Root: root, Accounts: m.accounts(), Homes: filepath.Join(m.accounts(), "home"), Reach: reach, Engine: engine, Clock: clock.System{}, Log: log, Runner: func(root string) guestagent.Runner {
 		return proc.New(proc.Config{Root: root, SameUser: true, Engine: engine, Clock: clock.System{}, Log: log, Reach: reach})
 	}})
-	a := guestagent.New(guestagent.Config{Version: "test", Machine: g, Clock: clock.System{}, Log: log, Heartbeat: time.Second})
-	context.AfterFunc(m.ctx, func() { _ = a.Close() })
-	return a
+	a := guestagent.New(guestagent.Config{Version: "test", Machine: booted{g, boot}, Clock: clock.System{}, Log: log, Heartbeat: time.Second})
+	m.connect(ctx, a)
+	_ = a.Close()
+}
+
+// booted is a machine with a boot id of its own in place of this one's.
+type booted struct {
+	*guest.Machine
+	id string
+}
+
+func (b booted) Adopt(ctx context.Context, q *nodev1.HelloRequest) (guestagent.Place, *nodev1.HelloResponse, error) {
+	place, answer, err := b.Machine.Adopt(ctx, q)
+	if answer != nil {
+		answer.BootId = b.id
+	}
+	return place, answer, err
+}
+
+// root is the folder of a machine's files; a reimage makes another.
+func (m *machine) root() string {
+	return filepath.Join(m.hall.real, fmt.Sprintf("%s-%d", m.spec.Node.Key(), m.spec.Generation))
+}
+
+// root is that of the machine that a node has now.
+func (h *hall) root(id millpond.NodeID) string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.machines[id.Key()].root()
 }
 
 // accounts is the folder of a machine's passwd; a reimage makes another.

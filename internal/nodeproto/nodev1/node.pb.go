@@ -53,8 +53,11 @@ type HelloRequest struct {
 	// for a node that is alone in its network.
 	NetworkAddress string `protobuf:"bytes,100,opt,name=network_address,json=networkAddress,proto3" json:"network_address,omitempty"`
 	NetworkDomain  string `protobuf:"bytes,101,opt,name=network_domain,json=networkDomain,proto3" json:"network_domain,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// last_sequence is the number of the last event that the server knows; what the
+	// agent numbers anew goes on behind it.
+	LastSequence  uint64 `protobuf:"varint,170,opt,name=last_sequence,json=lastSequence,proto3" json:"last_sequence,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *HelloRequest) Reset() {
@@ -185,6 +188,13 @@ func (x *HelloRequest) GetNetworkDomain() string {
 	return ""
 }
 
+func (x *HelloRequest) GetLastSequence() uint64 {
+	if x != nil {
+		return x.LastSequence
+	}
+	return 0
+}
+
 type HelloResponse struct {
 	state        protoimpl.MessageState `protogen:"open.v1"`
 	AgentVersion string                 `protobuf:"bytes,1,opt,name=agent_version,json=agentVersion,proto3" json:"agent_version,omitempty"`
@@ -206,7 +216,10 @@ type HelloResponse struct {
 	// ssh_server says that the machine has a server for SSH.
 	SshServer bool `protobuf:"varint,90,opt,name=ssh_server,json=sshServer,proto3" json:"ssh_server,omitempty"`
 	// certificates says that the agent knows RunTaskRequest.certificates.
-	Certificates  bool `protobuf:"varint,91,opt,name=certificates,proto3" json:"certificates,omitempty"`
+	Certificates bool `protobuf:"varint,91,opt,name=certificates,proto3" json:"certificates,omitempty"`
+	// forgotten is the number up to which the agent keeps no event any more; agents
+	// from before this field leave it out.
+	Forgotten     *uint64 `protobuf:"varint,170,opt,name=forgotten,proto3,oneof" json:"forgotten,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -330,6 +343,13 @@ func (x *HelloResponse) GetCertificates() bool {
 		return x.Certificates
 	}
 	return false
+}
+
+func (x *HelloResponse) GetForgotten() uint64 {
+	if x != nil && x.Forgotten != nil {
+		return *x.Forgotten
+	}
+	return 0
 }
 
 type Stage struct {
@@ -4473,7 +4493,7 @@ var File_node_proto protoreflect.FileDescriptor
 const file_node_proto_rawDesc = "" +
 	"\n" +
 	"\n" +
-	"node.proto\x12\x10millpond.node.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1egoogle/protobuf/duration.proto\"\xe6\x03\n" +
+	"node.proto\x12\x10millpond.node.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1egoogle/protobuf/duration.proto\"\x8c\x04\n" +
 	"\fHelloRequest\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1e\n" +
 	"\n" +
@@ -4491,7 +4511,8 @@ const file_node_proto_rawDesc = "" +
 	"\vazure_hosts\x18* \x03(\tR\n" +
 	"azureHosts\x12'\n" +
 	"\x0fnetwork_address\x18d \x01(\tR\x0enetworkAddress\x12%\n" +
-	"\x0enetwork_domain\x18e \x01(\tR\rnetworkDomain\"\xd9\x03\n" +
+	"\x0enetwork_domain\x18e \x01(\tR\rnetworkDomain\x12$\n" +
+	"\rlast_sequence\x18\xaa\x01 \x01(\x04R\flastSequence\"\x8b\x04\n" +
 	"\rHelloResponse\x12#\n" +
 	"\ragent_version\x18\x01 \x01(\tR\fagentVersion\x12\x17\n" +
 	"\aboot_id\x18\x02 \x01(\tR\x06bootId\x12\x1d\n" +
@@ -4508,7 +4529,10 @@ const file_node_proto_rawDesc = "" +
 	"\tinstances\x18\x1e \x01(\bR\tinstances\x12\x1d\n" +
 	"\n" +
 	"ssh_server\x18Z \x01(\bR\tsshServer\x12\"\n" +
-	"\fcertificates\x18[ \x01(\bR\fcertificates\"R\n" +
+	"\fcertificates\x18[ \x01(\bR\fcertificates\x12\"\n" +
+	"\tforgotten\x18\xaa\x01 \x01(\x04H\x00R\tforgotten\x88\x01\x01B\f\n" +
+	"\n" +
+	"_forgotten\"R\n" +
 	"\x05Stage\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x125\n" +
 	"\bduration\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\bduration\"S\n" +
@@ -5054,6 +5078,7 @@ func file_node_proto_init() {
 	if File_node_proto != nil {
 		return
 	}
+	file_node_proto_msgTypes[1].OneofWrappers = []any{}
 	file_node_proto_msgTypes[5].OneofWrappers = []any{
 		(*Event_TaskStarted)(nil),
 		(*Event_TaskCompleted)(nil),
