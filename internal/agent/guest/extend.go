@@ -20,7 +20,7 @@ import (
 	"millpond.dev/millpond/internal/nodeproto/nodev1"
 )
 
-// mostExtended bounds the answers that are remembered.
+// mostExtended bounds the answers that are remembered after they were given.
 const mostExtended = 64
 
 // outputTail is how much of a script's output is answered, as in Azure.
@@ -31,8 +31,9 @@ const outputTail = 4096
 type extender struct {
 	mu   sync.Mutex
 	runs map[string]*extended
-	// order is that in which runs began.
-	order []string
+	// given are those whose answer somebody has, the oldest first. No other may be
+	// forgotten: who asks again for one would have it run twice.
+	given []string
 }
 
 // extended is one run; answer is there when done is closed.
@@ -47,6 +48,7 @@ func (p *preparer) Extend(ctx context.Context, q *nodev1.ExtendRequest) (*nodev1
 	x := p.extensions.begin(q.GetId(), func() *nodev1.ExtendResponse { return p.extend(q) })
 	select {
 	case <-x.done:
+		p.extensions.gave(q.GetId())
 		return x.answer, nil
 	case <-ctx.Done():
 		return nil, ctx.Err()
@@ -63,16 +65,24 @@ func (e *extender) begin(id string, run func() *nodev1.ExtendResponse) *extended
 		e.runs = map[string]*extended{}
 	}
 	x := &extended{done: make(chan struct{})}
-	e.runs[id], e.order = x, append(e.order, id)
-	if len(e.order) > mostExtended {
-		delete(e.runs, e.order[0])
-		e.order = slices.Delete(e.order, 0, 1)
-	}
+	e.runs[id] = x
 	go func() {
 		defer close(x.done)
 		x.answer = run()
 	}()
 	return x
+}
+
+// gave notes that somebody has a run's answer. One that is given once more, because
+// the first was lost on its way, is the newest again.
+func (e *extender) gave(id string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.given = append(slices.DeleteFunc(e.given, func(had string) bool { return had == id }), id)
+	if len(e.given) > mostExtended {
+		delete(e.runs, e.given[0])
+		e.given = slices.Delete(e.given, 0, 1)
+	}
 }
 
 // extend runs a script as the agent's own user, root on a machine of its own, in a

@@ -45,6 +45,12 @@ func TestExtendOutlivesItsCall(t *testing.T) {
 	if err := <-cut; err == nil {
 		t.Fatal("the call was not cut short")
 	}
+	// However many run meanwhile.
+	for i := range 2 * mostExtended {
+		if _, err := p.Extend(context.Background(), &nodev1.ExtendRequest{Id: strings.Repeat("b", i+1), Script: "true", Limit: durationpb.New(time.Minute)}); err != nil {
+			t.Fatal(err)
+		}
+	}
 	if err := os.WriteFile(filepath.Join(dir, "go"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -88,7 +94,7 @@ func TestExtendEnds(t *testing.T) {
 	for i := range 2 * mostExtended {
 		run(strings.Repeat("n", i+10), "true", time.Minute)
 	}
-	if len(p.extensions.runs) != mostExtended || len(p.extensions.order) != mostExtended {
+	if len(p.extensions.runs) != mostExtended || len(p.extensions.given) != mostExtended {
 		t.Errorf("%d runs are remembered", len(p.extensions.runs))
 	}
 }
