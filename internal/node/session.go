@@ -199,12 +199,14 @@ func (x *session) serve(ctx context.Context) error {
 		x.keeps.begin(w, x.keep)
 	}
 	// What failed to be prepared has made the node unusable: another boot tries it
-	// once more, not another session.
-	if n.Preparing && n.State != millpond.NodeUnusable {
-		w.start(func(ctx context.Context) error { return x.prepare(ctx, hello.GetBootId()) })
-	}
-	if n.Installing {
-		w.start(x.install)
+	// once more, not another session, and not that of a boot that is about to end.
+	if n.State == millpond.NodeStarting {
+		if n.Preparing {
+			w.start(func(ctx context.Context) error { return x.prepare(ctx, hello.GetBootId()) })
+		}
+		if n.Installing {
+			w.start(x.install)
+		}
 	}
 	x.keepSoon()
 	x.look.Store(true)

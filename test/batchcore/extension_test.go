@@ -143,22 +143,46 @@ func TestExtensionFails(t *testing.T) {
 		_, err := c.nodes.Files(ctx, acct.Name, "p", n.ID)
 		return err == nil
 	}
-	h.mu.Lock()
-	attach := h.attach
-	h.attach = nil
-	h.mu.Unlock()
-	c.nodes.Drop(n.ID)
-	c.wait("the session has ended", func() bool { return !speaks() })
-	h.mu.Lock()
-	h.attach = attach
-	h.mu.Unlock()
-	c.wait("another session", speaks)
-	// By when another node has booted, it would have run.
-	c.addPool("q", 1, nil)
-	c.idle("q", 1)
+	// again is another session; by when another node has booted, what it starts of
+	// itself would have run.
+	again := func(beside string) {
+		h.mu.Lock()
+		attach := h.attach
+		h.attach = nil
+		h.mu.Unlock()
+		c.nodes.Drop(n.ID)
+		c.wait("the session has ended", func() bool { return !speaks() })
+		h.mu.Lock()
+		h.attach = attach
+		h.mu.Unlock()
+		c.wait("another session", speaks)
+		c.addPool(beside, 1, nil)
+		c.idle(beside, 1)
+	}
+	again("q")
 	if got, err := os.ReadFile(file); string(got) != "first\ntried\n" || c.list("p")[0].Extensions[1].Try != 1 {
 		t.Errorf("after another session: %q %v, %+v", got, err, c.list("p")[0].Extensions)
 	}
+	// A node that is being rebooted has the boot prepared that comes, not the one that
+	// a session comes back from.
+	shut := make(chan struct{})
+	h.mu.Lock()
+	h.shut = shut
+	h.mu.Unlock()
+	c.must(c.nodes.Reboot(ctx, acct.Name, "p", n.ID, millpond.DeallocateRequeue))
+	c.wait("the machine was told", func() bool { return c.list("p")[0].Pending == "" })
+	again("r")
+	if now := c.list("p")[0]; now.State != millpond.NodeRebooting || now.Extensions[1].Try != 1 {
+		t.Errorf("another session while it goes down: %s %+v", now.State, now.Extensions)
+	}
+	if got, err := os.ReadFile(file); string(got) != "first\ntried\n" {
+		t.Errorf("%q %v", got, err)
+	}
+	close(shut)
+	c.wait("the next boot has tried once more", func() bool {
+		now := c.list("p")[0]
+		return now.BootID != n.BootID && now.State == millpond.NodeUnusable && now.Extensions[1].Try == 2
+	})
 }
 
 // TestExtensionUnavailable: a pool with an extension that nothing here can run is

@@ -51,6 +51,9 @@ type hall struct {
 	// its agent begins.
 	real string
 	disk func(root string)
+	// shut, if set, is how long a real agent's machine takes to shut down: until it
+	// is closed.
+	shut chan struct{}
 	// links, if set, are what nodes get at blobs by.
 	links node.Links
 	// gate lets commands "gate" end.
@@ -169,6 +172,9 @@ func (h *hall) List(context.Context) ([]launch.Status, error) {
 func (h *hall) reset(m *machine) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if h.machines[m.spec.Node.Key()] != m {
+		return // it was replaced or destroyed meanwhile
+	}
 	h.resets++
 	m.kill()
 	if m.status.Phase == launch.Stopped {

@@ -2,6 +2,7 @@ package batchcore
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -39,15 +40,35 @@ func (m *machine) bootReal(ctx context.Context, boot string, before <-chan struc
 	g := guest.New(guest.Config{Root: root, Accounts: m.accounts(), Homes: filepath.Join(m.accounts(), "home"), Reach: reach, Engine: engine, Clock: clock.System{}, Log: log, Runner: func(root string) guestagent.Runner {
 		return proc.New(proc.Config{Root: root, SameUser: true, Engine: engine, Clock: clock.System{}, Log: log, Reach: reach})
 	}})
-	a := guestagent.New(guestagent.Config{Version: "test", Machine: booted{g, boot}, Clock: clock.System{}, Log: log, Heartbeat: time.Second})
+	a := guestagent.New(guestagent.Config{Version: "test", Machine: booted{g, m, boot}, Clock: clock.System{}, Log: log, Heartbeat: time.Second})
 	m.connect(ctx, a)
 	_ = a.Close()
 }
 
-// booted is a machine with a boot id of its own in place of this one's.
+// booted is a machine with a boot id of its own in place of this one's, and with a
+// power button.
 type booted struct {
 	*guest.Machine
+	of *machine
 	id string
+}
+
+// Shutdown returns before the machine goes down, as that of a real one.
+func (b booted) Shutdown(reboot bool) error {
+	if !reboot {
+		return errors.New("no test switches real agents off")
+	}
+	h := b.of.hall
+	h.mu.Lock()
+	shut := h.shut
+	h.mu.Unlock()
+	go func() {
+		if shut != nil {
+			<-shut
+		}
+		h.reset(b.of)
+	}()
+	return nil
 }
 
 func (b booted) Adopt(ctx context.Context, q *nodev1.HelloRequest) (guestagent.Place, *nodev1.HelloResponse, error) {
