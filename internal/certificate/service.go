@@ -170,38 +170,64 @@ func (s *Service) Loop() reconcile.Loop {
 // shown is how many pools and nodes an error names.
 const shown = 20
 
+// verdict is what becomes of a certificate that is being deleted.
+type verdict struct {
+	certificate millpond.Certificate
+	pools       []millpond.PoolID
+	nodes       []millpond.NodeID
+}
+
+// run looks for users without holding writers up: from when a certificate is being
+// deleted no pool can begin to refer to it, and so no node can begin to have it. What
+// is seen to be unused stays so.
 func (s *Service) run(ctx context.Context) (string, time.Time, error) {
-	n := 0
-	// In one transaction with the look at who uses it: a pool that is added at the
-	// same time either is seen here or finds the certificate deleted.
-	err := s.db.Update(ctx, func(tx *sqlite.Tx) error {
+	var found []verdict
+	err := s.db.View(ctx, func(tx *sqlite.Tx) error {
 		doomed, err := tx.DoomedCertificates()
 		if err != nil {
 			return err
 		}
-		n = len(doomed)
 		for _, c := range doomed {
-			pools, nodes, err := tx.CertificateUsers(c.Account, c.Thumbprint, shown)
-			if err != nil {
+			v := verdict{certificate: c}
+			if v.pools, v.nodes, err = tx.CertificateUsers(c.Account, c.Thumbprint, shown); err != nil {
 				return err
 			}
-			if len(pools)+len(nodes) == 0 {
-				if err := tx.DeleteCertificate(c.Account, c.Thumbprint); err != nil {
-					return err
-				}
-				continue
-			}
-			if err := c.Apply(millpond.CertificateInUse, tx.Now); err != nil {
-				return err
-			}
-			c.DeleteError = inUse(pools, nodes, tx.Now)
-			if err := tx.PutCertificate(c); err != nil {
-				return err
-			}
+			found = append(found, v)
 		}
 		return nil
 	})
-	return fmt.Sprintf("%d certificates to delete", n), time.Time{}, err
+	if err == nil && len(found) > 0 {
+		err = s.db.Update(ctx, func(tx *sqlite.Tx) error {
+			for _, v := range found {
+				if err := v.apply(tx); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	return fmt.Sprintf("%d certificates to delete", len(found)), time.Time{}, err
+}
+
+func (v verdict) apply(tx *sqlite.Tx) error {
+	c, err := tx.Certificate(v.certificate.Account, v.certificate.Thumbprint)
+	if errors.Is(err, sqlite.ErrNoRow) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if c.State != millpond.CertificateDeleting || !c.StateTransition.Equal(v.certificate.StateTransition) {
+		return nil // another run was sooner; this may be a later certificate, or deletion
+	}
+	if len(v.pools)+len(v.nodes) == 0 {
+		return tx.DeleteCertificate(c.Account, c.Thumbprint)
+	}
+	if err := c.Apply(millpond.CertificateInUse, tx.Now); err != nil {
+		return err
+	}
+	c.DeleteError = inUse(v.pools, v.nodes, tx.Now)
+	return tx.PutCertificate(c)
 }
 
 // inUse is Azure's error for a certificate that pools refer to, or that nodes

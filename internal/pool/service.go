@@ -259,8 +259,8 @@ func (s *Service) checkPackages(ctx context.Context, acct millpond.BatchAccount,
 }
 
 // checkCertificates refuses references to certificates that nodes could not get. It
-// belongs into the transaction that writes the pool: one that is being deleted looks
-// for pools in a transaction of its own.
+// belongs into the transaction that writes the pool: who deletes a certificate relies
+// on no pool beginning to refer to it meanwhile.
 func checkCertificates(tx *sqlite.Tx, acct millpond.AccountName, refs []millpond.CertificateReference) error {
 	seen := map[string]bool{}
 	for _, r := range refs {
