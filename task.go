@@ -56,6 +56,16 @@ type TaskFailure struct {
 	Details  []NameValue `json:"details,omitempty"`
 }
 
+// Codes of failures that the service itself acts upon.
+const (
+	// CodeTaskEnded is that of attempts that were ended from outside: by a user, a
+	// limit, their job or their node.
+	CodeTaskEnded = "TaskEnded"
+	// CodeAgentRestarted is the agent's word for attempts that ended with the agent
+	// that ran them; they run again.
+	CodeAgentRestarted = "AgentRestarted"
+)
+
 // DefaultRetention is how long a completed task's files are kept on its node.
 const DefaultRetention = 7 * 24 * time.Hour
 

@@ -78,7 +78,7 @@ func (t Task) ExitOptionsOf(onTaskFailure string) ExitOptions {
 		out.Dependency = DependencyBlock
 		// Azure's own suite ends a task that never started and goes on with the job:
 		// nothing of it ran that could have failed.
-		neverRan := t.Started.IsZero() && t.Failure.Code == "TaskEnded"
+		neverRan := t.Started.IsZero() && t.Failure.Code == CodeTaskEnded
 		if onTaskFailure == OnTaskFailurePerform && !neverRan {
 			out.Job = JobActionTerminate
 		}
@@ -134,7 +134,7 @@ func (c *ExitConditions) choose(code *int, f *TaskFailure) *ExitOptions {
 		return nil
 	case f.UploadFailure() && c.FileUploadError != nil:
 		return c.FileUploadError
-	case code == nil && f.Code != "TaskEnded" && c.PreProcessing != nil:
+	case code == nil && f.Code != CodeTaskEnded && c.PreProcessing != nil:
 		return c.PreProcessing
 	}
 	return c.Default

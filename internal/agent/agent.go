@@ -198,7 +198,7 @@ func (a *Agent) Close() error {
 
 // interrupted is why an attempt ends with its agent; the server queues it again.
 func interrupted() *millpond.Error {
-	return millpond.Errorf(millpond.Unavailable, "AgentRestarted",
+	return millpond.Errorf(millpond.Unavailable, millpond.CodeAgentRestarted,
 		"The node's agent was restarted while the task ran. The task is queued again.")
 }
 

@@ -17,6 +17,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 	"pgregory.net/rapid"
 
+	millpond "millpond.dev/millpond"
 	"millpond.dev/millpond/internal/agent"
 	"millpond.dev/millpond/internal/agent/guest"
 	"millpond.dev/millpond/internal/agent/proc"
@@ -243,10 +244,10 @@ func TestStopTask(t *testing.T) {
 		t.Fatal(err)
 	}
 	events(ctx, t, c, 0, 1)
-	if _, err := c.StopTask(ctx, connect.NewRequest(&nodev1.StopTaskRequest{Key: q.Msg.Key, Code: "TaskEnded", Message: "stopped by a test"})); err != nil {
+	if _, err := c.StopTask(ctx, connect.NewRequest(&nodev1.StopTaskRequest{Key: q.Msg.Key, Code: millpond.CodeTaskEnded, Message: "stopped by a test"})); err != nil {
 		t.Fatal(err)
 	}
-	if f := events(ctx, t, c, 1, 1)[0].GetTaskCompleted().GetFailure(); f.GetCode() != "TaskEnded" || f.GetMessage() != "stopped by a test" || f.GetServerError() {
+	if f := events(ctx, t, c, 1, 1)[0].GetTaskCompleted().GetFailure(); f.GetCode() != millpond.CodeTaskEnded || f.GetMessage() != "stopped by a test" || f.GetServerError() {
 		t.Fatal(f)
 	}
 }
@@ -285,7 +286,7 @@ func TestAgentRestartReplaysAndReportsWhatWasLost(t *testing.T) {
 		t.Fatal(list[1])
 	}
 	lost := list[3].GetTaskCompleted()
-	if lost.GetKey().GetTaskId() != "long" || !lost.GetFailure().GetServerError() || lost.GetFailure().GetCode() != "AgentRestarted" || lost.ExitCode != nil {
+	if lost.GetKey().GetTaskId() != "long" || !lost.GetFailure().GetServerError() || lost.GetFailure().GetCode() != millpond.CodeAgentRestarted || lost.ExitCode != nil {
 		t.Fatal(lost)
 	}
 }

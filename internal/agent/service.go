@@ -218,7 +218,7 @@ func (a *Agent) ProceedTask(_ context.Context, q *connect.Request[nodev1.Proceed
 func (a *Agent) StopTask(_ context.Context, q *connect.Request[nodev1.StopTaskRequest]) (*connect.Response[nodev1.StopTaskResponse], error) {
 	code, message := q.Msg.GetCode(), q.Msg.GetMessage()
 	if code == "" {
-		code, message = "TaskEnded", "The task was ended."
+		code, message = millpond.CodeTaskEnded, "The task was ended."
 	}
 	return connect.NewResponse(&nodev1.StopTaskResponse{}), a.withAttempt(q.Msg.GetKey(), func(at *attempt) {
 		if at.cancel != nil {

@@ -514,7 +514,7 @@ func (s memJobs) UpdateTask(_ context.Context, _ millpond.AccountName, id millpo
 func (s memJobs) TerminateTask(_ context.Context, _ millpond.AccountName, id millpond.JobID, task millpond.TaskID, cond millpond.Condition) error {
 	return s.changeTask(id, task, cond, func(t *millpond.Task) {
 		t.Previous, t.PreviousTransition, t.State, t.Ended, t.Result = t.State, s.now(), millpond.TaskCompleted, s.now(), "failure"
-		t.Failure = &millpond.TaskFailure{Category: "usererror", Code: "TaskEnded", Message: "Ended by the user."}
+		t.Failure = &millpond.TaskFailure{Category: "usererror", Code: millpond.CodeTaskEnded, Message: "Ended by the user."}
 	})
 }
 

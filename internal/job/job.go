@@ -317,9 +317,9 @@ func stopTasks(tx *sqlite.Tx, book *ledger.Book, j *millpond.Job, message string
 	}
 	for _, t := range tasks {
 		if force {
-			err = book.Abandon(t, "TaskEnded", message)
+			err = book.Abandon(t, millpond.CodeTaskEnded, message)
 		} else {
-			err = book.Stop(t, "TaskEnded", message, requeue)
+			err = book.Stop(t, millpond.CodeTaskEnded, message, requeue)
 		}
 		if err != nil {
 			return err

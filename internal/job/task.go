@@ -266,9 +266,6 @@ func (s *Service) UpdateTask(ctx context.Context, acct millpond.AccountName, job
 	})
 }
 
-// ended is the code of tasks that a user has ended.
-const ended = "TaskEnded"
-
 // TerminateTask ends a task: at once when it waits, else by its agent.
 func (s *Service) TerminateTask(ctx context.Context, acct millpond.AccountName, job millpond.JobID, id millpond.TaskID, cond millpond.Condition) error {
 	return s.changeTask(ctx, acct, job, id, cond, func(_ *sqlite.Tx, book *ledger.Book, j millpond.Job, t millpond.Task) error {
@@ -278,7 +275,7 @@ func (s *Service) TerminateTask(ctx context.Context, acct millpond.AccountName, 
 		if j.State == millpond.JobDeleting {
 			return millpond.JobRefusal(j.State)
 		}
-		return book.Stop(t, ended, "The task was ended by a user request.", false)
+		return book.Stop(t, millpond.CodeTaskEnded, "The task was ended by a user request.", false)
 	})
 }
 
@@ -296,7 +293,7 @@ func (s *Service) ReactivateTask(ctx context.Context, acct millpond.AccountName,
 		case millpond.JobCompleted, millpond.JobTerminating, millpond.JobDeleting:
 			return millpond.JobRefusal(j.State)
 		}
-		if t.State != millpond.TaskCompleted && t.Stopping != ended {
+		if t.State != millpond.TaskCompleted && t.Stopping != millpond.CodeTaskEnded {
 			return millpond.Errorf(millpond.Conflict, "TaskNotCompleted", "The specified task has not completed. Only a task that completed and failed can be reactivated.")
 		}
 		if t.Result == "success" {

@@ -204,7 +204,7 @@ func (b *Book) LeaveNode(j millpond.Job, x millpond.JobNode) error {
 	b.Jobs = true
 	for _, r := range []*millpond.JobTaskRun{x.Prepared, x.Released} {
 		if r != nil && r.State == "running" {
-			b.run(r, Report{Failure: &millpond.TaskFailure{Category: "servererror", Code: "TaskEnded", Message: "The task was ended because its job has left the node: the node cannot be reached any more, the job did not wait, or its time was over."}})
+			b.run(r, Report{Failure: &millpond.TaskFailure{Category: "servererror", Code: millpond.CodeTaskEnded, Message: "The task was ended because its job has left the node: the node cannot be reached any more, the job did not wait, or its time was over."}})
 		}
 	}
 	if err := b.discardJobNode(j, x, false); err != nil {

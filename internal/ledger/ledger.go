@@ -388,7 +388,7 @@ func (b *Book) StopAll(node millpond.NodeID, o millpond.DeallocationOption, why 
 		return err
 	}
 	for _, v := range append(tasks, more...) {
-		if err := b.Stop(v, "TaskEnded", message, o == millpond.DeallocateRequeue); err != nil {
+		if err := b.Stop(v, millpond.CodeTaskEnded, message, o == millpond.DeallocateRequeue); err != nil {
 			return err
 		}
 	}

@@ -312,7 +312,7 @@ func (x *session) ended(ctx context.Context, t *nodev1.TaskCompleted) error {
 			c.Ended = t.GetEndTime().AsTime()
 			if f := t.GetFailure(); f != nil {
 				c.State, c.Message = millpond.CommandFailed, f.GetMessage()
-				if f.GetCode() == "TaskEnded" {
+				if f.GetCode() == millpond.CodeTaskEnded {
 					c.State = millpond.CommandTimedOut
 				}
 			}

@@ -160,7 +160,7 @@ func (x *session) compare(ctx context.Context, w wanted, stopped map[attempt]boo
 	for _, k := range orphans {
 		stopped[k] = true
 		key := &nodev1.TaskKey{JobId: k.job, TaskId: k.task, Attempt: int32(k.number)}
-		if _, err := x.stop(ctx, key, "TaskEnded", "The task is not wanted any more."); err != nil {
+		if _, err := x.stop(ctx, key, millpond.CodeTaskEnded, "The task is not wanted any more."); err != nil {
 			return err
 		}
 	}

@@ -31,7 +31,7 @@ func instanceOn(t millpond.Task, i int) (millpond.Task, bool) {
 	}
 	t.Node = x.Node
 	if t.Gang.Closing != nil && t.Stopping == "" {
-		t.Stopping, t.StopMessage = "TaskEnded", "The multi-instance task ends on all of its nodes."
+		t.Stopping, t.StopMessage = millpond.CodeTaskEnded, "The multi-instance task ends on all of its nodes."
 	}
 	if x.Waits {
 		t.State = millpond.TaskPreparing

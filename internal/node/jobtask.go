@@ -69,7 +69,7 @@ func (x *session) tellJobs(ctx context.Context, w wanted, stopped map[attempt]bo
 		case ended || stopped[k]:
 		case j.row.Stopping && running:
 			stopped[k] = true
-			known, err = x.stop(ctx, taskKey(t), "TaskEnded", "The task was ended because its job ends.")
+			known, err = x.stop(ctx, taskKey(t), millpond.CodeTaskEnded, "The task was ended because its job ends.")
 		case j.row.Stopping:
 			known = false
 		case !running:
@@ -84,7 +84,7 @@ func (x *session) tellJobs(ctx context.Context, w wanted, stopped map[attempt]bo
 		if err == nil && !known {
 			// It does not run, and now it never will.
 			err = x.svc.update(ctx, func(tx *sqlite.Tx, book *ledger.Book) error {
-				return x.jobTaskEnded(tx, book, &nodev1.TaskCompleted{Key: taskKey(t), Failure: &nodev1.Failure{Code: "TaskEnded", Message: "The task was ended because its job ends."}})
+				return x.jobTaskEnded(tx, book, &nodev1.TaskCompleted{Key: taskKey(t), Failure: &nodev1.Failure{Code: millpond.CodeTaskEnded, Message: "The task was ended because its job ends."}})
 			})
 		}
 		if err != nil {
@@ -117,7 +117,7 @@ func (x *session) jobTaskEnded(tx *sqlite.Tx, book *ledger.Book, c *nodev1.TaskC
 	}
 	r := reportOf(c)
 	switch {
-	case r.Failure != nil && r.Failure.Code == errAgentRestarted:
+	case r.Failure != nil && r.Failure.Code == millpond.CodeAgentRestarted:
 		return book.JobTaskLost(row)
 	case row.Phase == millpond.JobNodePreparing:
 		return book.PreparationEnded(j, row, r)

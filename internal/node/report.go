@@ -123,10 +123,6 @@ func (x *session) applyTo(tx *sqlite.Tx, book *ledger.Book, events []*nodev1.Eve
 	return nil
 }
 
-// errAgentRestarted is the agent's word for attempts that ended with the agent
-// that ran them.
-const errAgentRestarted = "AgentRestarted"
-
 func (x *session) taskEnded(tx *sqlite.Tx, book *ledger.Book, c *nodev1.TaskCompleted) error {
 	k := c.GetKey()
 	t, err := tx.Task(x.acct, millpond.JobID(k.GetJobId()), millpond.TaskID(k.GetTaskId()))
@@ -141,7 +137,7 @@ func (x *session) taskEnded(tx *sqlite.Tx, book *ledger.Book, c *nodev1.TaskComp
 			return nil
 		}
 		r := reportOf(c)
-		if r.Failure != nil && r.Failure.Code == errAgentRestarted {
+		if r.Failure != nil && r.Failure.Code == millpond.CodeAgentRestarted {
 			return book.InstanceLost(t, x.node)
 		}
 		return book.InstanceEnded(t, x.node, r)
@@ -152,7 +148,7 @@ func (x *session) taskEnded(tx *sqlite.Tx, book *ledger.Book, c *nodev1.TaskComp
 		return nil
 	}
 	r := reportOf(c)
-	if r.Failure != nil && r.Failure.Code == errAgentRestarted {
+	if r.Failure != nil && r.Failure.Code == millpond.CodeAgentRestarted {
 		return book.Lost(t)
 	}
 	retries := 0
@@ -233,7 +229,7 @@ func (x *session) startTaskEnded(tx *sqlite.Tx, book *ledger.Book, c *nodev1.Tas
 	switch {
 	case r.Failure == nil:
 		i.State, i.Result = "completed", "success"
-	case r.Failure.Code == errAgentRestarted:
+	case r.Failure.Code == millpond.CodeAgentRestarted:
 		again = true
 	case r.Failure.Code == "FailureExitCode" && (n.StartTask.MaxRetries < 0 || i.RetryCount < n.StartTask.MaxRetries):
 		again = true

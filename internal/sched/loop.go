@@ -140,7 +140,7 @@ func (s *Scheduler) round(ctx context.Context) (placed int, more bool, err error
 			if err != nil {
 				return err
 			}
-			if err := book.Stop(t, "TaskEnded", "The task was put back because a job of higher priority needed its slots.", true); err != nil {
+			if err := book.Stop(t, millpond.CodeTaskEnded, "The task was put back because a job of higher priority needed its slots.", true); err != nil {
 				return err
 			}
 		}

@@ -408,7 +408,7 @@ func TestPreemption(t *testing.T) {
 		t.Fatalf("got %v, want %v", p, want)
 	}
 	v := w.tasks["low/1"]
-	v.Stopping = "TaskEnded"
+	v.Stopping = millpond.CodeTaskEnded
 	w.put(v)
 	if p := w.state.Plan(time.Time{}, 10, always); len(p.Evict) != 0 {
 		t.Errorf("while the task is being stopped %v more are evicted", p.Evict)

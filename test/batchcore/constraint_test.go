@@ -66,7 +66,7 @@ func TestConstraints(t *testing.T) {
 
 	// A task that runs too long is ended and not tried again.
 	task("retries", "long", "sleep 60", &azbatch.TaskConstraints{MaxWallClockTime: ptr("PT0.2S"), MaxTaskRetryCount: ptr(int32(3))})
-	if v := c.taskIn("retries", "long", millpond.TaskCompleted); v.Failure == nil || v.Failure.Code != "TaskEnded" || v.RetryCount != 0 {
+	if v := c.taskIn("retries", "long", millpond.TaskCompleted); v.Failure == nil || v.Failure.Code != millpond.CodeTaskEnded || v.RetryCount != 0 {
 		t.Errorf("%+v", v)
 	}
 
@@ -157,7 +157,7 @@ func TestConstraints(t *testing.T) {
 	if j := c.jobIn("timed", millpond.JobCompleted); j.TerminateReason != "MaxWallClockTimeExpiry" {
 		t.Errorf("the reason is %q", j.TerminateReason)
 	}
-	if v := c.task("timed", "t"); v.Failure == nil || v.Failure.Code != "TaskEnded" {
+	if v := c.task("timed", "t"); v.Failure == nil || v.Failure.Code != millpond.CodeTaskEnded {
 		t.Errorf("%+v", v)
 	}
 	// Disabling in its three ways.
@@ -186,7 +186,7 @@ func TestConstraints(t *testing.T) {
 	_, err = client.DisableJob(ctx, "off", azbatch.DisableJobContent{DisableTasks: ptr(azbatch.DisableJobOptionTerminate)}, nil)
 	c.must(err)
 	c.jobIn("off", millpond.JobDisabled)
-	if v := c.task("off", "u"); v.State != millpond.TaskCompleted || v.Failure.Code != "TaskEnded" {
+	if v := c.task("off", "u"); v.State != millpond.TaskCompleted || v.Failure.Code != millpond.CodeTaskEnded {
 		t.Errorf("%+v", v)
 	}
 }

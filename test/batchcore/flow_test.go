@@ -113,7 +113,7 @@ func TestRetriesAndFailures(t *testing.T) {
 	c.addTask("j", "hang", "hang", nil)
 	c.wait("it runs", h.began("j/hang", 1))
 	c.must(c.jobs.TerminateTask(ctx, acct.Name, "j", "hang", millpond.Condition{}))
-	if v := c.taskIn("j", "hang", millpond.TaskCompleted); v.Failure.Code != "TaskEnded" || *v.ExitCode != 137 {
+	if v := c.taskIn("j", "hang", millpond.TaskCompleted); v.Failure.Code != millpond.CodeTaskEnded || *v.ExitCode != 137 {
 		t.Fatalf("%+v", v)
 	}
 	c.addTask("j", "gone", "hang", nil)
@@ -192,7 +192,7 @@ func TestJobStates(t *testing.T) {
 	if j := c.jobIn("j", millpond.JobCompleted); j.TerminateReason != "UserTerminate" || j.Ended.IsZero() {
 		t.Fatalf("%+v", j)
 	}
-	if v := c.task("j", "t"); v.State != millpond.TaskCompleted || v.Failure.Code != "TaskEnded" {
+	if v := c.task("j", "t"); v.State != millpond.TaskCompleted || v.Failure.Code != millpond.CodeTaskEnded {
 		t.Fatalf("%+v", v)
 	}
 	_, err := c.jobs.AddTask(ctx, acct.Name, "j", millpond.TaskSpec{ID: "x", CommandLine: "exit 0"})

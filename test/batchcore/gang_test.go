@@ -73,7 +73,7 @@ func TestMultiInstanceTask(t *testing.T) {
 	c.addTask("j", "long", "hang", instances(3, "exit 0"))
 	c.wait("it runs", func() bool { v := c.task("j", "long"); return v.Gang != nil && v.Gang.Ready })
 	c.must(c.jobs.TerminateTask(ctx, acct.Name, "j", "long", millpond.Condition{}))
-	if v = c.taskIn("j", "long", millpond.TaskCompleted); v.Failure == nil || v.Failure.Code != "TaskEnded" {
+	if v = c.taskIn("j", "long", millpond.TaskCompleted); v.Failure == nil || v.Failure.Code != millpond.CodeTaskEnded {
 		t.Errorf("%+v", v)
 	}
 	c.quiet("p")

@@ -54,7 +54,7 @@ func TestDeallocateAndStart(t *testing.T) {
 			t.Fatal(err)
 		case o == millpond.DeallocateRequeue && (v.State != millpond.TaskActive || v.RequeueCount != 1):
 			t.Fatalf("requeue: %+v", v)
-		case o != millpond.DeallocateRequeue && (v.State != millpond.TaskCompleted || v.Failure == nil || v.Failure.Code != "TaskEnded"):
+		case o != millpond.DeallocateRequeue && (v.State != millpond.TaskCompleted || v.Failure == nil || v.Failure.Code != millpond.CodeTaskEnded):
 			t.Fatalf("%s: %+v", o, v)
 		}
 		counts, _, err := c.pools.NodeCounts(ctx, acct.Name, millpond.ListQuery[millpond.PoolNodeCounts]{})

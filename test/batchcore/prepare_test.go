@@ -166,10 +166,10 @@ func TestPreparationFails(t *testing.T) {
 	c.wait("the preparation runs", func() bool { return h.ran("slow/jobpreparation@"+first.Key()) == 1 })
 	c.must(c.jobs.TerminateJob(ctx, acct.Name, "slow", millpond.Condition{}, "", false))
 	c.jobIn("slow", millpond.JobCompleted)
-	if r := c.jobNodes("slow")[0]; r.Prepared.Failure.Code != "TaskEnded" || r.Released.Result != "success" {
+	if r := c.jobNodes("slow")[0]; r.Prepared.Failure.Code != millpond.CodeTaskEnded || r.Released.Result != "success" {
 		t.Errorf("%+v %+v", r.Prepared, r.Released)
 	}
-	if v := c.task("slow", "t"); v.State != millpond.TaskCompleted || v.Failure.Code != "TaskEnded" {
+	if v := c.task("slow", "t"); v.State != millpond.TaskCompleted || v.Failure.Code != millpond.CodeTaskEnded {
 		t.Errorf("%+v", v)
 	}
 

@@ -479,7 +479,9 @@ func (w *steps) remove() {
 func (w *steps) reactivate() {
 	if k := w.ask(func(j millpond.JobID, id millpond.TaskID) error {
 		return w.jobs.ReactivateTask(ctx, acct.Name, j, id, millpond.Condition{})
-	}, func(v millpond.Task) bool { return v.State == millpond.TaskCompleted || v.Stopping == "TaskEnded" }); k != "" {
+	}, func(v millpond.Task) bool {
+		return v.State == millpond.TaskCompleted || v.Stopping == millpond.CodeTaskEnded
+	}); k != "" {
 		w.again[k] = true
 	}
 }

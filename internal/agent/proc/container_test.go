@@ -154,9 +154,9 @@ func TestContainerIsEnded(t *testing.T) {
 	r, home := containerRunner(t)
 	ctx, cancel := context.WithCancelCause(t.Context())
 	report := r.Run(ctx, inContainer("/bin/sleep 60", &nodev1.Container{Image: "i"}), func(time.Time) {
-		cancel(millpond.Errorf(millpond.Conflict, "TaskEnded", "ended"))
+		cancel(millpond.Errorf(millpond.Conflict, millpond.CodeTaskEnded, "ended"))
 	})
-	if report.GetFailure().GetCode() != "TaskEnded" {
+	if report.GetFailure().GetCode() != millpond.CodeTaskEnded {
 		t.Fatalf("%v", report)
 	}
 	calls, _ := os.ReadFile(filepath.Join(home, "engine/calls"))

@@ -135,7 +135,7 @@ func (x *execution) close() {
 }
 
 func (t *task) tooLong() error {
-	return millpond.Errorf(millpond.Conflict, "TaskEnded",
+	return millpond.Errorf(millpond.Conflict, millpond.CodeTaskEnded,
 		"The task was ended because it ran longer than its maxWallClockTime of %s.", t.request.GetMaxWallClock().AsDuration())
 }
 

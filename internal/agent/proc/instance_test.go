@@ -96,8 +96,8 @@ func TestInstances(t *testing.T) {
 			p = play(r, instanceRequest(leaves, "touch went-on", false))
 			p.wait(t, p.coordinated)
 			close(p.proceed)
-			p.cancel(millpond.Errorf(millpond.Conflict, "TaskEnded", "over"))
-			if got := p.end(t); got.GetFailure().GetCode() != "TaskEnded" {
+			p.cancel(millpond.Errorf(millpond.Conflict, millpond.CodeTaskEnded, "over"))
+			if got := p.end(t); got.GetFailure().GetCode() != millpond.CodeTaskEnded {
 				t.Error(got)
 			}
 			if _, err := os.Stat(filepath.Join(dir, "wd/went-on")); err == nil {
@@ -122,7 +122,7 @@ func TestInstanceThatFails(t *testing.T) {
 	q := instanceRequest("true", "true", true)
 	q.MaxWallClock = durationpb.New(50 * time.Millisecond)
 	p = play(r, q)
-	if got := p.end(t); got.GetFailure().GetCode() != "TaskEnded" {
+	if got := p.end(t); got.GetFailure().GetCode() != millpond.CodeTaskEnded {
 		t.Error(got)
 	}
 }
@@ -135,7 +135,7 @@ func TestCommonResourceFiles(t *testing.T) {
 	q.Instance.CommonResourceFiles = []*nodev1.ResourceFile{{Url: s.URL + "/common", Path: "common"}}
 	p := play(r, q)
 	p.wait(t, p.coordinated)
-	p.cancel(millpond.Errorf(millpond.Conflict, "TaskEnded", "over"))
+	p.cancel(millpond.Errorf(millpond.Conflict, millpond.CodeTaskEnded, "over"))
 	p.end(t)
 	if got := read(t, root, "workitems/j/job-1/t/stdout.txt"); got != "/common" {
 		t.Errorf("it reads %q", got)

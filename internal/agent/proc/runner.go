@@ -174,7 +174,7 @@ func (f *failure) orDiskFull() *failure {
 }
 
 // serverFault are the causes of an end that are the service's, not the user's.
-var serverFault = map[string]bool{"AgentRestarted": true}
+var serverFault = map[string]bool{millpond.CodeAgentRestarted: true}
 
 func failureOf(exit *int32, err error) *nodev1.Failure {
 	var f *failure

@@ -158,7 +158,7 @@ func TestWallClock(t *testing.T) {
 	q.MaxWallClock = durationpb.New(50 * time.Millisecond)
 	begin := time.Now()
 	got, _ := run(t, r, q)
-	if got.GetFailure().GetCode() != "TaskEnded" || !strings.Contains(got.GetFailure().GetMessage(), "50ms") || got.GetExitCode() != 143 {
+	if got.GetFailure().GetCode() != millpond.CodeTaskEnded || !strings.Contains(got.GetFailure().GetMessage(), "50ms") || got.GetExitCode() != 143 {
 		t.Fatal(got)
 	}
 	if time.Since(begin) > 10*time.Second {
@@ -177,10 +177,10 @@ func TestStopKillsWhatDoesNotListen(t *testing.T) {
 		b, _ := os.ReadFile(filepath.Join(root, "workitems/j/job-1/t/stdout.txt"))
 		return len(b) > 0
 	})
-	cancel(millpond.Errorf(millpond.Conflict, "TaskEnded", "by the user"))
+	cancel(millpond.Errorf(millpond.Conflict, millpond.CodeTaskEnded, "by the user"))
 	select {
 	case got := <-done:
-		if got.GetFailure().GetCode() != "TaskEnded" || got.GetFailure().GetMessage() != "by the user" || got.GetExitCode() != 137 {
+		if got.GetFailure().GetCode() != millpond.CodeTaskEnded || got.GetFailure().GetMessage() != "by the user" || got.GetExitCode() != 137 {
 			t.Fatal(got)
 		}
 	case <-time.After(15 * time.Second):

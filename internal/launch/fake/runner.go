@@ -46,9 +46,9 @@ func (r *runner) run(ctx context.Context, q *nodev1.RunTaskRequest, started func
 	ended := func(limit bool) *nodev1.TaskCompleted {
 		cause := millpond.AsError(context.Cause(ctx))
 		if limit {
-			cause = millpond.Errorf(millpond.Conflict, "TaskEnded", "The task was ended because it ran longer than its maxWallClockTime of %s.", q.GetMaxWallClock().AsDuration())
+			cause = millpond.Errorf(millpond.Conflict, millpond.CodeTaskEnded, "The task was ended because it ran longer than its maxWallClockTime of %s.", q.GetMaxWallClock().AsDuration())
 		}
-		return fail(cause.Code == "AgentRestarted", cause.Code, cause.Message)
+		return fail(cause.Code == millpond.CodeAgentRestarted, cause.Code, cause.Message)
 	}
 	dir, err := clean(q.GetDirectory())
 	if err != nil || dir != "startup" && !strings.HasPrefix(dir, "workitems/") {
