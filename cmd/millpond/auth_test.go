@@ -111,7 +111,7 @@ const (
 
 // door is a whole server, met at its listener's handler.
 type door struct {
-	t     *testing.T
+	t     testing.TB
 	s     *server
 	admin directory.Credentials
 	// other administers another tenant of the same server.
@@ -121,12 +121,15 @@ type door struct {
 	operation string            // of the administrator's
 	disk      *url.URL          // a signed URL for reading
 	keys      map[string]string // of accounts
+	// still ends the loop that runs.
+	still func()
 }
 
-func newDoor(t *testing.T) *door {
+func newDoor(t testing.TB) *door { return newDoorAt(t, datadir.Dir(t.TempDir())) }
+
+func newDoorAt(t testing.TB, data datadir.Dir) *door {
 	t.Helper()
 	ctx := t.Context()
-	data := datadir.Dir(t.TempDir())
 	release, err := data.Lock()
 	check(t, err)
 	t.Cleanup(release)
@@ -214,13 +217,14 @@ func (d *door) furnish() {
 // stand still, so that nothing but the requests changes anything.
 func (d *door) runDisks() {
 	loops, end := context.WithCancel(context.Background())
-	d.t.Cleanup(func() {
+	d.still = func() {
 		end()
 		d.s.driver.Wait()
 		for _, wait := range d.s.copying {
 			wait()
 		}
-	})
+	}
+	d.t.Cleanup(d.still)
 	for _, loop := range d.s.loops {
 		if loop.Name == "disks and images" {
 			d.s.driver.Start(loops, loop)
@@ -249,7 +253,7 @@ func (d *door) token(c directory.Credentials, resource string) string {
 type answer struct{ *httptest.ResponseRecorder }
 
 // is checks status and a part of the body, which HEAD does not have.
-func (a answer) is(t *testing.T, code int, part string) {
+func (a answer) is(t testing.TB, code int, part string) {
 	t.Helper()
 	if a.Code != code || !strings.Contains(a.Body.String(), part) {
 		t.Errorf("answered %d %s, want %d with %q", a.Code, a.Body, code, part)
@@ -271,7 +275,7 @@ func (d *door) send(method, target string, h http.Header, body string) answer {
 
 func bearer(token string) http.Header { return http.Header{"Authorization": {"Bearer " + token}} }
 
-func check(t *testing.T, err error) {
+func check(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
@@ -280,7 +284,7 @@ func check(t *testing.T, err error) {
 
 // resign changes claims of a token and signs it again; with a nil key it is
 // left unsigned, as algorithm none.
-func resign(t *testing.T, token string, key *rsa.PrivateKey, change map[string]any) string {
+func resign(t testing.TB, token string, key *rsa.PrivateKey, change map[string]any) string {
 	t.Helper()
 	parts := strings.Split(token, ".")
 	var header, claims map[string]any
@@ -603,7 +607,7 @@ func (d *door) judgeKeys(t *testing.T, tab *table) {
 }
 
 // sharedKey signs a request without a body.
-func sharedKey(t *testing.T, method, target, name, key string, at time.Time) http.Header {
+func sharedKey(t testing.TB, method, target, name, key string, at time.Time) http.Header {
 	t.Helper()
 	u, err := url.Parse(target)
 	check(t, err)

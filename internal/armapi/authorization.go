@@ -1,9 +1,6 @@
 package armapi
 
 import (
-	"encoding/json"
-	"errors"
-	"io"
 	"log/slog"
 	"net/http"
 	"net/url"
@@ -245,13 +242,16 @@ func (a *AuthorizationHandler) putDefinition(w http.ResponseWriter, r *azwire.Re
 	var body struct {
 		Properties wireDefinitionProperties `json:"properties"`
 	}
-	if err := decodeAuthorization(w, r, &body); err != nil {
+	if err := decode(r, &body); err != nil {
 		return err
 	}
 	p := body.Properties
 	// The right was checked at the scope of the path; the role would be usable at
 	// each of these as well.
 	for _, s := range p.AssignableScopes {
+		if !strings.HasPrefix(s, "/") {
+			return errBody("the assignable scope '%s' does not begin with '/'.", s)
+		}
 		if err := a.authz.Authorize(r.Context(), r.Caller, r.Route.Action, s); err != nil {
 			return err
 		}
@@ -314,7 +314,7 @@ func (a *AuthorizationHandler) putAssignment(w http.ResponseWriter, r *azwire.Re
 		properties
 		Properties *properties `json:"properties"`
 	}
-	if err := decodeAuthorization(w, r, &body); err != nil {
+	if err := decode(r, &body); err != nil {
 		return err
 	}
 	p := body.properties
@@ -359,12 +359,4 @@ func (a *AuthorizationHandler) listPermissions(w http.ResponseWriter, r *azwire.
 		}
 	}
 	return writeValues(w, items)
-}
-
-func decodeAuthorization(w http.ResponseWriter, r *azwire.Request, v any) error {
-	err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 1<<20)).Decode(v)
-	if err == nil || errors.Is(err, io.EOF) {
-		return nil
-	}
-	return millpond.Errorf(millpond.Invalid, "InvalidRequestContent", "The request content was invalid and could not be deserialized: %v", err)
 }

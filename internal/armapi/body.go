@@ -34,10 +34,11 @@ func decodeBy(r *azwire.Request, into any, strict func([]byte) []byte) error {
 	if len(strings.TrimSpace(string(b))) == 0 {
 		return nil
 	}
-	if err := json.Unmarshal(strict(b), into); err != nil {
-		return millpond.Errorf(millpond.Invalid, "InvalidRequestContent", "The request content was invalid and could not be deserialized: %v.", err)
+	b = strict(b)
+	if err := json.Unmarshal(b, into); err != nil {
+		return unreadable(b, err)
 	}
-	return nil
+	return noHoles(into)
 }
 
 func ptr[T any](v T) *T { return &v }

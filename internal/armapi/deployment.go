@@ -123,7 +123,7 @@ func (e *Edge) decodeDeployment(r *azwire.Request) (deployment.Request, error) {
 	if len(p.Parameters) > 0 {
 		v, err := template.DecodeJSON(p.Parameters)
 		if err != nil {
-			return out, millpond.Errorf(millpond.Invalid, "InvalidRequestContent", "The parameters are not valid JSON: %v.", err)
+			return out, errBody("the parameters are not valid JSON: %v.", err)
 		}
 		m, ok := v.(map[string]any)
 		if v != nil && !ok {

@@ -10,6 +10,7 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -94,7 +95,7 @@ func Make(a Asked) (Program, error) {
 				// The reason may repeat what is protected.
 				return none, &Problem{"protectedSettings", "The protected settings of the extension are not those of a custom script."}
 			}
-			return none, &Problem{"settings", fmt.Sprintf("The settings of the extension are not those of a custom script: %v.", err)}
+			return none, &Problem{"settings", fmt.Sprintf("The settings of the extension are not those of a custom script: %s.", misfit(err))}
 		}
 	}
 	if (c.CommandToExecute == "") == (c.Script == "") {
@@ -172,3 +173,15 @@ const RemoveScript = `a=${MILLPOND_WAAGENT:-/var/lib/waagent}
 rm -rf "$a/$MILLPOND_HANDLER" "$a/custom-script"
 exit 0
 `
+
+// misfit says what of settings has the wrong type.
+func misfit(err error) string {
+	var t *json.UnmarshalTypeError
+	switch {
+	case !errors.As(err, &t):
+		return "they are not valid JSON"
+	case t.Field == "":
+		return "they must be an object"
+	}
+	return fmt.Sprintf("the value of '%s' must not be of the type %s", t.Field, t.Value)
+}
