@@ -145,3 +145,45 @@ func TestSnapshotsAndCopiesCostWhatChanged(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// TestSnapshotsGrow: at creation and later a snapshot may be larger than what it was
+// made of, and has zeros there.
+func TestSnapshotsGrow(t *testing.T) {
+	s, ctx := testService(t), context.Background()
+	d := made(t, s, "disks", "d", millpond.Disk{Creation: millpond.CreationData{Option: millpond.CreateEmpty}}, 1)
+	write(t, s, d, gib-4096, []byte("the end"))
+	snap := made(t, s, "snapshots", "larger", millpond.Disk{Creation: copyOf("disks", "d")}, 2)
+	first := snap.Content
+	holds := func(d *millpond.Disk, size int64) {
+		t.Helper()
+		of := made(t, s, "disks", "of", millpond.Disk{Creation: copyOf("snapshots", "larger")}, 0)
+		b, err := s.openDisk(ctx, of, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, end := make([]byte, 8192), make([]byte, 4096)
+		_, err = b.ReadAt(got, gib-4096)
+		_, last := b.ReadAt(end, size-4096)
+		if err != nil || last != nil || string(got[:7]) != "the end" || !bytes.Equal(got[7:], make([]byte, 8185)) || !bytes.Equal(end, make([]byte, 4096)) || d.SizeBytes != size || of.SizeBytes != size {
+			t.Errorf("%v %v, %d and %d bytes, %q", err, last, d.SizeBytes, of.SizeBytes, got[:7])
+		}
+		b.Close()
+		if _, err := s.DeleteDisk(ctx, of.ID); err != nil {
+			t.Fatal(err)
+		}
+	}
+	holds(snap, 2*gib)
+	snap, _, err := s.PutDisk(ctx, millpond.Caller{}, Change{Disk: millpond.Disk{Resource: millpond.Resource{ID: snap.ID}}, SizeGB: 5, Patch: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	holds(snap, 5*gib)
+	store, err := s.Keeper.Store(snap.Store)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := store.Stat(ctx, image.ContentID(first)); millpond.KindOf(err) != millpond.NotFound {
+		t.Errorf("the smaller content is left: %v", err)
+	}
+	refusedAs(t, "a smaller size", resizeTo(s, snap, 4), "OperationNotAllowed", "not shrink")
+}

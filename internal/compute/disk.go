@@ -42,7 +42,7 @@ func (s *Service) PutDisk(ctx context.Context, caller millpond.Caller, c Change)
 func (s *Service) put(ctx context.Context, c Change) (out *millpond.Disk, op *millpond.Operation, err error) {
 	d := &c.Disk
 	created := false
-	var resized bool
+	var resized, larger bool
 	err = s.DB.Update(ctx, func(tx *sqlite.Tx) error {
 		old, err := sqlite.Load[millpond.Disk](tx, d.ID.Key())
 		if err != nil && !errors.Is(err, sqlite.ErrNoRow) {
@@ -61,6 +61,7 @@ func (s *Service) put(ctx context.Context, c Change) (out *millpond.Disk, op *mi
 		if old != nil && old.Base().State != millpond.StateFailed {
 			out, err = s.change(tx, old, c)
 			resized = err == nil && c.SizeGB > 0 && !out.Snapshot
+			larger = err == nil && out.Snapshot && c.SizeGB > out.SizeGB()
 			return err
 		}
 		if c.Patch {
@@ -90,6 +91,10 @@ func (s *Service) put(ctx context.Context, c Change) (out *millpond.Disk, op *mi
 		if err := s.resize(ctx, out); err != nil {
 			return nil, nil, err
 		}
+	}
+	if larger {
+		out, err = s.enlarge(ctx, out.ID, int64(c.SizeGB)*gib)
+		return out, nil, err
 	}
 	if !created {
 		return out, nil, nil
@@ -178,7 +183,7 @@ func (s *Service) admitDisk(tx *sqlite.Tx, d *millpond.Disk, sizeGB int32) (mill
 		if d.SizeBytes < size {
 			return invalid("disk.diskSizeGB", "diskSizeGB %d is smaller than the source, which has %d bytes.", sizeGB, size)
 		}
-		if d.Snapshot {
+		if d.Snapshot && sizeGB == 0 {
 			d.SizeBytes = size
 		}
 		if os != "" {
@@ -339,7 +344,8 @@ func (s *Service) change(tx *sqlite.Tx, old *millpond.Disk, c Change) (*millpond
 	set(&old.Network, c.Disk.Network)
 	set(&old.Public, c.Disk.Public)
 	old.Promise.Merge(c.Disk.Promise)
-	if c.SizeGB > old.SizeGB() {
+	// A snapshot's size is its content's, which is made first.
+	if c.SizeGB > old.SizeGB() && !old.Snapshot {
 		old.SizeBytes = int64(c.SizeGB) * gib
 	}
 	return old, tx.Put(old)

@@ -6,6 +6,8 @@ import (
 	"io"
 	"os"
 
+	"github.com/google/uuid"
+
 	millpond "millpond.dev/millpond"
 	"millpond.dev/millpond/internal/custody"
 	"millpond.dev/millpond/internal/image"
@@ -85,11 +87,60 @@ func (s *Service) fillSnapshot(ctx context.Context, d *millpond.Disk) error {
 		p, _ := millpond.ParseResourceID(d.Creation.SourceID)
 		c, err = s.capture(ctx, hold, p, d.Location, s.progress.of(d.ID))
 	}
+	if err == nil && d.SizeBytes > c.size {
+		c, err = s.grown(ctx, hold, c, scratchPrefix+d.UniqueID, d.Location, d.SizeBytes)
+	}
 	if err != nil {
 		return err
 	}
 	d.Content, d.Store, d.SizeBytes = c.id, c.store, c.size
 	return s.finishDisk(ctx, d, &c)
+}
+
+// grown is a content with zeros behind it up to a size.
+func (s *Service) grown(ctx context.Context, hold *custody.Hold, c content, scratch, region string, size int64) (content, error) {
+	return s.ingestScratch(ctx, hold, scratch, region, func(name string) error { return s.Disks.CreateOn(name, c.ref(), size) })
+}
+
+// enlarge gives a snapshot that is complete a larger content. Who reads it as it was
+// goes on with that.
+func (s *Service) enlarge(ctx context.Context, id millpond.ResourceID, size int64) (*millpond.Disk, error) {
+	hold := s.Keeper.Hold()
+	defer func() { s.leftover(hold.End(ctx)) }()
+	d, err := s.Disk(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	c, err := s.grown(ctx, hold, content{d.Store, d.Content, d.SizeBytes}, scratchPrefix+uuid.NewString(), d.Location, size)
+	if err != nil {
+		return nil, err
+	}
+	var now *millpond.Disk
+	var dropped []sqlite.ContentUse
+	err = s.DB.Update(ctx, func(tx *sqlite.Tx) error {
+		if now, err = load[millpond.Disk](s, tx, id); err != nil {
+			return err
+		}
+		if now.UniqueID != d.UniqueID || now.Content != d.Content || now.Store != d.Store || now.State != millpond.DiskUnattached && now.State != millpond.DiskReserved {
+			return millpond.Errorf(millpond.Conflict, "OperationNotAllowed", "'%s' was changed by another request. Try again.", id.Name())
+		}
+		if err := tx.UseContent(id.Key(), c.store, c.id); err != nil {
+			return err
+		}
+		if c.store != d.Store || c.id != d.Content {
+			if err := tx.DropContent(id.Key(), d.Store, d.Content); err != nil {
+				return err
+			}
+			dropped = append(dropped, sqlite.ContentUse{Store: d.Store, Content: d.Content})
+		}
+		now.Content, now.Store, now.SizeBytes = c.id, c.store, c.size
+		return tx.Put(now)
+	})
+	if err != nil {
+		return nil, err
+	}
+	s.leftover(s.Keeper.Release(ctx, dropped))
+	return now, nil
 }
 
 // finishDisk writes the outcome over the row as it is now: tags may have

@@ -116,7 +116,7 @@ func CheckChange(old *millpond.Disk, creation *millpond.CreationData, sizeGB int
 	if sizeGB > old.SizeGB() && old.State == millpond.DiskAttached {
 		return millpond.Errorf(millpond.Conflict, "OperationNotAllowed", "Cannot resize disk %s while it is attached to running VM %s. Deallocate the VM first: az vm deallocate --ids %s", old.ID.Name(), old.ManagedBy, old.ManagedBy)
 	}
-	if sizeGB > old.SizeGB() && (old.Snapshot || old.State != millpond.DiskUnattached && old.State != millpond.DiskReserved) {
+	if sizeGB > old.SizeGB() && old.State != millpond.DiskUnattached && old.State != millpond.DiskReserved {
 		return millpond.Errorf(millpond.Conflict, "OperationNotAllowed", "'%s' cannot be resized in state %s; a disk can that is Unattached or Reserved.", old.ID.Name(), old.State)
 	}
 	return nil
