@@ -251,7 +251,9 @@ type Node struct {
 	// booted by itself, for the reason BootedBecause. BootSteps are what the launch
 	// and the boot consisted of.
 	MadeFrom, BootedBecause string
-	BootSteps               []BootStep
+	// Spare: the machine was there before the node was.
+	Spare     bool `json:",omitempty"`
+	BootSteps []BootStep
 	// LastContact is when the agent was last heard; kept in memory between writes.
 	LastContact time.Time
 	// LastSequence is the last event of the agent that was applied.

@@ -218,7 +218,7 @@ func newServer(ctx context.Context, cfg config.Config, data datadir.Dir, addr st
 	s.nodes = node.New(node.Deps{DB: s.db, Clock: s.clock, Log: log, Launcher: parts[0], Images: galleries, Accounts: accountsByName{accounts},
 		Links: newNodeLinks(accounts, stores, apps, dir, addr, authority.PEM()), Sizes: s.size, Random: rand.Read, Kept: s.kept, Networks: nodeCards{networks},
 		Wakes: node.Wakes{Allocator: allocate, Nodes: nodes, Scheduler: schedule, Jobs: jobs},
-		Config: node.Config{BootLimit: time.Duration(cfg.Nodes.BootLimit), BootsPerReplica: cfg.Pools.BootsPerReplica, Silence: time.Duration(cfg.Nodes.ContactLimit), LogDir: data.NodeLogs(),
+		Config: node.Config{BootLimit: time.Duration(cfg.Nodes.BootLimit), BootsPerReplica: cfg.Pools.BootsPerReplica, Spares: cfg.Pools.Spares, Silence: time.Duration(cfg.Nodes.ContactLimit), LogDir: data.NodeLogs(),
 			LogRetention: time.Duration(cfg.Nodes.LogRetention), KeepPart: cfg.Nodes.KeepPartKiB << 10, Version: version, EndpointFile: data.Endpoint(), CAFile: data.CA(),
 			Listener: addr, ServerCA: authority.PEM(), AzureHosts: azwire.ServedHosts()}})
 	pools = pool.New(pool.Deps{DB: s.db, Clock: s.clock, Log: log, Images: galleries, Machines: s.launcher, Accounts: accountsByName{accounts}, Packages: apps.Check, Subnets: networks,
@@ -247,7 +247,7 @@ func newServer(ctx context.Context, cfg config.Config, data datadir.Dir, addr st
 	s.sessions = nodeapi.New(channels, channels, log)
 	s.copying = []func(){comp.Wait, galleries.Wait, s.machines.Wait, deployments.Wait}
 	placer = sched.New(s.db, log, s.nodes, schedule)
-	s.loops = []reconcile.Loop{resources.Loop(), comp.Loop(), galleries.Loop(), accounts.Loop(), stores.Loop(), pools.Allocator(), pools.AutoScaler(), pools.Rollouts(), s.nodes.Machines(), s.nodes.Guards(guards), s.nodes.Cleanup(), s.machines.Loop(), placer.Loop(), work.Loop(), work.Schedules(), deployments.Loop(), s.storeLoop(keeper), s.chunkLoop(), work.AutoPools(), s.events.Forget(), certificates.Loop()}
+	s.loops = []reconcile.Loop{resources.Loop(), comp.Loop(), galleries.Loop(), accounts.Loop(), stores.Loop(), pools.Allocator(), pools.AutoScaler(), pools.Rollouts(), s.nodes.Machines(), s.nodes.Spares(), s.nodes.Guards(guards), s.nodes.Cleanup(), s.machines.Loop(), placer.Loop(), work.Loop(), work.Schedules(), deployments.Loop(), s.storeLoop(keeper), s.chunkLoop(), work.AutoPools(), s.events.Forget(), certificates.Loop()}
 
 	// The edges and the door.
 	assignments := armapi.NewAuthorization(rights, log)

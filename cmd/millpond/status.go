@@ -40,6 +40,12 @@ type poolView struct {
 	CurrentLow int      `json:"currentLowPriorityNodes"`
 	Errors     []notice `json:"resizeErrors"`
 	Warnings   []notice `json:"warnings"`
+	Spares     *struct {
+		Wanted    int    `json:"wanted"`
+		Ready     int    `json:"ready"`
+		MemoryMiB int64  `json:"memoryMiB"`
+		Reason    string `json:"reason"`
+	} `json:"spares"`
 }
 
 type nodeView struct {
@@ -200,6 +206,9 @@ func pause(ctx context.Context, d time.Duration) error {
 
 func printPool(w io.Writer, p poolView, nodes []nodeView) {
 	fmt.Fprintf(w, "pool %s: %s, %s, %s, %d of %d nodes\n", p.ID, p.VMSize, p.State, p.Allocation, p.Current+p.CurrentLow, p.Target+p.TargetLow)
+	if s := p.Spares; s != nil {
+		fmt.Fprintf(w, "  spares: %d of %d ready, %d MiB %s\n", s.Ready, s.Wanted, s.MemoryMiB, s.Reason)
+	}
 	for _, n := range p.Warnings {
 		fmt.Fprintf(w, "  warning %s: %s\n", n.Code, n.Message)
 	}

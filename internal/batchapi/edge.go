@@ -66,6 +66,7 @@ type Nodes interface {
 	EnableScheduling(ctx context.Context, acct millpond.AccountName, pool millpond.PoolID, id millpond.NodeID) error
 	UploadLogs(ctx context.Context, acct millpond.AccountName, pool millpond.PoolID, id millpond.NodeID, q node.LogRequest) (node.UploadedLogs, error)
 	Files(ctx context.Context, acct millpond.AccountName, pool millpond.PoolID, id millpond.NodeID) (node.Files, error)
+	SparesOf(ctx context.Context, acct millpond.AccountName, pool millpond.PoolID) (millpond.Spares, bool)
 	Usage(id millpond.NodeID) (millpond.NodeUsage, bool)
 	KeptFiles(ctx context.Context, id millpond.NodeID, directory string) (node.Files, error)
 	Logs(ctx context.Context, acct millpond.AccountName, pool millpond.PoolID, id millpond.NodeID) ([]node.Log, error)

@@ -92,7 +92,7 @@ func makeLists() lists {
 				"currentDedicatedNodes", "currentLowPriorityNodes", "targetDedicatedNodes", "targetLowPriorityNodes", "enableAutoScale", "autoScaleFormula",
 				"autoScaleEvaluationInterval", "autoScaleRun", "enableInterNodeCommunication", "networkConfiguration", "startTask", "certificateReferences",
 				"applicationPackageReferences", "applicationLicenses", "taskSlotsPerNode", "maxTasksPerNode", "taskSchedulingPolicy", "userAccounts", "metadata",
-				"stats", "mountConfiguration", "identity", "targetNodeCommunicationMode", "currentNodeCommunicationMode", "upgradePolicy", "resourceTags", "warnings"}},
+				"stats", "mountConfiguration", "identity", "targetNodeCommunicationMode", "currentNodeCommunicationMode", "upgradePolicy", "resourceTags", "warnings", "spares"}},
 		counts: list[millpond.PoolNodeCounts]{set: "poolnodecounts", table: azwire.FilterTable{"poolId": is}, members: []string{"poolId", "dedicated", "lowPriority"},
 			get: func(c millpond.PoolNodeCounts, _ string) azwire.Value { return azwire.TextValue(string(c.Pool)) }},
 		nodes: list[millpond.Node]{set: "nodes", get: nodeProperty,

@@ -197,6 +197,13 @@ func (s memPools) NodeCounts(_ context.Context, _ millpond.AccountName, q millpo
 
 type memNodes struct{ *service }
 
+func (s memNodes) SparesOf(_ context.Context, _ millpond.AccountName, id millpond.PoolID) (millpond.Spares, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := s.pools[id.Key()].Spec.SparesOr(0)
+	return millpond.Spares{Wanted: n, Ready: n, MemoryMiB: int64(n) * 30}, n > 0
+}
+
 func (s memNodes) Get(_ context.Context, _ millpond.AccountName, _ millpond.PoolID, id millpond.NodeID) (millpond.Node, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -163,6 +163,9 @@ func (r *request) nodeEntity(n millpond.Node) entity {
 		if n.MadeFrom != "" {
 			extra["bootKind"] = "clone"
 		}
+		if n.Spare {
+			extra["bootKind"] = "spare"
+		}
 		if n.BootedBecause != "" {
 			extra["bootReason"] = n.BootedBecause
 		}

@@ -352,6 +352,20 @@ func (r *request) poolEntity(p millpond.Pool) entity {
 	return entity{m, extra}
 }
 
+// spared is a pool's entity with what there is of its spares. Azure has no such
+// member.
+func (e *Edge) spared(r *request, p millpond.Pool) entity {
+	x := r.poolEntity(p)
+	if s, ok := e.Nodes.SparesOf(r.Context(), p.Account, p.Spec.ID); ok {
+		m := map[string]any{"wanted": s.Wanted, "ready": s.Ready, "memoryMiB": s.MemoryMiB}
+		if s.Reason != "" {
+			m["reason"] = s.Reason
+		}
+		x.extra["spares"] = m
+	}
+	return x
+}
+
 func withTime(values []millpond.NameValue, t time.Time) []millpond.NameValue {
 	if t.IsZero() {
 		return values

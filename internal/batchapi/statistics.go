@@ -110,7 +110,7 @@ func (e *Edge) poolStats(r *request, rows []millpond.Pool) (func(millpond.Pool) 
 			ids = append(ids, p.Spec.ID)
 		}
 		return e.Stats.Pools(r.Context(), r.acct.Name, ids...)
-	}, r.poolEntity, func(x entity, u millpond.PoolUsage) entity {
+	}, func(p millpond.Pool) entity { return e.spared(r, p) }, func(x entity, u millpond.PoolUsage) entity {
 		m, _ := x.model.(azbatch.Pool)
 		m.Stats = poolStatistics(u, *m.URL, e.Clock.Now())
 		x.model = m

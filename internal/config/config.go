@@ -100,6 +100,9 @@ type Pools struct {
 	NodesPerReplica int `yaml:"nodesPerReplica"`
 	// BootsPerReplica is how many nodes boot from one replica at the same time.
 	BootsPerReplica int `yaml:"bootsPerReplica"`
+	// Spares is how many machines are kept ready for each pool that does not say
+	// itself (metadata millpond:spares).
+	Spares int `yaml:"spares"`
 	// MinutesPer1000Nodes is the resize timeout advised per 1000 nodes.
 	MinutesPer1000Nodes int `yaml:"minutesPer1000Nodes"`
 	// GrowOnArrival lets formulas that look at waiting tasks grow their pool when
@@ -347,6 +350,9 @@ func (c Config) Check() error {
 		if v <= 0 {
 			bad("%s is %d; it must be above 0", name, v)
 		}
+	}
+	if n := c.Pools.Spares; n < 0 || n > millpond.MostSpares {
+		bad("pools.spares is %d; it must lie between 0 and %d", n, millpond.MostSpares)
 	}
 	if c.Nodes.BootLimit == 0 || c.Nodes.ContactLimit == 0 {
 		bad("nodes.bootLimit and nodes.contactLimit must be above 0")

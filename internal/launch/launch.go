@@ -253,6 +253,8 @@ type Status struct {
 type Clone struct {
 	Template string `json:"template,omitempty"`
 	Cold     string `json:"cold,omitempty"`
+	// Spare: it was there before its node was asked for.
+	Spare bool `json:"spare,omitempty"`
 }
 
 // StepTime is one finished step of a launch.

@@ -306,7 +306,7 @@ func (s *Service) spec(ctx context.Context, n millpond.Node, p millpond.Pool, to
 		TempDiskMiB: int64(size.TempDiskMiB),
 		Channel:     launch.Channel{EndpointFile: s.Config.EndpointFile, CAFile: s.Config.CAFile, Token: token},
 		Hostname:    hostname(n.ID),
-		Cold:        strings.EqualFold(metadataOf(p.Spec.Metadata, MetadataClones), "off"),
+		Cold:        p.Spec.Cold(),
 		Card:        card(p, n),
 	}
 	if size := int64(p.Spec.OSDisk.SizeGB) << 30; size > spec.OSDisk.SizeBytes {
@@ -322,19 +322,6 @@ func (s *Service) spec(ctx context.Context, n millpond.Node, p millpond.Pool, to
 		spec.DataDisks = append(spec.DataDisks, launch.Disk{LUN: d.LUN, SizeBytes: int64(d.SizeGB) << 30})
 	}
 	return spec, nil
-}
-
-// MetadataClones is the name of the metadata item by which a pool asks, with the
-// value off, that each of its nodes boots by itself.
-const MetadataClones = "millpond:clones"
-
-func metadataOf(items []millpond.NameValue, name string) string {
-	for _, item := range items {
-		if item.Name == name {
-			return item.Value
-		}
-	}
-	return ""
 }
 
 // bootDisk is a disk of an image in the launcher's words.
@@ -400,7 +387,7 @@ func (s *Service) launched(ctx context.Context, a Action) error {
 			setPhase(n, millpond.PhaseLaunch, tx.Now)
 		}
 		n.LaunchTries, n.LaunchFailed = 0, false
-		n.MadeFrom, n.BootedBecause, n.BootSteps = a.Status.Clone.Template, a.Status.Clone.Cold, nil
+		n.MadeFrom, n.Spare, n.BootedBecause, n.BootSteps = a.Status.Clone.Template, a.Status.Clone.Spare, a.Status.Clone.Cold, nil
 		for _, step := range a.Status.Steps {
 			n.BootSteps = append(n.BootSteps, millpond.BootStep{Name: step.Name, Duration: step.Duration})
 		}

@@ -53,6 +53,8 @@ type Config struct {
 	// BootsPerReplica is how many nodes may boot from one replica of an image at the
 	// same time while boots are quick; a quarter of it may from the beginning. 400.
 	BootsPerReplica int
+	// Spares is how many machines a pool that does not say has kept ready; 0.
+	Spares int
 	// Relaunches is how often a node gets a new machine after its own died; 3.
 	Relaunches int
 	// Every is the loop's timer, a safety net behind the wakes; 15 s.
@@ -115,6 +117,7 @@ type Service struct {
 	keeping chan struct{}
 	pace    reconcile.Pace    // of match
 	windows map[string]Window // of match
+	spares  *wake.Signal
 
 	mu       sync.Mutex
 	sessions map[string]*session
@@ -129,6 +132,8 @@ type Service struct {
 	dropped map[kept.Place]struct{}
 	// beats are the last heartbeats of nodes, by key.
 	beats map[string]beats
+	// unspared are pools whose spares the launcher was not told of, by spareOwner.
+	unspared map[string]millpond.Spares
 }
 
 // New makes a Service.
@@ -150,7 +155,7 @@ func New(d Deps) *Service {
 	c.LogRetention = orDefault(c.LogRetention, 7*24*time.Hour)
 	c.KeepDelay = orDefault(c.KeepDelay, 2*time.Second)
 	c.KeepPart = orDefault(c.KeepPart, 1<<20)
-	s := &Service{Deps: d, started: d.Clock.Now(), phases: newPhases(), keeping: make(chan struct{}, keepAtOnce), sessions: map[string]*session{}, settings: map[[2]string]jobSettings{},
+	s := &Service{Deps: d, started: d.Clock.Now(), phases: newPhases(), spares: wake.New(), keeping: make(chan struct{}, keepAtOnce), sessions: map[string]*session{}, settings: map[[2]string]jobSettings{},
 		contact: map[string]time.Time{}, asked: map[string]time.Time{}, dropped: map[kept.Place]struct{}{}, beats: map[string]beats{}}
 	s.reports.svc = s
 	// Reading nothing, it cannot fail.
@@ -166,6 +171,9 @@ func (s *Service) follow(c sqlite.Changes) {
 	s.jobChanges += len(c.Jobs)
 	for _, j := range c.Jobs {
 		delete(s.settings, [2]string{j.Job.Account.Key(), j.Job.Spec.ID.Key()})
+	}
+	if len(c.Pools) > 0 {
+		s.spares.Wake()
 	}
 	for _, p := range c.Pools {
 		for _, x := range s.sessions {

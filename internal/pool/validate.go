@@ -84,6 +84,9 @@ func (s *Service) checkSpec(p *millpond.PoolSpec) (millpond.VMSize, error) {
 			return size, millpond.Errorf(millpond.Invalid, "EmptyMetadataKey", "A metadata item has no name. Give each item a name.")
 		}
 	}
+	if err := p.CheckCopies(); err != nil {
+		return size, err
+	}
 	return size, checkStartTask(p.StartTask, p.UserAccounts, true)
 }
 

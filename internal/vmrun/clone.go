@@ -22,6 +22,7 @@ import (
 // The steps of a clone that a machine with a boot of its own has not.
 const (
 	stepRestore     = "restore"
+	stepGreet       = "greet"
 	stepPersonalise = "personalise"
 )
 
@@ -55,10 +56,14 @@ func (s *supervisor) launch(ctx context.Context) (*revert.Stack, error) {
 
 func (s *supervisor) launchClone(ctx context.Context) (*revert.Stack, error) {
 	s.clones, s.disks.clones = true, true
-	stack, err := revert.Run(ctx, append(s.steps(),
-		revert.Step{Name: stepRestore, Do: s.restore},
-		revert.Step{Name: stepPersonalise, Do: s.personalise, Undo: s.closeHost}), s, s.clock.Now)
-	if err == nil || ctx.Err() != nil || s.asked.Load() {
+	list := append(s.steps(), revert.Step{Name: stepRestore, Do: s.restore})
+	if s.cfg.parks() {
+		list = append(list, revert.Step{Name: stepGreet, Do: s.greet, Undo: s.closeHost}, revert.Step{Name: stepPark, Do: s.park})
+	}
+	list = append(list, revert.Step{Name: stepPersonalise, Do: s.personalise, Undo: s.closeHost})
+	stack, err := revert.Run(ctx, list, s, s.clock.Now)
+	// A spare that is nobody's has nobody to boot for.
+	if err == nil || ctx.Err() != nil || s.asked.Load() || s.cfg.Park {
 		return stack, err
 	}
 	s.log.Error("the clone did not come to life; booting", "template", s.cfg.Template, "err", err)
@@ -95,9 +100,8 @@ func (s *supervisor) restore(ctx context.Context) error {
 	return s.qmp.Execute(ctx, "cont", nil, nil)
 }
 
-// personalise makes the machine one of its own, before anything of its user's
-// runs and before the server hears of it.
-func (s *supervisor) personalise(ctx context.Context) error {
+// greet waits for the agent's first word.
+func (s *supervisor) greet(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, answerLimit)
 	defer cancel()
 	s.host = nodeproto.NewHost(s.engine.agent)
@@ -105,7 +109,24 @@ func (s *supervisor) personalise(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("its agent did not answer: %w", err)
 	}
-	client, err := nodeproto.NewClient(ctx, session)
+	s.greeted = session
+	return nil
+}
+
+// personalise makes the machine one of its own, before anything of its user's
+// runs and before the server hears of it.
+func (s *supervisor) personalise(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, answerLimit)
+	defer cancel()
+	if s.greeted == nil {
+		if err := s.greet(ctx); err != nil {
+			return err
+		}
+	}
+	// Not before: it asks now and then whether the agent is still there, which a
+	// machine that is stopped does not answer.
+	client, err := nodeproto.NewClient(ctx, s.greeted)
+	s.greeted = nil
 	if err != nil {
 		return err
 	}
@@ -140,7 +161,7 @@ func (s *supervisor) closeHost() error {
 		return nil
 	}
 	err := s.host.Close()
-	s.host = nil
+	s.host, s.greeted = nil, nil
 	return err
 }
 

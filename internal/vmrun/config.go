@@ -47,6 +47,9 @@ type Config struct {
 	Template string `json:"template,omitempty"`
 	// Cold is why the VM has a boot of its own.
 	Cold string `json:"cold,omitempty"`
+	// Park makes the VM a spare: a clone that waits, before it is anybody's, until
+	// the launcher has put a node's machine here and asks for it (OpAdopt).
+	Park bool `json:"park,omitempty"`
 	// Freeze makes the VM a template: it serves no node and ends when it is kept.
 	Freeze bool `json:"freeze,omitempty"`
 	// StopGrace is how long the guest may take to power off on SIGTERM.

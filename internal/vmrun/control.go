@@ -38,6 +38,8 @@ const (
 	OpPorts  = "ports"
 	OpAttach = "attach"
 	OpDetach = "detach"
+	// OpAdopt makes a spare the machine of the node that its configuration names.
+	OpAdopt = "adopt"
 )
 
 // Reply is the one line back. Stop and kill are answered when the VM has ended.

@@ -202,16 +202,8 @@ func ensureTempBase(ctx context.Context, mke2fs, base string, mib int64) error {
 }
 
 func (d *disks) seed(context.Context) error {
-	in := seed.Instance{
-		ID:         d.cfg.instanceID(),
-		Hostname:   d.cfg.Spec.Hostname,
-		BringAgent: d.cfg.AgentDisk != "",
-	}
-	if f := d.cfg.Spec.FirstBoot; f != nil {
-		in.User = &seed.User{Admin: f.Admin, PasswordHash: f.PasswordHash, Keys: f.Keys, PasswordLogin: f.PasswordLogin, CustomData: f.CustomData}
-	}
 	return d.make(stepSeed, seedDisk, func(p string) error {
-		return writeWhole(p, func(w io.Writer) error { return seed.Write(w, in) })
+		return writeWhole(p, func(w io.Writer) error { return seed.Write(w, d.instance()) })
 	})
 }
 

@@ -64,5 +64,8 @@ func ConfigFile(dir string) string    { return filepath.Join(dir, configFile) }
 func StatusFile(dir string) string    { return filepath.Join(dir, statusFile) }
 func SupervisorLog(dir string) string { return filepath.Join(dir, supervisorLog) }
 
+// DiskFolder has what a VM writes to; without it, it starts anew.
+func DiskFolder(dir string) string { return filepath.Join(dir, diskFolder) }
+
 // StatusName is StatusFile's last element, as inotify reports it.
 const StatusName = statusFile

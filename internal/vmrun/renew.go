@@ -27,7 +27,7 @@ func (s *supervisor) renew() (*supervisor, error) {
 	next := &supervisor{
 		dir: s.dir, cfg: cfg, clock: s.clock, begin: s.begin, watcher: s.watcher, log: s.log,
 		disks:  &disks{dir: s.dir, cfg: cfg, made: map[string][]string{}},
-		broken: make(chan *launch.Failure, 1), migration: make(chan string, 16),
+		broken: make(chan *launch.Failure, 1), migration: make(chan string, 16), adoptions: make(chan chan error),
 		stop: s.stop, ended: s.ended, handle: s.handle,
 	}
 	next.status = s.now()

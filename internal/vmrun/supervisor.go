@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -57,6 +58,10 @@ type supervisor struct {
 	clones bool
 	// host is the port to the agent when a clone was given its identity on it.
 	host *nodeproto.Host
+	// greeted is the session on it that awaits the identity; nil before and after.
+	greeted net.Conn
+	// adoptions asks a spare to be a node's.
+	adoptions chan chan error
 	// migration gets what QEMU says of a state that is written or read.
 	migration chan string
 
@@ -128,7 +133,7 @@ func runWatched(ctx context.Context, dir string, begin func(step string) error, 
 		dir: dir, cfg: cfg, clock: clock.System{}, begin: begin, watcher: watcher,
 		log:    slog.New(slog.NewJSONHandler(logFile, nil)).With("node", string(cfg.Spec.Node), "generation", cfg.Spec.Generation),
 		disks:  &disks{dir: dir, cfg: cfg, made: map[string][]string{}},
-		broken: make(chan *launch.Failure, 1), migration: make(chan string, 16),
+		broken: make(chan *launch.Failure, 1), migration: make(chan string, 16), adoptions: make(chan chan error),
 		stop: make(chan time.Duration, 1), ended: make(chan struct{}),
 	}
 	if s.handle.Supervisor, err = process.Of(os.Getpid()); err != nil {
@@ -436,6 +441,8 @@ func (s *supervisor) answer(ctx context.Context, req Request) error {
 	switch req.Op {
 	case OpStatus:
 		return nil
+	case OpAdopt:
+		return s.adopt(ctx)
 	case OpReset:
 		return s.reset(ctx)
 	case OpPorts:
@@ -513,7 +520,7 @@ func (s *supervisor) Begin(step string) error {
 func (s *supervisor) End(step string, took time.Duration, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err == nil {
+	if err == nil && step != stepPark {
 		s.status.Steps = append(s.status.Steps, launch.StepTime{Name: step, Duration: took})
 	}
 }

@@ -92,6 +92,8 @@ type Launcher struct {
 	rng       *rand.Rand
 	behaviour Behaviour
 	vms       map[string]*vm
+	spares    map[string]*spares // by kind
+	wanted    []launch.Spares
 }
 
 // New makes a launcher without machines. Close ends it.
@@ -103,7 +105,7 @@ func New(cfg Config) *Launcher {
 	cfg.MemoryMiB = cmp.Or(cfg.MemoryMiB, 64<<20)
 	cfg.Heartbeat = cmp.Or(cfg.Heartbeat, 5*time.Second)
 	cfg.Speed = cmp.Or(cfg.Speed, 1)
-	l := &Launcher{cfg: cfg, changed: wake.New(), handler: nodeproto.NewHandler(dispatch{}), rng: rand.New(rand.NewPCG(cfg.Seed, 0)), behaviour: cfg.Behaviour, vms: map[string]*vm{}, reach: &transfer.Reach{}}
+	l := &Launcher{cfg: cfg, changed: wake.New(), handler: nodeproto.NewHandler(dispatch{}), rng: rand.New(rand.NewPCG(cfg.Seed, 0)), behaviour: cfg.Behaviour, vms: map[string]*vm{}, spares: map[string]*spares{}, reach: &transfer.Reach{}}
 	l.http, l.blobs = &http.Client{Transport: l.reach.Transport(time.Minute)}, transfer.NewBlobs(l.reach, time.Minute)
 	l.world = newWorld(cfg.Model, cfg.Speed)
 	l.ctx, l.cancel = context.WithCancel(context.Background())
@@ -200,7 +202,10 @@ func (l *Launcher) Launch(_ context.Context, spec launch.Spec) error {
 		return &launch.HostError{Step: "launch", Err: fmt.Errorf("the fake launcher is full with %d machines", l.cfg.VMs)}
 	}
 	v := newVM(l, spec)
+	v.status.Clone.Spare = l.take(spec)
 	l.vms[spec.Node.Key()] = v
+	l.yield()
+	l.refill()
 	l.mu.Unlock()
 	if old != nil {
 		old.end()
@@ -248,6 +253,7 @@ func (l *Launcher) Destroy(_ context.Context, node millpond.NodeID) error {
 	l.mu.Lock()
 	v := l.vms[node.Key()]
 	delete(l.vms, node.Key())
+	l.refill()
 	l.mu.Unlock()
 	if v != nil {
 		v.end()

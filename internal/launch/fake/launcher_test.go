@@ -95,6 +95,7 @@ func TestConformance(t *testing.T) {
 			return func(n millpond.NodeID, g int) launch.Spec { return spec(n, g, told) }
 		}
 		return launchtest.Subject{
+			Ready:    func(*testing.T) {},
 			Launcher: l, Healthy: of(""), HostFault: of("fail-host"), GuestFault: of("fail-boot"),
 			Crash: func(t *testing.T, n millpond.NodeID) {
 				if err := l.Crash(n); err != nil {

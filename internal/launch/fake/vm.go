@@ -49,6 +49,8 @@ type boot struct {
 	silent bool
 
 	frozen atomic.Bool
+	// spare: all that a boot takes has passed before.
+	spare bool
 }
 
 // maxConsole bounds what is kept of a console.
@@ -129,6 +131,10 @@ func (v *vm) powerOn() {
 		return
 	}
 	v.boots++
+	if v.boots == 1 && v.status.Clone.Spare {
+		b.fate = fate{hang: b.fate.hang, crashAfter: b.fate.crashAfter}
+		b.spare = true
+	}
 	b.id = fmt.Sprintf("%s-%d-%d", v.spec.Node, v.spec.Generation, v.boots)
 	v.boot = b
 	v.mu.Unlock()
@@ -196,11 +202,14 @@ func (b *boot) drop(silent bool) {
 func (b *boot) run(ctx context.Context) {
 	v := b.vm
 	v.log("fake BIOS: booting %s generation %d", v.spec.Node, v.spec.Generation)
-	if !wait(ctx, b.fate.delay) || !v.l.world.enter(ctx) {
-		return
+	leave := func() {}
+	if !b.spare {
+		if !wait(ctx, b.fate.delay) || !v.l.world.enter(ctx) {
+			return
+		}
+		// It has its place on the host until it has booted.
+		leave = sync.OnceFunc(v.l.world.leave)
 	}
-	// It has its place on the host until it has booted.
-	leave := sync.OnceFunc(v.l.world.leave)
 	defer leave()
 	switch {
 	case b.fate.failHost:
@@ -223,7 +232,7 @@ func (b *boot) run(ctx context.Context) {
 			}
 		}()
 	}
-	if !v.l.world.boot(ctx, v.spec, b.fate.normal, b.fate.slow) {
+	if !b.spare && !v.l.world.boot(ctx, v.spec, b.fate.normal, b.fate.slow) {
 		return
 	}
 	leave()

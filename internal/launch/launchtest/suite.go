@@ -28,6 +28,9 @@ type Subject struct {
 	GuestFault func(node millpond.NodeID, generation int) launch.Spec
 	// Crash ends a running VM behind the launcher's back. Nil to skip.
 	Crash func(t *testing.T, node millpond.NodeID)
+	// Ready makes machines of Healthy be kept ready as spares, whatever that needs
+	// of the implementation. Nil to skip what is said of launch.Parker.
+	Ready func(t *testing.T)
 	// Reopen is a restart of the server: it closes the launcher and opens
 	// another one on the same state. Nil to skip.
 	Reopen func(t *testing.T) launch.Launcher
@@ -61,6 +64,7 @@ func Run(t *testing.T, make func(t *testing.T) Subject) {
 	} {
 		t.Run(c.name, func(t *testing.T) { c.test(t, make(t)) })
 	}
+	Spares(t, make)
 }
 
 func get(t *testing.T, l launch.Launcher, node millpond.NodeID) (launch.Status, bool) {

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"hash/fnv"
 	"net/netip"
@@ -25,20 +26,12 @@ func (l *Launcher) admit(key string, v *vm) error {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	used, vms := int64(0), 0
+	if err := l.fits(v, nil, total); err != nil {
+		return err
+	}
 	taken := map[netip.Prefix]bool{}
 	for _, o := range l.vms {
 		taken[o.cfg.Network] = true
-		if o.holdsRoom() {
-			used += int64(o.cfg.MemoryMiB)
-			vms++
-		}
-	}
-	if l.cfg.MaxVMs > 0 && vms >= l.cfg.MaxVMs {
-		return &launch.HostError{Step: launch.StepCapacity, Err: fmt.Errorf("this host runs %d VMs, as many as it may", vms)}
-	}
-	if used+int64(v.cfg.MemoryMiB) > total {
-		return &launch.HostError{Step: launch.StepCapacity, Err: fmt.Errorf("the VM needs %d MiB; %d of %d MiB for VMs are taken", v.cfg.MemoryMiB, used, total)}
 	}
 	net, ok := freeSubnet(l.cfg.Subnets, key, taken)
 	if !ok {
@@ -58,10 +51,44 @@ func (l *Launcher) room(v *vm) error {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	return l.fits(v, nil, total)
+}
+
+// admitInstead enters v under key in the place of a spare, whose network it has.
+func (l *Launcher) admitInstead(key string, v, sp *vm) error {
+	total, err := l.memory()
+	if err != nil {
+		return &launch.HostError{Step: launch.StepCapacity, Err: err}
+	}
+	for {
+		l.mu.Lock()
+		if err = l.fits(v, sp, total); err == nil {
+			delete(l.vms, sp.key)
+			l.vms[key] = v
+		}
+		l.mu.Unlock()
+		if err == nil || !l.spares.yield() {
+			return err
+		}
+	}
+}
+
+// full says that an error means that the host is full.
+func full(err error) bool {
+	var host *launch.HostError
+	return errors.As(err, &host) && host.Step == launch.StepCapacity
+}
+
+// fits refuses v on a full host; v itself and instead are not counted. The mutex is
+// held.
+func (l *Launcher) fits(v, instead *vm, total int64) error {
 	used, vms := int64(0), 0
 	for _, o := range l.vms {
-		if o != v && o.holdsRoom() {
-			used += int64(o.cfg.MemoryMiB)
+		if o == v || o == instead {
+			continue
+		}
+		if room := o.room(); room > 0 {
+			used += room
 			vms++
 		}
 	}
@@ -92,7 +119,7 @@ func freeSubnet(all netip.Prefix, key string, taken map[netip.Prefix]bool) (neti
 	return netip.Prefix{}, false
 }
 
-// Capacity counts VMs that have not ended. Memory is what guests may use; what
+// Capacity counts VMs that have not ended, without spares, which give way. Memory is what guests may use; what
 // QEMU itself and emulation use comes on top, hence the tenth that is left.
 func (l *Launcher) Capacity(context.Context) (launch.Capacity, error) {
 	total, err := l.memory()
@@ -103,9 +130,9 @@ func (l *Launcher) Capacity(context.Context) (launch.Capacity, error) {
 	defer l.mu.Unlock()
 	c := launch.Capacity{MemoryMiB: total, VMs: l.cfg.MaxVMs}
 	for _, v := range l.vms {
-		if v.holdsRoom() {
+		if room := v.room(); room > 0 && !v.spare {
 			c.UsedVMs++
-			c.UsedMemoryMiB += int64(v.cfg.MemoryMiB)
+			c.UsedMemoryMiB += room
 		}
 	}
 	if c.VMs == 0 {

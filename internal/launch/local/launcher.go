@@ -106,6 +106,8 @@ type Launcher struct {
 	locks map[string]*nodeLock
 	// templates has a lock of its own, which is taken before the launcher's.
 	templates *templates
+	// spares has a lock of its own, which is taken before the launcher's.
+	spares *spares
 }
 
 var (
@@ -151,7 +153,7 @@ func Open(cfg Config) (*Launcher, error) {
 		contents: contents{images: cfg.Images}, prepared: make(chan struct{}), vms: map[string]*vm{}, locks: map[string]*nodeLock{},
 		prover: accel.Prover{QEMU: cfg.Tools.QEMU, CacheFile: filepath.Join(cfg.CacheDir, "accel.json")}}
 	l.ctx, l.cancel = context.WithCancel(context.Background())
-	l.templates = newTemplates(l, cfg.Templates)
+	l.templates, l.spares = newTemplates(l, cfg.Templates), newSpares(l)
 	if l.watch, err = newWatcher(l.statusChanged); err != nil {
 		return nil, err
 	}
@@ -161,6 +163,7 @@ func Open(cfg Config) (*Launcher, error) {
 		return nil, err
 	}
 	l.loops.Go(l.prepare)
+	l.loops.Go(l.spares.loop)
 	return l, nil
 }
 
@@ -239,18 +242,39 @@ func (l *Launcher) Launch(ctx context.Context, spec launch.Spec) error {
 	return l.create(key, spec)
 }
 
-// create makes a VM that is not there. The caller holds the node's lock.
-func (l *Launcher) create(key string, spec launch.Spec) error {
+// configured is what a VM's supervisor is told. Its network stands for the one that
+// it gets when it is admitted: that it has one is a part of its kind.
+func (l *Launcher) configured(spec launch.Spec) vmrun.Config {
 	cfg := vmrun.Config{Spec: spec, Tools: l.cfg.Tools, CacheDir: l.cfg.CacheDir, StopGrace: l.cfg.StopGrace,
 		VCPUs: min(spec.VCPUs, l.cfg.VCPUCap), MemoryMiB: spec.MemoryMiB}
 	if l.cfg.MemoryCapMiB > 0 {
 		cfg.MemoryMiB = min(cfg.MemoryMiB, l.cfg.MemoryCapMiB)
 	}
 	cfg.LAN, _ = vmrun.LANPlace(l.lans(), spec)
-	v := newVM(l.ctx, filepath.Join(l.cfg.Dir, key), cfg)
+	cfg.Network = netip.PrefixFrom(l.cfg.Subnets.Masked().Addr(), subnetBits)
+	return cfg
+}
+
+// create makes a VM that is not there, of a spare if there is one of its kind. The
+// caller holds the node's lock.
+func (l *Launcher) create(key string, spec launch.Spec) error {
+	cfg := l.configured(spec)
+	for sp := l.spares.take(cfg); sp != nil; sp = l.spares.take(cfg) {
+		err := l.adopt(key, sp, cfg)
+		if err == nil {
+			return nil
+		}
+		// It is ended, whether it has died or the host has no room for it as a node.
+		if derr := l.destroy(context.WithoutCancel(l.ctx), sp); derr != nil || !errors.Is(err, errNoSpare) {
+			return errors.Join(err, derr)
+		}
+	}
+	v := newVM(l.ctx, key, filepath.Join(l.cfg.Dir, key), cfg)
 	attempt := v.enqueue()
-	if err := l.admit(key, v); err != nil {
-		return err
+	for err := l.admit(key, v); err != nil; err = l.admit(key, v) {
+		if !full(err) || !l.spares.yield() {
+			return err
+		}
 	}
 	if err := l.write(v); err != nil {
 		l.forget(key)
@@ -287,6 +311,9 @@ func (l *Launcher) List(ctx context.Context) ([]launch.Status, error) {
 	vms := l.all()
 	out := make([]launch.Status, 0, len(vms))
 	for _, v := range vms {
+		if v.spare {
+			continue
+		}
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
@@ -328,7 +355,10 @@ func (l *Launcher) status(v *vm) (launch.Status, bool) {
 		return launch.Status{Node: v.cfg.Spec.Node, Generation: v.cfg.Spec.Generation, Phase: launch.Failed, Changed: l.cfg.Clock.Now(),
 			Err: vmrun.SupervisorLost(err.Error())}, true
 	}
-	if !alive && (st.Phase == launch.Running || st.Phase == launch.Preparing) {
+	if alive && st.Phase == vmrun.Parked { // it has a node, and does not know yet
+		return l.queuedStatus(v), true
+	}
+	if !alive && (st.Phase == launch.Running || st.Phase == launch.Preparing || st.Phase == vmrun.Parked) {
 		st.Phase = launch.Failed
 		st.Err = vmrun.SupervisorLost(vmrun.Evidence(vmrun.SupervisorLog(v.dir)))
 	}
@@ -357,7 +387,11 @@ func (l *Launcher) Reset(ctx context.Context, node millpond.NodeID) error {
 		}
 	}
 	attempt := v.enqueue()
-	if err := l.room(v); err != nil {
+	err = l.room(v)
+	for err != nil && full(err) && l.spares.yield() {
+		err = l.room(v)
+	}
+	if err != nil {
 		_, derr := v.dequeue(nil)
 		return errors.Join(err, derr)
 	}
@@ -477,6 +511,7 @@ func (l *Launcher) destroy(ctx context.Context, v *vm) error {
 		l.loops.Go(func() { l.keepImages(l.ctx) })
 	}
 	l.changed.Wake()
+	l.spares.wake.Wake()
 	l.cfg.Log.Info("VM destroyed", "node", string(v.cfg.Spec.Node), "generation", v.cfg.Spec.Generation)
 	return hostError("destroy", os.RemoveAll(trash))
 }
@@ -496,7 +531,20 @@ func (l *Launcher) find(key string) *vm {
 	return l.vms[key]
 }
 
-// all are the VMs as they are now.
+// inFolder is the VM whose folder is dir.
+func (l *Launcher) inFolder(dir string) *vm {
+	if v := l.find(filepath.Base(dir)); v != nil && v.dir == dir {
+		return v
+	}
+	for _, v := range l.all() {
+		if v.dir == dir {
+			return v
+		}
+	}
+	return nil
+}
+
+// all are the VMs as they are now, spares too.
 func (l *Launcher) all() []*vm {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -573,6 +621,12 @@ func (l *Launcher) takeOver() error {
 			}
 			continue
 		}
+		if strings.HasPrefix(e.Name(), sparePrefix) {
+			if err := l.takeOverSpare(e.Name(), dir); err != nil {
+				return fmt.Errorf("take over the spare in %s: %w", dir, err)
+			}
+			continue
+		}
 		if !e.IsDir() || !nodeName.MatchString(e.Name()) {
 			continue
 		}
@@ -591,7 +645,7 @@ func (l *Launcher) takeOverVM(key, dir string) error {
 	if err != nil {
 		return err
 	}
-	v := newVM(l.ctx, dir, cfg)
+	v := newVM(l.ctx, key, dir, cfg)
 	l.mu.Lock()
 	l.vms[key] = v
 	l.mu.Unlock()
@@ -602,13 +656,20 @@ func (l *Launcher) takeOverVM(key, dir string) error {
 	if err != nil {
 		return err
 	}
+	st, err := vmrun.LoadStatus(dir)
 	if attached {
 		l.loops.Go(func() { v.follow(l.changed) })
+		if err == nil && st.Phase == vmrun.Parked {
+			l.loops.Go(func() { l.become(v) })
+		}
 		return nil
+	}
+	if err == nil && st.Phase == vmrun.Parked {
+		return l.startAnew(v) // a spare that has died since a node was promised it
 	}
 	// No supervisor. If the VM was still queued, its start was promised. A
 	// supervisor that is just coming up has the folder's lock, and ours gives way.
-	if st, err := vmrun.LoadStatus(dir); err == nil && st.Phase == launch.Preparing && st.Step == stepQueued {
+	if err == nil && st.Phase == launch.Preparing && st.Step == stepQueued {
 		l.begin(v, v.enqueue())
 	}
 	return nil

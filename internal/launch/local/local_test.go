@@ -63,6 +63,7 @@ func newFixture(t *testing.T, edit func(*Config)) *fixture {
 	}
 	f.open(t)
 	t.Cleanup(func() {
+		f.l.EndMaking() // and the spares
 		list, err := f.l.List(context.Background())
 		if err != nil {
 			t.Error(err)

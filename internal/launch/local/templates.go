@@ -103,8 +103,9 @@ func newTemplates(l *Launcher, cfg Templates) *templates {
 }
 
 // EndMaking implements launch.Keeper: it returns when no template is being made any
-// more. VMs that waited for one boot.
+// more and the spares have ended. VMs that waited for a template boot.
 func (l *Launcher) EndMaking() {
+	l.spares.finish()
 	t := l.templates
 	t.end()
 	// A killed process is gone in a moment.
@@ -216,6 +217,37 @@ func (t *templates) look(ctx context.Context, key string, cfg vmrun.Config) (dir
 	return "", "There is no template of it yet.", nil
 }
 
+// forSpare is the folder of a kind's template, or why there is none yet: one is made
+// when the host is quiet, however few have booted.
+func (t *templates) forSpare(key string, cfg vmrun.Config) (dir, why string) {
+	defer t.quiet()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	e := t.known[key]
+	if e == nil {
+		e = &template{key: key, dir: filepath.Join(t.l.cfg.Dir, templatePrefix+key)}
+		t.known[key] = e
+	}
+	now := t.l.cfg.Clock.Now()
+	switch {
+	case e.ready && e.checked:
+		if err := vmrun.TouchTemplate(e.dir, now); err == nil {
+			return e.dir, ""
+		}
+		e.ready, e.checked = false, false
+	case e.made != nil:
+		return "", "Its template is being made."
+	case e.ready:
+		e.made = make(chan struct{})
+		t.l.loops.Go(func() { t.check(e); t.l.spares.wake.Wake() })
+		return "", "Its template is being checked."
+	case e.failed != "" && now.Before(e.retry):
+		return "", e.failed
+	}
+	e.cfg, e.wanted = cfg, true
+	return "", "Its template is made when the host is quiet."
+}
+
 // begin makes a template; t.mu is held.
 func (t *templates) begin(e *template, cfg vmrun.Config, behind bool) {
 	e.made, e.cfg, e.wanted = make(chan struct{}), cfg, false
@@ -248,7 +280,7 @@ func (l *Launcher) starting() bool {
 			continue
 		}
 		st, err := vmrun.LoadStatus(v.dir)
-		if err == nil && (st.Phase == launch.Preparing || st.Phase == launch.Running && st.Heard.IsZero()) {
+		if err == nil && (st.Phase == launch.Preparing || st.Phase == launch.Running && st.Heard.IsZero() || st.Phase == vmrun.Parked && !v.spare) {
 			return true
 		}
 	}
@@ -292,6 +324,7 @@ func (t *templates) make(e *template, behind bool) {
 	}
 	t.evict()
 	t.l.keepImages(t.l.ctx)
+	t.l.spares.wake.Wake()
 	t.quiet()
 }
 

@@ -6,8 +6,8 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -52,10 +52,18 @@ type vm struct {
 	// proc is the living supervisor, nil without one; ended is closed with it.
 	proc  *process.Process
 	ended chan struct{}
+
+	// spare: it is nobody's machine; its key is its folder's name, which no node has.
+	// parked: it waits, and takes resident MiB. claimed, by who ends it or gives it to
+	// a node, is the launcher's mutex's.
+	spare    bool
+	parked   atomic.Bool
+	resident atomic.Int64
+	claimed  bool
 }
 
-func newVM(parent context.Context, dir string, cfg vmrun.Config) *vm {
-	v := &vm{key: filepath.Base(dir), dir: dir, cfg: cfg}
+func newVM(parent context.Context, key, dir string, cfg vmrun.Config) *vm {
+	v := &vm{key: key, dir: dir, cfg: cfg}
 	v.ctx, v.cancel = context.WithCancel(parent)
 	return v
 }
@@ -67,7 +75,17 @@ func (v *vm) alive() bool {
 	return v.queued || v.proc != nil
 }
 
-func (v *vm) holdsRoom() bool { return v.alive() }
+// room is what the VM takes of the host's memory, in MiB: what its guest may use, or
+// what it has used if it is stopped there. 0 when it has ended.
+func (v *vm) room() int64 {
+	switch {
+	case !v.alive():
+		return 0
+	case v.spare && v.parked.Load():
+		return v.resident.Load()
+	}
+	return int64(v.cfg.MemoryMiB)
+}
 
 // enqueue promises a start; begin is to follow. The promise is made before the
 // status says so: a VM that is preparing and not alive would look lost.
@@ -287,7 +305,7 @@ func (l *Launcher) start(v *vm, attempt int) error {
 	if err != nil || exited == nil {
 		return err
 	}
-	l.loops.Go(func() { v.follow(l.changed) })
+	l.loops.Go(func() { v.follow(l.changed); l.spares.wake.Wake() })
 	settled := l.watch.settled(v.dir)
 	defer l.watch.unsettle(v.dir)
 	limit := time.NewTimer(startLimit)
@@ -311,7 +329,7 @@ func (l *Launcher) start(v *vm, attempt int) error {
 
 // chooseTemplate decides whether a VM that has not run yet is to be a clone.
 func (l *Launcher) chooseTemplate(v *vm) error {
-	if !vmrun.Fresh(v.dir) {
+	if v.spare || !vmrun.Fresh(v.dir) {
 		return nil
 	}
 	v.mu.Lock()
@@ -394,8 +412,17 @@ func (l *Launcher) accelFor() accel.Verdict {
 func (l *Launcher) statusChanged(dir string) {
 	l.changed.Wake()
 	st, err := vmrun.LoadStatus(dir)
+	defer l.spares.wake.Wake()
+	v := l.inFolder(dir)
+	if v != nil && v.spare {
+		if err == nil {
+			l.spares.seen(v, st)
+		}
+		l.templates.quiet()
+		return
+	}
 	if err == nil && (st.Phase == launch.Running || st.Phase == launch.Failed) {
-		l.cloned(dir, st)
+		l.cloned(v, st)
 	}
 	if err != nil || st.Err == nil || st.Err.Code != vmrun.CodeAccelStuck || l.cfg.Accel == accel.KVM {
 		return
@@ -405,27 +432,25 @@ func (l *Launcher) statusChanged(dir string) {
 		l.cfg.Log.Error("distrust of KVM was not recorded", "err", err)
 		return
 	}
-	v, err := l.prover.Decide(l.ctx, l.cfg.Accel)
+	verdict, err := l.prover.Decide(l.ctx, l.cfg.Accel)
 	if err != nil {
 		return
 	}
 	l.mu.Lock()
-	l.verdict = v
+	l.verdict = verdict
 	l.mu.Unlock()
 }
 
 // cloned looks at what became of a VM for the templates' sake.
-func (l *Launcher) cloned(dir string, st launch.Status) {
-	if vmrun.CloneFailed(st) {
-		if v := l.find(filepath.Base(dir)); v != nil {
-			v.mu.Lock()
-			template, lost := v.cfg.Template, v.cloneLost
-			v.cloneLost = true
-			v.mu.Unlock()
-			if !lost {
-				l.cfg.Log.Warn("a clone did not come to life and booted instead", "node", string(st.Node), "why", st.Clone.Cold)
-				l.templates.distrust(template)
-			}
+func (l *Launcher) cloned(v *vm, st launch.Status) {
+	if v != nil && vmrun.CloneFailed(st) {
+		v.mu.Lock()
+		template, lost := v.cfg.Template, v.cloneLost
+		v.cloneLost = true
+		v.mu.Unlock()
+		if !lost {
+			l.cfg.Log.Warn("a clone did not come to life and booted instead", "node", string(st.Node), "why", st.Clone.Cold)
+			l.templates.distrust(template)
 		}
 	}
 	if !st.Heard.IsZero() || st.Phase == launch.Failed {
