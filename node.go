@@ -201,6 +201,8 @@ type Node struct {
 
 	// Created is when the row was written; Phases count from it.
 	Created time.Time
+	// Request is the call that the last boot was for, as far as there was one.
+	Request Request `json:",omitzero"`
 	VMSize  string
 	Boot    BootImage
 	// ImageRevision and StartRevision are the pool's when the node got its image

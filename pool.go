@@ -248,12 +248,14 @@ type Pool struct {
 	ResizeTimeout        time.Duration
 	Deallocation         DeallocationOption
 	ResizeStarted        time.Time
-	ResizeErrors         []ResizeError
-	Warnings             []Warning
-	CurrentDedicated     int // counted from nodes when read
-	CurrentLowPriority   int
-	Boot                 BootImage // resolved at add; resolved anew at each allocation when the reference has no version
-	Creator              Caller    // rights were checked for this caller
+	// ResizeRequest is the call that asked for the size.
+	ResizeRequest      Request `json:",omitzero"`
+	ResizeErrors       []ResizeError
+	Warnings           []Warning
+	CurrentDedicated   int // counted from nodes when read
+	CurrentLowPriority int
+	Boot               BootImage // resolved at add; resolved anew at each allocation when the reference has no version
+	Creator            Caller    // rights were checked for this caller
 	// ImageRevision and StartRevision count the changes of image and start task;
 	// a node with a lower number has what was before.
 	ImageRevision, StartRevision int

@@ -14,6 +14,7 @@ import (
 // NodeCmd has what the CLI of Azure lacks for nodes.
 type NodeCmd struct {
 	Preempt NodePreemptCmd `cmd:"" help:"Take the machine of a low-priority node away, as a host that needs the room does."`
+	Trace   NodeTraceCmd   `cmd:"" help:"Show where the time of a node's first boot went."`
 	Logs    NodeLogsCmd    `cmd:"" help:"List or print the logs of a node: its console, and its start task's output once it is gone."`
 }
 

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"sync"
 	"time"
@@ -50,6 +51,7 @@ import (
 	"millpond.dev/millpond/internal/sqlite"
 	"millpond.dev/millpond/internal/storage"
 	"millpond.dev/millpond/internal/storageapi"
+	"millpond.dev/millpond/internal/telemetry"
 	"millpond.dev/millpond/internal/usage"
 	"millpond.dev/millpond/internal/wake"
 )
@@ -84,6 +86,9 @@ type server struct {
 	// forward tells the owners of machines about the launcher's news.
 	forward func(context.Context)
 
+	// endTraces sends the traces that are left; nil before there are any.
+	endTraces func()
+
 	// copying waits for what loops began and go on with after an activation.
 	copying              []func()
 	beside               sync.WaitGroup
@@ -114,6 +119,11 @@ func newServer(ctx context.Context, cfg config.Config, data datadir.Dir, addr st
 		}
 	}()
 	s.driver = reconcile.NewDriver(s.clock, log)
+	tracer, endTraces, err := telemetry.Start(ctx, telemetry.Config{Endpoint: cfg.Traces, Getenv: os.Getenv, Version: version, Log: log})
+	if err != nil {
+		return nil, err
+	}
+	s.endTraces = endTraces
 	if s.db, err = sqlite.Open(ctx, data.Database(), s.clock); err != nil {
 		return nil, err
 	}
@@ -216,7 +226,7 @@ func newServer(ctx context.Context, cfg config.Config, data datadir.Dir, addr st
 	networks := network.New(s.db, resources, rights)
 	identities := managedidentity.New(s.db, resources)
 	s.nodes = node.New(node.Deps{DB: s.db, Clock: s.clock, Log: log, Launcher: parts[0], Images: galleries, Accounts: accountsByName{accounts},
-		Links: newNodeLinks(accounts, stores, apps, dir, addr, authority.PEM()), Sizes: s.size, Random: rand.Read, Kept: s.kept, Networks: nodeCards{networks},
+		Links: newNodeLinks(accounts, stores, apps, dir, addr, authority.PEM()), Sizes: s.size, Random: rand.Read, Kept: s.kept, Networks: nodeCards{networks}, Tracer: tracer,
 		Wakes: node.Wakes{Allocator: allocate, Nodes: nodes, Scheduler: schedule, Jobs: jobs},
 		Config: node.Config{BootLimit: time.Duration(cfg.Nodes.BootLimit), BootsPerReplica: cfg.Pools.BootsPerReplica, Spares: cfg.Pools.Spares, Silence: time.Duration(cfg.Nodes.ContactLimit), LogDir: data.NodeLogs(),
 			LogRetention: time.Duration(cfg.Nodes.LogRetention), KeepPart: cfg.Nodes.KeepPartKiB << 10, Version: version, EndpointFile: data.Endpoint(), CAFile: data.CA(),
@@ -373,6 +383,9 @@ func (s *server) stopMachines() error {
 
 func (s *server) close() error {
 	var err error
+	if s.endTraces != nil {
+		s.endTraces()
+	}
 	if s.launcher != nil {
 		err = s.launcher.Close()
 	}

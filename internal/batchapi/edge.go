@@ -228,6 +228,7 @@ func (e *Edge) serve(w http.ResponseWriter, r *request, front azwire.Front) erro
 		return millpond.Errorf(millpond.Unsupported, "NotImplemented", "%s: %s The operations that Millpond has are listed in docs/wire/batch.md.", route.Name, route.Refused)
 	}
 	r.Request.Request = withAccount(r.Request.Request, r.acct)
+	r.Request.Request = r.Request.Request.WithContext(millpond.WithRequest(r.Context(), millpond.Request{ID: r.ID, Client: azwire.Clip(r.Header.Get("client-request-id"))}))
 	return route.Handle(w, r.Request)
 }
 

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net/url"
 	"os"
 	"regexp"
 	"strings"
@@ -42,8 +43,11 @@ type Config struct {
 	Galleries Galleries `yaml:"galleries"`
 	Nodes     Nodes     `yaml:"nodes"`
 	Events    Events    `yaml:"events"`
-	Local     Local     `yaml:"local"`
-	Fake      Fake      `yaml:"fake"`
+	// Traces is where traces are sent by OTLP over HTTP, such as
+	// http://127.0.0.1:4318; empty for what OTEL_EXPORTER_OTLP_ENDPOINT says.
+	Traces string `yaml:"traces"`
+	Local  Local  `yaml:"local"`
+	Fake   Fake   `yaml:"fake"`
 	// BlobService is the real blob service behind storage accounts.
 	BlobService BlobService `yaml:"blobService"`
 }
@@ -350,6 +354,9 @@ func (c Config) Check() error {
 		if v <= 0 {
 			bad("%s is %d; it must be above 0", name, v)
 		}
+	}
+	if u, err := url.Parse(c.Traces); c.Traces != "" && (err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "") {
+		bad("traces is %q; it must be the address of a collector such as http://127.0.0.1:4318", c.Traces)
 	}
 	if n := c.Pools.Spares; n < 0 || n > millpond.MostSpares {
 		bad("pools.spares is %d; it must lie between 0 and %d", n, millpond.MostSpares)

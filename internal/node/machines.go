@@ -411,8 +411,12 @@ func (s *Service) retry(ctx context.Context, a Action) error {
 
 // fail makes a node unusable and puts its tasks back.
 func (s *Service) fail(tx *sqlite.Tx, book *ledger.Book, n *millpond.Node, e millpond.NodeError) error {
+	booting := n.State == millpond.NodeCreating || n.State == millpond.NodeReimaging || n.State == millpond.NodeUpgradingOS || n.State == millpond.NodeStarting || n.State == millpond.NodeRebooting
 	if !n.Enter(millpond.NodeFailed, e.Code, tx.Now) {
 		return nil
+	}
+	if booting {
+		s.traceBoot(n, tx.Now, e.Code+": "+e.Message)
 	}
 	n.Pending, n.PendingOption = "", ""
 	n.Errors = []millpond.NodeError{e}
@@ -460,7 +464,7 @@ func (s *Service) relaunch(ctx context.Context, a Action) error {
 		n.Relaunches++
 		n.LaunchTries, n.NextLaunch, n.LaunchFailed = 0, tx.Now.Add(backoff(n.Relaunches)-time.Second), false
 		n.NextGeneration()
-		n.Pending, n.PendingOption = "", ""
+		n.Pending, n.PendingOption, n.Request = "", "", millpond.Request{}
 		n.Errors = append(n.Errors, e)
 		n.Errors = n.Errors[max(0, len(n.Errors)-3):]
 		_, err := book.LoseAll(n.ID)

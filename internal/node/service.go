@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
 
 	millpond "millpond.dev/millpond"
 	"millpond.dev/millpond/internal/clock"
@@ -101,6 +102,8 @@ type Deps struct {
 	Sizes func(name string) (millpond.VMSize, bool)
 	// Random fills its argument with random bytes, such as crypto/rand.Read.
 	Random func([]byte) (int, error)
+	// Tracer gets a span for each boot of a node; nil for none.
+	Tracer trace.Tracer
 	// Kept has what tasks and nodes wrote, after they are gone; nil keeps nothing.
 	Kept   *kept.Store
 	Wakes  Wakes
@@ -388,7 +391,7 @@ func (s *Service) interrupt(ctx context.Context, acct millpond.AccountName, pool
 			return err
 		}
 		n.Enter(ev, "asked by a user", tx.Now)
-		n.Pending, n.PendingOption, n.Relaunches = ev, o, 0
+		n.Pending, n.PendingOption, n.Relaunches, n.Request = ev, o, 0, millpond.RequestOf(ctx)
 		return tx.PutNode(n)
 	})
 	if err == nil {

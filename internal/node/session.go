@@ -390,8 +390,12 @@ func (s *Service) proceed(book *ledger.Book, n *millpond.Node, now time.Time) {
 	switch {
 	case n.Preparing:
 	case n.StartTask == nil || i == nil || !n.StartTask.WaitForSuccess || i.Result == "success":
+		was := n.State
 		if n.Enter(millpond.NodeReady, "ready", now) {
 			n.Errors = nil
+			if was != n.State {
+				s.traceBoot(n, now, "")
+			}
 			if _, timed := n.Phases[millpond.PhaseIdle]; !timed {
 				setPhase(n, millpond.PhaseStartTask, now)
 				if n.Phases == nil {
@@ -407,6 +411,7 @@ func (s *Service) proceed(book *ledger.Book, n *millpond.Node, now time.Time) {
 	default:
 		if n.Enter(millpond.NodeStartTaskGaveUp, "its start task failed", now) {
 			n.Errors = append(n.Errors, startTaskFault(i, now))
+			s.traceBoot(n, now, "its start task failed")
 		}
 	}
 }

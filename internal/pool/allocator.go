@@ -196,7 +196,7 @@ func (s *Service) newNode(tx *sqlite.Tx, p millpond.Pool, boot millpond.BootImag
 	return millpond.Node{
 		Account: p.Account, Pool: p.Spec.ID, ID: millpond.NodeID("tvmps_" + s.NewID() + suffix), Generation: 1, Dedicated: dedicated,
 		State: millpond.NodeCreating, StateTransition: tx.Now, Scheduling: millpond.SchedulingEnabled,
-		VMSize: p.Spec.VMSize, Boot: boot, ImageRevision: p.ImageRevision, Created: tx.Now,
+		VMSize: p.Spec.VMSize, Boot: boot, ImageRevision: p.ImageRevision, Created: tx.Now, Request: p.ResizeRequest,
 		History: []millpond.NodeChange{{State: millpond.NodeCreating, Reason: "the pool grows", Time: tx.Now}},
 	}
 }

@@ -345,7 +345,7 @@ func (s *Service) run(ctx context.Context, p millpond.Pool, f *autoscale.Formula
 				return err
 			}
 			now.TargetDedicated, now.TargetLowPriority = r.TargetDedicated, r.TargetLowPriority
-			now.Deallocation, now.ResizeStarted, now.ResizeErrors = millpond.DeallocationOption(r.Option), tx.Now, nil
+			now.Deallocation, now.ResizeStarted, now.ResizeErrors, now.ResizeRequest = millpond.DeallocationOption(r.Option), tx.Now, nil, millpond.Request{}
 			now.ResizeTimeout = millpond.DefaultResizeTimeout
 			resized, rec.Applied = true, true
 		} else if differs {

@@ -222,7 +222,7 @@ func (s *Service) Add(ctx context.Context, caller millpond.Caller, acct millpond
 	}
 	t.apply(&p)
 	if p.TargetDedicated+p.TargetLowPriority > 0 {
-		p.Allocation, p.ResizeStarted = millpond.AllocationResizing, now
+		p.Allocation, p.ResizeStarted, p.ResizeRequest = millpond.AllocationResizing, now, millpond.RequestOf(ctx)
 	}
 	s.warn(&p)
 	err = s.DB.Update(ctx, func(tx *sqlite.Tx) error {
@@ -449,7 +449,7 @@ func (s *Service) Resize(ctx context.Context, acct millpond.AccountName, id mill
 		}
 		p.ResizeTimeout = millpond.DefaultResizeTimeout
 		t.apply(p)
-		p.Deallocation, p.ResizeStarted, p.ResizeErrors = option, tx.Now, nil
+		p.Deallocation, p.ResizeStarted, p.ResizeErrors, p.ResizeRequest = option, tx.Now, nil, millpond.RequestOf(ctx)
 		s.warn(p)
 		return nil
 	})
