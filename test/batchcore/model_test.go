@@ -12,13 +12,14 @@ import (
 	"millpond.dev/millpond/test/seeds"
 )
 
-// TestWhateverHappens lets tasks run while machines die and reboot, the server
-// restarts, pools are resized in every way and the resizes stopped, nodes
-// disabled, jobs disabled and enabled, tasks ended and run again, urgent jobs
-// take slots, and agents repeat what they reported, in random orders. Throughout
-// no node has more than its slots. Afterwards no task is lost, none has run
-// twice at once (setup checks that), what completed stays completed, and every
-// resize has ended. The seed decides what is asked, not how it falls together;
+// TestWhateverHappens lets tasks run, alone, after their job's preparation and as
+// instances on several nodes, while machines die, reboot, are reimaged, deallocated
+// and started, sessions are lost, the server restarts, pools are resized in every
+// way and the resizes stopped, nodes disabled, jobs disabled and enabled, tasks
+// ended and run again, urgent jobs take slots, and agents repeat what they
+// reported, in random orders. Throughout no node has more than its slots, none that is
+// deallocated has a task, and each instance of a task has a node of its own. Afterwards no task is lost, none has run twice at once (setup checks
+// that), what completed stays completed, and every resize and deallocation has ended. The seed decides what is asked, not how it falls together;
 // TestStepByStep is the same without anything that runs by itself.
 func TestWhateverHappens(t *testing.T) {
 	n := 4
@@ -34,7 +35,9 @@ func TestWhateverHappens(t *testing.T) {
 	})
 }
 
-var chaosJobs = []millpond.JobID{"chain", "loose", "prepared", "urgent"}
+var chaosPools = []millpond.PoolID{"p", "together"}
+
+var chaosJobs = []millpond.JobID{"chain", "gang", "loose", "prepared", "urgent"}
 
 type chaos struct {
 	t       *testing.T
@@ -51,18 +54,24 @@ type chaos struct {
 
 func (x *chaos) run() {
 	x.c.addPool("p", 3, func(s *millpond.PoolSpec) { s.TaskSlotsPerNode = 2 })
+	x.c.addPool("together", 3, together)
 	x.c.idle("p", 3)
+	x.c.idle("together", 3)
 	x.c.addJob("chain", "p", depends)
 	x.c.addJob("prepared", "p", func(s *millpond.JobSpec) {
 		s.Preparation = &millpond.JobTask{TaskSpec: millpond.TaskSpec{CommandLine: "mostly", MaxRetries: ptr(1)}, WaitForSuccess: true, RerunOnReboot: true}
 		s.Release = &millpond.JobTask{TaskSpec: millpond.TaskSpec{CommandLine: "sleep 5ms"}}
 	})
+	x.c.addJob("gang", "together", func(s *millpond.JobSpec) {
+		s.Preparation = &millpond.JobTask{TaskSpec: millpond.TaskSpec{CommandLine: "sleep 3ms"}, WaitForSuccess: true}
+	})
 	x.c.addJob("loose", "p", func(s *millpond.JobSpec) { s.MaxTaskRetries, s.AllowPreemption = 1, true })
 	x.c.addJob("urgent", "p", func(s *millpond.JobSpec) { s.Priority, s.MaxParallelTasks = 100, 2 })
-	steps := []func(){x.add, x.add, x.add, x.crash, x.reboot, x.restarted, x.resize, x.stopResize, x.toggle, x.end, x.runAgain, x.pause, x.proceed}
-	for range 40 {
+	steps := []func(){x.add, x.add, x.add, x.crash, x.reboot, x.reimage, x.deallocate, x.deallocate, x.start, x.drop, x.restarted, x.resize, x.stopResize, x.toggle, x.end, x.runAgain, x.pause, x.proceed}
+	for range 50 {
 		steps[x.rng.IntN(len(steps))]()
 		x.look()
+		x.places()
 		time.Sleep(time.Duration(x.rng.IntN(30)) * time.Millisecond)
 	}
 	x.heal()
@@ -79,13 +88,24 @@ func (x *chaos) add() {
 				s.DependsOn = &millpond.Dependencies{Tasks: []millpond.TaskID{millpond.TaskID(fmt.Sprint(before))}}
 			}
 		})
+		x.c.addTask("gang", id, fmt.Sprintf("sleep %dms", x.rng.IntN(20)), instances(1+x.rng.IntN(2), fmt.Sprintf("sleep %dms", x.rng.IntN(20))))
 		x.c.addTask("urgent", id, fmt.Sprintf("sleep %dms", x.rng.IntN(10)), func(s *millpond.TaskSpec) { s.RequiredSlots = 1 + x.rng.IntN(2) })
 		x.added++
 	}
 }
 
+// somePool is mostly the one that most jobs are in.
+func (x *chaos) somePool() millpond.PoolID { return chaosPools[max(0, x.rng.IntN(3)-1)] }
+
+func (x *chaos) nodes() (out []millpond.Node) {
+	for _, p := range chaosPools {
+		out = append(out, x.c.list(string(p))...)
+	}
+	return out
+}
+
 func (x *chaos) someNode() (millpond.Node, bool) {
-	all := x.c.list("p")
+	all := x.c.list(string(x.somePool()))
 	if len(all) == 0 {
 		return millpond.Node{}, false
 	}
@@ -108,7 +128,36 @@ func (x *chaos) crash() {
 func (x *chaos) reboot() {
 	if n, ok := x.someNode(); ok {
 		options := []millpond.DeallocationOption{millpond.DeallocateRequeue, millpond.DeallocateTaskCompletion}
-		_ = x.c.nodes.Reboot(ctx, acct.Name, "p", n.ID, options[x.rng.IntN(2)])
+		_ = x.c.nodes.Reboot(ctx, acct.Name, n.Pool, n.ID, options[x.rng.IntN(2)])
+	}
+}
+
+func (x *chaos) reimage() {
+	if n, ok := x.someNode(); ok {
+		_ = x.c.nodes.Reimage(ctx, acct.Name, n.Pool, n.ID, millpond.DeallocateRequeue)
+	}
+}
+
+func (x *chaos) deallocate() {
+	if n, ok := x.someNode(); ok {
+		options := []millpond.DeallocationOption{millpond.DeallocateRequeue, millpond.DeallocateTaskCompletion}
+		_ = x.c.nodes.Deallocate(ctx, acct.Name, n.Pool, n.ID, options[x.rng.IntN(2)])
+	}
+}
+
+// start starts all that are deallocated.
+func (x *chaos) start() {
+	for _, n := range x.nodes() {
+		if n.State == millpond.NodeDeallocated {
+			_ = x.c.nodes.Start(ctx, acct.Name, n.Pool, n.ID)
+		}
+	}
+}
+
+// drop loses the session of a node.
+func (x *chaos) drop() {
+	if n, ok := x.someNode(); ok {
+		x.c.nodes.Drop(n.ID)
 	}
 }
 
@@ -117,10 +166,12 @@ func (x *chaos) restarted() { x.c = x.restart() }
 func (x *chaos) resize() {
 	n := 1 + x.rng.IntN(4)
 	options := []millpond.DeallocationOption{millpond.DeallocateRequeue, millpond.DeallocateTaskCompletion}
-	_ = x.c.pools.Resize(ctx, acct.Name, "p", millpond.Condition{}, pool.Targets{Dedicated: &n}, options[x.rng.IntN(2)])
+	_ = x.c.pools.Resize(ctx, acct.Name, x.somePool(), millpond.Condition{}, pool.Targets{Dedicated: &n}, options[x.rng.IntN(2)])
 }
 
-func (x *chaos) stopResize() { _ = x.c.pools.StopResize(ctx, acct.Name, "p", millpond.Condition{}) }
+func (x *chaos) stopResize() {
+	_ = x.c.pools.StopResize(ctx, acct.Name, x.somePool(), millpond.Condition{})
+}
 
 // pause disables a job, proceed enables all.
 func (x *chaos) pause() {
@@ -137,9 +188,9 @@ func (x *chaos) proceed() {
 func (x *chaos) toggle() {
 	if n, ok := x.someNode(); ok {
 		if n.Scheduling == millpond.SchedulingDisabled {
-			_ = x.c.nodes.EnableScheduling(ctx, acct.Name, "p", n.ID)
+			_ = x.c.nodes.EnableScheduling(ctx, acct.Name, n.Pool, n.ID)
 		} else {
-			_ = x.c.nodes.DisableScheduling(ctx, acct.Name, "p", n.ID, millpond.DeallocateRequeue)
+			_ = x.c.nodes.DisableScheduling(ctx, acct.Name, n.Pool, n.ID, millpond.DeallocateRequeue)
 		}
 	}
 }
@@ -178,32 +229,63 @@ func (x *chaos) look() {
 			}
 		}
 	}
-	for _, n := range x.c.list("p") {
-		if n.RunningSlots > 2 {
+	for _, n := range x.nodes() {
+		if n.RunningSlots > map[millpond.PoolID]int{"p": 2, "together": 1}[n.Pool] {
 			x.t.Fatalf("node %s runs tasks of %d slots", n.ID, n.RunningSlots)
+		}
+		if n.State == millpond.NodeDeallocated && n.RunningTasks > 0 {
+			x.t.Fatalf("node %s is deallocated and has %d tasks", n.ID, n.RunningTasks)
+		}
+	}
+}
+
+// places sees that each instance of a task that runs has a node of its own.
+func (x *chaos) places() {
+	x.t.Helper()
+	tasks, _, err := x.c.jobs.ListTasks(ctx, acct.Name, "gang", millpond.ListQuery[millpond.Task]{})
+	x.c.must(err)
+	for _, v := range tasks {
+		if v.Gang == nil || v.State != millpond.TaskRunning {
+			continue
+		}
+		on := map[string]bool{}
+		for _, i := range v.Gang.Instances {
+			on[i.Node.Key()] = true
+		}
+		if len(on) != v.Spec.MultiInstance.Instances || len(v.Gang.Instances) != len(on) {
+			x.t.Fatalf("%s is on %d nodes: %+v", v.Spec.ID, len(on), v.Gang)
 		}
 	}
 }
 
 func (x *chaos) heal() {
-	x.c.wait("the last resize has ended", func() bool {
-		p, err := x.c.pools.Get(ctx, acct.Name, "p")
-		return err == nil && p.Allocation == millpond.AllocationSteady
-	})
-	x.c.wait("all tasks have completed", func() bool {
-		usable := 0
-		for _, n := range x.c.list("p") {
-			if n.Scheduling == millpond.SchedulingDisabled {
-				_ = x.c.nodes.EnableScheduling(ctx, acct.Name, "p", n.ID)
-			}
-			if n.State == millpond.NodeIdle || n.State == millpond.NodeRunning {
-				usable++
+	x.c.wait("the last resizes have ended", func() bool {
+		for _, id := range chaosPools {
+			if p, err := x.c.pools.Get(ctx, acct.Name, id); err != nil || p.Allocation != millpond.AllocationSteady {
+				return false
 			}
 		}
-		if usable == 0 {
-			// Every machine died once too often: a user would ask for others.
-			n := len(x.c.list("p")) + 1
-			_ = x.c.pools.Resize(ctx, acct.Name, "p", millpond.Condition{}, pool.Targets{Dedicated: &n}, millpond.DeallocateRequeue)
+		return true
+	})
+	x.c.wait("all tasks have completed", func() bool {
+		x.start()
+		usable := map[millpond.PoolID]int{}
+		for _, n := range x.nodes() {
+			if n.Scheduling == millpond.SchedulingDisabled {
+				_ = x.c.nodes.EnableScheduling(ctx, acct.Name, n.Pool, n.ID)
+			}
+			switch n.State {
+			case millpond.NodeUnusable, millpond.NodeLeavingPool:
+			default:
+				usable[n.Pool]++
+			}
+		}
+		for _, id := range chaosPools {
+			if usable[id] < 2 {
+				// Machines died once too often, and a task wants two: a user would ask for others.
+				n := len(x.c.list(string(id))) + 1
+				_ = x.c.pools.Resize(ctx, acct.Name, id, millpond.Condition{}, pool.Targets{Dedicated: &n}, millpond.DeallocateRequeue)
+			}
 		}
 		x.proceed()
 		for _, job := range chaosJobs {
