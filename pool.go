@@ -105,6 +105,8 @@ type PoolSpec struct {
 	Containers *ContainerPool `json:"containers,omitempty"`
 	// Extensions are run on every node before all else.
 	Extensions []PoolExtension `json:"extensions,omitempty"`
+	// Identities are the resource ids of the managed identities that the nodes have.
+	Identities []string `json:"identities,omitempty"`
 	// ResourceTags are kept and echoed.
 	ResourceTags map[string]string `json:"resourceTags,omitempty"`
 	// InterNode puts the nodes into one network, in which they reach each other.
@@ -194,6 +196,9 @@ type ResourceFile struct {
 	AutoContainer string `json:"autoContainer,omitempty"`
 	// BlobPrefix limits a container to the blobs whose names begin with it.
 	BlobPrefix string `json:"blobPrefix,omitempty"`
+	// Identity is the resource id of the managed identity by which a URL is read;
+	// empty for one that is signed.
+	Identity string `json:"identity,omitempty"`
 	// FilePath is the file, or for a container the directory.
 	FilePath string `json:"filePath"`
 	FileMode string `json:"fileMode,omitempty"`

@@ -1,7 +1,9 @@
 package millpond
 
 import (
+	"net/url"
 	"regexp"
+	"strings"
 	"time"
 )
 
@@ -47,7 +49,16 @@ func IsServerPath(name string) bool {
 }
 
 // BlobHost is the account's blob endpoint in Azure's own address scheme.
-func (a *StorageAccount) BlobHost() string { return a.ID.Name() + ".blob.core.windows.net" }
+func (a *StorageAccount) BlobHost() string { return a.ID.Name() + blobSuffix }
+
+const blobSuffix = ".blob.core.windows.net"
+
+// IsBlobURL says whether a link leads to a storage account's blob endpoint in Azure's
+// own address scheme, over TLS.
+func IsBlobURL(link string) bool {
+	u, err := url.Parse(link)
+	return err == nil && u.Scheme == "https" && u.Port() == "" && u.User == nil && strings.HasSuffix(strings.ToLower(u.Hostname()), blobSuffix)
+}
 
 // AutoStorage is a Batch account's link to a storage account.
 type AutoStorage struct {

@@ -6,6 +6,9 @@ type OutputFile struct {
 	Pattern string `json:"pattern"`
 	// ContainerURL is signed for writing. Secret.
 	ContainerURL string `json:"containerUrl"`
+	// Identity is the resource id of the managed identity by which the container is
+	// written; empty for a signed URL.
+	Identity string `json:"identity,omitempty"`
 	// Path is the blob's name, or with wildcards in the pattern what the names of
 	// all begin with.
 	Path    string      `json:"path,omitempty"`

@@ -22,6 +22,7 @@ import (
 	"millpond.dev/millpond/internal/agent"
 	"millpond.dev/millpond/internal/agent/container"
 	"millpond.dev/millpond/internal/agent/guest"
+	"millpond.dev/millpond/internal/agent/managed"
 	"millpond.dev/millpond/internal/agent/proc"
 	"millpond.dev/millpond/internal/agent/transfer"
 	"millpond.dev/millpond/internal/agent/waagent"
@@ -67,7 +68,7 @@ func run() error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
-	reach := &transfer.Reach{}
+	reach, tokens := &transfer.Reach{}, managed.NewBroker(clock.System{})
 	path, home := "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "/root"
 	if *trial {
 		path, home = os.Getenv("PATH"), os.Getenv("HOME")
@@ -79,13 +80,14 @@ func run() error {
 	}
 	machine := guest.New(guest.Config{
 		Reach:      reach,
+		Tokens:     tokens,
 		Root:       *root,
 		Clock:      clock.System{},
 		Log:        log,
 		Privileged: !*trial,
 		Engine:     engine,
 		Runner: func(root string) agent.Runner {
-			return proc.New(proc.Config{Root: root, SameUser: *trial, Engine: engine, Hold: self, Clock: clock.System{}, Log: log, Reach: reach})
+			return proc.New(proc.Config{Root: root, SameUser: *trial, Engine: engine, Hold: self, Clock: clock.System{}, Log: log, Reach: reach, Tokens: tokens.File})
 		},
 	})
 	a := agent.New(agent.Config{
@@ -94,6 +96,7 @@ func run() error {
 		Clock:     clock.System{},
 		Log:       log,
 		Heartbeat: 5 * time.Second,
+		Tokens:    tokens,
 	})
 	defer a.Close()
 	device, err := guest.OpenPort(ctx, *port)

@@ -80,17 +80,21 @@ func (l nodeLinks) Token(ctx context.Context, acct millpond.AccountName, task mi
 // putLimit bounds one upload of the server's own.
 const putLimit = 2 * time.Minute
 
-func (l nodeLinks) Put(ctx context.Context, containerURL, name string, text []byte) error {
+func (l nodeLinks) Put(ctx context.Context, containerURL, token, name string, text []byte) error {
 	ctx, cancel := context.WithTimeout(ctx, putLimit)
 	defer cancel()
-	err := l.blobs.Put(ctx, l.Reachable(containerURL), name, text)
+	var by transfer.Credential
+	if token != "" {
+		by = func(context.Context) (string, time.Time, error) { return token, time.Now().Add(putLimit), nil }
+	}
+	err := l.blobs.Put(ctx, l.Reachable(containerURL), by, name, text)
 	if err == nil {
 		return nil
 	}
 	why := "its service does not answer."
 	var re *azcore.ResponseError
 	if errors.As(err, &re) {
-		why = fmt.Sprintf("its service answered %d %s. The SAS must permit writing and must not have expired.", re.StatusCode, re.ErrorCode)
+		why = fmt.Sprintf("its service answered %d %s. The SAS must permit writing and must not have expired; a managed identity needs the role Storage Blob Data Contributor.", re.StatusCode, re.ErrorCode)
 	}
 	return millpond.InvalidProperty("containerUrl", "(not shown)", "Nothing could be uploaded to the container: "+why).Because(err)
 }

@@ -224,14 +224,14 @@ func newServer(ctx context.Context, cfg config.Config, data datadir.Dir, addr st
 	parts, forward := launch.Parts(s.launcher, func(n millpond.NodeID) bool { return !n.IsVM() }, millpond.NodeID.IsVM)
 	s.forward = forward
 	networks := network.New(s.db, resources, rights)
-	identities := managedidentity.New(s.db, resources)
+	identities := managedidentity.New(s.db, resources, rights)
 	s.nodes = node.New(node.Deps{DB: s.db, Clock: s.clock, Log: log, Launcher: parts[0], Images: galleries, Accounts: accountsByName{accounts},
-		Links: newNodeLinks(accounts, stores, apps, dir, addr, authority.PEM()), Sizes: s.size, Random: rand.Read, Kept: s.kept, Networks: nodeCards{networks}, Tracer: tracer,
+		Links: newNodeLinks(accounts, stores, apps, dir, addr, authority.PEM()), Sizes: s.size, Random: rand.Read, Kept: s.kept, Networks: nodeCards{networks}, Identities: nodeIdentities{identities, dir}, Tracer: tracer,
 		Wakes: node.Wakes{Allocator: allocate, Nodes: nodes, Scheduler: schedule, Jobs: jobs},
 		Config: node.Config{BootLimit: time.Duration(cfg.Nodes.BootLimit), BootsPerReplica: cfg.Pools.BootsPerReplica, Spares: cfg.Pools.Spares, Silence: time.Duration(cfg.Nodes.ContactLimit), LogDir: data.NodeLogs(),
 			LogRetention: time.Duration(cfg.Nodes.LogRetention), KeepPart: cfg.Nodes.KeepPartKiB << 10, Version: version, EndpointFile: data.Endpoint(), CAFile: data.CA(),
 			Listener: addr, ServerCA: authority.PEM(), AzureHosts: azwire.ServedHosts()}})
-	pools = pool.New(pool.Deps{DB: s.db, Clock: s.clock, Log: log, Images: galleries, Machines: s.launcher, Accounts: accountsByName{accounts}, Packages: apps.Check, Subnets: networks,
+	pools = pool.New(pool.Deps{DB: s.db, Clock: s.clock, Log: log, Images: galleries, Machines: s.launcher, Accounts: accountsByName{accounts}, Packages: apps.Check, Subnets: networks, Identities: identities,
 		Sizes: s.size, NewID: randomID, WakeSession: s.nodes.Wake,
 		Blocked: func(ctx context.Context, acct millpond.AccountName, id millpond.PoolID) (int, error) {
 			return placer.Blocked(ctx, acct, id)

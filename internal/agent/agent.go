@@ -27,6 +27,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	millpond "millpond.dev/millpond"
+	"millpond.dev/millpond/internal/agent/managed"
 	"millpond.dev/millpond/internal/clock"
 	"millpond.dev/millpond/internal/nodeproto"
 	"millpond.dev/millpond/internal/nodeproto/nodev1"
@@ -119,6 +120,8 @@ type Config struct {
 	Log     *slog.Logger
 	// Heartbeat is the time between heartbeats, 5 s in the product.
 	Heartbeat time.Duration
+	// Tokens has what of managed identities is wanted of the server; nil if nobody asks.
+	Tokens *managed.Broker
 	// MaxEvents bounds the events that wait for acknowledgement; RunTask is
 	// refused when they would be exceeded. 0 means 10,000.
 	MaxEvents int

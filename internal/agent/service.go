@@ -70,7 +70,21 @@ func (a *Agent) Watch(ctx context.Context, q *connect.Request[nodev1.WatchReques
 	if err := a.beat(s); err != nil {
 		return err
 	}
+	asked := map[string]bool{} // of this session
 	for {
+		wants, wanted := a.cfg.Tokens.Pending()
+		for _, w := range wants {
+			if asked[w.GetId()] {
+				continue
+			}
+			asked[w.GetId()] = true
+			if err := s.Send(&nodev1.Event{Time: timestamppb.New(a.cfg.Clock.Now()), What: &nodev1.Event_TokenWanted{TokenWanted: w}}); err != nil {
+				return err
+			}
+		}
+		if len(wants) == 0 {
+			clear(asked)
+		}
 		list, changed := ev.since(after, q.Msg.GetBundles())
 		for len(list) > 0 {
 			e, n := list[0], 1
@@ -84,6 +98,7 @@ func (a *Agent) Watch(ctx context.Context, q *connect.Request[nodev1.WatchReques
 		}
 		select {
 		case <-changed:
+		case <-wanted:
 		case <-beat.C:
 			if err := a.beat(s); err != nil {
 				return err
@@ -183,6 +198,11 @@ func (a *Agent) Extend(ctx context.Context, q *connect.Request[nodev1.ExtendRequ
 		return nil, connect.NewError(connect.CodeCanceled, err)
 	}
 	return connect.NewResponse(answer), nil
+}
+
+func (a *Agent) GiveToken(_ context.Context, q *connect.Request[nodev1.GiveTokenRequest]) (*connect.Response[nodev1.GiveTokenResponse], error) {
+	a.cfg.Tokens.Answer(q.Msg)
+	return connect.NewResponse(&nodev1.GiveTokenResponse{}), nil
 }
 
 func (a *Agent) SetLogins(_ context.Context, q *connect.Request[nodev1.SetLoginsRequest]) (*connect.Response[nodev1.SetLoginsResponse], error) {

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"reflect"
+	"slices"
 	"strings"
 	"time"
 
@@ -76,8 +77,13 @@ func (c poolCall) encode(doc map[string]any) map[string]any {
 	name, _ := doc["id"].(string)
 	properties := armPool(doc)
 	certificatesOut(c.acct.ID, properties)
-	return map[string]any{"id": c.acct.ID.String() + "/pools/" + name, "name": name, "type": poolType, "etag": doc["eTag"],
+	delete(properties, "identity")
+	out := map[string]any{"id": c.acct.ID.String() + "/pools/" + name, "name": name, "type": poolType, "etag": doc["eTag"],
 		"properties": properties}
+	if identity := c.identity(doc); identity != nil {
+		out["identity"] = identity
+	}
+	return out
 }
 
 func (c poolCall) write(w http.ResponseWriter) error {
@@ -142,21 +148,69 @@ func (e *Edge) getPool(w http.ResponseWriter, r *azwire.Request) error {
 // poolBody reads the properties of a pool.
 func poolBody(r *azwire.Request) (properties map[string]any, err error) {
 	var body struct {
-		Properties map[string]any `json:"properties"`
-		Identity   *struct {
-			Type string `json:"type"`
-		} `json:"identity"`
+		Properties map[string]any    `json:"properties"`
+		Identity   *poolIdentityBody `json:"identity"`
 	}
 	if err := decode(r, &body); err != nil {
 		return nil, err
 	}
-	if body.Identity != nil && body.Identity.Type != "" && !strings.EqualFold(body.Identity.Type, "None") {
-		return nil, unsupported("identity", "Managed identities of pools are not supported yet.")
-	}
 	if body.Properties == nil {
 		body.Properties = map[string]any{}
 	}
+	// It stands beside the properties here, and among them in the Batch service.
+	delete(body.Properties, "identity")
+	if body.Identity != nil {
+		if body.Properties["identity"], err = body.Identity.batch(); err != nil {
+			return nil, err
+		}
+	}
 	return body.Properties, nil
+}
+
+// poolIdentityBody is a pool's identity as the Resource Manager writes it: the
+// identities are names of members.
+type poolIdentityBody struct {
+	Type     string         `json:"type"`
+	Assigned map[string]any `json:"userAssignedIdentities"`
+}
+
+// batch is the identity as the Batch service writes it. A null takes an identity away.
+func (b poolIdentityBody) batch() (map[string]any, error) {
+	typ := b.Type
+	switch {
+	case typ == "" || strings.EqualFold(typ, "None"):
+		return map[string]any{"type": "None"}, nil
+	case !strings.EqualFold(typ, "UserAssigned"):
+		return nil, unsupported("identity.type", "A pool has user-assigned identities, not %s. Use the type UserAssigned.", typ)
+	}
+	list := []any{}
+	for _, id := range slices.Sorted(maps.Keys(b.Assigned)) {
+		if b.Assigned[id] != nil {
+			list = append(list, map[string]any{"resourceId": id})
+		}
+	}
+	return map[string]any{"type": "UserAssigned", "userAssignedIdentities": list}, nil
+}
+
+// identity is a pool's identity of the Batch service as the Resource Manager writes
+// it, with who each of them is.
+func (c poolCall) identity(doc map[string]any) map[string]any {
+	x := object(doc, "identity")
+	list, _ := x["userAssignedIdentities"].([]any)
+	if len(list) == 0 {
+		return nil
+	}
+	assigned := map[string]any{}
+	for _, v := range list {
+		text, _ := v.(map[string]any)["resourceId"].(string)
+		who := map[string]any{}
+		id, _ := millpond.ParseResourceID(text)
+		if m, err := c.e.Identities.Get(c.r.Context(), id); err == nil {
+			who["clientId"], who["principalId"] = m.ClientID, m.PrincipalID
+		}
+		assigned[text] = who
+	}
+	return map[string]any{"type": "UserAssigned", "userAssignedIdentities": assigned}
 }
 
 // poolIn is the pool that a request names and what its body says of it.

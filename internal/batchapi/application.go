@@ -81,7 +81,7 @@ func (e *Edge) getApplication(w http.ResponseWriter, r *request) error {
 }
 
 func uploadLogsShape() *rule {
-	return object(map[string]*rule{"containerUrl": text(8192).needed(), "startTime": moment().needed(), "endTime": moment(), "identityReference": refuse(noIdentities)}).
+	return object(map[string]*rule{"containerUrl": text(8192).needed(), "startTime": moment().needed(), "endTime": moment(), "identityReference": identityReferenceRule()}).
 		check(func(_ *body, m map[string]any, _ string) error {
 			u, _ := m["containerUrl"].(string)
 			return webAddress("containerUrl", u)
@@ -94,6 +94,9 @@ func (e *Edge) uploadLogs(w http.ResponseWriter, r *request) error {
 		return err
 	}
 	q := node.LogRequest{ContainerURL: m["containerUrl"].(string)}
+	if x, ok := m["identityReference"].(map[string]any); ok {
+		q.Identity, _ = x["resourceId"].(string)
+	}
 	for name, into := range map[string]*time.Time{"startTime": &q.Start, "endTime": &q.End} {
 		if s, ok := m[name].(string); ok {
 			if *into, err = time.Parse(time.RFC3339Nano, s); err != nil {

@@ -9,7 +9,7 @@ import (
 	"millpond.dev/millpond/internal/agent/proc"
 )
 
-const noIdentity = "Managed identities are not supported yet. Give a user name and a password."
+const noIdentity = "No registry here takes tokens of managed identities: Azure's own is not served. Give a user name and a password."
 
 func registryRule() *rule {
 	return object(map[string]*rule{"registryServer": text(1024), "username": text(256), "password": text(8192), "identityReference": refuse(noIdentity)})

@@ -307,7 +307,7 @@ func TestOperations(t *testing.T) {
 		{"GET", "/jobs/j/jobpreparationandreleasetaskstatus", "", 409, nil, `JobPreparationTaskNotSpecified`},
 		{"POST", "/jobs/j/tasks", `{"id":"t1","commandLine":"echo hi","constraints":{"maxTaskRetryCount":1,"retentionTime":"PT1H"}}`, 201, nil, `Location:\[.*/jobs/j/tasks/t1\]`},
 		{"POST", "/jobs/j/tasks", `{"id":"t 2","commandLine":"x"}`, 400, nil, `InvalidPropertyValue`},
-		{"POST", "/jobs/j/addtaskcollection", `{"value":[{"id":"t1","commandLine":"x"},{"id":"t3","commandLine":"x"},{"id":"t4"},7,{"id":"t5","commandLine":"x","resourceFiles":[{"httpUrl":"https://x","filePath":"f","identityReference":{"resourceId":"x"}}]}]}`, 200, nil,
+		{"POST", "/jobs/j/addtaskcollection", `{"value":[{"id":"t1","commandLine":"x"},{"id":"t3","commandLine":"x"},{"id":"t4"},7,{"id":"t5","commandLine":"x","containerSettings":{"imageName":"i","registry":{"identityReference":{"resourceId":"x"}}}}]}`, 200, nil,
 			`"clienterror","taskId":"t1","error":\{"code":"TaskExists","message":\{"lang".*"status":"success","taskId":"t3","eTag":"0x8D.*"location":"http.*MissingRequiredProperty.*"taskId":"".*InvalidRequestBody.*UnsupportedProperty`},
 		{"POST", "/jobs/none/addtaskcollection", `{"value":[{"id":"t4"}]}`, 404, nil, `JobNotFound`},
 		{"GET", "/jobs/j/tasks", "", 200, nil, `"t1".*"t3"`},

@@ -6,8 +6,6 @@ import (
 	millpond "millpond.dev/millpond"
 )
 
-const noIdentities = "Managed identities are not supported yet. Use a URL with a signature."
-
 // outputFilesRule is what a task uploads when it has ended.
 func outputFilesRule() *rule {
 	return many(object(map[string]*rule{
@@ -15,7 +13,7 @@ func outputFilesRule() *rule {
 		"destination": object(map[string]*rule{"container": object(map[string]*rule{
 			"containerUrl":      text(8192).needed(),
 			"path":              text(1024),
-			"identityReference": refuse(noIdentities),
+			"identityReference": identityReferenceRule(),
 			"uploadHeaders":     many(object(map[string]*rule{"name": text(256).needed(), "value": text(8192)}), 100),
 		}).check(func(_ *body, m map[string]any, path string) error {
 			u, _ := m["containerUrl"].(string)
@@ -31,7 +29,7 @@ func outputFiles(in []azbatch.OutputFile) []millpond.OutputFile {
 		o := millpond.OutputFile{Pattern: text0(f.FilePattern), Condition: string(azbatch.OutputFileUploadConditionTaskCompletion)}
 		if f.Destination != nil && f.Destination.Container != nil {
 			c := f.Destination.Container
-			o.ContainerURL, o.Path = text0(c.ContainerURL), text0(c.Path)
+			o.ContainerURL, o.Path, o.Identity = text0(c.ContainerURL), text0(c.Path), identityID(c.IdentityReference)
 			for _, h := range c.UploadHeaders {
 				o.Headers = append(o.Headers, millpond.NameValue{Name: text0(h.Name), Value: text0(h.Value)})
 			}
@@ -47,7 +45,7 @@ func outputFiles(in []azbatch.OutputFile) []millpond.OutputFile {
 func outputFilesModel(in []millpond.OutputFile) []azbatch.OutputFile {
 	var out []azbatch.OutputFile
 	for _, f := range in {
-		c := &azbatch.OutputFileBlobContainerDestination{ContainerURL: ptr(f.ContainerURL), Path: some(f.Path)}
+		c := &azbatch.OutputFileBlobContainerDestination{ContainerURL: ptr(f.ContainerURL), Path: some(f.Path), IdentityReference: identityReference(f.Identity)}
 		for _, h := range f.Headers {
 			c.UploadHeaders = append(c.UploadHeaders, azbatch.HTTPHeader{Name: ptr(h.Name), Value: ptr(h.Value)})
 		}

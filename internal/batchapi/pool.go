@@ -46,6 +46,7 @@ func (r *request) newPool(in azbatch.CreatePoolContent, m map[string]any) (millp
 	spec.Image.AllowManaged = r.managedImages(spec.Image)
 	spec.OldestJobFirst = oldestFirst(m)
 	spec.Upgrade = upgradePolicy(in.UpgradePolicy, m)
+	spec.Identities = identitiesOf(m)
 	t, err := targets(in.TargetDedicatedNodes, in.TargetLowPriorityNodes, in.ResizeTimeout)
 	if err == nil && truth0(in.EnableAutoScale) {
 		var a pool.AutoScale
@@ -253,7 +254,7 @@ func resourceFiles(in []azbatch.ResourceFile) []millpond.ResourceFile {
 	var out []millpond.ResourceFile
 	for _, f := range in {
 		out = append(out, millpond.ResourceFile{URL: text0(f.HTTPURL), ContainerURL: text0(f.StorageContainerURL), AutoContainer: text0(f.AutoStorageContainerName),
-			BlobPrefix: text0(f.BlobPrefix), FilePath: text0(f.FilePath), FileMode: text0(f.FileMode)})
+			BlobPrefix: text0(f.BlobPrefix), FilePath: text0(f.FilePath), FileMode: text0(f.FileMode), Identity: identityID(f.IdentityReference)})
 	}
 	return out
 }
@@ -306,7 +307,7 @@ func (r *request) poolEntity(p millpond.Pool) entity {
 		EnableAutoScale: ptr(p.AutoScale != nil), EnableInterNodeCommunication: ptr(s.InterNode), TaskSlotsPerNode: count(s.TaskSlotsPerNode),
 		TaskSchedulingPolicy: &azbatch.TaskSchedulingPolicy{NodeFillType: ptr(azbatch.NodeFillType(s.FillType))},
 		StartTask:            startTaskModel(s.StartTask), Metadata: metadataModel(s.Metadata, p.Warnings), ApplicationPackageReferences: packagesModel(s.Packages), CertificateReferences: certificateRefsModel(s.Certificates),
-		CurrentNodeCommunicationMode: ptr(azbatch.NodeCommunicationModeSimplified),
+		CurrentNodeCommunicationMode: ptr(azbatch.NodeCommunicationModeSimplified), Identity: poolIdentity(s.Identities),
 	}
 	if a := p.AutoScale; a != nil {
 		m.AutoScaleFormula, m.AutoScaleEvaluationInterval, m.AutoScaleRun = ptr(a.Formula), intervalText(a.Interval), runModel(a.Run)
@@ -431,7 +432,7 @@ func filesModel(in []millpond.ResourceFile) []azbatch.ResourceFile {
 	var out []azbatch.ResourceFile
 	for _, f := range in {
 		out = append(out, azbatch.ResourceFile{HTTPURL: some(f.URL), StorageContainerURL: some(f.ContainerURL), AutoStorageContainerName: some(f.AutoContainer),
-			BlobPrefix: some(f.BlobPrefix), FilePath: some(f.FilePath), FileMode: some(f.FileMode)})
+			BlobPrefix: some(f.BlobPrefix), FilePath: some(f.FilePath), FileMode: some(f.FileMode), IdentityReference: identityReference(f.Identity)})
 	}
 	return out
 }

@@ -62,6 +62,9 @@ func (e *Edge) patchPool(w http.ResponseWriter, r *request) error {
 	if in.UpgradePolicy != nil {
 		p.Upgrade = ptr(upgradePolicy(in.UpgradePolicy, m))
 	}
+	if given("identity") {
+		p.Identities = ptr(identitiesOf(m))
+	}
 	if err := e.Pools.Patch(r.Context(), r.Caller, r.acct, r.pool(), cond, p); err != nil {
 		return err
 	}

@@ -88,8 +88,7 @@ func poolAddShape() *rule {
 		"targetNodeCommunicationMode": word("default", "classic", "simplified"),
 		"upgradePolicy":               upgradeRule(),
 		"resourceTags":                table(text(256), 50),
-		"identity": object(map[string]*rule{"type": refuse("Managed identities are not supported yet.", "None"),
-			"userAssignedIdentities": refuse("Managed identities are not supported yet.")}),
+		"identity":                    poolIdentityRule(),
 	}).check(func(_ *body, m map[string]any, _ string) error {
 		// maxTasksPerNode is the name before 2020-09-01.12.0.
 		if v, ok := m["maxTasksPerNode"]; ok {
@@ -134,7 +133,7 @@ func needTarget(m map[string]any) error {
 func poolPatchShape() *rule {
 	shape, add := poolReplaceShape(), poolAddShape()
 	for _, name := range []string{"displayName", "vmSize", "virtualMachineConfiguration", "taskSlotsPerNode", "taskSchedulingPolicy", "enableInterNodeCommunication",
-		"networkConfiguration", "userAccounts", "mountConfiguration", "upgradePolicy", "resourceTags"} {
+		"networkConfiguration", "userAccounts", "mountConfiguration", "upgradePolicy", "resourceTags", "identity"} {
 		rule := add.members[name]
 		rule.required = false
 		shape.members[name] = rule
@@ -372,7 +371,7 @@ func resourceFilesRule() *rule {
 		"storageContainerUrl":      text(8192),
 		"autoStorageContainerName": text(63),
 		"blobPrefix":               text(1024),
-		"identityReference":        refuse(noIdentities),
+		"identityReference":        identityReferenceRule(),
 	}).check(func(_ *body, m map[string]any, path string) error {
 		if s, ok := m["blobSource"]; ok && m["httpUrl"] == nil {
 			m["httpUrl"] = s
@@ -398,6 +397,9 @@ func resourceFilesRule() *rule {
 		}
 		if source == "" {
 			return missing(path + ".httpUrl")
+		}
+		if source == "autoStorageContainerName" && m["identityReference"] != nil {
+			return invalid(path+".identityReference", "", "The linked storage account is opened by the Batch account's own settings. Give the identity with a URL.")
 		}
 		file, _ := m["filePath"].(string)
 		if source == "httpUrl" {

@@ -51,10 +51,9 @@ func TestWhatIsNotSupportedIsRefusedOnlyWhenItIsUsed(t *testing.T) {
 		{"pool", s.poolAdd, galleryPool, []string{
 			`{"cloudServiceConfiguration":{"osFamily":"6"}}`,
 			`{"applicationLicenses":["maya"]}`,
-			`{"mountConfiguration":[{"azureBlobFileSystemConfiguration":{"accountName":"a","containerName":"c","relativeMountPath":"p"}}]}`, `{"identity":{"type":"UserAssigned"}}`,
+			`{"mountConfiguration":[{"azureBlobFileSystemConfiguration":{"accountName":"a","containerName":"c","relativeMountPath":"p"}}]}`,
 			`{"networkConfiguration":{"publicIPAddressConfiguration":{"provision":"nopublicipaddresses"}}}`,
 			`{"startTask":{"commandLine":"x","containerSettings":{"imageName":"i","registry":{"identityReference":{"resourceId":"x"}}}}}`,
-			`{"startTask":{"commandLine":"x","resourceFiles":[{"storageContainerUrl":"https://x","identityReference":{"resourceId":"x"}}]}}`,
 			vm(`"containerConfiguration":{"type":"dockerCompatible","containerRegistries":[{"identityReference":{"resourceId":"x"}}]}`), vm(`"windowsConfiguration":{"x":1,"enableAutomaticUpdates":"maybe"}`),
 			vm(`"diskEncryptionConfiguration":{"targets":["osdisk"]}`),
 			vm(`"osDisk":{"writeAcceleratorEnabled":true}`), vm(`"securityProfile":{"securityType":"trustedLaunch"}`), vm(`"securityProfile":{"uefiSettings":{"secureBootEnabled":true}}`),
@@ -72,7 +71,6 @@ func TestWhatIsNotSupportedIsRefusedOnlyWhenItIsUsed(t *testing.T) {
 			`{"networkConfiguration":{"subnetId":"/x"}}`,
 		}, []string{`{"onTaskFailure":"noaction","allowTaskPreemption":false,"usesTaskDependencies":false,"jobManagerTask":null,"maxParallelTasks":-1}`}},
 		{"task", s.taskAdd, taskBody, []string{
-			`{"outputFiles":[{"filePattern":"x","uploadOptions":{"uploadCondition":"tasksuccess"},"destination":{"container":{"containerUrl":"https://x","identityReference":{"resourceId":"x"}}}}]}`,
 			`{"containerSettings":{"imageName":"x","registry":{"identityReference":{"resourceId":"x"}}}}`,
 		}, []string{`{"dependsOn":{"taskIds":[],"taskIdRanges":[]},"outputFiles":[],"exitConditions":{},"authenticationTokenSettings":{"access":[]},"applicationPackageReferences":[]}`}},
 	} {

@@ -12,6 +12,7 @@ import (
 	"context"
 	"errors"
 	"regexp"
+	"strings"
 
 	"github.com/google/uuid"
 
@@ -25,15 +26,78 @@ type Resources interface {
 	NotFound(tx *sqlite.Tx, id millpond.ResourceID) error
 }
 
+// Authorizer says whether a caller may do something.
+type Authorizer interface {
+	Authorize(ctx context.Context, caller millpond.Caller, action, scope string) error
+}
+
 // Service is safe for concurrent use.
 type Service struct {
 	db        *sqlite.DB
 	resources Resources
+	auth      Authorizer
 }
 
 // New makes a Service.
-func New(db *sqlite.DB, resources Resources) *Service {
-	return &Service{db: db, resources: resources}
+func New(db *sqlite.DB, resources Resources, auth Authorizer) *Service {
+	return &Service{db: db, resources: resources, auth: auth}
+}
+
+// AdmitIdentity checks that an identity can be assigned by a caller, and gives its id
+// in the spelling of what is there. Who has no right to it does not learn whether it
+// is there.
+func (s *Service) AdmitIdentity(ctx context.Context, caller millpond.Caller, text string) (string, error) {
+	id, ok := millpond.ParseResourceID(text)
+	if !ok || !id.Is(millpond.TypeManagedIdentity) {
+		return "", millpond.InvalidProperty("identity.userAssignedIdentities", text, "It must be the resource id of a user-assigned identity: /subscriptions/…/resourceGroups/…/providers/"+millpond.TypeManagedIdentity+"/NAME.")
+	}
+	if caller.Object == "" {
+		return "", millpond.Errorf(millpond.Forbidden, "LinkedAuthorizationFailed", "An account's key gives no right to the identity %s. Sign in, for example with az login, and make the pool by the Resource Manager.", id)
+	}
+	if err := s.auth.Authorize(ctx, caller, millpond.TypeManagedIdentity+"/assign/action", id.String()); err != nil {
+		return "", millpond.Errorf(millpond.Forbidden, "LinkedAuthorizationFailed", "The identity %s cannot be assigned: %s", id, millpond.AsError(err).Message)
+	}
+	m, err := s.Get(ctx, id)
+	if millpond.KindOf(err) == millpond.NotFound {
+		return "", millpond.Errorf(millpond.Invalid, "FailedIdentityOperation", "The identity %s does not exist. Create it with: az identity create -g %s -n %s", id, id.Group, id.Name())
+	}
+	if err != nil {
+		return "", err
+	}
+	return m.ID.String(), nil
+}
+
+// Select finds the identity among those assigned that a client means by its client id,
+// principal id or resource id, or the only one. The words are those of Azure's
+// metadata service, which clients look for.
+func (s *Service) Select(ctx context.Context, assigned []string, client, principal, resource string) (*millpond.ManagedIdentity, error) {
+	var all []*millpond.ManagedIdentity
+	err := s.db.View(ctx, func(tx *sqlite.Tx) error {
+		for _, text := range assigned {
+			id, _ := millpond.ParseResourceID(text)
+			m, err := sqlite.Load[millpond.ManagedIdentity](tx, id.Key())
+			if errors.Is(err, sqlite.ErrNoRow) {
+				continue // it was deleted
+			}
+			if err != nil {
+				return err
+			}
+			all = append(all, m)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	if client == "" && principal == "" && resource == "" && len(all) > 1 {
+		return nil, millpond.Errorf(millpond.Invalid, "invalid_request", "Multiple user assigned identities exist, please specify the clientId / resourceId of the identity in the token request")
+	}
+	for _, m := range all {
+		if (client == "" || strings.EqualFold(client, m.ClientID)) && (principal == "" || strings.EqualFold(principal, m.PrincipalID)) && (resource == "" || strings.EqualFold(resource, m.ID.String())) {
+			return m, nil
+		}
+	}
+	return nil, millpond.Errorf(millpond.Invalid, "invalid_request", "Identity not found")
 }
 
 // name is Azure's rule for the names of identities.

@@ -466,7 +466,7 @@ func (x *session) startRequest(ctx context.Context, w wanted) (*nodev1.RunTaskRe
 	if q.Certificates, err = x.certificates(ctx, w.node, millpond.VisibleToStartTask); err != nil {
 		return q, err
 	}
-	q.ResourceFiles, err = x.files(ctx, t.ResourceFiles)
+	q.ResourceFiles, err = x.files(ctx, w.pool, t.ResourceFiles)
 	return q, err
 }
 
@@ -482,7 +482,6 @@ func (x *session) taskRequest(ctx context.Context, w wanted, t millpond.Task, jo
 		Key: taskKey(t), CommandLine: t.Spec.CommandLine, Directory: t.Directory,
 		Environment: environment(own, job.environment, t.Spec.Environment),
 		User:        user(w.pool, t.Spec.User),
-		OutputFiles: x.outputs(t.Spec.OutputFiles),
 		Container:   containerOf(w.pool, t.Spec.Container, t.Directory, job.prepared),
 	}
 	if t.Spec.MaxWallClock > 0 {
@@ -500,9 +499,12 @@ func (x *session) taskRequest(ctx context.Context, w wanted, t millpond.Task, jo
 	if q.Certificates, err = x.certificates(ctx, w.node, millpond.VisibleToTask); err != nil {
 		return q, err
 	}
-	q.ResourceFiles, err = x.files(ctx, t.Spec.ResourceFiles)
+	if q.OutputFiles, err = x.outputs(w.pool, t.Spec.OutputFiles); err != nil {
+		return q, err
+	}
+	q.ResourceFiles, err = x.files(ctx, w.pool, t.Spec.ResourceFiles)
 	if err == nil && t.Gang != nil {
-		err = x.asInstance(ctx, q, t)
+		err = x.asInstance(ctx, w.pool, q, t)
 	}
 	return q, err
 }

@@ -116,12 +116,12 @@ const masterPort = 6000
 
 // asInstance makes a task's request one for its instance on this node
 // (batch-data-plane.md §3.8, §6.2).
-func (x *session) asInstance(ctx context.Context, q *nodev1.RunTaskRequest, t millpond.Task) error {
+func (x *session) asInstance(ctx context.Context, p millpond.Pool, q *nodev1.RunTaskRequest, t millpond.Task) error {
 	i, m := t.Gang.On(x.node), t.Spec.MultiInstance
 	if i < 0 || m == nil {
 		return nil
 	}
-	common, err := x.files(ctx, m.CommonFiles)
+	common, err := x.files(ctx, p, m.CommonFiles)
 	if err != nil {
 		return err
 	}

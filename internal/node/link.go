@@ -21,8 +21,9 @@ type Links interface {
 	Packages(ctx context.Context, acct millpond.AccountName, refs []millpond.PackageReference) ([]millpond.Package, error)
 	// Token is a token for the operations of a task's job, for one attempt.
 	Token(ctx context.Context, acct millpond.AccountName, task millpond.TaskIdentity) (string, error)
-	// Put uploads a text to a container that a signed link leads to.
-	Put(ctx context.Context, containerURL, name string, text []byte) error
+	// Put uploads a text to a container that a signed link leads to, or a plain one
+	// with a token.
+	Put(ctx context.Context, containerURL, token, name string, text []byte) error
 }
 
 // noLinks is a server without storage accounts.
@@ -45,7 +46,7 @@ func (noLinks) Token(context.Context, millpond.AccountName, millpond.TaskIdentit
 	return "", millpond.Errorf(millpond.Conflict, "AuthenticationTokenUnavailable", "There is nobody who makes tokens for tasks.")
 }
 
-func (noLinks) Put(context.Context, string, string, []byte) error {
+func (noLinks) Put(context.Context, string, string, string, []byte) error {
 	return millpond.Errorf(millpond.Conflict, "StorageAccountNotFound", "There are no storage accounts.")
 }
 
@@ -70,7 +71,7 @@ func serverAddress(listener, host string) string {
 }
 
 // files are a task's resource files as its node fetches them.
-func (x *session) files(ctx context.Context, list []millpond.ResourceFile) ([]*nodev1.ResourceFile, error) {
+func (x *session) files(ctx context.Context, p millpond.Pool, list []millpond.ResourceFile) ([]*nodev1.ResourceFile, error) {
 	var out []*nodev1.ResourceFile
 	for _, f := range list {
 		mode, err := strconv.ParseUint(f.FileMode, 8, 32)
@@ -88,22 +89,29 @@ func (x *session) files(ctx context.Context, list []millpond.ResourceFile) ([]*n
 			r.Container, r.Url = true, f.ContainerURL
 		}
 		r.Url = x.svc.Links.Reachable(r.Url)
+		if r.Identity, err = assigned(p, f.Identity, r.Url); err != nil {
+			return nil, err
+		}
 		out = append(out, r)
 	}
 	return out, nil
 }
 
 // outputs are a task's output files as its node uploads them.
-func (x *session) outputs(list []millpond.OutputFile) []*nodev1.OutputFile {
+func (x *session) outputs(p millpond.Pool, list []millpond.OutputFile) ([]*nodev1.OutputFile, error) {
 	var out []*nodev1.OutputFile
 	for _, f := range list {
 		o := &nodev1.OutputFile{Pattern: f.Pattern, ContainerUrl: x.svc.Links.Reachable(f.ContainerURL), Path: f.Path, Condition: f.Condition}
 		for _, h := range f.Headers {
 			o.Headers = append(o.Headers, &nodev1.Header{Name: h.Name, Value: h.Value})
 		}
+		var err error
+		if o.Identity, err = assigned(p, f.Identity, o.ContainerUrl); err != nil {
+			return nil, err
+		}
 		out = append(out, o)
 	}
-	return out
+	return out, nil
 }
 
 // impossible ends an attempt that cannot be made, for the reason that err says;

@@ -9,12 +9,16 @@ import (
 	"time"
 
 	millpond "millpond.dev/millpond"
+	"millpond.dev/millpond/internal/sqlite"
 )
 
 // LogRequest is what of a node's logs is uploaded, and where to.
 type LogRequest struct {
 	ContainerURL string
-	Start, End   time.Time // a zero End is now
+	// Identity is the resource id of the managed identity of the node's pool by which
+	// the container is written; empty for a signed URL.
+	Identity   string
+	Start, End time.Time // a zero End is now
 }
 
 // UploadedLogs is what was to be uploaded, and where it lies now. Failure is
@@ -42,6 +46,12 @@ func (s *Service) UploadLogs(ctx context.Context, acct millpond.AccountName, poo
 	}
 	if q.End.Before(q.Start) {
 		return none, millpond.InvalidProperty("endTime", q.End.Format(time.RFC3339), "It must not be before startTime.")
+	}
+	token := ""
+	if q.Identity != "" {
+		if token, err = s.logToken(ctx, n, q); err != nil {
+			return none, err
+		}
 	}
 	suffix := make([]byte, 4)
 	if _, err := s.Random(suffix); err != nil {
@@ -78,10 +88,29 @@ func (s *Service) UploadLogs(ctx context.Context, acct millpond.AccountName, poo
 	}
 	out.Files = len(files)
 	for name, text := range files {
-		if out.Failure = s.Links.Put(ctx, q.ContainerURL, out.Directory+"/"+name, text); out.Failure != nil {
+		if out.Failure = s.Links.Put(ctx, q.ContainerURL, token, out.Directory+"/"+name, text); out.Failure != nil {
 			s.Log.Warn("logs of a node not uploaded", "pool", n.Pool, "node", n.ID, "file", name, "err", out.Failure)
 			break
 		}
 	}
 	return out, nil
+}
+
+// logToken is the token by which a container is written in the name of an identity of
+// the node's pool.
+func (s *Service) logToken(ctx context.Context, n millpond.Node, q LogRequest) (string, error) {
+	var p millpond.Pool
+	err := s.DB.View(ctx, func(tx *sqlite.Tx) (err error) {
+		p, err = readPool(tx, n.Account, n.Pool)
+		return err
+	})
+	if err != nil {
+		return "", err
+	}
+	id, err := assigned(p, q.Identity, s.Links.Reachable(q.ContainerURL))
+	if err != nil {
+		return "", millpond.InvalidProperty("identityReference", q.Identity, millpond.AsError(err).Message)
+	}
+	t, err := s.issue(ctx, p, TokenWant{Resource: "https://storage.azure.com/", ResourceID: id})
+	return t.Access, err
 }

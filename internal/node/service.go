@@ -98,6 +98,8 @@ type Deps struct {
 	// virtual networks.
 	Links    Links
 	Networks Networks
+	// Identities is nil when there are no managed identities.
+	Identities Identities
 	// Sizes finds a VM size; nil is millpond.FindVMSize.
 	Sizes func(name string) (millpond.VMSize, bool)
 	// Random fills its argument with random bytes, such as crypto/rand.Read.

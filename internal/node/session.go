@@ -214,7 +214,7 @@ func (x *session) serve(ctx context.Context) error {
 	x.svc.Wakes.Scheduler.Wake()
 	x.svc.Wakes.Nodes.Wake()
 	x.svc.Wakes.Allocator.Wake()
-	err = x.listen(w.ctx, hello.GetLastSequence())
+	err = x.listen(w, hello.GetLastSequence())
 	if failed := w.end(); failed != nil {
 		return failed
 	}
@@ -260,6 +260,7 @@ func (x *session) hello(ctx context.Context) (*nodev1.HelloResponse, millpond.No
 		HostAddress: n.HostAddress, LastSequence: n.LastSequence,
 		ServerAddress: serverAddress(x.svc.Config.Listener, n.HostAddress), ServerCa: x.svc.Config.ServerCA, AzureHosts: x.svc.Config.AzureHosts,
 	}
+	q.Identities = len(p.Spec.Identities) > 0
 	if c := card(p, n); c.LAN != "" {
 		q.NetworkAddress, q.NetworkDomain = c.Address.String(), launch.NetworkDomain
 	}
@@ -440,7 +441,8 @@ const mostEvents, perTake = 512, 256
 
 // listen takes the agent's events as they come. It runs ahead of what applies
 // them, so that events that come together are applied together.
-func (x *session) listen(ctx context.Context, kept uint64) error {
+func (x *session) listen(w *work, kept uint64) error {
+	ctx := w.ctx
 	x.mu.Lock()
 	after := x.through
 	x.last = kept
@@ -458,6 +460,13 @@ func (x *session) listen(ctx context.Context, kept uint64) error {
 	for stream.Receive() {
 		silence.Reset(x.svc.Config.Silence)
 		x.svc.heard(x.node)
+		if q := stream.Msg().GetTokenWanted(); q != nil {
+			w.start(func(ctx context.Context) error {
+				x.giveToken(ctx, q)
+				return nil
+			})
+			continue
+		}
 		if stream.Msg().GetSequence() == 0 {
 			x.svc.noteBeat(x.node, stream.Msg().GetHeartbeat())
 			continue

@@ -123,6 +123,10 @@ func (b bound) Thaw(ctx context.Context, q *connect.Request[nodev1.ThawRequest])
 	return agents().Thaw(b.to(ctx), q)
 }
 
+func (b bound) GiveToken(ctx context.Context, q *connect.Request[nodev1.GiveTokenRequest]) (*connect.Response[nodev1.GiveTokenResponse], error) {
+	return agents().GiveToken(b.to(ctx), q)
+}
+
 func (b bound) Settle(ctx context.Context, q *connect.Request[nodev1.SettleRequest]) (*connect.Response[nodev1.SettleResponse], error) {
 	return agents().Settle(b.to(ctx), q)
 }

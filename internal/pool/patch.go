@@ -17,6 +17,9 @@ type Patch struct {
 	Packages          *[]millpond.PackageReference
 	Certificates      *[]millpond.CertificateReference
 	NodeCommunication *string
+	// Identities count for tokens from then on; the metadata service of a node begins
+	// with its next session.
+	Identities *[]string
 
 	// The others can be changed only while a pool has no nodes, unless what they
 	// say is what the pool has already.
@@ -70,6 +73,7 @@ func (p Patch) apply(s millpond.PoolSpec) millpond.PoolSpec {
 	set(&s.Packages, p.Packages)
 	set(&s.Certificates, p.Certificates)
 	set(&s.NodeCommunication, p.NodeCommunication)
+	set(&s.Identities, p.Identities)
 	set(&s.DisplayName, p.DisplayName)
 	set(&s.VMSize, p.VMSize)
 	set(&s.TaskSlotsPerNode, p.TaskSlots)
@@ -159,6 +163,13 @@ func (s *Service) Patch(ctx context.Context, caller millpond.Caller, acct millpo
 		if n.Subnet, err = s.admitSubnet(ctx, caller, acct, n.Subnet); err != nil {
 			return err
 		}
+	}
+	if patch.Identities != nil {
+		admitted, err := s.admitIdentities(ctx, caller, *patch.Identities, was.Spec.Identities)
+		if err != nil {
+			return err
+		}
+		patch.Identities, is.Identities = &admitted, admitted
 	}
 	boot, creator := was.Boot, was.Creator
 	resolved := patch.Machine != nil && (is.Image != was.Spec.Image || is.NodeAgentSKU != was.Spec.NodeAgentSKU)

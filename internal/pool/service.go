@@ -93,6 +93,8 @@ type Deps struct {
 	Packages func(ctx context.Context, acct millpond.BatchAccount, refs []millpond.PackageReference) error
 	// Subnets is nil when there are no virtual networks.
 	Subnets Subnets
+	// Identities is nil when there are no managed identities.
+	Identities Identities
 	// NewID gives random hexadecimal text for node ids.
 	NewID func() string
 	// WakeSession makes a node's session look at its rows; may be nil.
@@ -200,6 +202,9 @@ func (s *Service) Add(ctx context.Context, caller millpond.Caller, acct millpond
 		return none, err
 	}
 	if spec.Subnet, err = s.admitSubnet(ctx, caller, acct, spec.Subnet); err != nil {
+		return none, err
+	}
+	if spec.Identities, err = s.admitIdentities(ctx, caller, spec.Identities, nil); err != nil {
 		return none, err
 	}
 	boot, err := s.Images.ResolveForPool(ctx, caller, acct, spec.Image, spec.NodeAgentSKU)

@@ -79,6 +79,9 @@ func (s *Service) checkSpec(p *millpond.PoolSpec) (millpond.VMSize, error) {
 	if t := p.StartTask; t != nil && t.Container != nil && p.Containers == nil {
 		return size, millpond.InvalidProperty("startTask.containerSettings", t.Container.Image, "The pool has no containerConfiguration, without which nothing runs in a container.")
 	}
+	if err := checkFileIdentities(p); err != nil {
+		return size, err
+	}
 	for _, m := range p.Metadata {
 		if m.Name == "" {
 			return size, millpond.Errorf(millpond.Invalid, "EmptyMetadataKey", "A metadata item has no name. Give each item a name.")

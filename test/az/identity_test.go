@@ -45,6 +45,28 @@ func TestManagedIdentities(t *testing.T) {
 		if got := strings.TrimSpace(s.Az("role", "assignment", "list", "--assignee", made[2], "--scope", scope, "--query", "[].roleDefinitionName", "-o", "tsv")); got != "Reader" {
 			t.Errorf("%s: roles %q", c.name, got)
 		}
+		// A pool that has it, by the Resource Manager, and one of somebody who may not assign it.
+		account := scope + "/providers/Microsoft.Batch/batchAccounts/acct" + c.name
+		s.Put(account, map[string]any{"location": "westus2"})
+		pool := map[string]any{"identity": map[string]any{"type": "UserAssigned", "userAssignedIdentities": map[string]any{made[0]: map[string]any{}}},
+			"properties": map[string]any{"vmSize": "STANDARD_D2S_V3", "deploymentConfiguration": map[string]any{"virtualMachineConfiguration": map[string]any{
+				"imageReference": map[string]any{"publisher": "canonical", "offer": "0001-com-ubuntu-server-jammy", "sku": "22_04-lts"}, "nodeAgentSkuId": "batch.node.ubuntu 22.04"}}}}
+		var shown struct {
+			Identity struct {
+				Type     string
+				Assigned map[string]struct{ PrincipalID, ClientID string } `json:"userAssignedIdentities"`
+			}
+		}
+		if err := s.Do(s.Admin(), lab.ARM, "PUT", account+"/pools/p?api-version=2024-07-01", pool).JSON(&shown); err != nil || shown.Identity.Type != "UserAssigned" || shown.Identity.Assigned[made[0]].PrincipalID != made[2] {
+			t.Errorf("%s: %+v %v", c.name, shown, err)
+		}
+		if a := s.Do(s.Admin(), lab.ARM, "PUT", account+"/pools/p?api-version=2024-07-01", pool); a.Status != 200 {
+			t.Errorf("%s: deployed again: %d %s", c.name, a.Status, a.Body)
+		}
+		pool["identity"] = map[string]any{"type": "UserAssigned", "userAssignedIdentities": map[string]any{made[0] + "x": map[string]any{}}}
+		if a := s.Do(s.Admin(), lab.ARM, "PUT", account+"/pools/q?api-version=2024-07-01", pool); a.Status != 400 || !strings.Contains(string(a.Body), "FailedIdentityOperation") {
+			t.Errorf("%s: an identity that is not there: %d %s", c.name, a.Status, a.Body)
+		}
 		if text := s.AzRefused("ad", "sp", "delete", "--id", made[2]); !strings.Contains(text, "az identity delete") {
 			t.Errorf("%s: %s", c.name, text)
 		}

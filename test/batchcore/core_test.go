@@ -108,10 +108,10 @@ func start(t *testing.T, path string, h *hall, c *shifted, cfg node.Config) *cor
 	}
 	allocator, nodes, scheduler, jobs := wake.New(), wake.New(), wake.New(), wake.New()
 	cfg.LogDir = filepath.Join(filepath.Dir(path), "consoles")
-	n := node.New(node.Deps{DB: db, Clock: c, Log: log, Launcher: h, Images: images{h}, Accounts: accounts{}, Links: h.links, Random: rand.Read, Kept: outputs,
+	n := node.New(node.Deps{DB: db, Clock: c, Log: log, Launcher: h, Images: images{h}, Accounts: accounts{}, Links: h.links, Identities: h.identities, Random: rand.Read, Kept: outputs,
 		Wakes: node.Wakes{Allocator: allocator, Nodes: nodes, Scheduler: scheduler, Jobs: jobs}, Config: cfg})
 	var placer *sched.Scheduler
-	p := pool.New(pool.Deps{DB: db, Clock: c, Log: log, Images: images{h}, Machines: h, Accounts: accounts{}, WakeSession: n.Wake, Usage: n.Usage,
+	p := pool.New(pool.Deps{DB: db, Clock: c, Log: log, Images: images{h}, Machines: h, Accounts: accounts{}, WakeSession: n.Wake, Usage: n.Usage, Identities: anyIdentity{},
 		Packages: func(context.Context, millpond.BatchAccount, []millpond.PackageReference) error { return nil },
 		Blocked: func(ctx context.Context, acct millpond.AccountName, id millpond.PoolID) (int, error) {
 			return placer.Blocked(ctx, acct, id)

@@ -56,6 +56,9 @@ type hall struct {
 	shut chan struct{}
 	// links, if set, are what nodes get at blobs by.
 	links node.Links
+	// identities issues tokens, and metadata is where the real agent of a node gives them out.
+	identities node.Identities
+	metadata   string
 	// gate lets commands "gate" end.
 	gate chan struct{}
 }
@@ -581,6 +584,10 @@ func (a *agent) StopTask(_ context.Context, q *connect.Request[nodev1.StopTaskRe
 
 func (a *agent) Prepare(context.Context, *connect.Request[nodev1.PrepareRequest]) (*connect.Response[nodev1.PrepareResponse], error) {
 	return connect.NewResponse(&nodev1.PrepareResponse{}), nil
+}
+
+func (a *agent) GiveToken(context.Context, *connect.Request[nodev1.GiveTokenRequest]) (*connect.Response[nodev1.GiveTokenResponse], error) {
+	return connect.NewResponse(&nodev1.GiveTokenResponse{}), nil
 }
 
 func (a *agent) Extend(context.Context, *connect.Request[nodev1.ExtendRequest]) (*connect.Response[nodev1.ExtendResponse], error) {

@@ -13,6 +13,7 @@ import (
 	guestagent "millpond.dev/millpond/internal/agent"
 	"millpond.dev/millpond/internal/agent/container"
 	"millpond.dev/millpond/internal/agent/guest"
+	"millpond.dev/millpond/internal/agent/managed"
 	"millpond.dev/millpond/internal/agent/proc"
 	"millpond.dev/millpond/internal/agent/transfer"
 	"millpond.dev/millpond/internal/clock"
@@ -37,10 +38,11 @@ func (m *machine) bootReal(ctx context.Context, boot string, before <-chan struc
 	log := slog.New(slog.DiscardHandler)
 	engine := func() *container.Engine { return container.Find(m.hall.engine, m.hall.engine) }
 	reach := &transfer.Reach{}
-	g := guest.New(guest.Config{Root: root, Accounts: m.accounts(), Homes: filepath.Join(m.accounts(), "home"), Reach: reach, Engine: engine, Clock: clock.System{}, Log: log, Runner: func(root string) guestagent.Runner {
-		return proc.New(proc.Config{Root: root, SameUser: true, Engine: engine, Clock: clock.System{}, Log: log, Reach: reach})
+	tokens := managed.NewBroker(clock.System{})
+	g := guest.New(guest.Config{Tokens: tokens, Metadata: m.hall.metadata, Root: root, Accounts: m.accounts(), Homes: filepath.Join(m.accounts(), "home"), Reach: reach, Engine: engine, Clock: clock.System{}, Log: log, Runner: func(root string) guestagent.Runner {
+		return proc.New(proc.Config{Root: root, SameUser: true, Engine: engine, Clock: clock.System{}, Log: log, Reach: reach, Tokens: tokens.File})
 	}})
-	a := guestagent.New(guestagent.Config{Version: "test", Machine: booted{g, m, boot}, Clock: clock.System{}, Log: log, Heartbeat: time.Second})
+	a := guestagent.New(guestagent.Config{Version: "test", Machine: booted{g, m, boot}, Clock: clock.System{}, Log: log, Heartbeat: time.Second, Tokens: tokens})
 	m.connect(ctx, a)
 	_ = a.Close()
 }

@@ -36,6 +36,8 @@ type store struct {
 	behind  *storage.Backend
 	address string
 	ca      []byte
+	// metadata is where tasks get tokens.
+	metadata string
 }
 
 func newStore(t *testing.T) *store {
@@ -56,7 +58,7 @@ func newStore(t *testing.T) *store {
 	if err != nil {
 		t.Fatal(err)
 	}
-	edge := storageapi.New(storageapi.Options{Accounts: s, Behind: behind, Clock: clock.System{}, Log: slog.New(slog.DiscardHandler)})
+	edge := storageapi.New(storageapi.Options{Accounts: s, Behind: behind, Verify: verifyIdentity, Auth: identityRights{}, Clock: clock.System{}, Log: slog.New(slog.DiscardHandler)})
 	srv := &http.Server{Handler: edge, TLSConfig: authority.TLS()}
 	go func() { _ = srv.ServeTLS(l, "", "") }()
 	t.Cleanup(func() { srv.Close() })
@@ -102,8 +104,8 @@ func (s *store) Token(_ context.Context, acct millpond.AccountName, t millpond.T
 }
 
 // Put implements node.Links.
-func (s *store) Put(ctx context.Context, containerURL, name string, text []byte) error {
-	if !strings.Contains(containerURL, "/logs?") {
+func (s *store) Put(ctx context.Context, containerURL, token, name string, text []byte) error {
+	if !strings.Contains(containerURL, "/logs?") && token != "writer for https://storage.azure.com/" {
 		return millpond.InvalidProperty("containerUrl", "", "no such container")
 	}
 	_, err := s.behind.Container("store", "logs").NewBlockBlobClient(name).UploadBuffer(ctx, text, nil)
@@ -157,7 +159,8 @@ func setupStore(t *testing.T) (*core, *store) {
 	t.Parallel()
 	s := newStore(t)
 	h, path, clk := newHall(), filepath.Join(t.TempDir(), "state.db"), newShifted()
-	h.real, h.links = t.TempDir(), s
+	h.real, h.links, h.identities, s.metadata = t.TempDir(), s, identityTokens{}, freeAddress(t)
+	h.metadata = s.metadata
 	c := start(t, path, h, clk, node.Config{Listener: s.address, ServerCA: s.ca, AzureHosts: azwire.ServedHosts()})
 	t.Cleanup(func() {
 		c.stop()

@@ -28,6 +28,7 @@ import (
 
 	"millpond.dev/millpond/internal/agent"
 	"millpond.dev/millpond/internal/agent/container"
+	"millpond.dev/millpond/internal/agent/managed"
 	"millpond.dev/millpond/internal/agent/proc"
 	"millpond.dev/millpond/internal/agent/transfer"
 	"millpond.dev/millpond/internal/clock"
@@ -65,6 +66,10 @@ type Config struct {
 	// Accounts is the folder of passwd, and Homes that of the homes of those who
 	// log in; empty for /etc and /home, which only privileged machines have in hand.
 	Accounts, Homes string
+	// Tokens gives the tokens of the node's managed identities, which Metadata answers
+	// with, host:port; empty for Azure's address, which only privileged machines take.
+	Tokens   *managed.Broker
+	Metadata string
 	// Reach is told by each Hello how the server is reached; nil if nobody asks.
 	Reach *transfer.Reach
 	// Runner makes the runner once the root directory is known.
@@ -91,6 +96,8 @@ type Machine struct {
 	// is when a clone became a machine of its own.
 	asleep sleeping
 	born   time.Time
+	// answers says that the metadata service was started.
+	answers bool
 	// adopted is closed by the first Hello.
 	adopted chan struct{}
 }
@@ -141,6 +148,9 @@ func (m *Machine) Adopt(_ context.Context, q *nodev1.HelloRequest) (agent.Place,
 				m.attempt("names of one word", askForShortNames(resolvedConf))
 			}
 		}
+	}
+	if q.GetIdentities() {
+		m.attempt("metadata service", m.serveMetadata())
 	}
 	select {
 	case <-m.adopted:

@@ -22,6 +22,25 @@ import (
 // atOnce bounds the blobs that are fetched at the same time for one task.
 const atOnce = 4
 
+// credential proves a request for blobs by a managed identity; nil for a signed
+// URL.
+func (r *Runner) credential(identity string) transfer.Credential {
+	if identity == "" {
+		return nil
+	}
+	return func(ctx context.Context) (string, time.Time, error) {
+		if r.cfg.Tokens == nil {
+			return "", time.Time{}, errors.New("this node has no managed identities")
+		}
+		return r.cfg.Tokens(ctx, identity, "https://storage.azure.com/")
+	}
+}
+
+// fetch brings one file below root.
+func (r *Runner) fetch(ctx context.Context, root *os.Root, f *nodev1.ResourceFile, uid, gid int) error {
+	return r.cfg.Download.fetch(ctx, root, f, r.credential(f.GetIdentity()), uid, gid)
+}
+
 // fetchContainer brings the blobs of a container below root, each under its
 // whole name, into the directory that f names.
 func (r *Runner) fetchContainer(ctx context.Context, root *os.Root, f *nodev1.ResourceFile, uid, gid int) error {
@@ -38,7 +57,7 @@ func (r *Runner) fetchContainer(ctx context.Context, root *os.Root, f *nodev1.Re
 	g.SetLimit(atOnce)
 	lctx, cancel := context.WithCancel(gctx)
 	defer cancel()
-	err := r.blobs.List(lctx, f.GetUrl(), f.GetBlobPrefix(), func(name string) error {
+	err := r.blobs.List(lctx, f.GetUrl(), r.credential(f.GetIdentity()), f.GetBlobPrefix(), func(name string) error {
 		if strings.HasSuffix(name, "/") {
 			return nil // stands for a directory
 		}
@@ -46,12 +65,12 @@ func (r *Runner) fetchContainer(ctx context.Context, root *os.Root, f *nodev1.Re
 		if err != nil {
 			return err
 		}
-		file := &nodev1.ResourceFile{Url: url, Path: path.Join(at, name), Mode: f.GetMode()}
+		file := &nodev1.ResourceFile{Url: url, Path: path.Join(at, name), Mode: f.GetMode(), Identity: f.GetIdentity()}
 		if !filepath.IsLocal(path.Join(at, path.Clean("/" + name)[1:])) || path.Clean(name) != name || strings.HasPrefix(name, "/") {
 			return &failure{code: "ResourceFileCreateFailed", details: details,
 				message: fmt.Sprintf("The blob %q cannot be a file below the task's working directory: its name is no relative path.", name)}
 		}
-		g.Go(func() error { return r.cfg.Download.fetch(gctx, root, file, uid, gid) })
+		g.Go(func() error { return r.fetch(gctx, root, file, uid, gid) })
 		return lctx.Err()
 	})
 	// What failed first is why; a list that was cut short by it is not.
@@ -78,7 +97,7 @@ func listFailure(err error) *failure {
 	case errors.As(err, &re) && re.StatusCode == http.StatusNotFound:
 		return &failure{code: "ResourceContainerNotFound", message: "The specified Azure Blob container does not exist. Check the resource file's storageContainerUrl, or make the container."}
 	case errors.As(err, &re) && (re.StatusCode == http.StatusForbidden || re.StatusCode == http.StatusUnauthorized):
-		return &failure{code: "ResourceContainerAccessDenied", message: fmt.Sprintf("Access to the specified Azure Blob container is denied: the service answered %d %s. Its SAS must permit reading and listing and must not have expired.", re.StatusCode, re.ErrorCode)}
+		return &failure{code: "ResourceContainerAccessDenied", message: fmt.Sprintf("Access to the specified Azure Blob container is denied: the service answered %d %s. Its SAS must permit reading and listing and must not have expired; a managed identity needs the role Storage Blob Data Reader.", re.StatusCode, re.ErrorCode)}
 	case errors.As(err, &re):
 		return &failure{server: re.StatusCode >= 500, code: "ResourceContainerListMiscError", message: fmt.Sprintf("The specified Azure Blob container could not be listed: the service answered %d %s.", re.StatusCode, re.ErrorCode)}
 	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &ne) && ne.Timeout():
@@ -117,7 +136,7 @@ func (t *task) upload(ctx context.Context, success bool) error {
 		if c := o.GetCondition(); c == "tasksuccess" && !success || c == "taskfailure" && success {
 			continue
 		}
-		err := t.runner.blobs.Upload(ctx, o, t.runner.cfg.Root, t.wd, func(n string) string { return env[n] }, func(format string, args ...any) { say(out, format, args...) })
+		err := t.runner.blobs.Upload(ctx, o, t.runner.credential(o.GetIdentity()), t.runner.cfg.Root, t.wd, func(n string) string { return env[n] }, func(format string, args ...any) { say(out, format, args...) })
 		if err == nil {
 			continue
 		}
@@ -143,7 +162,7 @@ func uploadFailure(err error) *failure {
 	case errors.As(err, &re) && re.StatusCode == http.StatusNotFound:
 		return &failure{code: "FileUploadContainerNotFound", message: "One of the specified Azure container(s) was not found while attempting to upload an output file"}
 	case errors.As(err, &re) && (re.StatusCode == http.StatusForbidden || re.StatusCode == http.StatusUnauthorized):
-		return &failure{code: "FileUploadAccessDenied", message: fmt.Sprintf("Access to one of the specified Azure container(s) was denied while attempting to upload an output file: the service answered %d %s. The SAS must permit writing and must not have expired.", re.StatusCode, re.ErrorCode)}
+		return &failure{code: "FileUploadAccessDenied", message: fmt.Sprintf("Access to one of the specified Azure container(s) was denied while attempting to upload an output file: the service answered %d %s. The SAS must permit writing and must not have expired; a managed identity needs the role Storage Blob Data Contributor.", re.StatusCode, re.ErrorCode)}
 	case errors.As(err, &re):
 		return &failure{server: re.StatusCode >= 500, code: "FileUploadMiscError", message: fmt.Sprintf("An output file could not be uploaded: the service answered %d %s.", re.StatusCode, re.ErrorCode)}
 	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &ne) && ne.Timeout():

@@ -47,7 +47,7 @@ func (d Download) withDefaults(reach *transfer.Reach) Download {
 // fetch brings one file below root. Codes and categories are those of the
 // Batch reference: 404 BlobNotFound and 401/403 BlobAccessDenied are the
 // user's, the rest is the service's.
-func (d Download) fetch(ctx context.Context, root *os.Root, f *nodev1.ResourceFile, uid, gid int) error {
+func (d Download) fetch(ctx context.Context, root *os.Root, f *nodev1.ResourceFile, by transfer.Credential, uid, gid int) error {
 	details := map[string]string{"FilePath": f.GetPath(), "Url": redact(f.GetUrl())}
 	if f.GetPath() == "" || !filepath.IsLocal(f.GetPath()) {
 		return &failure{code: "ResourceFileCreateFailed", details: details,
@@ -59,7 +59,7 @@ func (d Download) fetch(ctx context.Context, root *os.Root, f *nodev1.ResourceFi
 	}
 	pause := d.Pause
 	for try := 1; ; try++ {
-		again, err := d.try(ctx, root, f, uid, gid)
+		again, err := d.try(ctx, root, f, by, uid, gid)
 		if err == nil {
 			return nil
 		}
@@ -81,7 +81,7 @@ func (d Download) fetch(ctx context.Context, root *os.Root, f *nodev1.ResourceFi
 	}
 }
 
-func (d Download) try(ctx context.Context, root *os.Root, f *nodev1.ResourceFile, uid, gid int) (again bool, err error) {
+func (d Download) try(ctx context.Context, root *os.Root, f *nodev1.ResourceFile, by transfer.Credential, uid, gid int) (again bool, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	stalled := time.AfterFunc(d.Stall, cancel)
@@ -89,6 +89,14 @@ func (d Download) try(ctx context.Context, root *os.Root, f *nodev1.ResourceFile
 	q, err := http.NewRequestWithContext(ctx, http.MethodGet, f.GetUrl(), nil)
 	if err != nil {
 		return false, &failure{code: "BlobDownloadMiscError", message: "The resource file's URL cannot be requested."}
+	}
+	if by != nil {
+		token, _, err := by(ctx)
+		if err != nil {
+			return true, tokenFailure("BlobAccessDenied", err)
+		}
+		q.Header.Set("Authorization", "Bearer "+token)
+		q.Header.Set("x-ms-version", tokenVersion)
 	}
 	resp, err := d.Client.Do(q)
 	if err != nil {
@@ -100,7 +108,7 @@ func (d Download) try(ctx context.Context, root *os.Root, f *nodev1.ResourceFile
 	case c == http.StatusNotFound:
 		return false, &failure{code: "BlobNotFound", message: "The specified Azure Blob or URL does not exist: the server answered 404. Check the resource file's URL."}
 	case c == http.StatusUnauthorized || c == http.StatusForbidden:
-		return false, &failure{code: "BlobAccessDenied", message: fmt.Sprintf("Access to the specified Azure Blob or URL is denied: the server answered %d. Check the SAS token's rights and its time.", c)}
+		return false, &failure{code: "BlobAccessDenied", message: fmt.Sprintf("Access to the specified Azure Blob or URL is denied: the server answered %d. "+remedy(by), c)}
 	default:
 		retry := c >= 500 || c == http.StatusTooManyRequests || c == http.StatusRequestTimeout
 		return retry, &failure{server: true, code: "BlobDownloadMiscError", message: "The resource file could not be downloaded: the server answered " + resp.Status + "."}
@@ -148,6 +156,23 @@ func (d Download) try(ctx context.Context, root *os.Root, f *nodev1.ResourceFile
 		return false, fileFailure("ResourceFileWriteFailed", err)
 	}
 	return false, nil
+}
+
+// tokenVersion is the version of the blob service that a request with a token asks
+// for: without one it would be one that knows no tokens.
+const tokenVersion = "2021-12-02"
+
+// remedy is what a user does about a refusal.
+func remedy(by transfer.Credential) string {
+	if by != nil {
+		return "The managed identity needs a role for the data of the storage account, such as Storage Blob Data Reader."
+	}
+	return "Check the SAS token's rights and its time."
+}
+
+// tokenFailure is an attempt for which no token could be had.
+func tokenFailure(code string, err error) *failure {
+	return &failure{code: code, message: "No token of the managed identity could be had: " + err.Error()}
 }
 
 // ownParents gives the directories above a file to the task's account.

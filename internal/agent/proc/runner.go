@@ -54,6 +54,9 @@ type Config struct {
 	Hold string
 	// Download tells how resource files are fetched.
 	Download Download
+	// Tokens gives tokens of the node's managed identities, by their resource ids;
+	// nil if there are none.
+	Tokens func(ctx context.Context, identity, resource string) (token string, expires time.Time, err error)
 	// Reach is the way to Azure's names, which Hello tells; nil: as names say.
 	Reach *transfer.Reach
 }

@@ -106,7 +106,7 @@ func (t *task) fetchInto(ctx context.Context, dir string, files []*nodev1.Resour
 		uid, gid = -1, -1
 	}
 	for _, f := range files {
-		get := t.runner.cfg.Download.fetch
+		get := t.runner.fetch
 		if f.GetContainer() {
 			get = t.runner.fetchContainer
 		}

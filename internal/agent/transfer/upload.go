@@ -21,6 +21,16 @@ import (
 	"millpond.dev/millpond/internal/nodeproto/nodev1"
 )
 
+// Credential gives an access token for blob storage and when it expires; nil is
+// for URLs that are signed.
+type Credential func(ctx context.Context) (string, time.Time, error)
+
+// GetToken implements azcore.TokenCredential.
+func (c Credential) GetToken(ctx context.Context, _ policy.TokenRequestOptions) (azcore.AccessToken, error) {
+	token, expires, err := c(ctx)
+	return azcore.AccessToken{Token: token, ExpiresOn: expires}, err
+}
+
 // Blobs talks to containers by the vendor's own client.
 type Blobs struct{ client *http.Client }
 
@@ -34,9 +44,27 @@ func (b *Blobs) options(more ...policy.Policy) azcore.ClientOptions {
 		Retry: policy.RetryOptions{MaxRetries: 4, RetryDelay: 500 * time.Millisecond, MaxRetryDelay: 10 * time.Second}}
 }
 
+// container is a client of a container.
+func (b *Blobs) container(containerURL string, by Credential) (*container.Client, error) {
+	o := &container.ClientOptions{ClientOptions: b.options()}
+	if by == nil {
+		return container.NewClientWithNoCredential(containerURL, o)
+	}
+	return container.NewClient(containerURL, by, o)
+}
+
+// blob is a client of a blob that is to be written.
+func (b *Blobs) blob(blobURL string, by Credential, more ...policy.Policy) (*blockblob.Client, error) {
+	o := &blockblob.ClientOptions{ClientOptions: b.options(more...)}
+	if by == nil {
+		return blockblob.NewClientWithNoCredential(blobURL, o)
+	}
+	return blockblob.NewClient(blobURL, by, o)
+}
+
 // List calls found for each blob of a container whose name begins with prefix.
-func (b *Blobs) List(ctx context.Context, containerURL, prefix string, found func(name string) error) error {
-	c, err := container.NewClientWithNoCredential(containerURL, &container.ClientOptions{ClientOptions: b.options()})
+func (b *Blobs) List(ctx context.Context, containerURL string, by Credential, prefix string, found func(name string) error) error {
+	c, err := b.container(containerURL, by)
 	if err != nil {
 		return err
 	}
@@ -73,7 +101,7 @@ func BlobURL(containerURL, name string) (string, error) {
 // Upload sends the files that one output file of a task means, and says what it
 // sent. Only regular files are sent; no link leads out of Base or, for files
 // below it, out of root.
-func (b *Blobs) Upload(ctx context.Context, o *nodev1.OutputFile, root, wd string, getenv func(string) string, say func(format string, args ...any)) error {
+func (b *Blobs) Upload(ctx context.Context, o *nodev1.OutputFile, by Credential, root, wd string, getenv func(string) string, say func(format string, args ...any)) error {
 	p, err := ParsePattern(o.GetPattern(), wd, getenv)
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrPattern, err)
@@ -127,7 +155,7 @@ func (b *Blobs) Upload(ctx context.Context, o *nodev1.OutputFile, root, wd strin
 	}
 	for _, rel := range files {
 		name := blobName(o.GetPath(), rel, p.Wild)
-		n, err := b.send(ctx, o, dir, path.Join(inside, rel), name)
+		n, err := b.send(ctx, o, by, dir, path.Join(inside, rel), name)
 		if err != nil {
 			return fmt.Errorf("upload %s: %w", rel, err)
 		}
@@ -140,12 +168,12 @@ func (b *Blobs) Upload(ctx context.Context, o *nodev1.OutputFile, root, wd strin
 var ErrPattern = errors.New("the file pattern is not valid")
 
 // Put sends a text to a container.
-func (b *Blobs) Put(ctx context.Context, containerURL, name string, text []byte) error {
+func (b *Blobs) Put(ctx context.Context, containerURL string, by Credential, name string, text []byte) error {
 	to, err := BlobURL(containerURL, name)
 	if err != nil {
 		return err
 	}
-	c, err := blockblob.NewClientWithNoCredential(to, &blockblob.ClientOptions{ClientOptions: b.options()})
+	c, err := b.blob(to, by)
 	if err != nil {
 		return err
 	}
@@ -165,7 +193,7 @@ func blobName(at, rel string, wild bool) string {
 	return at
 }
 
-func (b *Blobs) send(ctx context.Context, o *nodev1.OutputFile, dir *os.Root, file, name string) (int64, error) {
+func (b *Blobs) send(ctx context.Context, o *nodev1.OutputFile, by Credential, dir *os.Root, file, name string) (int64, error) {
 	f, err := dir.Open(file)
 	if err != nil {
 		return 0, err
@@ -182,7 +210,7 @@ func (b *Blobs) send(ctx context.Context, o *nodev1.OutputFile, dir *os.Root, fi
 	if err != nil {
 		return 0, err
 	}
-	c, err := blockblob.NewClientWithNoCredential(to, &blockblob.ClientOptions{ClientOptions: b.options(headers(o.GetHeaders()))})
+	c, err := b.blob(to, by, headers(o.GetHeaders()))
 	if err != nil {
 		return 0, err
 	}

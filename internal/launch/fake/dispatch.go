@@ -90,6 +90,10 @@ func (dispatch) Thaw(ctx context.Context, q *connect.Request[nodev1.ThawRequest]
 	return of(ctx).Thaw(ctx, q)
 }
 
+func (dispatch) GiveToken(ctx context.Context, q *connect.Request[nodev1.GiveTokenRequest]) (*connect.Response[nodev1.GiveTokenResponse], error) {
+	return of(ctx).GiveToken(ctx, q)
+}
+
 func (dispatch) Settle(ctx context.Context, q *connect.Request[nodev1.SettleRequest]) (*connect.Response[nodev1.SettleResponse], error) {
 	return of(ctx).Settle(ctx, q)
 }

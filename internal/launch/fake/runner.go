@@ -164,13 +164,23 @@ func environment(q *nodev1.RunTaskRequest, dir string) map[string]string {
 	return env
 }
 
+// credential proves a request for blobs by a managed identity; nil without one.
+func (r *runner) credential(identity string) transfer.Credential {
+	if identity == "" {
+		return nil
+	}
+	return func(ctx context.Context) (string, time.Time, error) {
+		return r.boot.tokens.File(ctx, identity, "https://storage.azure.com/")
+	}
+}
+
 // fetch brings a resource file; code is empty when it has.
 func (r *runner) fetch(ctx context.Context, dir string, f *nodev1.ResourceFile) (code, message string, server bool) {
 	if f.GetContainer() {
-		err := r.boot.vm.l.blobs.List(ctx, f.GetUrl(), f.GetBlobPrefix(), func(name string) error {
+		err := r.boot.vm.l.blobs.List(ctx, f.GetUrl(), r.credential(f.GetIdentity()), f.GetBlobPrefix(), func(name string) error {
 			u, err := transfer.BlobURL(f.GetUrl(), name)
 			if err == nil {
-				code, message, server = r.fetch(ctx, dir, &nodev1.ResourceFile{Url: u, Path: path.Join(f.GetPath(), name), Mode: f.GetMode()})
+				code, message, server = r.fetch(ctx, dir, &nodev1.ResourceFile{Url: u, Path: path.Join(f.GetPath(), name), Mode: f.GetMode(), Identity: f.GetIdentity()})
 			}
 			if code != "" {
 				err = errors.New(code)
@@ -189,6 +199,14 @@ func (r *runner) fetch(ctx context.Context, dir string, f *nodev1.ResourceFile) 
 	q, err := http.NewRequestWithContext(ctx, http.MethodGet, f.GetUrl(), nil)
 	if err != nil {
 		return "BlobDownloadMiscError", "The resource file's URL cannot be requested.", false
+	}
+	if by := r.credential(f.GetIdentity()); by != nil {
+		token, _, err := by(ctx)
+		if err != nil {
+			return "BlobAccessDenied", "No token of the managed identity could be had: " + err.Error(), false
+		}
+		q.Header.Set("Authorization", "Bearer "+token)
+		q.Header.Set("x-ms-version", "2021-12-02")
 	}
 	resp, err := r.boot.vm.l.http.Do(q)
 	if err != nil {

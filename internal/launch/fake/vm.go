@@ -13,6 +13,7 @@ import (
 
 	millpond "millpond.dev/millpond"
 	"millpond.dev/millpond/internal/agent"
+	"millpond.dev/millpond/internal/agent/managed"
 	"millpond.dev/millpond/internal/launch"
 	"millpond.dev/millpond/internal/nodeproto"
 	"millpond.dev/millpond/internal/nodeproto/nodev1"
@@ -51,6 +52,8 @@ type boot struct {
 	frozen atomic.Bool
 	// spare: all that a boot takes has passed before.
 	spare bool
+	// tokens are those of the node's managed identities.
+	tokens *managed.Broker
 }
 
 // maxConsole bounds what is kept of a console.
@@ -62,14 +65,14 @@ func newVM(l *Launcher, spec launch.Spec) *vm {
 	if spec.Card != nil && spec.Card.Address.IsValid() {
 		addr = spec.Card.Address.String()
 	}
-	managed := map[int]string{}
+	lent := map[int]string{}
 	for _, d := range spec.DataDisks {
 		if d.Managed != "" {
-			managed[d.LUN] = d.Managed
+			lent[d.LUN] = d.Managed
 		}
 	}
 	return &vm{l: l, spec: spec, disk: newDisk(l.cfg.Clock), status: launch.Status{
-		Node: spec.Node, Generation: spec.Generation, Phase: launch.Preparing, Step: "boot", Accel: "fake", Addr: addr, Started: now, Changed: now, Managed: managed,
+		Node: spec.Node, Generation: spec.Generation, Phase: launch.Preparing, Step: "boot", Accel: "fake", Addr: addr, Started: now, Changed: now, Managed: lent,
 	}}
 }
 
@@ -123,7 +126,7 @@ func (v *vm) powerOn() {
 	v.power.Lock()
 	defer v.power.Unlock()
 	ctx, cancel := context.WithCancel(v.l.ctx)
-	b := &boot{vm: v, began: v.l.cfg.Clock.Now(), fate: v.l.draw(v.spec), cancel: cancel, done: make(chan struct{})}
+	b := &boot{vm: v, began: v.l.cfg.Clock.Now(), fate: v.l.draw(v.spec), cancel: cancel, done: make(chan struct{}), tokens: managed.NewBroker(v.l.cfg.Clock)}
 	v.mu.Lock()
 	if v.boot != nil || !v.l.enter() {
 		v.mu.Unlock()
@@ -256,7 +259,7 @@ func (b *boot) failBoot() {
 // serve keeps the agent connected until the boot ends.
 func (b *boot) serve(ctx context.Context) {
 	v := b.vm
-	a := agent.New(agent.Config{Version: "fake", Machine: b, Clock: v.l.cfg.Clock, Heartbeat: v.l.cfg.Heartbeat})
+	a := agent.New(agent.Config{Version: "fake", Machine: b, Clock: v.l.cfg.Clock, Heartbeat: v.l.cfg.Heartbeat, Tokens: b.tokens})
 	defer a.Close()
 	v.log("millpond-agent: waiting for the server")
 	pause := 20 * time.Millisecond

@@ -79,6 +79,8 @@ const (
 	AgentFreezeProcedure = "/millpond.node.v1.Agent/Freeze"
 	// AgentThawProcedure is the fully-qualified name of the Agent's Thaw RPC.
 	AgentThawProcedure = "/millpond.node.v1.Agent/Thaw"
+	// AgentGiveTokenProcedure is the fully-qualified name of the Agent's GiveToken RPC.
+	AgentGiveTokenProcedure = "/millpond.node.v1.Agent/GiveToken"
 	// AgentSettleProcedure is the fully-qualified name of the Agent's Settle RPC.
 	AgentSettleProcedure = "/millpond.node.v1.Agent/Settle"
 	// AgentPersonaliseProcedure is the fully-qualified name of the Agent's Personalise RPC.
@@ -138,6 +140,8 @@ type AgentClient interface {
 	// Thaw fails with FAILED_PRECONDITION if nothing is frozen any more: a capture
 	// that took longer than the limit is not one of a still guest.
 	Thaw(context.Context, *connect.Request[ThawRequest]) (*connect.Response[ThawResponse], error)
+	// GiveToken answers a TokenWanted; one that nobody waits for any more is dropped.
+	GiveToken(context.Context, *connect.Request[GiveTokenRequest]) (*connect.Response[GiveTokenResponse], error)
 	// Settle comes before Hello, from the supervisor of a machine that is to be a
 	// template of others. It returns when the machine has finished its start, holds
 	// nothing any more that has to be each machine's own, and is idle.
@@ -284,6 +288,12 @@ func NewAgentClient(httpClient connect.HTTPClient, baseURL string, opts ...conne
 			connect.WithSchema(agentMethods.ByName("Thaw")),
 			connect.WithClientOptions(opts...),
 		),
+		giveToken: connect.NewClient[GiveTokenRequest, GiveTokenResponse](
+			httpClient,
+			baseURL+AgentGiveTokenProcedure,
+			connect.WithSchema(agentMethods.ByName("GiveToken")),
+			connect.WithClientOptions(opts...),
+		),
 		settle: connect.NewClient[SettleRequest, SettleResponse](
 			httpClient,
 			baseURL+AgentSettleProcedure,
@@ -322,6 +332,7 @@ type agentClient struct {
 	shutdown    *connect.Client[ShutdownRequest, ShutdownResponse]
 	freeze      *connect.Client[FreezeRequest, FreezeResponse]
 	thaw        *connect.Client[ThawRequest, ThawResponse]
+	giveToken   *connect.Client[GiveTokenRequest, GiveTokenResponse]
 	settle      *connect.Client[SettleRequest, SettleResponse]
 	personalise *connect.Client[PersonaliseRequest, PersonaliseResponse]
 }
@@ -431,6 +442,11 @@ func (c *agentClient) Thaw(ctx context.Context, req *connect.Request[ThawRequest
 	return c.thaw.CallUnary(ctx, req)
 }
 
+// GiveToken calls millpond.node.v1.Agent.GiveToken.
+func (c *agentClient) GiveToken(ctx context.Context, req *connect.Request[GiveTokenRequest]) (*connect.Response[GiveTokenResponse], error) {
+	return c.giveToken.CallUnary(ctx, req)
+}
+
 // Settle calls millpond.node.v1.Agent.Settle.
 func (c *agentClient) Settle(ctx context.Context, req *connect.Request[SettleRequest]) (*connect.Response[SettleResponse], error) {
 	return c.settle.CallUnary(ctx, req)
@@ -494,6 +510,8 @@ type AgentHandler interface {
 	// Thaw fails with FAILED_PRECONDITION if nothing is frozen any more: a capture
 	// that took longer than the limit is not one of a still guest.
 	Thaw(context.Context, *connect.Request[ThawRequest]) (*connect.Response[ThawResponse], error)
+	// GiveToken answers a TokenWanted; one that nobody waits for any more is dropped.
+	GiveToken(context.Context, *connect.Request[GiveTokenRequest]) (*connect.Response[GiveTokenResponse], error)
 	// Settle comes before Hello, from the supervisor of a machine that is to be a
 	// template of others. It returns when the machine has finished its start, holds
 	// nothing any more that has to be each machine's own, and is idle.
@@ -636,6 +654,12 @@ func NewAgentHandler(svc AgentHandler, opts ...connect.HandlerOption) (string, h
 		connect.WithSchema(agentMethods.ByName("Thaw")),
 		connect.WithHandlerOptions(opts...),
 	)
+	agentGiveTokenHandler := connect.NewUnaryHandler(
+		AgentGiveTokenProcedure,
+		svc.GiveToken,
+		connect.WithSchema(agentMethods.ByName("GiveToken")),
+		connect.WithHandlerOptions(opts...),
+	)
 	agentSettleHandler := connect.NewUnaryHandler(
 		AgentSettleProcedure,
 		svc.Settle,
@@ -692,6 +716,8 @@ func NewAgentHandler(svc AgentHandler, opts ...connect.HandlerOption) (string, h
 			agentFreezeHandler.ServeHTTP(w, r)
 		case AgentThawProcedure:
 			agentThawHandler.ServeHTTP(w, r)
+		case AgentGiveTokenProcedure:
+			agentGiveTokenHandler.ServeHTTP(w, r)
 		case AgentSettleProcedure:
 			agentSettleHandler.ServeHTTP(w, r)
 		case AgentPersonaliseProcedure:
@@ -787,6 +813,10 @@ func (UnimplementedAgentHandler) Freeze(context.Context, *connect.Request[Freeze
 
 func (UnimplementedAgentHandler) Thaw(context.Context, *connect.Request[ThawRequest]) (*connect.Response[ThawResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("millpond.node.v1.Agent.Thaw is not implemented"))
+}
+
+func (UnimplementedAgentHandler) GiveToken(context.Context, *connect.Request[GiveTokenRequest]) (*connect.Response[GiveTokenResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("millpond.node.v1.Agent.GiveToken is not implemented"))
 }
 
 func (UnimplementedAgentHandler) Settle(context.Context, *connect.Request[SettleRequest]) (*connect.Response[SettleResponse], error) {

@@ -55,7 +55,10 @@ type HelloRequest struct {
 	NetworkDomain  string `protobuf:"bytes,101,opt,name=network_domain,json=networkDomain,proto3" json:"network_domain,omitempty"`
 	// last_sequence is the number of the last event that the server knows; what the
 	// agent numbers anew goes on behind it.
-	LastSequence  uint64 `protobuf:"varint,170,opt,name=last_sequence,json=lastSequence,proto3" json:"last_sequence,omitempty"`
+	LastSequence uint64 `protobuf:"varint,170,opt,name=last_sequence,json=lastSequence,proto3" json:"last_sequence,omitempty"`
+	// identities says that the node has managed identities: the agent answers for
+	// Azure's instance metadata service.
+	Identities    bool `protobuf:"varint,160,opt,name=identities,proto3" json:"identities,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -193,6 +196,13 @@ func (x *HelloRequest) GetLastSequence() uint64 {
 		return x.LastSequence
 	}
 	return 0
+}
+
+func (x *HelloRequest) GetIdentities() bool {
+	if x != nil {
+		return x.Identities
+	}
+	return false
 }
 
 type HelloResponse struct {
@@ -530,6 +540,7 @@ type Event struct {
 	//	*Event_TaskCompleted
 	//	*Event_Heartbeat
 	//	*Event_TaskCoordinated
+	//	*Event_TokenWanted
 	What isEvent_What `protobuf_oneof:"what"`
 	// more are the events after this one, in order, none with more of its own.
 	More          []*Event `protobuf:"bytes,80,rep,name=more,proto3" json:"more,omitempty"`
@@ -624,6 +635,15 @@ func (x *Event) GetTaskCoordinated() *TaskCoordinated {
 	return nil
 }
 
+func (x *Event) GetTokenWanted() *TokenWanted {
+	if x != nil {
+		if x, ok := x.What.(*Event_TokenWanted); ok {
+			return x.TokenWanted
+		}
+	}
+	return nil
+}
+
 func (x *Event) GetMore() []*Event {
 	if x != nil {
 		return x.More
@@ -651,6 +671,11 @@ type Event_TaskCoordinated struct {
 	TaskCoordinated *TaskCoordinated `protobuf:"bytes,30,opt,name=task_coordinated,json=taskCoordinated,proto3,oneof"`
 }
 
+type Event_TokenWanted struct {
+	// Sequence 0, never kept: asked again in the next session while it is wanted.
+	TokenWanted *TokenWanted `protobuf:"bytes,160,opt,name=token_wanted,json=tokenWanted,proto3,oneof"`
+}
+
 func (*Event_TaskStarted) isEvent_What() {}
 
 func (*Event_TaskCompleted) isEvent_What() {}
@@ -658,6 +683,231 @@ func (*Event_TaskCompleted) isEvent_What() {}
 func (*Event_Heartbeat) isEvent_What() {}
 
 func (*Event_TaskCoordinated) isEvent_What() {}
+
+func (*Event_TokenWanted) isEvent_What() {}
+
+// TokenWanted asks for an access token of one of the node's managed identities,
+// which one of the three names; none if there is only one.
+type TokenWanted struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Resource      string                 `protobuf:"bytes,2,opt,name=resource,proto3" json:"resource,omitempty"` // the audience, such as https://storage.azure.com/
+	ClientId      string                 `protobuf:"bytes,3,opt,name=client_id,json=clientId,proto3" json:"client_id,omitempty"`
+	PrincipalId   string                 `protobuf:"bytes,4,opt,name=principal_id,json=principalId,proto3" json:"principal_id,omitempty"`
+	ResourceId    string                 `protobuf:"bytes,5,opt,name=resource_id,json=resourceId,proto3" json:"resource_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TokenWanted) Reset() {
+	*x = TokenWanted{}
+	mi := &file_node_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TokenWanted) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TokenWanted) ProtoMessage() {}
+
+func (x *TokenWanted) ProtoReflect() protoreflect.Message {
+	mi := &file_node_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TokenWanted.ProtoReflect.Descriptor instead.
+func (*TokenWanted) Descriptor() ([]byte, []int) {
+	return file_node_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *TokenWanted) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *TokenWanted) GetResource() string {
+	if x != nil {
+		return x.Resource
+	}
+	return ""
+}
+
+func (x *TokenWanted) GetClientId() string {
+	if x != nil {
+		return x.ClientId
+	}
+	return ""
+}
+
+func (x *TokenWanted) GetPrincipalId() string {
+	if x != nil {
+		return x.PrincipalId
+	}
+	return ""
+}
+
+func (x *TokenWanted) GetResourceId() string {
+	if x != nil {
+		return x.ResourceId
+	}
+	return ""
+}
+
+type GiveTokenRequest struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Id        string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Token     string                 `protobuf:"bytes,2,opt,name=token,proto3" json:"token,omitempty"` // secret; empty with an error
+	NotBefore *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=not_before,json=notBefore,proto3" json:"not_before,omitempty"`
+	Expires   *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=expires,proto3" json:"expires,omitempty"`
+	ClientId  string                 `protobuf:"bytes,5,opt,name=client_id,json=clientId,proto3" json:"client_id,omitempty"`
+	Resource  string                 `protobuf:"bytes,6,opt,name=resource,proto3" json:"resource,omitempty"`
+	// code and message say why there is none; retry that it may help to ask again.
+	Code          string `protobuf:"bytes,7,opt,name=code,proto3" json:"code,omitempty"`
+	Message       string `protobuf:"bytes,8,opt,name=message,proto3" json:"message,omitempty"`
+	Retry         bool   `protobuf:"varint,9,opt,name=retry,proto3" json:"retry,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GiveTokenRequest) Reset() {
+	*x = GiveTokenRequest{}
+	mi := &file_node_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GiveTokenRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GiveTokenRequest) ProtoMessage() {}
+
+func (x *GiveTokenRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_node_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GiveTokenRequest.ProtoReflect.Descriptor instead.
+func (*GiveTokenRequest) Descriptor() ([]byte, []int) {
+	return file_node_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *GiveTokenRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *GiveTokenRequest) GetToken() string {
+	if x != nil {
+		return x.Token
+	}
+	return ""
+}
+
+func (x *GiveTokenRequest) GetNotBefore() *timestamppb.Timestamp {
+	if x != nil {
+		return x.NotBefore
+	}
+	return nil
+}
+
+func (x *GiveTokenRequest) GetExpires() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Expires
+	}
+	return nil
+}
+
+func (x *GiveTokenRequest) GetClientId() string {
+	if x != nil {
+		return x.ClientId
+	}
+	return ""
+}
+
+func (x *GiveTokenRequest) GetResource() string {
+	if x != nil {
+		return x.Resource
+	}
+	return ""
+}
+
+func (x *GiveTokenRequest) GetCode() string {
+	if x != nil {
+		return x.Code
+	}
+	return ""
+}
+
+func (x *GiveTokenRequest) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *GiveTokenRequest) GetRetry() bool {
+	if x != nil {
+		return x.Retry
+	}
+	return false
+}
+
+type GiveTokenResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GiveTokenResponse) Reset() {
+	*x = GiveTokenResponse{}
+	mi := &file_node_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GiveTokenResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GiveTokenResponse) ProtoMessage() {}
+
+func (x *GiveTokenResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_node_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GiveTokenResponse.ProtoReflect.Descriptor instead.
+func (*GiveTokenResponse) Descriptor() ([]byte, []int) {
+	return file_node_proto_rawDescGZIP(), []int{8}
+}
 
 type TaskStarted struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -669,7 +919,7 @@ type TaskStarted struct {
 
 func (x *TaskStarted) Reset() {
 	*x = TaskStarted{}
-	mi := &file_node_proto_msgTypes[6]
+	mi := &file_node_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -681,7 +931,7 @@ func (x *TaskStarted) String() string {
 func (*TaskStarted) ProtoMessage() {}
 
 func (x *TaskStarted) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[6]
+	mi := &file_node_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -694,7 +944,7 @@ func (x *TaskStarted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskStarted.ProtoReflect.Descriptor instead.
 func (*TaskStarted) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{6}
+	return file_node_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *TaskStarted) GetKey() *TaskKey {
@@ -723,7 +973,7 @@ type TaskCoordinated struct {
 
 func (x *TaskCoordinated) Reset() {
 	*x = TaskCoordinated{}
-	mi := &file_node_proto_msgTypes[7]
+	mi := &file_node_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -735,7 +985,7 @@ func (x *TaskCoordinated) String() string {
 func (*TaskCoordinated) ProtoMessage() {}
 
 func (x *TaskCoordinated) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[7]
+	mi := &file_node_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -748,7 +998,7 @@ func (x *TaskCoordinated) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskCoordinated.ProtoReflect.Descriptor instead.
 func (*TaskCoordinated) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{7}
+	return file_node_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *TaskCoordinated) GetKey() *TaskKey {
@@ -785,7 +1035,7 @@ type TaskCompleted struct {
 
 func (x *TaskCompleted) Reset() {
 	*x = TaskCompleted{}
-	mi := &file_node_proto_msgTypes[8]
+	mi := &file_node_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -797,7 +1047,7 @@ func (x *TaskCompleted) String() string {
 func (*TaskCompleted) ProtoMessage() {}
 
 func (x *TaskCompleted) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[8]
+	mi := &file_node_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -810,7 +1060,7 @@ func (x *TaskCompleted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskCompleted.ProtoReflect.Descriptor instead.
 func (*TaskCompleted) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{8}
+	return file_node_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *TaskCompleted) GetKey() *TaskKey {
@@ -877,7 +1127,7 @@ type Usage struct {
 
 func (x *Usage) Reset() {
 	*x = Usage{}
-	mi := &file_node_proto_msgTypes[9]
+	mi := &file_node_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -889,7 +1139,7 @@ func (x *Usage) String() string {
 func (*Usage) ProtoMessage() {}
 
 func (x *Usage) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[9]
+	mi := &file_node_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -902,7 +1152,7 @@ func (x *Usage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Usage.ProtoReflect.Descriptor instead.
 func (*Usage) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{9}
+	return file_node_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Usage) GetUserCpu() *durationpb.Duration {
@@ -959,7 +1209,7 @@ type Failure struct {
 
 func (x *Failure) Reset() {
 	*x = Failure{}
-	mi := &file_node_proto_msgTypes[10]
+	mi := &file_node_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -971,7 +1221,7 @@ func (x *Failure) String() string {
 func (*Failure) ProtoMessage() {}
 
 func (x *Failure) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[10]
+	mi := &file_node_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -984,7 +1234,7 @@ func (x *Failure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failure.ProtoReflect.Descriptor instead.
 func (*Failure) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{10}
+	return file_node_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Failure) GetServerError() bool {
@@ -1037,7 +1287,7 @@ type Heartbeat struct {
 
 func (x *Heartbeat) Reset() {
 	*x = Heartbeat{}
-	mi := &file_node_proto_msgTypes[11]
+	mi := &file_node_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1049,7 +1299,7 @@ func (x *Heartbeat) String() string {
 func (*Heartbeat) ProtoMessage() {}
 
 func (x *Heartbeat) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[11]
+	mi := &file_node_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1062,7 +1312,7 @@ func (x *Heartbeat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Heartbeat.ProtoReflect.Descriptor instead.
 func (*Heartbeat) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{11}
+	return file_node_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Heartbeat) GetLoad1() float64 {
@@ -1165,7 +1415,7 @@ type AcknowledgeRequest struct {
 
 func (x *AcknowledgeRequest) Reset() {
 	*x = AcknowledgeRequest{}
-	mi := &file_node_proto_msgTypes[12]
+	mi := &file_node_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1177,7 +1427,7 @@ func (x *AcknowledgeRequest) String() string {
 func (*AcknowledgeRequest) ProtoMessage() {}
 
 func (x *AcknowledgeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[12]
+	mi := &file_node_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1190,7 +1440,7 @@ func (x *AcknowledgeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcknowledgeRequest.ProtoReflect.Descriptor instead.
 func (*AcknowledgeRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{12}
+	return file_node_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *AcknowledgeRequest) GetThrough() uint64 {
@@ -1208,7 +1458,7 @@ type AcknowledgeResponse struct {
 
 func (x *AcknowledgeResponse) Reset() {
 	*x = AcknowledgeResponse{}
-	mi := &file_node_proto_msgTypes[13]
+	mi := &file_node_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1220,7 +1470,7 @@ func (x *AcknowledgeResponse) String() string {
 func (*AcknowledgeResponse) ProtoMessage() {}
 
 func (x *AcknowledgeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[13]
+	mi := &file_node_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1233,7 +1483,7 @@ func (x *AcknowledgeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcknowledgeResponse.ProtoReflect.Descriptor instead.
 func (*AcknowledgeResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{13}
+	return file_node_proto_rawDescGZIP(), []int{16}
 }
 
 type RunTaskRequest struct {
@@ -1266,7 +1516,7 @@ type RunTaskRequest struct {
 
 func (x *RunTaskRequest) Reset() {
 	*x = RunTaskRequest{}
-	mi := &file_node_proto_msgTypes[14]
+	mi := &file_node_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1278,7 +1528,7 @@ func (x *RunTaskRequest) String() string {
 func (*RunTaskRequest) ProtoMessage() {}
 
 func (x *RunTaskRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[14]
+	mi := &file_node_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1291,7 +1541,7 @@ func (x *RunTaskRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunTaskRequest.ProtoReflect.Descriptor instead.
 func (*RunTaskRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{14}
+	return file_node_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *RunTaskRequest) GetKey() *TaskKey {
@@ -1398,7 +1648,7 @@ type Certificate struct {
 
 func (x *Certificate) Reset() {
 	*x = Certificate{}
-	mi := &file_node_proto_msgTypes[15]
+	mi := &file_node_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1410,7 +1660,7 @@ func (x *Certificate) String() string {
 func (*Certificate) ProtoMessage() {}
 
 func (x *Certificate) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[15]
+	mi := &file_node_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1423,7 +1673,7 @@ func (x *Certificate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Certificate.ProtoReflect.Descriptor instead.
 func (*Certificate) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{15}
+	return file_node_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Certificate) GetThumbprint() string {
@@ -1465,14 +1715,17 @@ type OutputFile struct {
 	Path    string    `protobuf:"bytes,3,opt,name=path,proto3" json:"path,omitempty"`
 	Headers []*Header `protobuf:"bytes,4,rep,name=headers,proto3" json:"headers,omitempty"`
 	// condition is tasksuccess, taskfailure or taskcompletion.
-	Condition     string `protobuf:"bytes,5,opt,name=condition,proto3" json:"condition,omitempty"`
+	Condition string `protobuf:"bytes,5,opt,name=condition,proto3" json:"condition,omitempty"`
+	// identity is the resource id of the managed identity whose token permits it;
+	// container_url is then not signed.
+	Identity      string `protobuf:"bytes,160,opt,name=identity,proto3" json:"identity,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *OutputFile) Reset() {
 	*x = OutputFile{}
-	mi := &file_node_proto_msgTypes[16]
+	mi := &file_node_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1484,7 +1737,7 @@ func (x *OutputFile) String() string {
 func (*OutputFile) ProtoMessage() {}
 
 func (x *OutputFile) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[16]
+	mi := &file_node_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1497,7 +1750,7 @@ func (x *OutputFile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OutputFile.ProtoReflect.Descriptor instead.
 func (*OutputFile) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{16}
+	return file_node_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *OutputFile) GetPattern() string {
@@ -1535,6 +1788,13 @@ func (x *OutputFile) GetCondition() string {
 	return ""
 }
 
+func (x *OutputFile) GetIdentity() string {
+	if x != nil {
+		return x.Identity
+	}
+	return ""
+}
+
 type Header struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -1545,7 +1805,7 @@ type Header struct {
 
 func (x *Header) Reset() {
 	*x = Header{}
-	mi := &file_node_proto_msgTypes[17]
+	mi := &file_node_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1557,7 +1817,7 @@ func (x *Header) String() string {
 func (*Header) ProtoMessage() {}
 
 func (x *Header) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[17]
+	mi := &file_node_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1570,7 +1830,7 @@ func (x *Header) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Header.ProtoReflect.Descriptor instead.
 func (*Header) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{17}
+	return file_node_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Header) GetName() string {
@@ -1604,7 +1864,7 @@ type ApplicationPackage struct {
 
 func (x *ApplicationPackage) Reset() {
 	*x = ApplicationPackage{}
-	mi := &file_node_proto_msgTypes[18]
+	mi := &file_node_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1616,7 +1876,7 @@ func (x *ApplicationPackage) String() string {
 func (*ApplicationPackage) ProtoMessage() {}
 
 func (x *ApplicationPackage) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[18]
+	mi := &file_node_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1629,7 +1889,7 @@ func (x *ApplicationPackage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplicationPackage.ProtoReflect.Descriptor instead.
 func (*ApplicationPackage) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{18}
+	return file_node_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ApplicationPackage) GetId() string {
@@ -1676,7 +1936,7 @@ type InstallRequest struct {
 
 func (x *InstallRequest) Reset() {
 	*x = InstallRequest{}
-	mi := &file_node_proto_msgTypes[19]
+	mi := &file_node_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1688,7 +1948,7 @@ func (x *InstallRequest) String() string {
 func (*InstallRequest) ProtoMessage() {}
 
 func (x *InstallRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[19]
+	mi := &file_node_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1701,7 +1961,7 @@ func (x *InstallRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InstallRequest.ProtoReflect.Descriptor instead.
 func (*InstallRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{19}
+	return file_node_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *InstallRequest) GetPackages() []*ApplicationPackage {
@@ -1722,7 +1982,7 @@ type InstallResponse struct {
 
 func (x *InstallResponse) Reset() {
 	*x = InstallResponse{}
-	mi := &file_node_proto_msgTypes[20]
+	mi := &file_node_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1734,7 +1994,7 @@ func (x *InstallResponse) String() string {
 func (*InstallResponse) ProtoMessage() {}
 
 func (x *InstallResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[20]
+	mi := &file_node_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1747,7 +2007,7 @@ func (x *InstallResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InstallResponse.ProtoReflect.Descriptor instead.
 func (*InstallResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{20}
+	return file_node_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *InstallResponse) GetFailure() *Failure {
@@ -1772,7 +2032,7 @@ type User struct {
 
 func (x *User) Reset() {
 	*x = User{}
-	mi := &file_node_proto_msgTypes[21]
+	mi := &file_node_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1784,7 +2044,7 @@ func (x *User) String() string {
 func (*User) ProtoMessage() {}
 
 func (x *User) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[21]
+	mi := &file_node_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1797,7 +2057,7 @@ func (x *User) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use User.ProtoReflect.Descriptor instead.
 func (*User) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{21}
+	return file_node_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *User) GetName() string {
@@ -1842,15 +2102,18 @@ type ResourceFile struct {
 	Mode  uint32                 `protobuf:"varint,3,opt,name=mode,proto3" json:"mode,omitempty"` // 0 means 0770
 	// container: url is that of a container, and path the directory into which its
 	// blobs come whose names begin with blob_prefix.
-	Container     bool   `protobuf:"varint,40,opt,name=container,proto3" json:"container,omitempty"`
-	BlobPrefix    string `protobuf:"bytes,41,opt,name=blob_prefix,json=blobPrefix,proto3" json:"blob_prefix,omitempty"`
+	Container  bool   `protobuf:"varint,40,opt,name=container,proto3" json:"container,omitempty"`
+	BlobPrefix string `protobuf:"bytes,41,opt,name=blob_prefix,json=blobPrefix,proto3" json:"blob_prefix,omitempty"`
+	// identity is the resource id of the managed identity whose token permits it;
+	// url is then not signed.
+	Identity      string `protobuf:"bytes,160,opt,name=identity,proto3" json:"identity,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ResourceFile) Reset() {
 	*x = ResourceFile{}
-	mi := &file_node_proto_msgTypes[22]
+	mi := &file_node_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1862,7 +2125,7 @@ func (x *ResourceFile) String() string {
 func (*ResourceFile) ProtoMessage() {}
 
 func (x *ResourceFile) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[22]
+	mi := &file_node_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1875,7 +2138,7 @@ func (x *ResourceFile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceFile.ProtoReflect.Descriptor instead.
 func (*ResourceFile) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{22}
+	return file_node_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ResourceFile) GetUrl() string {
@@ -1913,6 +2176,13 @@ func (x *ResourceFile) GetBlobPrefix() string {
 	return ""
 }
 
+func (x *ResourceFile) GetIdentity() string {
+	if x != nil {
+		return x.Identity
+	}
+	return ""
+}
+
 type Instance struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// coordination_command_line runs first. What it leaves running lives until the
@@ -1930,7 +2200,7 @@ type Instance struct {
 
 func (x *Instance) Reset() {
 	*x = Instance{}
-	mi := &file_node_proto_msgTypes[23]
+	mi := &file_node_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1942,7 +2212,7 @@ func (x *Instance) String() string {
 func (*Instance) ProtoMessage() {}
 
 func (x *Instance) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[23]
+	mi := &file_node_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1955,7 +2225,7 @@ func (x *Instance) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Instance.ProtoReflect.Descriptor instead.
 func (*Instance) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{23}
+	return file_node_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Instance) GetCoordinationCommandLine() string {
@@ -1996,7 +2266,7 @@ type Host struct {
 
 func (x *Host) Reset() {
 	*x = Host{}
-	mi := &file_node_proto_msgTypes[24]
+	mi := &file_node_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2008,7 +2278,7 @@ func (x *Host) String() string {
 func (*Host) ProtoMessage() {}
 
 func (x *Host) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[24]
+	mi := &file_node_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2021,7 +2291,7 @@ func (x *Host) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Host.ProtoReflect.Descriptor instead.
 func (*Host) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{24}
+	return file_node_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Host) GetName() string {
@@ -2046,7 +2316,7 @@ type RunTaskResponse struct {
 
 func (x *RunTaskResponse) Reset() {
 	*x = RunTaskResponse{}
-	mi := &file_node_proto_msgTypes[25]
+	mi := &file_node_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2058,7 +2328,7 @@ func (x *RunTaskResponse) String() string {
 func (*RunTaskResponse) ProtoMessage() {}
 
 func (x *RunTaskResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[25]
+	mi := &file_node_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2071,7 +2341,7 @@ func (x *RunTaskResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunTaskResponse.ProtoReflect.Descriptor instead.
 func (*RunTaskResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{25}
+	return file_node_proto_rawDescGZIP(), []int{28}
 }
 
 type RunTasksRequest struct {
@@ -2083,7 +2353,7 @@ type RunTasksRequest struct {
 
 func (x *RunTasksRequest) Reset() {
 	*x = RunTasksRequest{}
-	mi := &file_node_proto_msgTypes[26]
+	mi := &file_node_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2095,7 +2365,7 @@ func (x *RunTasksRequest) String() string {
 func (*RunTasksRequest) ProtoMessage() {}
 
 func (x *RunTasksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[26]
+	mi := &file_node_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2108,7 +2378,7 @@ func (x *RunTasksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunTasksRequest.ProtoReflect.Descriptor instead.
 func (*RunTasksRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{26}
+	return file_node_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *RunTasksRequest) GetTasks() []*RunTaskRequest {
@@ -2128,7 +2398,7 @@ type RunTasksResponse struct {
 
 func (x *RunTasksResponse) Reset() {
 	*x = RunTasksResponse{}
-	mi := &file_node_proto_msgTypes[27]
+	mi := &file_node_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2140,7 +2410,7 @@ func (x *RunTasksResponse) String() string {
 func (*RunTasksResponse) ProtoMessage() {}
 
 func (x *RunTasksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[27]
+	mi := &file_node_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2153,7 +2423,7 @@ func (x *RunTasksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunTasksResponse.ProtoReflect.Descriptor instead.
 func (*RunTasksResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{27}
+	return file_node_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *RunTasksResponse) GetResults() []*RunTaskResult {
@@ -2175,7 +2445,7 @@ type RunTaskResult struct {
 
 func (x *RunTaskResult) Reset() {
 	*x = RunTaskResult{}
-	mi := &file_node_proto_msgTypes[28]
+	mi := &file_node_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2187,7 +2457,7 @@ func (x *RunTaskResult) String() string {
 func (*RunTaskResult) ProtoMessage() {}
 
 func (x *RunTaskResult) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[28]
+	mi := &file_node_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2200,7 +2470,7 @@ func (x *RunTaskResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunTaskResult.ProtoReflect.Descriptor instead.
 func (*RunTaskResult) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{28}
+	return file_node_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *RunTaskResult) GetCode() uint32 {
@@ -2227,7 +2497,7 @@ type PrepareRequest struct {
 
 func (x *PrepareRequest) Reset() {
 	*x = PrepareRequest{}
-	mi := &file_node_proto_msgTypes[29]
+	mi := &file_node_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2239,7 +2509,7 @@ func (x *PrepareRequest) String() string {
 func (*PrepareRequest) ProtoMessage() {}
 
 func (x *PrepareRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[29]
+	mi := &file_node_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2252,7 +2522,7 @@ func (x *PrepareRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrepareRequest.ProtoReflect.Descriptor instead.
 func (*PrepareRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{29}
+	return file_node_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *PrepareRequest) GetMounts() []*Mount {
@@ -2286,7 +2556,7 @@ type Mount struct {
 
 func (x *Mount) Reset() {
 	*x = Mount{}
-	mi := &file_node_proto_msgTypes[30]
+	mi := &file_node_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2298,7 +2568,7 @@ func (x *Mount) String() string {
 func (*Mount) ProtoMessage() {}
 
 func (x *Mount) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[30]
+	mi := &file_node_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2311,7 +2581,7 @@ func (x *Mount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mount.ProtoReflect.Descriptor instead.
 func (*Mount) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{30}
+	return file_node_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Mount) GetType() string {
@@ -2373,7 +2643,7 @@ type Containers struct {
 
 func (x *Containers) Reset() {
 	*x = Containers{}
-	mi := &file_node_proto_msgTypes[31]
+	mi := &file_node_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2385,7 +2655,7 @@ func (x *Containers) String() string {
 func (*Containers) ProtoMessage() {}
 
 func (x *Containers) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[31]
+	mi := &file_node_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2398,7 +2668,7 @@ func (x *Containers) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Containers.ProtoReflect.Descriptor instead.
 func (*Containers) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{31}
+	return file_node_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Containers) GetImages() []string {
@@ -2426,7 +2696,7 @@ type Registry struct {
 
 func (x *Registry) Reset() {
 	*x = Registry{}
-	mi := &file_node_proto_msgTypes[32]
+	mi := &file_node_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2438,7 +2708,7 @@ func (x *Registry) String() string {
 func (*Registry) ProtoMessage() {}
 
 func (x *Registry) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[32]
+	mi := &file_node_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2451,7 +2721,7 @@ func (x *Registry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Registry.ProtoReflect.Descriptor instead.
 func (*Registry) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{32}
+	return file_node_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Registry) GetServer() string {
@@ -2485,7 +2755,7 @@ type PrepareResponse struct {
 
 func (x *PrepareResponse) Reset() {
 	*x = PrepareResponse{}
-	mi := &file_node_proto_msgTypes[33]
+	mi := &file_node_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2497,7 +2767,7 @@ func (x *PrepareResponse) String() string {
 func (*PrepareResponse) ProtoMessage() {}
 
 func (x *PrepareResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[33]
+	mi := &file_node_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2510,7 +2780,7 @@ func (x *PrepareResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrepareResponse.ProtoReflect.Descriptor instead.
 func (*PrepareResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{33}
+	return file_node_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *PrepareResponse) GetFailure() *Failure {
@@ -2532,7 +2802,7 @@ type ExtendRequest struct {
 
 func (x *ExtendRequest) Reset() {
 	*x = ExtendRequest{}
-	mi := &file_node_proto_msgTypes[34]
+	mi := &file_node_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2544,7 +2814,7 @@ func (x *ExtendRequest) String() string {
 func (*ExtendRequest) ProtoMessage() {}
 
 func (x *ExtendRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[34]
+	mi := &file_node_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2557,7 +2827,7 @@ func (x *ExtendRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtendRequest.ProtoReflect.Descriptor instead.
 func (*ExtendRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{34}
+	return file_node_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ExtendRequest) GetId() string {
@@ -2603,7 +2873,7 @@ type ExtendResponse struct {
 
 func (x *ExtendResponse) Reset() {
 	*x = ExtendResponse{}
-	mi := &file_node_proto_msgTypes[35]
+	mi := &file_node_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2615,7 +2885,7 @@ func (x *ExtendResponse) String() string {
 func (*ExtendResponse) ProtoMessage() {}
 
 func (x *ExtendResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[35]
+	mi := &file_node_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2628,7 +2898,7 @@ func (x *ExtendResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtendResponse.ProtoReflect.Descriptor instead.
 func (*ExtendResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{35}
+	return file_node_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ExtendResponse) GetExitCode() int32 {
@@ -2691,7 +2961,7 @@ type Container struct {
 
 func (x *Container) Reset() {
 	*x = Container{}
-	mi := &file_node_proto_msgTypes[36]
+	mi := &file_node_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2703,7 +2973,7 @@ func (x *Container) String() string {
 func (*Container) ProtoMessage() {}
 
 func (x *Container) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[36]
+	mi := &file_node_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2716,7 +2986,7 @@ func (x *Container) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Container.ProtoReflect.Descriptor instead.
 func (*Container) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{36}
+	return file_node_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *Container) GetImage() string {
@@ -2771,7 +3041,7 @@ type Bind struct {
 
 func (x *Bind) Reset() {
 	*x = Bind{}
-	mi := &file_node_proto_msgTypes[37]
+	mi := &file_node_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2783,7 +3053,7 @@ func (x *Bind) String() string {
 func (*Bind) ProtoMessage() {}
 
 func (x *Bind) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[37]
+	mi := &file_node_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2796,7 +3066,7 @@ func (x *Bind) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Bind.ProtoReflect.Descriptor instead.
 func (*Bind) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{37}
+	return file_node_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *Bind) GetPath() string {
@@ -2824,7 +3094,7 @@ type ContainerInfo struct {
 
 func (x *ContainerInfo) Reset() {
 	*x = ContainerInfo{}
-	mi := &file_node_proto_msgTypes[38]
+	mi := &file_node_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2836,7 +3106,7 @@ func (x *ContainerInfo) String() string {
 func (*ContainerInfo) ProtoMessage() {}
 
 func (x *ContainerInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[38]
+	mi := &file_node_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2849,7 +3119,7 @@ func (x *ContainerInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerInfo.ProtoReflect.Descriptor instead.
 func (*ContainerInfo) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{38}
+	return file_node_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ContainerInfo) GetId() string {
@@ -2882,7 +3152,7 @@ type SetLoginsRequest struct {
 
 func (x *SetLoginsRequest) Reset() {
 	*x = SetLoginsRequest{}
-	mi := &file_node_proto_msgTypes[39]
+	mi := &file_node_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2894,7 +3164,7 @@ func (x *SetLoginsRequest) String() string {
 func (*SetLoginsRequest) ProtoMessage() {}
 
 func (x *SetLoginsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[39]
+	mi := &file_node_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2907,7 +3177,7 @@ func (x *SetLoginsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetLoginsRequest.ProtoReflect.Descriptor instead.
 func (*SetLoginsRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{39}
+	return file_node_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *SetLoginsRequest) GetLogins() []*Login {
@@ -2925,7 +3195,7 @@ type SetLoginsResponse struct {
 
 func (x *SetLoginsResponse) Reset() {
 	*x = SetLoginsResponse{}
-	mi := &file_node_proto_msgTypes[40]
+	mi := &file_node_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2937,7 +3207,7 @@ func (x *SetLoginsResponse) String() string {
 func (*SetLoginsResponse) ProtoMessage() {}
 
 func (x *SetLoginsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[40]
+	mi := &file_node_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2950,7 +3220,7 @@ func (x *SetLoginsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetLoginsResponse.ProtoReflect.Descriptor instead.
 func (*SetLoginsResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{40}
+	return file_node_proto_rawDescGZIP(), []int{43}
 }
 
 // Login is an account that people log in with.
@@ -2974,7 +3244,7 @@ type Login struct {
 
 func (x *Login) Reset() {
 	*x = Login{}
-	mi := &file_node_proto_msgTypes[41]
+	mi := &file_node_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2986,7 +3256,7 @@ func (x *Login) String() string {
 func (*Login) ProtoMessage() {}
 
 func (x *Login) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[41]
+	mi := &file_node_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2999,7 +3269,7 @@ func (x *Login) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Login.ProtoReflect.Descriptor instead.
 func (*Login) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{41}
+	return file_node_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *Login) GetName() string {
@@ -3083,7 +3353,7 @@ type NoticeRequest struct {
 
 func (x *NoticeRequest) Reset() {
 	*x = NoticeRequest{}
-	mi := &file_node_proto_msgTypes[42]
+	mi := &file_node_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3095,7 +3365,7 @@ func (x *NoticeRequest) String() string {
 func (*NoticeRequest) ProtoMessage() {}
 
 func (x *NoticeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[42]
+	mi := &file_node_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3108,7 +3378,7 @@ func (x *NoticeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NoticeRequest.ProtoReflect.Descriptor instead.
 func (*NoticeRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{42}
+	return file_node_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *NoticeRequest) GetId() string {
@@ -3140,7 +3410,7 @@ type NoticeResponse struct {
 
 func (x *NoticeResponse) Reset() {
 	*x = NoticeResponse{}
-	mi := &file_node_proto_msgTypes[43]
+	mi := &file_node_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3152,7 +3422,7 @@ func (x *NoticeResponse) String() string {
 func (*NoticeResponse) ProtoMessage() {}
 
 func (x *NoticeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[43]
+	mi := &file_node_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3165,7 +3435,7 @@ func (x *NoticeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NoticeResponse.ProtoReflect.Descriptor instead.
 func (*NoticeResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{43}
+	return file_node_proto_rawDescGZIP(), []int{46}
 }
 
 type ProceedTaskRequest struct {
@@ -3177,7 +3447,7 @@ type ProceedTaskRequest struct {
 
 func (x *ProceedTaskRequest) Reset() {
 	*x = ProceedTaskRequest{}
-	mi := &file_node_proto_msgTypes[44]
+	mi := &file_node_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3189,7 +3459,7 @@ func (x *ProceedTaskRequest) String() string {
 func (*ProceedTaskRequest) ProtoMessage() {}
 
 func (x *ProceedTaskRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[44]
+	mi := &file_node_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3202,7 +3472,7 @@ func (x *ProceedTaskRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProceedTaskRequest.ProtoReflect.Descriptor instead.
 func (*ProceedTaskRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{44}
+	return file_node_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ProceedTaskRequest) GetKey() *TaskKey {
@@ -3220,7 +3490,7 @@ type ProceedTaskResponse struct {
 
 func (x *ProceedTaskResponse) Reset() {
 	*x = ProceedTaskResponse{}
-	mi := &file_node_proto_msgTypes[45]
+	mi := &file_node_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3232,7 +3502,7 @@ func (x *ProceedTaskResponse) String() string {
 func (*ProceedTaskResponse) ProtoMessage() {}
 
 func (x *ProceedTaskResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[45]
+	mi := &file_node_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3245,7 +3515,7 @@ func (x *ProceedTaskResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProceedTaskResponse.ProtoReflect.Descriptor instead.
 func (*ProceedTaskResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{45}
+	return file_node_proto_rawDescGZIP(), []int{48}
 }
 
 type StopTaskRequest struct {
@@ -3260,7 +3530,7 @@ type StopTaskRequest struct {
 
 func (x *StopTaskRequest) Reset() {
 	*x = StopTaskRequest{}
-	mi := &file_node_proto_msgTypes[46]
+	mi := &file_node_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3272,7 +3542,7 @@ func (x *StopTaskRequest) String() string {
 func (*StopTaskRequest) ProtoMessage() {}
 
 func (x *StopTaskRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[46]
+	mi := &file_node_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3285,7 +3555,7 @@ func (x *StopTaskRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopTaskRequest.ProtoReflect.Descriptor instead.
 func (*StopTaskRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{46}
+	return file_node_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *StopTaskRequest) GetKey() *TaskKey {
@@ -3317,7 +3587,7 @@ type StopTaskResponse struct {
 
 func (x *StopTaskResponse) Reset() {
 	*x = StopTaskResponse{}
-	mi := &file_node_proto_msgTypes[47]
+	mi := &file_node_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3329,7 +3599,7 @@ func (x *StopTaskResponse) String() string {
 func (*StopTaskResponse) ProtoMessage() {}
 
 func (x *StopTaskResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[47]
+	mi := &file_node_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3342,7 +3612,7 @@ func (x *StopTaskResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopTaskResponse.ProtoReflect.Descriptor instead.
 func (*StopTaskResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{47}
+	return file_node_proto_rawDescGZIP(), []int{50}
 }
 
 type RemoveTaskRequest struct {
@@ -3355,7 +3625,7 @@ type RemoveTaskRequest struct {
 
 func (x *RemoveTaskRequest) Reset() {
 	*x = RemoveTaskRequest{}
-	mi := &file_node_proto_msgTypes[48]
+	mi := &file_node_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3367,7 +3637,7 @@ func (x *RemoveTaskRequest) String() string {
 func (*RemoveTaskRequest) ProtoMessage() {}
 
 func (x *RemoveTaskRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[48]
+	mi := &file_node_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3380,7 +3650,7 @@ func (x *RemoveTaskRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveTaskRequest.ProtoReflect.Descriptor instead.
 func (*RemoveTaskRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{48}
+	return file_node_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *RemoveTaskRequest) GetKey() *TaskKey {
@@ -3405,7 +3675,7 @@ type RemoveTaskResponse struct {
 
 func (x *RemoveTaskResponse) Reset() {
 	*x = RemoveTaskResponse{}
-	mi := &file_node_proto_msgTypes[49]
+	mi := &file_node_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3417,7 +3687,7 @@ func (x *RemoveTaskResponse) String() string {
 func (*RemoveTaskResponse) ProtoMessage() {}
 
 func (x *RemoveTaskResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[49]
+	mi := &file_node_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3430,7 +3700,7 @@ func (x *RemoveTaskResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveTaskResponse.ProtoReflect.Descriptor instead.
 func (*RemoveTaskResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{49}
+	return file_node_proto_rawDescGZIP(), []int{52}
 }
 
 type ListFilesRequest struct {
@@ -3444,7 +3714,7 @@ type ListFilesRequest struct {
 
 func (x *ListFilesRequest) Reset() {
 	*x = ListFilesRequest{}
-	mi := &file_node_proto_msgTypes[50]
+	mi := &file_node_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3456,7 +3726,7 @@ func (x *ListFilesRequest) String() string {
 func (*ListFilesRequest) ProtoMessage() {}
 
 func (x *ListFilesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[50]
+	mi := &file_node_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3469,7 +3739,7 @@ func (x *ListFilesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListFilesRequest.ProtoReflect.Descriptor instead.
 func (*ListFilesRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{50}
+	return file_node_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *ListFilesRequest) GetDirectory() string {
@@ -3495,7 +3765,7 @@ type ListFilesResponse struct {
 
 func (x *ListFilesResponse) Reset() {
 	*x = ListFilesResponse{}
-	mi := &file_node_proto_msgTypes[51]
+	mi := &file_node_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3507,7 +3777,7 @@ func (x *ListFilesResponse) String() string {
 func (*ListFilesResponse) ProtoMessage() {}
 
 func (x *ListFilesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[51]
+	mi := &file_node_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3520,7 +3790,7 @@ func (x *ListFilesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListFilesResponse.ProtoReflect.Descriptor instead.
 func (*ListFilesResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{51}
+	return file_node_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *ListFilesResponse) GetFiles() []*FileInfo {
@@ -3543,7 +3813,7 @@ type FileInfo struct {
 
 func (x *FileInfo) Reset() {
 	*x = FileInfo{}
-	mi := &file_node_proto_msgTypes[52]
+	mi := &file_node_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3555,7 +3825,7 @@ func (x *FileInfo) String() string {
 func (*FileInfo) ProtoMessage() {}
 
 func (x *FileInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[52]
+	mi := &file_node_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3568,7 +3838,7 @@ func (x *FileInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileInfo.ProtoReflect.Descriptor instead.
 func (*FileInfo) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{52}
+	return file_node_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *FileInfo) GetPath() string {
@@ -3615,7 +3885,7 @@ type StatFileRequest struct {
 
 func (x *StatFileRequest) Reset() {
 	*x = StatFileRequest{}
-	mi := &file_node_proto_msgTypes[53]
+	mi := &file_node_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3627,7 +3897,7 @@ func (x *StatFileRequest) String() string {
 func (*StatFileRequest) ProtoMessage() {}
 
 func (x *StatFileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[53]
+	mi := &file_node_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3640,7 +3910,7 @@ func (x *StatFileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatFileRequest.ProtoReflect.Descriptor instead.
 func (*StatFileRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{53}
+	return file_node_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *StatFileRequest) GetPath() string {
@@ -3665,7 +3935,7 @@ type ReadFileRequest struct {
 
 func (x *ReadFileRequest) Reset() {
 	*x = ReadFileRequest{}
-	mi := &file_node_proto_msgTypes[54]
+	mi := &file_node_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3677,7 +3947,7 @@ func (x *ReadFileRequest) String() string {
 func (*ReadFileRequest) ProtoMessage() {}
 
 func (x *ReadFileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[54]
+	mi := &file_node_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3690,7 +3960,7 @@ func (x *ReadFileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadFileRequest.ProtoReflect.Descriptor instead.
 func (*ReadFileRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{54}
+	return file_node_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *ReadFileRequest) GetPath() string {
@@ -3730,7 +4000,7 @@ type FileChunk struct {
 
 func (x *FileChunk) Reset() {
 	*x = FileChunk{}
-	mi := &file_node_proto_msgTypes[55]
+	mi := &file_node_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3742,7 +4012,7 @@ func (x *FileChunk) String() string {
 func (*FileChunk) ProtoMessage() {}
 
 func (x *FileChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[55]
+	mi := &file_node_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3755,7 +4025,7 @@ func (x *FileChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileChunk.ProtoReflect.Descriptor instead.
 func (*FileChunk) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{55}
+	return file_node_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *FileChunk) GetData() []byte {
@@ -3775,7 +4045,7 @@ type DeleteFileRequest struct {
 
 func (x *DeleteFileRequest) Reset() {
 	*x = DeleteFileRequest{}
-	mi := &file_node_proto_msgTypes[56]
+	mi := &file_node_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3787,7 +4057,7 @@ func (x *DeleteFileRequest) String() string {
 func (*DeleteFileRequest) ProtoMessage() {}
 
 func (x *DeleteFileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[56]
+	mi := &file_node_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3800,7 +4070,7 @@ func (x *DeleteFileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteFileRequest.ProtoReflect.Descriptor instead.
 func (*DeleteFileRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{56}
+	return file_node_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *DeleteFileRequest) GetPath() string {
@@ -3825,7 +4095,7 @@ type DeleteFileResponse struct {
 
 func (x *DeleteFileResponse) Reset() {
 	*x = DeleteFileResponse{}
-	mi := &file_node_proto_msgTypes[57]
+	mi := &file_node_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3837,7 +4107,7 @@ func (x *DeleteFileResponse) String() string {
 func (*DeleteFileResponse) ProtoMessage() {}
 
 func (x *DeleteFileResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[57]
+	mi := &file_node_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3850,7 +4120,7 @@ func (x *DeleteFileResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteFileResponse.ProtoReflect.Descriptor instead.
 func (*DeleteFileResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{57}
+	return file_node_proto_rawDescGZIP(), []int{60}
 }
 
 type ShutdownRequest struct {
@@ -3862,7 +4132,7 @@ type ShutdownRequest struct {
 
 func (x *ShutdownRequest) Reset() {
 	*x = ShutdownRequest{}
-	mi := &file_node_proto_msgTypes[58]
+	mi := &file_node_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3874,7 +4144,7 @@ func (x *ShutdownRequest) String() string {
 func (*ShutdownRequest) ProtoMessage() {}
 
 func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[58]
+	mi := &file_node_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3887,7 +4157,7 @@ func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownRequest.ProtoReflect.Descriptor instead.
 func (*ShutdownRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{58}
+	return file_node_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *ShutdownRequest) GetReboot() bool {
@@ -3905,7 +4175,7 @@ type ShutdownResponse struct {
 
 func (x *ShutdownResponse) Reset() {
 	*x = ShutdownResponse{}
-	mi := &file_node_proto_msgTypes[59]
+	mi := &file_node_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3917,7 +4187,7 @@ func (x *ShutdownResponse) String() string {
 func (*ShutdownResponse) ProtoMessage() {}
 
 func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[59]
+	mi := &file_node_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3930,7 +4200,7 @@ func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownResponse.ProtoReflect.Descriptor instead.
 func (*ShutdownResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{59}
+	return file_node_proto_rawDescGZIP(), []int{62}
 }
 
 type FreezeRequest struct {
@@ -3942,7 +4212,7 @@ type FreezeRequest struct {
 
 func (x *FreezeRequest) Reset() {
 	*x = FreezeRequest{}
-	mi := &file_node_proto_msgTypes[60]
+	mi := &file_node_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3954,7 +4224,7 @@ func (x *FreezeRequest) String() string {
 func (*FreezeRequest) ProtoMessage() {}
 
 func (x *FreezeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[60]
+	mi := &file_node_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3967,7 +4237,7 @@ func (x *FreezeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FreezeRequest.ProtoReflect.Descriptor instead.
 func (*FreezeRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{60}
+	return file_node_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *FreezeRequest) GetLimit() *durationpb.Duration {
@@ -3987,7 +4257,7 @@ type FreezeResponse struct {
 
 func (x *FreezeResponse) Reset() {
 	*x = FreezeResponse{}
-	mi := &file_node_proto_msgTypes[61]
+	mi := &file_node_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3999,7 +4269,7 @@ func (x *FreezeResponse) String() string {
 func (*FreezeResponse) ProtoMessage() {}
 
 func (x *FreezeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[61]
+	mi := &file_node_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4012,7 +4282,7 @@ func (x *FreezeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FreezeResponse.ProtoReflect.Descriptor instead.
 func (*FreezeResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{61}
+	return file_node_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *FreezeResponse) GetFrozen() int32 {
@@ -4037,7 +4307,7 @@ type ThawRequest struct {
 
 func (x *ThawRequest) Reset() {
 	*x = ThawRequest{}
-	mi := &file_node_proto_msgTypes[62]
+	mi := &file_node_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4049,7 +4319,7 @@ func (x *ThawRequest) String() string {
 func (*ThawRequest) ProtoMessage() {}
 
 func (x *ThawRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[62]
+	mi := &file_node_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4062,7 +4332,7 @@ func (x *ThawRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ThawRequest.ProtoReflect.Descriptor instead.
 func (*ThawRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{62}
+	return file_node_proto_rawDescGZIP(), []int{65}
 }
 
 type ThawResponse struct {
@@ -4073,7 +4343,7 @@ type ThawResponse struct {
 
 func (x *ThawResponse) Reset() {
 	*x = ThawResponse{}
-	mi := &file_node_proto_msgTypes[63]
+	mi := &file_node_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4085,7 +4355,7 @@ func (x *ThawResponse) String() string {
 func (*ThawResponse) ProtoMessage() {}
 
 func (x *ThawResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[63]
+	mi := &file_node_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4098,7 +4368,7 @@ func (x *ThawResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ThawResponse.ProtoReflect.Descriptor instead.
 func (*ThawResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{63}
+	return file_node_proto_rawDescGZIP(), []int{66}
 }
 
 type OutputsRequest struct {
@@ -4113,7 +4383,7 @@ type OutputsRequest struct {
 
 func (x *OutputsRequest) Reset() {
 	*x = OutputsRequest{}
-	mi := &file_node_proto_msgTypes[64]
+	mi := &file_node_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4125,7 +4395,7 @@ func (x *OutputsRequest) String() string {
 func (*OutputsRequest) ProtoMessage() {}
 
 func (x *OutputsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[64]
+	mi := &file_node_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4138,7 +4408,7 @@ func (x *OutputsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OutputsRequest.ProtoReflect.Descriptor instead.
 func (*OutputsRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{64}
+	return file_node_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *OutputsRequest) GetDirectories() []string {
@@ -4173,7 +4443,7 @@ type Output struct {
 
 func (x *Output) Reset() {
 	*x = Output{}
-	mi := &file_node_proto_msgTypes[65]
+	mi := &file_node_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4185,7 +4455,7 @@ func (x *Output) String() string {
 func (*Output) ProtoMessage() {}
 
 func (x *Output) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[65]
+	mi := &file_node_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4198,7 +4468,7 @@ func (x *Output) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Output.ProtoReflect.Descriptor instead.
 func (*Output) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{65}
+	return file_node_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *Output) GetDirectory() string {
@@ -4259,7 +4529,7 @@ type SettleRequest struct {
 
 func (x *SettleRequest) Reset() {
 	*x = SettleRequest{}
-	mi := &file_node_proto_msgTypes[66]
+	mi := &file_node_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4271,7 +4541,7 @@ func (x *SettleRequest) String() string {
 func (*SettleRequest) ProtoMessage() {}
 
 func (x *SettleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[66]
+	mi := &file_node_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4284,7 +4554,7 @@ func (x *SettleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleRequest.ProtoReflect.Descriptor instead.
 func (*SettleRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{66}
+	return file_node_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *SettleRequest) GetLimit() *durationpb.Duration {
@@ -4306,7 +4576,7 @@ type SettleResponse struct {
 
 func (x *SettleResponse) Reset() {
 	*x = SettleResponse{}
-	mi := &file_node_proto_msgTypes[67]
+	mi := &file_node_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4318,7 +4588,7 @@ func (x *SettleResponse) String() string {
 func (*SettleResponse) ProtoMessage() {}
 
 func (x *SettleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[67]
+	mi := &file_node_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4331,7 +4601,7 @@ func (x *SettleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleResponse.ProtoReflect.Descriptor instead.
 func (*SettleResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{67}
+	return file_node_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *SettleResponse) GetState() string {
@@ -4367,7 +4637,7 @@ type PersonaliseRequest struct {
 
 func (x *PersonaliseRequest) Reset() {
 	*x = PersonaliseRequest{}
-	mi := &file_node_proto_msgTypes[68]
+	mi := &file_node_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4379,7 +4649,7 @@ func (x *PersonaliseRequest) String() string {
 func (*PersonaliseRequest) ProtoMessage() {}
 
 func (x *PersonaliseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[68]
+	mi := &file_node_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4392,7 +4662,7 @@ func (x *PersonaliseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PersonaliseRequest.ProtoReflect.Descriptor instead.
 func (*PersonaliseRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{68}
+	return file_node_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *PersonaliseRequest) GetEntropy() []byte {
@@ -4453,7 +4723,7 @@ type PersonaliseResponse struct {
 
 func (x *PersonaliseResponse) Reset() {
 	*x = PersonaliseResponse{}
-	mi := &file_node_proto_msgTypes[69]
+	mi := &file_node_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4465,7 +4735,7 @@ func (x *PersonaliseResponse) String() string {
 func (*PersonaliseResponse) ProtoMessage() {}
 
 func (x *PersonaliseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[69]
+	mi := &file_node_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4478,7 +4748,7 @@ func (x *PersonaliseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PersonaliseResponse.ProtoReflect.Descriptor instead.
 func (*PersonaliseResponse) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{69}
+	return file_node_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *PersonaliseResponse) GetStages() []*Stage {
@@ -4493,7 +4763,7 @@ var File_node_proto protoreflect.FileDescriptor
 const file_node_proto_rawDesc = "" +
 	"\n" +
 	"\n" +
-	"node.proto\x12\x10millpond.node.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1egoogle/protobuf/duration.proto\"\x8c\x04\n" +
+	"node.proto\x12\x10millpond.node.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1egoogle/protobuf/duration.proto\"\xad\x04\n" +
 	"\fHelloRequest\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1e\n" +
 	"\n" +
@@ -4512,7 +4782,10 @@ const file_node_proto_rawDesc = "" +
 	"azureHosts\x12'\n" +
 	"\x0fnetwork_address\x18d \x01(\tR\x0enetworkAddress\x12%\n" +
 	"\x0enetwork_domain\x18e \x01(\tR\rnetworkDomain\x12$\n" +
-	"\rlast_sequence\x18\xaa\x01 \x01(\x04R\flastSequence\"\x8b\x04\n" +
+	"\rlast_sequence\x18\xaa\x01 \x01(\x04R\flastSequence\x12\x1f\n" +
+	"\n" +
+	"identities\x18\xa0\x01 \x01(\bR\n" +
+	"identities\"\x8b\x04\n" +
 	"\rHelloResponse\x12#\n" +
 	"\ragent_version\x18\x01 \x01(\tR\fagentVersion\x12\x17\n" +
 	"\aboot_id\x18\x02 \x01(\tR\x06bootId\x12\x1d\n" +
@@ -4542,16 +4815,36 @@ const file_node_proto_rawDesc = "" +
 	"\aattempt\x18\x03 \x01(\x05R\aattempt\">\n" +
 	"\fWatchRequest\x12\x14\n" +
 	"\x05after\x18\x01 \x01(\x04R\x05after\x12\x18\n" +
-	"\abundles\x18P \x01(\bR\abundles\"\xa3\x03\n" +
+	"\abundles\x18P \x01(\bR\abundles\"\xe8\x03\n" +
 	"\x05Event\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12.\n" +
 	"\x04time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12B\n" +
 	"\ftask_started\x18\x03 \x01(\v2\x1d.millpond.node.v1.TaskStartedH\x00R\vtaskStarted\x12H\n" +
 	"\x0etask_completed\x18\x04 \x01(\v2\x1f.millpond.node.v1.TaskCompletedH\x00R\rtaskCompleted\x12;\n" +
 	"\theartbeat\x18\x05 \x01(\v2\x1b.millpond.node.v1.HeartbeatH\x00R\theartbeat\x12N\n" +
-	"\x10task_coordinated\x18\x1e \x01(\v2!.millpond.node.v1.TaskCoordinatedH\x00R\x0ftaskCoordinated\x12+\n" +
+	"\x10task_coordinated\x18\x1e \x01(\v2!.millpond.node.v1.TaskCoordinatedH\x00R\x0ftaskCoordinated\x12C\n" +
+	"\ftoken_wanted\x18\xa0\x01 \x01(\v2\x1d.millpond.node.v1.TokenWantedH\x00R\vtokenWanted\x12+\n" +
 	"\x04more\x18P \x03(\v2\x17.millpond.node.v1.EventR\x04moreB\x06\n" +
-	"\x04what\"u\n" +
+	"\x04what\"\x9a\x01\n" +
+	"\vTokenWanted\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
+	"\bresource\x18\x02 \x01(\tR\bresource\x12\x1b\n" +
+	"\tclient_id\x18\x03 \x01(\tR\bclientId\x12!\n" +
+	"\fprincipal_id\x18\x04 \x01(\tR\vprincipalId\x12\x1f\n" +
+	"\vresource_id\x18\x05 \x01(\tR\n" +
+	"resourceId\"\xa6\x02\n" +
+	"\x10GiveTokenRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
+	"\x05token\x18\x02 \x01(\tR\x05token\x129\n" +
+	"\n" +
+	"not_before\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\tnotBefore\x124\n" +
+	"\aexpires\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\aexpires\x12\x1b\n" +
+	"\tclient_id\x18\x05 \x01(\tR\bclientId\x12\x1a\n" +
+	"\bresource\x18\x06 \x01(\tR\bresource\x12\x12\n" +
+	"\x04code\x18\a \x01(\tR\x04code\x12\x18\n" +
+	"\amessage\x18\b \x01(\tR\amessage\x12\x14\n" +
+	"\x05retry\x18\t \x01(\bR\x05retry\"\x13\n" +
+	"\x11GiveTokenResponse\"u\n" +
 	"\vTaskStarted\x12+\n" +
 	"\x03key\x18\x01 \x01(\v2\x19.millpond.node.v1.TaskKeyR\x03key\x129\n" +
 	"\n" +
@@ -4631,14 +4924,15 @@ const file_node_proto_rawDesc = "" +
 	"thumbprint\x12\x16\n" +
 	"\x06format\x18\x02 \x01(\tR\x06format\x12\x12\n" +
 	"\x04data\x18\x03 \x01(\fR\x04data\x12\x1a\n" +
-	"\bpassword\x18\x04 \x01(\tR\bpassword\"\xb1\x01\n" +
+	"\bpassword\x18\x04 \x01(\tR\bpassword\"\xce\x01\n" +
 	"\n" +
 	"OutputFile\x12\x18\n" +
 	"\apattern\x18\x01 \x01(\tR\apattern\x12#\n" +
 	"\rcontainer_url\x18\x02 \x01(\tR\fcontainerUrl\x12\x12\n" +
 	"\x04path\x18\x03 \x01(\tR\x04path\x122\n" +
 	"\aheaders\x18\x04 \x03(\v2\x18.millpond.node.v1.HeaderR\aheaders\x12\x1c\n" +
-	"\tcondition\x18\x05 \x01(\tR\tcondition\"2\n" +
+	"\tcondition\x18\x05 \x01(\tR\tcondition\x12\x1b\n" +
+	"\bidentity\x18\xa0\x01 \x01(\tR\bidentity\"2\n" +
 	"\x06Header\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value\"\x80\x01\n" +
@@ -4658,14 +4952,15 @@ const file_node_proto_rawDesc = "" +
 	"\n" +
 	"task_scope\x18\x03 \x01(\bR\ttaskScope\x12\x10\n" +
 	"\x03uid\x18\x04 \x01(\x05R\x03uid\x12\x10\n" +
-	"\x03gid\x18\x05 \x01(\x05R\x03gid\"\x87\x01\n" +
+	"\x03gid\x18\x05 \x01(\x05R\x03gid\"\xa4\x01\n" +
 	"\fResourceFile\x12\x10\n" +
 	"\x03url\x18\x01 \x01(\tR\x03url\x12\x12\n" +
 	"\x04path\x18\x02 \x01(\tR\x04path\x12\x12\n" +
 	"\x04mode\x18\x03 \x01(\rR\x04mode\x12\x1c\n" +
 	"\tcontainer\x18( \x01(\bR\tcontainer\x12\x1f\n" +
 	"\vblob_prefix\x18) \x01(\tR\n" +
-	"blobPrefix\"\xe2\x01\n" +
+	"blobPrefix\x12\x1b\n" +
+	"\bidentity\x18\xa0\x01 \x01(\tR\bidentity\"\xe2\x01\n" +
 	"\bInstance\x12:\n" +
 	"\x19coordination_command_line\x18\x01 \x01(\tR\x17coordinationCommandLine\x12R\n" +
 	"\x15common_resource_files\x18\x02 \x03(\v2\x1e.millpond.node.v1.ResourceFileR\x13commonResourceFiles\x12\x18\n" +
@@ -4835,7 +5130,7 @@ const file_node_proto_rawDesc = "" +
 	"instanceId\x12\x10\n" +
 	"\x03mac\x18\a \x01(\tR\x03mac\"F\n" +
 	"\x13PersonaliseResponse\x12/\n" +
-	"\x06stages\x18\x01 \x03(\v2\x17.millpond.node.v1.StageR\x06stages2\xcd\x0e\n" +
+	"\x06stages\x18\x01 \x03(\v2\x17.millpond.node.v1.StageR\x06stages2\xa3\x0f\n" +
 	"\x05Agent\x12H\n" +
 	"\x05Hello\x12\x1e.millpond.node.v1.HelloRequest\x1a\x1f.millpond.node.v1.HelloResponse\x12B\n" +
 	"\x05Watch\x12\x1e.millpond.node.v1.WatchRequest\x1a\x17.millpond.node.v1.Event0\x01\x12Z\n" +
@@ -4859,7 +5154,8 @@ const file_node_proto_rawDesc = "" +
 	"DeleteFile\x12#.millpond.node.v1.DeleteFileRequest\x1a$.millpond.node.v1.DeleteFileResponse\x12Q\n" +
 	"\bShutdown\x12!.millpond.node.v1.ShutdownRequest\x1a\".millpond.node.v1.ShutdownResponse\x12K\n" +
 	"\x06Freeze\x12\x1f.millpond.node.v1.FreezeRequest\x1a .millpond.node.v1.FreezeResponse\x12E\n" +
-	"\x04Thaw\x12\x1d.millpond.node.v1.ThawRequest\x1a\x1e.millpond.node.v1.ThawResponse\x12K\n" +
+	"\x04Thaw\x12\x1d.millpond.node.v1.ThawRequest\x1a\x1e.millpond.node.v1.ThawResponse\x12T\n" +
+	"\tGiveToken\x12\".millpond.node.v1.GiveTokenRequest\x1a#.millpond.node.v1.GiveTokenResponse\x12K\n" +
 	"\x06Settle\x12\x1f.millpond.node.v1.SettleRequest\x1a .millpond.node.v1.SettleResponse\x12Z\n" +
 	"\vPersonalise\x12$.millpond.node.v1.PersonaliseRequest\x1a%.millpond.node.v1.PersonaliseResponseB8Z6millpond.dev/millpond/internal/nodeproto/nodev1;nodev1b\x06proto3"
 
@@ -4875,7 +5171,7 @@ func file_node_proto_rawDescGZIP() []byte {
 	return file_node_proto_rawDescData
 }
 
-var file_node_proto_msgTypes = make([]protoimpl.MessageInfo, 73)
+var file_node_proto_msgTypes = make([]protoimpl.MessageInfo, 76)
 var file_node_proto_goTypes = []any{
 	(*HelloRequest)(nil),          // 0: millpond.node.v1.HelloRequest
 	(*HelloResponse)(nil),         // 1: millpond.node.v1.HelloResponse
@@ -4883,194 +5179,202 @@ var file_node_proto_goTypes = []any{
 	(*TaskKey)(nil),               // 3: millpond.node.v1.TaskKey
 	(*WatchRequest)(nil),          // 4: millpond.node.v1.WatchRequest
 	(*Event)(nil),                 // 5: millpond.node.v1.Event
-	(*TaskStarted)(nil),           // 6: millpond.node.v1.TaskStarted
-	(*TaskCoordinated)(nil),       // 7: millpond.node.v1.TaskCoordinated
-	(*TaskCompleted)(nil),         // 8: millpond.node.v1.TaskCompleted
-	(*Usage)(nil),                 // 9: millpond.node.v1.Usage
-	(*Failure)(nil),               // 10: millpond.node.v1.Failure
-	(*Heartbeat)(nil),             // 11: millpond.node.v1.Heartbeat
-	(*AcknowledgeRequest)(nil),    // 12: millpond.node.v1.AcknowledgeRequest
-	(*AcknowledgeResponse)(nil),   // 13: millpond.node.v1.AcknowledgeResponse
-	(*RunTaskRequest)(nil),        // 14: millpond.node.v1.RunTaskRequest
-	(*Certificate)(nil),           // 15: millpond.node.v1.Certificate
-	(*OutputFile)(nil),            // 16: millpond.node.v1.OutputFile
-	(*Header)(nil),                // 17: millpond.node.v1.Header
-	(*ApplicationPackage)(nil),    // 18: millpond.node.v1.ApplicationPackage
-	(*InstallRequest)(nil),        // 19: millpond.node.v1.InstallRequest
-	(*InstallResponse)(nil),       // 20: millpond.node.v1.InstallResponse
-	(*User)(nil),                  // 21: millpond.node.v1.User
-	(*ResourceFile)(nil),          // 22: millpond.node.v1.ResourceFile
-	(*Instance)(nil),              // 23: millpond.node.v1.Instance
-	(*Host)(nil),                  // 24: millpond.node.v1.Host
-	(*RunTaskResponse)(nil),       // 25: millpond.node.v1.RunTaskResponse
-	(*RunTasksRequest)(nil),       // 26: millpond.node.v1.RunTasksRequest
-	(*RunTasksResponse)(nil),      // 27: millpond.node.v1.RunTasksResponse
-	(*RunTaskResult)(nil),         // 28: millpond.node.v1.RunTaskResult
-	(*PrepareRequest)(nil),        // 29: millpond.node.v1.PrepareRequest
-	(*Mount)(nil),                 // 30: millpond.node.v1.Mount
-	(*Containers)(nil),            // 31: millpond.node.v1.Containers
-	(*Registry)(nil),              // 32: millpond.node.v1.Registry
-	(*PrepareResponse)(nil),       // 33: millpond.node.v1.PrepareResponse
-	(*ExtendRequest)(nil),         // 34: millpond.node.v1.ExtendRequest
-	(*ExtendResponse)(nil),        // 35: millpond.node.v1.ExtendResponse
-	(*Container)(nil),             // 36: millpond.node.v1.Container
-	(*Bind)(nil),                  // 37: millpond.node.v1.Bind
-	(*ContainerInfo)(nil),         // 38: millpond.node.v1.ContainerInfo
-	(*SetLoginsRequest)(nil),      // 39: millpond.node.v1.SetLoginsRequest
-	(*SetLoginsResponse)(nil),     // 40: millpond.node.v1.SetLoginsResponse
-	(*Login)(nil),                 // 41: millpond.node.v1.Login
-	(*NoticeRequest)(nil),         // 42: millpond.node.v1.NoticeRequest
-	(*NoticeResponse)(nil),        // 43: millpond.node.v1.NoticeResponse
-	(*ProceedTaskRequest)(nil),    // 44: millpond.node.v1.ProceedTaskRequest
-	(*ProceedTaskResponse)(nil),   // 45: millpond.node.v1.ProceedTaskResponse
-	(*StopTaskRequest)(nil),       // 46: millpond.node.v1.StopTaskRequest
-	(*StopTaskResponse)(nil),      // 47: millpond.node.v1.StopTaskResponse
-	(*RemoveTaskRequest)(nil),     // 48: millpond.node.v1.RemoveTaskRequest
-	(*RemoveTaskResponse)(nil),    // 49: millpond.node.v1.RemoveTaskResponse
-	(*ListFilesRequest)(nil),      // 50: millpond.node.v1.ListFilesRequest
-	(*ListFilesResponse)(nil),     // 51: millpond.node.v1.ListFilesResponse
-	(*FileInfo)(nil),              // 52: millpond.node.v1.FileInfo
-	(*StatFileRequest)(nil),       // 53: millpond.node.v1.StatFileRequest
-	(*ReadFileRequest)(nil),       // 54: millpond.node.v1.ReadFileRequest
-	(*FileChunk)(nil),             // 55: millpond.node.v1.FileChunk
-	(*DeleteFileRequest)(nil),     // 56: millpond.node.v1.DeleteFileRequest
-	(*DeleteFileResponse)(nil),    // 57: millpond.node.v1.DeleteFileResponse
-	(*ShutdownRequest)(nil),       // 58: millpond.node.v1.ShutdownRequest
-	(*ShutdownResponse)(nil),      // 59: millpond.node.v1.ShutdownResponse
-	(*FreezeRequest)(nil),         // 60: millpond.node.v1.FreezeRequest
-	(*FreezeResponse)(nil),        // 61: millpond.node.v1.FreezeResponse
-	(*ThawRequest)(nil),           // 62: millpond.node.v1.ThawRequest
-	(*ThawResponse)(nil),          // 63: millpond.node.v1.ThawResponse
-	(*OutputsRequest)(nil),        // 64: millpond.node.v1.OutputsRequest
-	(*Output)(nil),                // 65: millpond.node.v1.Output
-	(*SettleRequest)(nil),         // 66: millpond.node.v1.SettleRequest
-	(*SettleResponse)(nil),        // 67: millpond.node.v1.SettleResponse
-	(*PersonaliseRequest)(nil),    // 68: millpond.node.v1.PersonaliseRequest
-	(*PersonaliseResponse)(nil),   // 69: millpond.node.v1.PersonaliseResponse
-	nil,                           // 70: millpond.node.v1.Failure.DetailsEntry
-	nil,                           // 71: millpond.node.v1.RunTaskRequest.EnvironmentEntry
-	nil,                           // 72: millpond.node.v1.ExtendRequest.EnvironmentEntry
-	(*timestamppb.Timestamp)(nil), // 73: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 74: google.protobuf.Duration
+	(*TokenWanted)(nil),           // 6: millpond.node.v1.TokenWanted
+	(*GiveTokenRequest)(nil),      // 7: millpond.node.v1.GiveTokenRequest
+	(*GiveTokenResponse)(nil),     // 8: millpond.node.v1.GiveTokenResponse
+	(*TaskStarted)(nil),           // 9: millpond.node.v1.TaskStarted
+	(*TaskCoordinated)(nil),       // 10: millpond.node.v1.TaskCoordinated
+	(*TaskCompleted)(nil),         // 11: millpond.node.v1.TaskCompleted
+	(*Usage)(nil),                 // 12: millpond.node.v1.Usage
+	(*Failure)(nil),               // 13: millpond.node.v1.Failure
+	(*Heartbeat)(nil),             // 14: millpond.node.v1.Heartbeat
+	(*AcknowledgeRequest)(nil),    // 15: millpond.node.v1.AcknowledgeRequest
+	(*AcknowledgeResponse)(nil),   // 16: millpond.node.v1.AcknowledgeResponse
+	(*RunTaskRequest)(nil),        // 17: millpond.node.v1.RunTaskRequest
+	(*Certificate)(nil),           // 18: millpond.node.v1.Certificate
+	(*OutputFile)(nil),            // 19: millpond.node.v1.OutputFile
+	(*Header)(nil),                // 20: millpond.node.v1.Header
+	(*ApplicationPackage)(nil),    // 21: millpond.node.v1.ApplicationPackage
+	(*InstallRequest)(nil),        // 22: millpond.node.v1.InstallRequest
+	(*InstallResponse)(nil),       // 23: millpond.node.v1.InstallResponse
+	(*User)(nil),                  // 24: millpond.node.v1.User
+	(*ResourceFile)(nil),          // 25: millpond.node.v1.ResourceFile
+	(*Instance)(nil),              // 26: millpond.node.v1.Instance
+	(*Host)(nil),                  // 27: millpond.node.v1.Host
+	(*RunTaskResponse)(nil),       // 28: millpond.node.v1.RunTaskResponse
+	(*RunTasksRequest)(nil),       // 29: millpond.node.v1.RunTasksRequest
+	(*RunTasksResponse)(nil),      // 30: millpond.node.v1.RunTasksResponse
+	(*RunTaskResult)(nil),         // 31: millpond.node.v1.RunTaskResult
+	(*PrepareRequest)(nil),        // 32: millpond.node.v1.PrepareRequest
+	(*Mount)(nil),                 // 33: millpond.node.v1.Mount
+	(*Containers)(nil),            // 34: millpond.node.v1.Containers
+	(*Registry)(nil),              // 35: millpond.node.v1.Registry
+	(*PrepareResponse)(nil),       // 36: millpond.node.v1.PrepareResponse
+	(*ExtendRequest)(nil),         // 37: millpond.node.v1.ExtendRequest
+	(*ExtendResponse)(nil),        // 38: millpond.node.v1.ExtendResponse
+	(*Container)(nil),             // 39: millpond.node.v1.Container
+	(*Bind)(nil),                  // 40: millpond.node.v1.Bind
+	(*ContainerInfo)(nil),         // 41: millpond.node.v1.ContainerInfo
+	(*SetLoginsRequest)(nil),      // 42: millpond.node.v1.SetLoginsRequest
+	(*SetLoginsResponse)(nil),     // 43: millpond.node.v1.SetLoginsResponse
+	(*Login)(nil),                 // 44: millpond.node.v1.Login
+	(*NoticeRequest)(nil),         // 45: millpond.node.v1.NoticeRequest
+	(*NoticeResponse)(nil),        // 46: millpond.node.v1.NoticeResponse
+	(*ProceedTaskRequest)(nil),    // 47: millpond.node.v1.ProceedTaskRequest
+	(*ProceedTaskResponse)(nil),   // 48: millpond.node.v1.ProceedTaskResponse
+	(*StopTaskRequest)(nil),       // 49: millpond.node.v1.StopTaskRequest
+	(*StopTaskResponse)(nil),      // 50: millpond.node.v1.StopTaskResponse
+	(*RemoveTaskRequest)(nil),     // 51: millpond.node.v1.RemoveTaskRequest
+	(*RemoveTaskResponse)(nil),    // 52: millpond.node.v1.RemoveTaskResponse
+	(*ListFilesRequest)(nil),      // 53: millpond.node.v1.ListFilesRequest
+	(*ListFilesResponse)(nil),     // 54: millpond.node.v1.ListFilesResponse
+	(*FileInfo)(nil),              // 55: millpond.node.v1.FileInfo
+	(*StatFileRequest)(nil),       // 56: millpond.node.v1.StatFileRequest
+	(*ReadFileRequest)(nil),       // 57: millpond.node.v1.ReadFileRequest
+	(*FileChunk)(nil),             // 58: millpond.node.v1.FileChunk
+	(*DeleteFileRequest)(nil),     // 59: millpond.node.v1.DeleteFileRequest
+	(*DeleteFileResponse)(nil),    // 60: millpond.node.v1.DeleteFileResponse
+	(*ShutdownRequest)(nil),       // 61: millpond.node.v1.ShutdownRequest
+	(*ShutdownResponse)(nil),      // 62: millpond.node.v1.ShutdownResponse
+	(*FreezeRequest)(nil),         // 63: millpond.node.v1.FreezeRequest
+	(*FreezeResponse)(nil),        // 64: millpond.node.v1.FreezeResponse
+	(*ThawRequest)(nil),           // 65: millpond.node.v1.ThawRequest
+	(*ThawResponse)(nil),          // 66: millpond.node.v1.ThawResponse
+	(*OutputsRequest)(nil),        // 67: millpond.node.v1.OutputsRequest
+	(*Output)(nil),                // 68: millpond.node.v1.Output
+	(*SettleRequest)(nil),         // 69: millpond.node.v1.SettleRequest
+	(*SettleResponse)(nil),        // 70: millpond.node.v1.SettleResponse
+	(*PersonaliseRequest)(nil),    // 71: millpond.node.v1.PersonaliseRequest
+	(*PersonaliseResponse)(nil),   // 72: millpond.node.v1.PersonaliseResponse
+	nil,                           // 73: millpond.node.v1.Failure.DetailsEntry
+	nil,                           // 74: millpond.node.v1.RunTaskRequest.EnvironmentEntry
+	nil,                           // 75: millpond.node.v1.ExtendRequest.EnvironmentEntry
+	(*timestamppb.Timestamp)(nil), // 76: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 77: google.protobuf.Duration
 }
 var file_node_proto_depIdxs = []int32{
-	73, // 0: millpond.node.v1.HelloRequest.now:type_name -> google.protobuf.Timestamp
-	73, // 1: millpond.node.v1.HelloResponse.booted:type_name -> google.protobuf.Timestamp
+	76, // 0: millpond.node.v1.HelloRequest.now:type_name -> google.protobuf.Timestamp
+	76, // 1: millpond.node.v1.HelloResponse.booted:type_name -> google.protobuf.Timestamp
 	3,  // 2: millpond.node.v1.HelloResponse.running:type_name -> millpond.node.v1.TaskKey
 	2,  // 3: millpond.node.v1.HelloResponse.stages:type_name -> millpond.node.v1.Stage
-	74, // 4: millpond.node.v1.Stage.duration:type_name -> google.protobuf.Duration
-	73, // 5: millpond.node.v1.Event.time:type_name -> google.protobuf.Timestamp
-	6,  // 6: millpond.node.v1.Event.task_started:type_name -> millpond.node.v1.TaskStarted
-	8,  // 7: millpond.node.v1.Event.task_completed:type_name -> millpond.node.v1.TaskCompleted
-	11, // 8: millpond.node.v1.Event.heartbeat:type_name -> millpond.node.v1.Heartbeat
-	7,  // 9: millpond.node.v1.Event.task_coordinated:type_name -> millpond.node.v1.TaskCoordinated
-	5,  // 10: millpond.node.v1.Event.more:type_name -> millpond.node.v1.Event
-	3,  // 11: millpond.node.v1.TaskStarted.key:type_name -> millpond.node.v1.TaskKey
-	73, // 12: millpond.node.v1.TaskStarted.start_time:type_name -> google.protobuf.Timestamp
-	3,  // 13: millpond.node.v1.TaskCoordinated.key:type_name -> millpond.node.v1.TaskKey
-	73, // 14: millpond.node.v1.TaskCoordinated.start_time:type_name -> google.protobuf.Timestamp
-	3,  // 15: millpond.node.v1.TaskCompleted.key:type_name -> millpond.node.v1.TaskKey
-	73, // 16: millpond.node.v1.TaskCompleted.start_time:type_name -> google.protobuf.Timestamp
-	73, // 17: millpond.node.v1.TaskCompleted.end_time:type_name -> google.protobuf.Timestamp
-	10, // 18: millpond.node.v1.TaskCompleted.failure:type_name -> millpond.node.v1.Failure
-	9,  // 19: millpond.node.v1.TaskCompleted.usage:type_name -> millpond.node.v1.Usage
-	38, // 20: millpond.node.v1.TaskCompleted.container:type_name -> millpond.node.v1.ContainerInfo
-	74, // 21: millpond.node.v1.Usage.user_cpu:type_name -> google.protobuf.Duration
-	74, // 22: millpond.node.v1.Usage.kernel_cpu:type_name -> google.protobuf.Duration
-	70, // 23: millpond.node.v1.Failure.details:type_name -> millpond.node.v1.Failure.DetailsEntry
-	3,  // 24: millpond.node.v1.RunTaskRequest.key:type_name -> millpond.node.v1.TaskKey
-	71, // 25: millpond.node.v1.RunTaskRequest.environment:type_name -> millpond.node.v1.RunTaskRequest.EnvironmentEntry
-	21, // 26: millpond.node.v1.RunTaskRequest.user:type_name -> millpond.node.v1.User
-	22, // 27: millpond.node.v1.RunTaskRequest.resource_files:type_name -> millpond.node.v1.ResourceFile
-	74, // 28: millpond.node.v1.RunTaskRequest.max_wall_clock:type_name -> google.protobuf.Duration
-	16, // 29: millpond.node.v1.RunTaskRequest.output_files:type_name -> millpond.node.v1.OutputFile
-	18, // 30: millpond.node.v1.RunTaskRequest.packages:type_name -> millpond.node.v1.ApplicationPackage
-	36, // 31: millpond.node.v1.RunTaskRequest.container:type_name -> millpond.node.v1.Container
-	23, // 32: millpond.node.v1.RunTaskRequest.instance:type_name -> millpond.node.v1.Instance
-	15, // 33: millpond.node.v1.RunTaskRequest.certificates:type_name -> millpond.node.v1.Certificate
-	17, // 34: millpond.node.v1.OutputFile.headers:type_name -> millpond.node.v1.Header
-	18, // 35: millpond.node.v1.InstallRequest.packages:type_name -> millpond.node.v1.ApplicationPackage
-	10, // 36: millpond.node.v1.InstallResponse.failure:type_name -> millpond.node.v1.Failure
-	22, // 37: millpond.node.v1.Instance.common_resource_files:type_name -> millpond.node.v1.ResourceFile
-	24, // 38: millpond.node.v1.Instance.hosts:type_name -> millpond.node.v1.Host
-	14, // 39: millpond.node.v1.RunTasksRequest.tasks:type_name -> millpond.node.v1.RunTaskRequest
-	28, // 40: millpond.node.v1.RunTasksResponse.results:type_name -> millpond.node.v1.RunTaskResult
-	30, // 41: millpond.node.v1.PrepareRequest.mounts:type_name -> millpond.node.v1.Mount
-	31, // 42: millpond.node.v1.PrepareRequest.containers:type_name -> millpond.node.v1.Containers
-	32, // 43: millpond.node.v1.Containers.registries:type_name -> millpond.node.v1.Registry
-	10, // 44: millpond.node.v1.PrepareResponse.failure:type_name -> millpond.node.v1.Failure
-	72, // 45: millpond.node.v1.ExtendRequest.environment:type_name -> millpond.node.v1.ExtendRequest.EnvironmentEntry
-	74, // 46: millpond.node.v1.ExtendRequest.limit:type_name -> google.protobuf.Duration
-	73, // 47: millpond.node.v1.ExtendResponse.start_time:type_name -> google.protobuf.Timestamp
-	73, // 48: millpond.node.v1.ExtendResponse.end_time:type_name -> google.protobuf.Timestamp
-	32, // 49: millpond.node.v1.Container.registry:type_name -> millpond.node.v1.Registry
-	37, // 50: millpond.node.v1.Container.binds:type_name -> millpond.node.v1.Bind
-	41, // 51: millpond.node.v1.SetLoginsRequest.logins:type_name -> millpond.node.v1.Login
-	73, // 52: millpond.node.v1.Login.expiry:type_name -> google.protobuf.Timestamp
-	15, // 53: millpond.node.v1.Login.certificates:type_name -> millpond.node.v1.Certificate
-	73, // 54: millpond.node.v1.NoticeRequest.not_before:type_name -> google.protobuf.Timestamp
-	3,  // 55: millpond.node.v1.ProceedTaskRequest.key:type_name -> millpond.node.v1.TaskKey
-	3,  // 56: millpond.node.v1.StopTaskRequest.key:type_name -> millpond.node.v1.TaskKey
-	3,  // 57: millpond.node.v1.RemoveTaskRequest.key:type_name -> millpond.node.v1.TaskKey
-	52, // 58: millpond.node.v1.ListFilesResponse.files:type_name -> millpond.node.v1.FileInfo
-	73, // 59: millpond.node.v1.FileInfo.modified:type_name -> google.protobuf.Timestamp
-	74, // 60: millpond.node.v1.FreezeRequest.limit:type_name -> google.protobuf.Duration
-	73, // 61: millpond.node.v1.Output.modified:type_name -> google.protobuf.Timestamp
-	74, // 62: millpond.node.v1.SettleRequest.limit:type_name -> google.protobuf.Duration
-	2,  // 63: millpond.node.v1.SettleResponse.stages:type_name -> millpond.node.v1.Stage
-	73, // 64: millpond.node.v1.PersonaliseRequest.now:type_name -> google.protobuf.Timestamp
-	2,  // 65: millpond.node.v1.PersonaliseResponse.stages:type_name -> millpond.node.v1.Stage
-	0,  // 66: millpond.node.v1.Agent.Hello:input_type -> millpond.node.v1.HelloRequest
-	4,  // 67: millpond.node.v1.Agent.Watch:input_type -> millpond.node.v1.WatchRequest
-	12, // 68: millpond.node.v1.Agent.Acknowledge:input_type -> millpond.node.v1.AcknowledgeRequest
-	14, // 69: millpond.node.v1.Agent.RunTask:input_type -> millpond.node.v1.RunTaskRequest
-	26, // 70: millpond.node.v1.Agent.RunTasks:input_type -> millpond.node.v1.RunTasksRequest
-	29, // 71: millpond.node.v1.Agent.Prepare:input_type -> millpond.node.v1.PrepareRequest
-	34, // 72: millpond.node.v1.Agent.Extend:input_type -> millpond.node.v1.ExtendRequest
-	39, // 73: millpond.node.v1.Agent.SetLogins:input_type -> millpond.node.v1.SetLoginsRequest
-	42, // 74: millpond.node.v1.Agent.Notice:input_type -> millpond.node.v1.NoticeRequest
-	44, // 75: millpond.node.v1.Agent.ProceedTask:input_type -> millpond.node.v1.ProceedTaskRequest
-	46, // 76: millpond.node.v1.Agent.StopTask:input_type -> millpond.node.v1.StopTaskRequest
-	48, // 77: millpond.node.v1.Agent.RemoveTask:input_type -> millpond.node.v1.RemoveTaskRequest
-	19, // 78: millpond.node.v1.Agent.Install:input_type -> millpond.node.v1.InstallRequest
-	50, // 79: millpond.node.v1.Agent.ListFiles:input_type -> millpond.node.v1.ListFilesRequest
-	53, // 80: millpond.node.v1.Agent.StatFile:input_type -> millpond.node.v1.StatFileRequest
-	54, // 81: millpond.node.v1.Agent.ReadFile:input_type -> millpond.node.v1.ReadFileRequest
-	64, // 82: millpond.node.v1.Agent.Outputs:input_type -> millpond.node.v1.OutputsRequest
-	56, // 83: millpond.node.v1.Agent.DeleteFile:input_type -> millpond.node.v1.DeleteFileRequest
-	58, // 84: millpond.node.v1.Agent.Shutdown:input_type -> millpond.node.v1.ShutdownRequest
-	60, // 85: millpond.node.v1.Agent.Freeze:input_type -> millpond.node.v1.FreezeRequest
-	62, // 86: millpond.node.v1.Agent.Thaw:input_type -> millpond.node.v1.ThawRequest
-	66, // 87: millpond.node.v1.Agent.Settle:input_type -> millpond.node.v1.SettleRequest
-	68, // 88: millpond.node.v1.Agent.Personalise:input_type -> millpond.node.v1.PersonaliseRequest
-	1,  // 89: millpond.node.v1.Agent.Hello:output_type -> millpond.node.v1.HelloResponse
-	5,  // 90: millpond.node.v1.Agent.Watch:output_type -> millpond.node.v1.Event
-	13, // 91: millpond.node.v1.Agent.Acknowledge:output_type -> millpond.node.v1.AcknowledgeResponse
-	25, // 92: millpond.node.v1.Agent.RunTask:output_type -> millpond.node.v1.RunTaskResponse
-	27, // 93: millpond.node.v1.Agent.RunTasks:output_type -> millpond.node.v1.RunTasksResponse
-	33, // 94: millpond.node.v1.Agent.Prepare:output_type -> millpond.node.v1.PrepareResponse
-	35, // 95: millpond.node.v1.Agent.Extend:output_type -> millpond.node.v1.ExtendResponse
-	40, // 96: millpond.node.v1.Agent.SetLogins:output_type -> millpond.node.v1.SetLoginsResponse
-	43, // 97: millpond.node.v1.Agent.Notice:output_type -> millpond.node.v1.NoticeResponse
-	45, // 98: millpond.node.v1.Agent.ProceedTask:output_type -> millpond.node.v1.ProceedTaskResponse
-	47, // 99: millpond.node.v1.Agent.StopTask:output_type -> millpond.node.v1.StopTaskResponse
-	49, // 100: millpond.node.v1.Agent.RemoveTask:output_type -> millpond.node.v1.RemoveTaskResponse
-	20, // 101: millpond.node.v1.Agent.Install:output_type -> millpond.node.v1.InstallResponse
-	51, // 102: millpond.node.v1.Agent.ListFiles:output_type -> millpond.node.v1.ListFilesResponse
-	52, // 103: millpond.node.v1.Agent.StatFile:output_type -> millpond.node.v1.FileInfo
-	55, // 104: millpond.node.v1.Agent.ReadFile:output_type -> millpond.node.v1.FileChunk
-	65, // 105: millpond.node.v1.Agent.Outputs:output_type -> millpond.node.v1.Output
-	57, // 106: millpond.node.v1.Agent.DeleteFile:output_type -> millpond.node.v1.DeleteFileResponse
-	59, // 107: millpond.node.v1.Agent.Shutdown:output_type -> millpond.node.v1.ShutdownResponse
-	61, // 108: millpond.node.v1.Agent.Freeze:output_type -> millpond.node.v1.FreezeResponse
-	63, // 109: millpond.node.v1.Agent.Thaw:output_type -> millpond.node.v1.ThawResponse
-	67, // 110: millpond.node.v1.Agent.Settle:output_type -> millpond.node.v1.SettleResponse
-	69, // 111: millpond.node.v1.Agent.Personalise:output_type -> millpond.node.v1.PersonaliseResponse
-	89, // [89:112] is the sub-list for method output_type
-	66, // [66:89] is the sub-list for method input_type
-	66, // [66:66] is the sub-list for extension type_name
-	66, // [66:66] is the sub-list for extension extendee
-	0,  // [0:66] is the sub-list for field type_name
+	77, // 4: millpond.node.v1.Stage.duration:type_name -> google.protobuf.Duration
+	76, // 5: millpond.node.v1.Event.time:type_name -> google.protobuf.Timestamp
+	9,  // 6: millpond.node.v1.Event.task_started:type_name -> millpond.node.v1.TaskStarted
+	11, // 7: millpond.node.v1.Event.task_completed:type_name -> millpond.node.v1.TaskCompleted
+	14, // 8: millpond.node.v1.Event.heartbeat:type_name -> millpond.node.v1.Heartbeat
+	10, // 9: millpond.node.v1.Event.task_coordinated:type_name -> millpond.node.v1.TaskCoordinated
+	6,  // 10: millpond.node.v1.Event.token_wanted:type_name -> millpond.node.v1.TokenWanted
+	5,  // 11: millpond.node.v1.Event.more:type_name -> millpond.node.v1.Event
+	76, // 12: millpond.node.v1.GiveTokenRequest.not_before:type_name -> google.protobuf.Timestamp
+	76, // 13: millpond.node.v1.GiveTokenRequest.expires:type_name -> google.protobuf.Timestamp
+	3,  // 14: millpond.node.v1.TaskStarted.key:type_name -> millpond.node.v1.TaskKey
+	76, // 15: millpond.node.v1.TaskStarted.start_time:type_name -> google.protobuf.Timestamp
+	3,  // 16: millpond.node.v1.TaskCoordinated.key:type_name -> millpond.node.v1.TaskKey
+	76, // 17: millpond.node.v1.TaskCoordinated.start_time:type_name -> google.protobuf.Timestamp
+	3,  // 18: millpond.node.v1.TaskCompleted.key:type_name -> millpond.node.v1.TaskKey
+	76, // 19: millpond.node.v1.TaskCompleted.start_time:type_name -> google.protobuf.Timestamp
+	76, // 20: millpond.node.v1.TaskCompleted.end_time:type_name -> google.protobuf.Timestamp
+	13, // 21: millpond.node.v1.TaskCompleted.failure:type_name -> millpond.node.v1.Failure
+	12, // 22: millpond.node.v1.TaskCompleted.usage:type_name -> millpond.node.v1.Usage
+	41, // 23: millpond.node.v1.TaskCompleted.container:type_name -> millpond.node.v1.ContainerInfo
+	77, // 24: millpond.node.v1.Usage.user_cpu:type_name -> google.protobuf.Duration
+	77, // 25: millpond.node.v1.Usage.kernel_cpu:type_name -> google.protobuf.Duration
+	73, // 26: millpond.node.v1.Failure.details:type_name -> millpond.node.v1.Failure.DetailsEntry
+	3,  // 27: millpond.node.v1.RunTaskRequest.key:type_name -> millpond.node.v1.TaskKey
+	74, // 28: millpond.node.v1.RunTaskRequest.environment:type_name -> millpond.node.v1.RunTaskRequest.EnvironmentEntry
+	24, // 29: millpond.node.v1.RunTaskRequest.user:type_name -> millpond.node.v1.User
+	25, // 30: millpond.node.v1.RunTaskRequest.resource_files:type_name -> millpond.node.v1.ResourceFile
+	77, // 31: millpond.node.v1.RunTaskRequest.max_wall_clock:type_name -> google.protobuf.Duration
+	19, // 32: millpond.node.v1.RunTaskRequest.output_files:type_name -> millpond.node.v1.OutputFile
+	21, // 33: millpond.node.v1.RunTaskRequest.packages:type_name -> millpond.node.v1.ApplicationPackage
+	39, // 34: millpond.node.v1.RunTaskRequest.container:type_name -> millpond.node.v1.Container
+	26, // 35: millpond.node.v1.RunTaskRequest.instance:type_name -> millpond.node.v1.Instance
+	18, // 36: millpond.node.v1.RunTaskRequest.certificates:type_name -> millpond.node.v1.Certificate
+	20, // 37: millpond.node.v1.OutputFile.headers:type_name -> millpond.node.v1.Header
+	21, // 38: millpond.node.v1.InstallRequest.packages:type_name -> millpond.node.v1.ApplicationPackage
+	13, // 39: millpond.node.v1.InstallResponse.failure:type_name -> millpond.node.v1.Failure
+	25, // 40: millpond.node.v1.Instance.common_resource_files:type_name -> millpond.node.v1.ResourceFile
+	27, // 41: millpond.node.v1.Instance.hosts:type_name -> millpond.node.v1.Host
+	17, // 42: millpond.node.v1.RunTasksRequest.tasks:type_name -> millpond.node.v1.RunTaskRequest
+	31, // 43: millpond.node.v1.RunTasksResponse.results:type_name -> millpond.node.v1.RunTaskResult
+	33, // 44: millpond.node.v1.PrepareRequest.mounts:type_name -> millpond.node.v1.Mount
+	34, // 45: millpond.node.v1.PrepareRequest.containers:type_name -> millpond.node.v1.Containers
+	35, // 46: millpond.node.v1.Containers.registries:type_name -> millpond.node.v1.Registry
+	13, // 47: millpond.node.v1.PrepareResponse.failure:type_name -> millpond.node.v1.Failure
+	75, // 48: millpond.node.v1.ExtendRequest.environment:type_name -> millpond.node.v1.ExtendRequest.EnvironmentEntry
+	77, // 49: millpond.node.v1.ExtendRequest.limit:type_name -> google.protobuf.Duration
+	76, // 50: millpond.node.v1.ExtendResponse.start_time:type_name -> google.protobuf.Timestamp
+	76, // 51: millpond.node.v1.ExtendResponse.end_time:type_name -> google.protobuf.Timestamp
+	35, // 52: millpond.node.v1.Container.registry:type_name -> millpond.node.v1.Registry
+	40, // 53: millpond.node.v1.Container.binds:type_name -> millpond.node.v1.Bind
+	44, // 54: millpond.node.v1.SetLoginsRequest.logins:type_name -> millpond.node.v1.Login
+	76, // 55: millpond.node.v1.Login.expiry:type_name -> google.protobuf.Timestamp
+	18, // 56: millpond.node.v1.Login.certificates:type_name -> millpond.node.v1.Certificate
+	76, // 57: millpond.node.v1.NoticeRequest.not_before:type_name -> google.protobuf.Timestamp
+	3,  // 58: millpond.node.v1.ProceedTaskRequest.key:type_name -> millpond.node.v1.TaskKey
+	3,  // 59: millpond.node.v1.StopTaskRequest.key:type_name -> millpond.node.v1.TaskKey
+	3,  // 60: millpond.node.v1.RemoveTaskRequest.key:type_name -> millpond.node.v1.TaskKey
+	55, // 61: millpond.node.v1.ListFilesResponse.files:type_name -> millpond.node.v1.FileInfo
+	76, // 62: millpond.node.v1.FileInfo.modified:type_name -> google.protobuf.Timestamp
+	77, // 63: millpond.node.v1.FreezeRequest.limit:type_name -> google.protobuf.Duration
+	76, // 64: millpond.node.v1.Output.modified:type_name -> google.protobuf.Timestamp
+	77, // 65: millpond.node.v1.SettleRequest.limit:type_name -> google.protobuf.Duration
+	2,  // 66: millpond.node.v1.SettleResponse.stages:type_name -> millpond.node.v1.Stage
+	76, // 67: millpond.node.v1.PersonaliseRequest.now:type_name -> google.protobuf.Timestamp
+	2,  // 68: millpond.node.v1.PersonaliseResponse.stages:type_name -> millpond.node.v1.Stage
+	0,  // 69: millpond.node.v1.Agent.Hello:input_type -> millpond.node.v1.HelloRequest
+	4,  // 70: millpond.node.v1.Agent.Watch:input_type -> millpond.node.v1.WatchRequest
+	15, // 71: millpond.node.v1.Agent.Acknowledge:input_type -> millpond.node.v1.AcknowledgeRequest
+	17, // 72: millpond.node.v1.Agent.RunTask:input_type -> millpond.node.v1.RunTaskRequest
+	29, // 73: millpond.node.v1.Agent.RunTasks:input_type -> millpond.node.v1.RunTasksRequest
+	32, // 74: millpond.node.v1.Agent.Prepare:input_type -> millpond.node.v1.PrepareRequest
+	37, // 75: millpond.node.v1.Agent.Extend:input_type -> millpond.node.v1.ExtendRequest
+	42, // 76: millpond.node.v1.Agent.SetLogins:input_type -> millpond.node.v1.SetLoginsRequest
+	45, // 77: millpond.node.v1.Agent.Notice:input_type -> millpond.node.v1.NoticeRequest
+	47, // 78: millpond.node.v1.Agent.ProceedTask:input_type -> millpond.node.v1.ProceedTaskRequest
+	49, // 79: millpond.node.v1.Agent.StopTask:input_type -> millpond.node.v1.StopTaskRequest
+	51, // 80: millpond.node.v1.Agent.RemoveTask:input_type -> millpond.node.v1.RemoveTaskRequest
+	22, // 81: millpond.node.v1.Agent.Install:input_type -> millpond.node.v1.InstallRequest
+	53, // 82: millpond.node.v1.Agent.ListFiles:input_type -> millpond.node.v1.ListFilesRequest
+	56, // 83: millpond.node.v1.Agent.StatFile:input_type -> millpond.node.v1.StatFileRequest
+	57, // 84: millpond.node.v1.Agent.ReadFile:input_type -> millpond.node.v1.ReadFileRequest
+	67, // 85: millpond.node.v1.Agent.Outputs:input_type -> millpond.node.v1.OutputsRequest
+	59, // 86: millpond.node.v1.Agent.DeleteFile:input_type -> millpond.node.v1.DeleteFileRequest
+	61, // 87: millpond.node.v1.Agent.Shutdown:input_type -> millpond.node.v1.ShutdownRequest
+	63, // 88: millpond.node.v1.Agent.Freeze:input_type -> millpond.node.v1.FreezeRequest
+	65, // 89: millpond.node.v1.Agent.Thaw:input_type -> millpond.node.v1.ThawRequest
+	7,  // 90: millpond.node.v1.Agent.GiveToken:input_type -> millpond.node.v1.GiveTokenRequest
+	69, // 91: millpond.node.v1.Agent.Settle:input_type -> millpond.node.v1.SettleRequest
+	71, // 92: millpond.node.v1.Agent.Personalise:input_type -> millpond.node.v1.PersonaliseRequest
+	1,  // 93: millpond.node.v1.Agent.Hello:output_type -> millpond.node.v1.HelloResponse
+	5,  // 94: millpond.node.v1.Agent.Watch:output_type -> millpond.node.v1.Event
+	16, // 95: millpond.node.v1.Agent.Acknowledge:output_type -> millpond.node.v1.AcknowledgeResponse
+	28, // 96: millpond.node.v1.Agent.RunTask:output_type -> millpond.node.v1.RunTaskResponse
+	30, // 97: millpond.node.v1.Agent.RunTasks:output_type -> millpond.node.v1.RunTasksResponse
+	36, // 98: millpond.node.v1.Agent.Prepare:output_type -> millpond.node.v1.PrepareResponse
+	38, // 99: millpond.node.v1.Agent.Extend:output_type -> millpond.node.v1.ExtendResponse
+	43, // 100: millpond.node.v1.Agent.SetLogins:output_type -> millpond.node.v1.SetLoginsResponse
+	46, // 101: millpond.node.v1.Agent.Notice:output_type -> millpond.node.v1.NoticeResponse
+	48, // 102: millpond.node.v1.Agent.ProceedTask:output_type -> millpond.node.v1.ProceedTaskResponse
+	50, // 103: millpond.node.v1.Agent.StopTask:output_type -> millpond.node.v1.StopTaskResponse
+	52, // 104: millpond.node.v1.Agent.RemoveTask:output_type -> millpond.node.v1.RemoveTaskResponse
+	23, // 105: millpond.node.v1.Agent.Install:output_type -> millpond.node.v1.InstallResponse
+	54, // 106: millpond.node.v1.Agent.ListFiles:output_type -> millpond.node.v1.ListFilesResponse
+	55, // 107: millpond.node.v1.Agent.StatFile:output_type -> millpond.node.v1.FileInfo
+	58, // 108: millpond.node.v1.Agent.ReadFile:output_type -> millpond.node.v1.FileChunk
+	68, // 109: millpond.node.v1.Agent.Outputs:output_type -> millpond.node.v1.Output
+	60, // 110: millpond.node.v1.Agent.DeleteFile:output_type -> millpond.node.v1.DeleteFileResponse
+	62, // 111: millpond.node.v1.Agent.Shutdown:output_type -> millpond.node.v1.ShutdownResponse
+	64, // 112: millpond.node.v1.Agent.Freeze:output_type -> millpond.node.v1.FreezeResponse
+	66, // 113: millpond.node.v1.Agent.Thaw:output_type -> millpond.node.v1.ThawResponse
+	8,  // 114: millpond.node.v1.Agent.GiveToken:output_type -> millpond.node.v1.GiveTokenResponse
+	70, // 115: millpond.node.v1.Agent.Settle:output_type -> millpond.node.v1.SettleResponse
+	72, // 116: millpond.node.v1.Agent.Personalise:output_type -> millpond.node.v1.PersonaliseResponse
+	93, // [93:117] is the sub-list for method output_type
+	69, // [69:93] is the sub-list for method input_type
+	69, // [69:69] is the sub-list for extension type_name
+	69, // [69:69] is the sub-list for extension extendee
+	0,  // [0:69] is the sub-list for field type_name
 }
 
 func init() { file_node_proto_init() }
@@ -5084,16 +5388,17 @@ func file_node_proto_init() {
 		(*Event_TaskCompleted)(nil),
 		(*Event_Heartbeat)(nil),
 		(*Event_TaskCoordinated)(nil),
+		(*Event_TokenWanted)(nil),
 	}
-	file_node_proto_msgTypes[8].OneofWrappers = []any{}
-	file_node_proto_msgTypes[35].OneofWrappers = []any{}
+	file_node_proto_msgTypes[11].OneofWrappers = []any{}
+	file_node_proto_msgTypes[38].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_node_proto_rawDesc), len(file_node_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   73,
+			NumMessages:   76,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
