@@ -245,6 +245,7 @@ func newServer(ctx context.Context, cfg config.Config, data datadir.Dir, addr st
 	armapi.ApplicationMembers(resources, apps)
 	armapi.NetworkMembers(resources, networks)
 	armapi.IdentityMembers(resources, identities)
+	armapi.KeptMembers(resources, comp)
 	s.machines = machine.New(machine.Deps{DB: s.db, Clock: s.clock, Log: log, Launcher: parts[1], Changed: parts[1].Changed(), Resources: resources, Auth: rights,
 		Disks: machineDisks{comp}, Networks: machineCards{networks}, Images: machineImages{galleries, s}, Sizes: s.size, Random: rand.Read,
 		Config: machine.Config{EndpointFile: data.Endpoint(), CAFile: data.CA(), Version: version}})

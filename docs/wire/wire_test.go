@@ -149,6 +149,7 @@ func nouns() map[string]string {
 	return map[string]string{
 		"account.go": "Batch account", "pool.go": "pool", "certificate.go": "pool", "storageaccount.go": "storage account", "disk.go": "disk, snapshot", "gallery.go": "gallery", "gallerysharing.go": "Resource Graph query", "image.go": "managed image", "imageversion.go": "image version",
 		"subscription.go": "subscription alias", "virtualmachine.go": "virtual machine", "virtualmachinebody.go": "virtual machine",
+		"placement.go":               "availability set, placement group, disk access",
 		"virtualmachineextension.go": "extension of a machine", "virtualmachinecommand.go": "run command",
 		"deployment.go": "deployment", "network.go": "network resources", "virtualnetwork.go": "virtual network, subnet", "publicaddress.go": "public address", "networkinterface.go": "network interface", "securitygroup.go": "security group, rule",
 	}

@@ -82,7 +82,7 @@ func TestIdentitiesOfMachines(t *testing.T) {
 	l.AddJob("k", "p", moved, shell("token", "wget -q -O - --header 'Metadata: true' 'http://169.254.169.254/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https://management.azure.com/'"))
 	for id, x := range l.WaitTasks("k", 2*time.Minute) {
 		if x.Info.FailureInfo != nil {
-			t.Fatalf("%s: %+v %s", id, x.Info.FailureInfo, l.Stdout("k", id))
+			t.Fatalf("%s: %+v %s", id, x.Info.FailureInfo, l.Batch(http.MethodGet, "/jobs/k/tasks/"+id+"/files/stderr.txt", nil).Body)
 		}
 	}
 	out, err := blobs.NewContainerClient("c").NewBlobClient("out.txt").DownloadStream(context.Background(), nil)
