@@ -17,9 +17,13 @@ type BatchAccount struct {
 	TaskTokenAllowed bool
 	// AutoStorage is the linked storage account; the zero id without one.
 	AutoStorage ResourceID
-	PoolQuota   int
-	CoreQuota   int
-	Created     time.Time
+	// AutoStorageByIdentity says that nodes open it by an identity of their pool,
+	// AutoStorageIdentity which, a resource id; empty if they do not.
+	AutoStorageByIdentity bool
+	AutoStorageIdentity   string
+	PoolQuota             int
+	CoreQuota             int
+	Created               time.Time
 }
 
 // Host is the account's name in Azure's own address scheme.

@@ -60,11 +60,17 @@ func IsBlobURL(link string) bool {
 	return err == nil && u.Scheme == "https" && u.Port() == "" && u.User == nil && strings.HasSuffix(strings.ToLower(u.Hostname()), blobSuffix)
 }
 
+// StorageByIdentity is the mode of an AutoStorage that nodes open by an identity.
+const StorageByIdentity = "BatchAccountManagedIdentity"
+
 // AutoStorage is a Batch account's link to a storage account.
 type AutoStorage struct {
 	ID ResourceID
-	// Mode is StorageKeys; the other one needs managed identities.
+	// Mode is StorageKeys or BatchAccountManagedIdentity.
 	Mode string
+	// NodeIdentity is, in the second mode, the resource id of the identity by which
+	// nodes open the storage account; empty if they do not.
+	NodeIdentity string `json:",omitempty"`
 	// Synced is when the keys were last said to have changed.
 	Synced time.Time
 }

@@ -45,19 +45,26 @@ func newNodeLinks(accounts *account.Service, st *storage.Service, apps *applicat
 	return nodeLinks{accounts, st, apps, tokens, own, transfer.NewBlobs(reach, time.Minute)}
 }
 
-func (l nodeLinks) Container(ctx context.Context, acct millpond.AccountName, container string) (string, error) {
+func (l nodeLinks) Container(ctx context.Context, acct millpond.AccountName, container string) (link, identity string, err error) {
 	a, err := l.accounts.Lookup(ctx, acct)
 	if err != nil {
-		return "", err
+		return "", "", err
 	}
 	if len(a.AutoStorage.Names) == 0 {
-		return "", account.NoAutoStorage(string(acct))
+		return "", "", account.NoAutoStorage(string(acct))
 	}
 	st, err := l.storage.Of(ctx, a.AutoStorage)
 	if err != nil {
-		return "", err
+		return "", "", err
 	}
-	return l.storage.LinkTo(st, blobsign.Place{Container: container}, "rl", linkLife)
+	if !a.AutoStorageByIdentity {
+		link, err = l.storage.LinkTo(st, blobsign.Place{Container: container}, "rl", linkLife)
+		return link, "", err
+	}
+	if a.AutoStorageIdentity == "" {
+		return "", "", millpond.Errorf(millpond.Conflict, "ResourceContainerAccessDenied", "The account %s opens its auto-storage account by managed identity, and autoStorage.nodeIdentityReference names none for nodes. Name an identity that the pool has.", acct)
+	}
+	return "https://" + st.BlobHost() + "/" + container, a.AutoStorageIdentity, nil
 }
 
 func (l nodeLinks) Reachable(link string) string { return storage.ToAzure(link, l.own) }

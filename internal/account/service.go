@@ -13,7 +13,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -50,7 +52,8 @@ type Account struct {
 	Modes        []string
 	PublicAccess string
 	Tenant       string
-	Identity     string `json:",omitempty"`
+	// Identities are the resource ids of the account's user-assigned identities.
+	Identities []string `json:",omitempty"`
 	// AutoStorage is the linked storage account, nil without one.
 	AutoStorage *millpond.AutoStorage `json:",omitempty"`
 }
@@ -124,7 +127,41 @@ type Change struct {
 	PublicAccess string
 	// AutoStorage is the id of a storage account to link; a PUT without one unlinks.
 	AutoStorage string
-	Patch       bool
+	// StorageMode is how it is opened; empty is by its keys. NodeIdentity is for the
+	// other mode.
+	StorageMode, NodeIdentity string
+	// Identities are given, or with false taken away; those of a PUT are all that there
+	// will be, as those of a PATCH are with NoIdentities.
+	Identities   map[string]bool
+	NoIdentities bool
+	Patch        bool
+}
+
+// identities is what an account's become.
+func (c Change) identities(had []string) []string {
+	var out []string
+	if c.Patch && !c.NoIdentities {
+		for _, id := range had {
+			if give, named := c.named(id); give || !named {
+				out = append(out, id)
+			}
+		}
+	}
+	for _, id := range slices.Sorted(maps.Keys(c.Identities)) {
+		if c.Identities[id] && !slices.ContainsFunc(out, func(h string) bool { return strings.EqualFold(h, id) }) {
+			out = append(out, id)
+		}
+	}
+	return out
+}
+
+func (c Change) named(id string) (give, named bool) {
+	for k, v := range c.Identities {
+		if strings.EqualFold(k, id) {
+			return v, true
+		}
+	}
+	return false, false
 }
 
 // checkStorage refuses what cannot be linked and returns its id.
@@ -151,7 +188,11 @@ func (s *Service) checkStorage(ctx context.Context, c Change) (*millpond.AutoSto
 		}
 		return nil, bad("it does not exist. Make it first: az storage account create")
 	}
-	return &millpond.AutoStorage{ID: a.ID, Mode: "StorageKeys", Synced: s.Clock.Now()}, nil
+	link := &millpond.AutoStorage{ID: a.ID, Mode: "StorageKeys", Synced: s.Clock.Now()}
+	if c.StorageMode == millpond.StorageByIdentity {
+		link.Mode, link.NodeIdentity = c.StorageMode, c.NodeIdentity
+	}
+	return link, nil
 }
 
 // SyncStorageKeys notes that the keys of the linked account changed. They are
@@ -222,6 +263,12 @@ func (s *Service) Put(ctx context.Context, c Change) (out *Account, err error) {
 		}
 		if link != nil || !c.Patch {
 			out.AutoStorage = link
+		}
+		out.Identities = c.identities(out.Identities)
+		if s := out.AutoStorage; s != nil && s.Mode == millpond.StorageByIdentity && len(out.Identities) == 0 {
+			e := millpond.Errorf(millpond.Invalid, "InvalidAutoStorageAuthenticationMode", "The auto storage authentication mode %s needs a Batch account with a managed identity, and %s has none. Give it one, or use the mode StorageKeys.", s.Mode, c.ID.Name())
+			e.Target = "properties.autoStorage.authenticationMode"
+			return e
 		}
 		return tx.Put(out)
 	})
@@ -417,6 +464,7 @@ func (s *Service) Lookup(ctx context.Context, name millpond.AccountName) (millpo
 	}
 	if a.AutoStorage != nil {
 		b.AutoStorage = a.AutoStorage.ID
+		b.AutoStorageByIdentity, b.AutoStorageIdentity = a.AutoStorage.Mode == millpond.StorageByIdentity, a.AutoStorage.NodeIdentity
 	}
 	s.fresh.Lock()
 	defer s.fresh.Unlock()

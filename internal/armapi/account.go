@@ -2,6 +2,7 @@ package armapi
 
 import (
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -55,23 +56,91 @@ func modesIn(in []*armbatch.AuthenticationMode) ([]string, error) {
 	return out, nil
 }
 
-// autoStorageIn is the id of the storage account that a body links.
-func autoStorageIn(p *armbatch.AutoStorageBaseProperties) (string, error) {
+// autoStorageIn is the storage account that a body links, and how it is opened.
+func autoStorageIn(p *armbatch.AutoStorageBaseProperties, c *account.Change) (err error) {
 	if p == nil {
-		return "", nil
+		return nil
 	}
-	if p.NodeIdentityReference != nil && val(p.NodeIdentityReference.ResourceID) != "" || p.AuthenticationMode != nil && !strings.EqualFold(string(*p.AuthenticationMode), "StorageKeys") {
-		return "", unsupported("properties.autoStorage.authenticationMode", "Auto-storage by managed identity is not supported. Use the authentication mode StorageKeys.")
+	c.AutoStorage = val(p.StorageAccountID)
+	if c.StorageMode, err = canonical(p.AuthenticationMode, armbatch.PossibleAutoStorageAuthenticationModeValues(), "properties.autoStorage.authenticationMode"); err != nil {
+		return err
 	}
-	return val(p.StorageAccountID), nil
+	if p.NodeIdentityReference == nil || val(p.NodeIdentityReference.ResourceID) == "" {
+		return nil
+	}
+	if c.StorageMode != millpond.StorageByIdentity {
+		return millpond.Errorf(millpond.Invalid, "InvalidParameter", "properties.autoStorage.nodeIdentityReference is for the authentication mode BatchAccountManagedIdentity. Set it, or leave the reference out.")
+	}
+	id, ok := millpond.ParseResourceID(val(p.NodeIdentityReference.ResourceID))
+	if !ok || !id.Is(millpond.TypeManagedIdentity) {
+		return millpond.Errorf(millpond.Invalid, "InvalidParameter", "properties.autoStorage.nodeIdentityReference.resourceId must be the id of a user-assigned identity, as az identity show --query id prints it.")
+	}
+	c.NodeIdentity = id.String()
+	return nil
 }
 
-// accountAccess refuses what would give an account an identity or close its
-// address to some; who may reach the server is the host's own affair.
-func accountAccess(identity *armbatch.AccountIdentity, n *armbatch.NetworkProfile) error {
-	if identity != nil && identity.Type != nil && !strings.EqualFold(string(*identity.Type), "None") {
-		return unsupported("identity", "Managed identities of Batch accounts are not supported yet.")
+// identitiesIn reads an account's identity into a change. Who assigns one that the
+// account has not got needs the right to.
+func (e *Edge) identitiesIn(r *azwire.Request, in *armbatch.AccountIdentity, c *account.Change) error {
+	if in == nil {
+		return nil
 	}
+	typ, err := canonical(in.Type, armbatch.PossibleResourceIdentityTypeValues(), "identity.type")
+	if err != nil {
+		return err
+	}
+	switch armbatch.ResourceIdentityType(typ) {
+	case armbatch.ResourceIdentityTypeSystemAssigned:
+		return unsupported("identity.type", "System-assigned identities of Batch accounts are not supported. Make one of its own with az identity create, and assign it: --mi-user-assigned.")
+	case armbatch.ResourceIdentityTypeUserAssigned:
+	default:
+		c.NoIdentities = true
+		return nil
+	}
+	var had []string
+	if a, err := e.Accounts.Get(r.Context(), c.ID); err == nil {
+		had = a.Identities
+	}
+	c.Identities = map[string]bool{}
+	for id, given := range in.UserAssignedIdentities {
+		i := slices.IndexFunc(had, func(h string) bool { return strings.EqualFold(h, id) })
+		switch {
+		case given == nil:
+			c.Identities[id] = false
+			continue
+		case i >= 0:
+			c.Identities[had[i]] = true
+			continue
+		}
+		id, err := e.Identities.AdmitIdentity(r.Context(), r.Caller, id)
+		if err != nil {
+			return err
+		}
+		c.Identities[id] = true
+	}
+	return nil
+}
+
+// accountIdentity is an account's identity with who each of them is.
+func (e *Edge) accountIdentity(r *azwire.Request, ids []string) *armbatch.AccountIdentity {
+	if len(ids) == 0 {
+		return &armbatch.AccountIdentity{Type: ptr(armbatch.ResourceIdentityTypeNone)}
+	}
+	out := &armbatch.AccountIdentity{Type: ptr(armbatch.ResourceIdentityTypeUserAssigned), UserAssignedIdentities: map[string]*armbatch.UserAssignedIdentities{}}
+	for _, text := range ids {
+		who := &armbatch.UserAssignedIdentities{}
+		id, _ := millpond.ParseResourceID(text)
+		if m, err := e.Identities.Get(r.Context(), id); err == nil {
+			who.ClientID, who.PrincipalID = ptr(m.ClientID), ptr(m.PrincipalID)
+		}
+		out.UserAssignedIdentities[text] = who
+	}
+	return out
+}
+
+// accountAccess refuses what would close an account's address to some; who may reach
+// the server is the host's own affair.
+func accountAccess(n *armbatch.NetworkProfile) error {
 	if n == nil {
 		return nil
 	}
@@ -97,7 +166,7 @@ func (e *Edge) putAccount(w http.ResponseWriter, r *azwire.Request) error {
 	case p.Encryption != nil && p.Encryption.KeySource != nil && !strings.EqualFold(string(*p.Encryption.KeySource), "Microsoft.Batch"):
 		return unsupported("properties.encryption", "Encryption with own keys is not supported.")
 	}
-	if err := accountAccess(body.Identity, p.NetworkProfile); err != nil {
+	if err := accountAccess(p.NetworkProfile); err != nil {
 		return err
 	}
 	modes, err := modesIn(p.AllowedAuthenticationModes)
@@ -108,11 +177,14 @@ func (e *Edge) putAccount(w http.ResponseWriter, r *azwire.Request) error {
 	if err != nil {
 		return err
 	}
-	link, err := autoStorageIn(p.AutoStorage)
-	if err != nil {
+	c := account.Change{ID: id(r, millpond.TypeAccount, "name"), Location: val(body.Location), Tags: tagsIn(body.Tags), Modes: modes, PublicAccess: public}
+	if err := autoStorageIn(p.AutoStorage, &c); err != nil {
 		return err
 	}
-	a, err := e.Accounts.Put(r.Context(), account.Change{ID: id(r, millpond.TypeAccount, "name"), Location: val(body.Location), Tags: tagsIn(body.Tags), Modes: modes, PublicAccess: public, AutoStorage: link})
+	if err := e.identitiesIn(r, body.Identity, &c); err != nil {
+		return err
+	}
+	a, err := e.Accounts.Put(r.Context(), c)
 	if err == nil {
 		azwire.WriteJSON(w, http.StatusOK, e.encodeAccount(r, a)) // never 201
 	}
@@ -125,11 +197,7 @@ func (e *Edge) patchAccount(w http.ResponseWriter, r *azwire.Request) error {
 		return err
 	}
 	p := val(body.Properties)
-	if err := accountAccess(body.Identity, p.NetworkProfile); err != nil {
-		return err
-	}
-	link, err := autoStorageIn(p.AutoStorage)
-	if err != nil {
+	if err := accountAccess(p.NetworkProfile); err != nil {
 		return err
 	}
 	modes, err := modesIn(p.AllowedAuthenticationModes)
@@ -140,7 +208,14 @@ func (e *Edge) patchAccount(w http.ResponseWriter, r *azwire.Request) error {
 	if err != nil {
 		return err
 	}
-	a, err := e.Accounts.Put(r.Context(), account.Change{ID: id(r, millpond.TypeAccount, "name"), Tags: tagsIn(body.Tags), Modes: modes, PublicAccess: public, AutoStorage: link, Patch: true})
+	c := account.Change{ID: id(r, millpond.TypeAccount, "name"), Tags: tagsIn(body.Tags), Modes: modes, PublicAccess: public, Patch: true}
+	if err := autoStorageIn(p.AutoStorage, &c); err != nil {
+		return err
+	}
+	if err := e.identitiesIn(r, body.Identity, &c); err != nil {
+		return err
+	}
+	a, err := e.Accounts.Put(r.Context(), c)
 	if err == nil {
 		azwire.WriteJSON(w, http.StatusOK, e.encodeAccount(r, a))
 	}
@@ -168,6 +243,9 @@ func (e *Edge) encodeAccount(r *azwire.Request, a *account.Account) *armbatch.Ac
 	}
 	if s := a.AutoStorage; s != nil {
 		p.AutoStorage = &armbatch.AutoStorageProperties{StorageAccountID: ptr(s.ID.String()), AuthenticationMode: ptr(armbatch.AutoStorageAuthenticationMode(s.Mode)), LastKeySync: ptr(s.Synced)}
+		if s.NodeIdentity != "" {
+			p.AutoStorage.NodeIdentityReference = &armbatch.ComputeNodeIdentityReference{ResourceID: ptr(s.NodeIdentity)}
+		}
 	}
 	families := map[string]bool{}
 	for _, s := range e.VMSizes() {
@@ -183,7 +261,7 @@ func (e *Edge) encodeAccount(r *azwire.Request, a *account.Account) *armbatch.Ac
 		p.ProvisioningState = ptr(armbatch.ProvisioningStateDeleting)
 	}
 	return &armbatch.Account{ID: ptr(a.ID.String()), Name: ptr(a.ID.Name()), Type: ptr(millpond.TypeAccount), Location: ptr(a.Location), Tags: tagsOut(a.Tags), Properties: p,
-		Identity: &armbatch.AccountIdentity{Type: ptr(armbatch.ResourceIdentityTypeNone)}}
+		Identity: e.accountIdentity(r, a.Identities)}
 }
 
 func (e *Edge) listAccounts(w http.ResponseWriter, r *azwire.Request) error {

@@ -11,10 +11,10 @@ import (
 
 // Links makes what nodes need to get at blobs.
 type Links interface {
-	// Container is a signed link for reading and listing a container of the
-	// account's linked storage. Its errors are of the kind Conflict when the user
-	// has to do something.
-	Container(ctx context.Context, acct millpond.AccountName, container string) (string, error)
+	// Container is a link to a container of the account's linked storage: signed for
+	// reading and listing, or plain with the identity that opens it. Its errors are of
+	// the kind Conflict when the user has to do something.
+	Container(ctx context.Context, acct millpond.AccountName, container string) (link, identity string, err error)
 	// Reachable is a link as nodes reach it.
 	Reachable(link string) string
 	// Packages are the application packages that references mean now.
@@ -29,8 +29,8 @@ type Links interface {
 // noLinks is a server without storage accounts.
 type noLinks struct{}
 
-func (noLinks) Container(context.Context, millpond.AccountName, string) (string, error) {
-	return "", millpond.Errorf(millpond.Conflict, "ResourceContainerNotFound", "The Batch account has no linked storage account.")
+func (noLinks) Container(context.Context, millpond.AccountName, string) (string, string, error) {
+	return "", "", millpond.Errorf(millpond.Conflict, "ResourceContainerNotFound", "The Batch account has no linked storage account.")
 }
 
 func (noLinks) Reachable(link string) string { return link }
@@ -82,7 +82,7 @@ func (x *session) files(ctx context.Context, p millpond.Pool, list []millpond.Re
 		switch {
 		case f.AutoContainer != "":
 			r.Container = true
-			if r.Url, err = x.svc.Links.Container(ctx, x.acct, f.AutoContainer); err != nil {
+			if r.Url, f.Identity, err = x.svc.Links.Container(ctx, x.acct, f.AutoContainer); err != nil {
 				return nil, err
 			}
 		case f.ContainerURL != "":

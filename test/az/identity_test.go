@@ -75,4 +75,23 @@ func TestManagedIdentities(t *testing.T) {
 			t.Errorf("%s: after the deletion: %s", c.name, text)
 		}
 	}
+	// An account's own identities.
+	id := strings.TrimSpace(s.Az("identity", "create", "-g", "g", "-n", "ofaccount", "--query", "id", "-o", "tsv"))
+	shown := func(args ...string) string {
+		t.Helper()
+		return strings.TrimSpace(s.Az(append(args, "--query", "join(' ', [type, to_string(length(keys(not_null(userAssignedIdentities, `{}`))))])", "-o", "tsv")...))
+	}
+	s.Az("batch", "account", "create", "-g", "g", "-n", "withidentity", "-l", "westus2", "--mi-user-assigned", id)
+	if got := shown("batch", "account", "identity", "show", "-g", "g", "-n", "withidentity"); got != "UserAssigned 1" {
+		t.Errorf("made with one: %s", got)
+	}
+	if got := shown("batch", "account", "identity", "remove", "-g", "g", "-n", "withidentity", "--user-assigned", id, "--yes"); got != "None 0" {
+		t.Errorf("after its removal: %s", got)
+	}
+	if got := shown("batch", "account", "identity", "assign", "-g", "g", "-n", "withidentity", "--user-assigned", id); got != "UserAssigned 1" {
+		t.Errorf("given again: %s", got)
+	}
+	if text := s.AzRefused("batch", "account", "identity", "assign", "-g", "g", "-n", "withidentity", "--system-assigned"); !strings.Contains(text, "az identity create") {
+		t.Errorf("%s", text)
+	}
 }

@@ -109,6 +109,11 @@ func TestIdentitiesOfNodes(t *testing.T) {
 		}
 	}
 
+	s.identity = reader
+	if v := run("linked", "/bin/sh -c 'test $(cat in/a.txt) = a'", file(millpond.ResourceFile{AutoContainer: "in", FilePath: "in"})); v.Result != "success" {
+		t.Errorf("%+v", v.Failure)
+	}
+
 	// A task asks as the vendor's credential classes do.
 	ask := func(id, header, query string) string {
 		t.Helper()

@@ -36,6 +36,8 @@ type store struct {
 	behind  *storage.Backend
 	address string
 	ca      []byte
+	// identity, if set, opens the linked storage for nodes.
+	identity string
 	// metadata is where tasks get tokens.
 	metadata string
 }
@@ -74,8 +76,11 @@ func (s *store) Lookup(_ context.Context, name string) (*millpond.StorageAccount
 }
 
 // Container implements node.Links: every Batch account is linked to this one.
-func (s *store) Container(_ context.Context, _ millpond.AccountName, name string) (string, error) {
-	return s.link(name, "rl"), nil
+func (s *store) Container(_ context.Context, _ millpond.AccountName, name string) (string, string, error) {
+	if s.identity != "" {
+		return "https://store.blob.core.windows.net/" + name, s.identity, nil
+	}
+	return s.link(name, "rl"), "", nil
 }
 
 func (s *store) Reachable(link string) string { return storage.ToAzure(link, []string{"direct:1"}) }

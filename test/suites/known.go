@@ -25,26 +25,25 @@ func known() map[string]map[string]string {
 		unmanaged  = "Unmanaged disks, blobs in the user's storage account, are refused."
 		edgeZone   = "Edge zones are not served."
 		offers     = "Looks for images in the Marketplace that this server does not offer."
-		edge       = "Operations on availability sets, placement groups, disk accesses, SSH keys and VM applications are not served."
+		edge       = "VM applications in galleries are not served."
 	)
 	return map[string]map[string]string{
 		"azure-cli-batch": {
-			"BatchDataPlaneScenarioTests.test_batch_file_download_cmd":          "Wants a task to have printed something. Nodes that are acted out print nothing.",
-			"BatchDataPlaneScenarioTests.test_batch_jobs_and_tasks":             encryption,
-			"BatchDataPlaneScenarioTests.test_batch_pool_cmd":                   encryption,
-			"BatchDataPlaneScenarioTests.test_batch_pool_trustedLaunch_cmd":     security,
-			"BatchDataPlaneScenarioTests.test_batch_pools_and_nodes":            "Wants the usage metrics of pools to be refused as retired; they are served here.",
-			"BatchMgmtScenarioTests.test_batch_general_arm_cmd":                 "Wants the addresses of Azure that nodes call, a package repository and a key vault among them; nodes here call none.",
-			"BatchMgmtApplicationScenarioTests.test_batch_managed_identity_cmd": "Begins with a managed identity, which is not served.",
-			"BatchMgmtApplicationScenarioTests.test_batch_network_profile_cmd":  "Rules about who reaches an account are refused: that is the affair of the server's host.",
-			"BatchMgmtApplicationScenarioTests.test_batch_privateendpoint_cmd":  "Begins with a private endpoint, which is not served.",
-			"BatchMgmtByosScenarioTests.test_batch_byos_account_cmd":            vault,
+			"BatchDataPlaneScenarioTests.test_batch_file_download_cmd":         "Wants a task to have printed something. Nodes that are acted out print nothing.",
+			"BatchDataPlaneScenarioTests.test_batch_jobs_and_tasks":            encryption,
+			"BatchDataPlaneScenarioTests.test_batch_pool_cmd":                  encryption,
+			"BatchDataPlaneScenarioTests.test_batch_pool_trustedLaunch_cmd":    security,
+			"BatchDataPlaneScenarioTests.test_batch_pools_and_nodes":           "Wants the usage metrics of pools to be refused as retired; they are served here.",
+			"BatchMgmtScenarioTests.test_batch_general_arm_cmd":                "Wants the addresses of Azure that nodes call, a package repository and a key vault among them; nodes here call none.",
+			"BatchMgmtApplicationScenarioTests.test_batch_network_profile_cmd": "Rules about who reaches an account are refused: that is the affair of the server's host.",
+			"BatchMgmtApplicationScenarioTests.test_batch_privateendpoint_cmd": "Begins with a private endpoint, which is not served.",
+			"BatchMgmtByosScenarioTests.test_batch_byos_account_cmd":           vault,
 		},
 		"azure-cli-vm": {
 			"VMImageListByAliasesScenarioTest.test_vm_image_list_by_alias":                            order,
 			"VMImageListByAliasesScenarioTest.test_vm_image_list_by_alias_and_filtered_by_arch":       order,
-			"DiskAccessTest.test_disk_access":                                                         edge,
-			"DiskRPTestScenario.test_public_network_access":                                           edge,
+			"DiskAccessTest.test_disk_access":                                                         "Gives a disk access to a disk, which is refused: there are no private endpoints.",
+			"DiskRPTestScenario.test_public_network_access":                                           "Gives a disk access to a disk, which is refused: there are no private endpoints.",
 			"VMGalleryApplication.test_gallery_application":                                           edge,
 			"VMGalleryApplication.test_gallery_application_version":                                   edge,
 			"DiskHibernationScenarioTest.test_disk_data_access_auth_mode":                             "A signed URL alone gives access to a disk; asking for a token beside it is refused.",
@@ -80,16 +79,8 @@ func known() map[string]map[string]string {
 			"TestBatchManagementTestSuite/TestPrivateEndpointConnection": "Begins with a private endpoint, which is not served.",
 		},
 		"go-armcompute": {
-			"TestAvailabilitySetTestSuite":                                                edge,
-			"TestAvailabilitySetTestSuite/TestAvailabilitySets":                           edge,
-			"TestDiskAccessTestSuite":                                                     edge,
-			"TestDiskAccessTestSuite/TestDiskAccesses":                                    edge,
 			"TestGalleryTestSuite":                                                        edge,
 			"TestGalleryTestSuite/TestGalleryApplications":                                edge,
-			"TestProximityPlacementGroupTestSuite":                                        edge,
-			"TestProximityPlacementGroupTestSuite/TestProximityPlacementGroups":           edge,
-			"TestSshPublicKeyTestSuite":                                                   edge,
-			"TestSshPublicKeyTestSuite/TestSshPublicKeys":                                 edge,
 			"TestSnapshotTestSuite":                                                       "The suite fails with its test.",
 			"TestSnapshotTestSuite/TestSnapshots":                                         "Makes a snapshot larger, which holds what its disk held and has its size.",
 			"TestVirtualMachineExtensionImageTestSuite":                                   "The suite fails with its test.",

@@ -79,7 +79,9 @@ func TestIdentitiesOfMachines(t *testing.T) {
 	moved := file("moved", "cat in.txt")
 	moved["outputFiles"] = []any{map[string]any{"filePattern": "../stdout.txt", "uploadOptions": map[string]any{"uploadCondition": "taskcompletion"},
 		"destination": map[string]any{"container": map[string]any{"containerUrl": base, "path": "out.txt", "identityReference": ref}}}}
-	l.AddJob("k", "p", moved, shell("token", "wget -q -O - --header 'Metadata: true' 'http://169.254.169.254/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https://management.azure.com/'"))
+	// The image has no client that sends headers.
+	ask := map[string]any{"id": "token", "commandLine": `/bin/bash -c 'exec 3<>/dev/tcp/169.254.169.254/80; printf "GET /metadata/identity/oauth2/token?api-version=2018-02-01&resource=https://management.azure.com/ HTTP/1.0\r\nMetadata: true\r\n\r\n" >&3; tail -n 1 <&3'`}
+	l.AddJob("k", "p", moved, ask)
 	for id, x := range l.WaitTasks("k", 2*time.Minute) {
 		if x.Info.FailureInfo != nil {
 			t.Fatalf("%s: %+v %s", id, x.Info.FailureInfo, l.Batch(http.MethodGet, "/jobs/k/tasks/"+id+"/files/stderr.txt", nil).Body)
