@@ -149,11 +149,15 @@ func TestConstraints(t *testing.T) {
 		t.Errorf("the reason is %q", j.TerminateReason)
 	}
 
-	// A job's time counts from its creation and ends what runs.
+	// A job's time counts from its creation and ends what runs. It gets its limit when
+	// the task runs: adding one takes longer than that on a busy machine.
 	add("timed", func(b *azbatch.CreateJobContent) {
-		b.Constraints = &azbatch.JobConstraints{MaxWallClockTime: ptr("PT0.3S")}
+		b.Constraints = &azbatch.JobConstraints{MaxWallClockTime: ptr("PT1H")}
 	})
 	task("timed", "t", "sleep 60", nil)
+	c.taskIn("timed", "t", millpond.TaskRunning)
+	_, err = client.UpdateJob(ctx, "timed", azbatch.UpdateJobContent{Constraints: &azbatch.JobConstraints{MaxWallClockTime: ptr("PT0.3S")}}, nil)
+	c.must(err)
 	if j := c.jobIn("timed", millpond.JobCompleted); j.TerminateReason != "MaxWallClockTimeExpiry" {
 		t.Errorf("the reason is %q", j.TerminateReason)
 	}
@@ -162,7 +166,8 @@ func TestConstraints(t *testing.T) {
 	}
 	// Disabling in its three ways.
 	add("off", nil)
-	task("off", "t", "sleep 0.5", nil)
+	let := filepath.Join(h.real, "let")
+	task("off", "t", "/bin/sh -c 'until [ -e "+let+" ]; do sleep 0.02; done'", nil)
 	c.taskIn("off", "t", millpond.TaskRunning)
 	_, err = client.DisableJob(ctx, "off", azbatch.DisableJobContent{DisableTasks: ptr(azbatch.DisableJobOptionRequeue)}, nil)
 	c.must(err)
@@ -175,6 +180,8 @@ func TestConstraints(t *testing.T) {
 	c.taskIn("off", "t", millpond.TaskRunning)
 	_, err = client.DisableJob(ctx, "off", azbatch.DisableJobContent{DisableTasks: ptr(azbatch.DisableJobOptionWait)}, nil)
 	c.must(err)
+	c.jobIn("off", millpond.JobDisabling)
+	c.must(os.WriteFile(let, nil, 0o600))
 	c.jobIn("off", millpond.JobDisabled)
 	if v := c.task("off", "t"); v.State != millpond.TaskCompleted || v.Result != "success" {
 		t.Errorf("%+v", v)
