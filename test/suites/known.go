@@ -29,16 +29,15 @@ func known() map[string]map[string]string {
 	)
 	return map[string]map[string]string{
 		"azure-cli-batch": {
-			"BatchDataPlaneScenarioTests.test_batch_file_download_cmd":          "Wants a task to have printed something. Nodes that are acted out print nothing.",
-			"BatchDataPlaneScenarioTests.test_batch_jobs_and_tasks":             encryption,
-			"BatchDataPlaneScenarioTests.test_batch_pool_cmd":                   encryption,
-			"BatchDataPlaneScenarioTests.test_batch_pool_trustedLaunch_cmd":     security,
-			"BatchDataPlaneScenarioTests.test_batch_pools_and_nodes":            "Wants the usage metrics of pools to be refused as retired; they are served here.",
-			"BatchMgmtScenarioTests.test_batch_general_arm_cmd":                 "Wants the addresses of Azure that nodes call, a package repository and a key vault among them; nodes here call none.",
-			"BatchMgmtApplicationScenarioTests.test_batch_managed_identity_cmd": "Was run last before managed identities were served.",
-			"BatchMgmtApplicationScenarioTests.test_batch_network_profile_cmd":  "Rules about who reaches an account are refused: that is the affair of the server's host.",
-			"BatchMgmtApplicationScenarioTests.test_batch_privateendpoint_cmd":  "Begins with a private endpoint, which is not served.",
-			"BatchMgmtByosScenarioTests.test_batch_byos_account_cmd":            vault,
+			"BatchDataPlaneScenarioTests.test_batch_file_download_cmd":         "Wants a task to have printed something. Nodes that are acted out print nothing.",
+			"BatchDataPlaneScenarioTests.test_batch_jobs_and_tasks":            encryption,
+			"BatchDataPlaneScenarioTests.test_batch_pool_cmd":                  encryption,
+			"BatchDataPlaneScenarioTests.test_batch_pool_trustedLaunch_cmd":    security,
+			"BatchDataPlaneScenarioTests.test_batch_pools_and_nodes":           "Wants the usage metrics of pools to be refused as retired; they are served here.",
+			"BatchMgmtScenarioTests.test_batch_general_arm_cmd":                "Wants the addresses of Azure that nodes call, a package repository and a key vault among them; nodes here call none.",
+			"BatchMgmtApplicationScenarioTests.test_batch_network_profile_cmd": "Rules about who reaches an account are refused: that is the affair of the server's host.",
+			"BatchMgmtApplicationScenarioTests.test_batch_privateendpoint_cmd": "Begins with a private endpoint, which is not served.",
+			"BatchMgmtByosScenarioTests.test_batch_byos_account_cmd":           vault,
 		},
 		"azure-cli-vm": {
 			"VMImageListByAliasesScenarioTest.test_vm_image_list_by_alias":                            order,
