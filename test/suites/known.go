@@ -81,8 +81,6 @@ func known() map[string]map[string]string {
 		"go-armcompute": {
 			"TestGalleryTestSuite":                                                        edge,
 			"TestGalleryTestSuite/TestGalleryApplications":                                edge,
-			"TestSnapshotTestSuite":                                                       "The suite fails with its test.",
-			"TestSnapshotTestSuite/TestSnapshots":                                         "Makes a snapshot larger, which holds what its disk held and has its size.",
 			"TestVirtualMachineExtensionImageTestSuite":                                   "The suite fails with its test.",
 			"TestVirtualMachineExtensionImageTestSuite/TestVirtualMachineExtensionImages": "Wants the extension of Windows for scripts; the one of Linux is there.",
 		},
