@@ -359,7 +359,7 @@ func isUnused(v any, unused []any) bool {
 	case nil:
 		return true
 	case []any:
-		return len(x) == 0
+		return !slices.ContainsFunc(x, func(item any) bool { return !isUnused(item, unused) })
 	case map[string]any:
 		for _, y := range x {
 			if y != nil {

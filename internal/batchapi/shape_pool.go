@@ -283,7 +283,7 @@ func networkRule() *rule {
 		"dynamicVNetAssignmentScope": refuse(network, "none"),
 		"endpointConfiguration":      endpointsRule(),
 		"publicIPAddressConfiguration": object(map[string]*rule{"provision": refuse(public, "batchmanaged"), "ipAddressIds": refuse(public),
-			"ipFamilies": refuse(public), "ipTags": refuse(public)}),
+			"ipFamilies": refuse(public, "IPv4"), "ipTags": refuse(public)}),
 		"publicIPs":                   refuse(public),
 		"enableAcceleratedNetworking": truth(),
 	})

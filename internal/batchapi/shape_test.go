@@ -51,7 +51,7 @@ func TestWhatIsNotSupportedIsRefusedOnlyWhenItIsUsed(t *testing.T) {
 		{"pool", s.poolAdd, galleryPool, []string{
 			`{"cloudServiceConfiguration":{"osFamily":"6"}}`,
 			`{"applicationLicenses":["maya"]}`,
-			`{"mountConfiguration":[{"azureBlobFileSystemConfiguration":{"accountName":"a","containerName":"c","relativeMountPath":"p"}}]}`,
+			`{"networkConfiguration":{"publicIPAddressConfiguration":{"ipFamilies":["IPv4","IPv6"]}}}`, `{"mountConfiguration":[{"azureBlobFileSystemConfiguration":{"accountName":"a","containerName":"c","relativeMountPath":"p"}}]}`,
 			`{"networkConfiguration":{"publicIPAddressConfiguration":{"provision":"nopublicipaddresses"}}}`,
 			`{"startTask":{"commandLine":"x","containerSettings":{"imageName":"i","registry":{"identityReference":{"resourceId":"x"}}}}}`,
 			vm(`"containerConfiguration":{"type":"dockerCompatible","containerRegistries":[{"identityReference":{"resourceId":"x"}}]}`), vm(`"windowsConfiguration":{"x":1,"enableAutomaticUpdates":"maybe"}`),
@@ -60,7 +60,7 @@ func TestWhatIsNotSupportedIsRefusedOnlyWhenItIsUsed(t *testing.T) {
 			vm(`"serviceArtifactReference":{"id":"x"}`), vm(`"licenseType":"Windows_Server"`),
 		}, []string{
 			`{"enableAutoScale":false,"autoScaleFormula":null}`, `{"certificateReferences":[],"applicationPackageReferences":[],"mountConfiguration":[],"applicationLicenses":null}`,
-			`{"identity":{"type":"None"}}`, `{"networkConfiguration":{}}`, `{"networkConfiguration":{"dynamicVNetAssignmentScope":"none","publicIPAddressConfiguration":{"provision":"BatchManaged"}}}`,
+			`{"identity":{"type":"None"}}`, `{"networkConfiguration":{}}`, `{"networkConfiguration":{"publicIPAddressConfiguration":{"ipFamilies":["ipv4"]}}}`, `{"networkConfiguration":{"dynamicVNetAssignmentScope":"none","publicIPAddressConfiguration":{"provision":"BatchManaged"}}}`,
 			`{"upgradePolicy":{"mode":"manual"}}`, `{"resourceTags":{"a":"b"}}`, `{"targetNodeCommunicationMode":"Default"}`, `{"unknownFutureMember":{"a":[1]}}`,
 			`{"networkConfiguration":{"enableAcceleratedNetworking":true}}`, `{"upgradePolicy":{"mode":"rolling","rollingUpgradePolicy":{"enableCrossZoneUpgrade":true}}}`, vm(`"nodePlacementConfiguration":{"policy":"Zonal"}`),
 			vm(`"nodePlacementConfiguration":{"policy":"regional"},"extensions":[],"containerConfiguration":{"type":"dockercompatible","containerImageNames":["a/b:1"],"containerRegistries":[{"registryServer":"r","username":"u","password":"p"}]},"osDisk":{"caching":"None","writeAcceleratorEnabled":false,"diskSizeGB":100,"ephemeralOSDiskSettings":{"placement":"CacheDisk"},"managedDisk":{"storageAccountType":"premium_lrs"}}`),
