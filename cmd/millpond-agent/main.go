@@ -104,7 +104,7 @@ func run() error {
 		return err
 	}
 	log.Info("waiting for the server", "version", version)
-	err = a.Serve(ctx, nodeproto.NewGuest(device))
+	err = a.Serve(ctx, nodeproto.NewGuest(device, a.Birth))
 	if errors.Is(err, context.Canceled) {
 		return nil
 	}

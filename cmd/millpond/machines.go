@@ -35,11 +35,11 @@ func (c channels) AuthenticateNode(ctx context.Context, id millpond.NodeID, gene
 	return c.nodes.AuthenticateNode(ctx, id, generation, token)
 }
 
-func (c channels) Serve(ctx context.Context, id millpond.NodeID, generation int, client nodev1.AgentClient) error {
+func (c channels) Serve(ctx context.Context, id millpond.NodeID, generation int, client nodev1.AgentClient, said *nodev1.HelloResponse) error {
 	if id.IsVM() {
-		return c.machines.Serve(ctx, id, generation, client)
+		return c.machines.Serve(ctx, id, generation, client, said)
 	}
-	return c.nodes.Serve(ctx, id, generation, client)
+	return c.nodes.Serve(ctx, id, generation, client, said)
 }
 
 type machineDisks struct{ *compute.Service }

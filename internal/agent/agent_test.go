@@ -45,7 +45,7 @@ func startNode(t testing.TB, root string) *node {
 	ours, theirs := net.Pipe()
 	ctx, cancel := context.WithCancel(context.Background())
 	served := make(chan struct{})
-	go func() { defer close(served); a.Serve(ctx, nodeproto.NewGuest(theirs)) }()
+	go func() { defer close(served); a.Serve(ctx, nodeproto.NewGuest(theirs, a.Birth)) }()
 	n := &node{t: t, root: root, agent: a, host: nodeproto.NewHost(ours)}
 	var once sync.Once
 	n.stop = func() {
@@ -441,6 +441,8 @@ func TestFilesStayInside(t *testing.T) {
 	must(os.Symlink(outside, shared+"/absolute"))
 	must(os.Symlink("../../../../../../../../../.."+outside, shared+"/relative"))
 	must(os.Symlink("f", shared+"/inside"))
+	// What has been reported is in the journal.
+	must(os.WriteFile(filepath.Join(root, "volatile", "events.log"), nil, 0o600))
 	must(os.Symlink("../volatile", shared+"/hidden"))
 	must(os.Symlink("../volatile/events.log", shared+"/journal"))
 	must(os.Symlink("..", shared+"/up"))

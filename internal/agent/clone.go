@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
+	"google.golang.org/protobuf/proto"
 
 	"millpond.dev/millpond/internal/nodeproto/nodev1"
 )
@@ -17,9 +18,10 @@ type Cloner interface {
 	// must be each clone's own, and has nothing left to do. state is what its init
 	// says of the start, empty if it says nothing.
 	Settle(ctx context.Context) (state string, stages []*nodev1.Stage, err error)
-	// Personalise makes a clone a machine of its own. An error leaves one that must
-	// not be used.
-	Personalise(ctx context.Context, q *nodev1.PersonaliseRequest) ([]*nodev1.Stage, error)
+	// Personalise makes a clone a machine of its own as far as programs can see that
+	// run at once; rest does what else there is, for which whatever its user runs has
+	// to wait. An error leaves one that must not be used.
+	Personalise(q *nodev1.PersonaliseRequest) (stages []*nodev1.Stage, rest func(), err error)
 }
 
 // maxSettle bounds how long a machine's start may take.
@@ -40,19 +42,44 @@ func (a *Agent) Settle(ctx context.Context, q *connect.Request[nodev1.SettleRequ
 	if serr != nil {
 		return nil, connect.NewError(connect.CodeInternal, serr)
 	}
-	return connect.NewResponse(&nodev1.SettleResponse{State: state, Stages: stages}), nil
+	return connect.NewResponse(&nodev1.SettleResponse{State: state, Stages: stages, Births: true}), nil
 }
 
-func (a *Agent) Personalise(ctx context.Context, q *connect.Request[nodev1.PersonaliseRequest]) (*connect.Response[nodev1.PersonaliseResponse], error) {
-	c, err := a.cloner()
+// Birth is a nodeproto.Birth: it makes a clone a machine of its own and, if the
+// request says so, the node that it is to be.
+func (a *Agent) Birth(q []byte) ([]byte, func()) {
+	answer, rest, err := a.birth(q)
 	if err != nil {
-		return nil, err
+		answer, rest = &nodev1.BirthResponse{Error: err.Error()}, nil
 	}
-	stages, perr := c.Personalise(ctx, q.Msg)
-	if perr != nil {
-		return nil, connect.NewError(connect.CodeInternal, perr)
+	b, err := proto.Marshal(answer)
+	if err != nil { // a text that is not UTF-8
+		a.cfg.Log.Error("a birth was not answered", "error", err)
+		b, rest = nil, nil
 	}
-	return connect.NewResponse(&nodev1.PersonaliseResponse{Stages: stages}), nil
+	return b, rest
+}
+
+func (a *Agent) birth(b []byte) (*nodev1.BirthResponse, func(), error) {
+	q := new(nodev1.BirthRequest)
+	if err := proto.Unmarshal(b, q); err != nil {
+		return nil, nil, err
+	}
+	c, cerr := a.cloner()
+	if cerr != nil {
+		return nil, nil, cerr
+	}
+	stages, rest, err := c.Personalise(q.GetPersonalise())
+	if err != nil {
+		return nil, nil, err
+	}
+	answer := &nodev1.BirthResponse{Stages: stages}
+	if q.GetHello() != nil {
+		if answer.Hello, cerr = a.adoptAs(context.Background(), q.GetHello()); cerr != nil {
+			return nil, nil, cerr
+		}
+	}
+	return answer, rest, nil
 }
 
 // cloner is the machine's ability; a machine that is a node already has it no more.

@@ -60,6 +60,9 @@ func openEvents(path string, max int) (*events, error) {
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
+	if err != nil {
+		return e, nil // it is made when there is something to write
+	}
 	e.replay(bytes.NewReader(data))
 	return e, e.rewrite()
 }
@@ -149,8 +152,11 @@ func (e *events) rewrite() error {
 }
 
 func (e *events) append(r record) error {
-	if e.file == nil {
+	if e.path == "" {
 		return nil
+	}
+	if e.file == nil {
+		return e.rewrite() // r is among it
 	}
 	n, err := e.file.Write(line(r))
 	e.size += int64(n)
@@ -311,9 +317,10 @@ func (e *events) close() error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.file == nil {
+		e.path = ""
 		return nil
 	}
 	err := e.file.Close()
-	e.file = nil
+	e.path, e.file = "", nil
 	return err
 }

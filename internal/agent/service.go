@@ -25,21 +25,30 @@ var ErrNotEmpty = errors.New("the directory is not empty; delete it recursively"
 var _ nodev1.AgentHandler = (*Agent)(nil)
 
 func (a *Agent) Hello(ctx context.Context, q *connect.Request[nodev1.HelloRequest]) (*connect.Response[nodev1.HelloResponse], error) {
-	if q.Msg.GetNodeId() == "" {
+	answer, err := a.adoptAs(ctx, q.Msg)
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(answer), nil
+}
+
+// adoptAs makes the machine the node of q, or says again what it is.
+func (a *Agent) adoptAs(ctx context.Context, q *nodev1.HelloRequest) (*nodev1.HelloResponse, *connect.Error) {
+	if q.GetNodeId() == "" {
 		return nil, connect.NewError(connect.CodeInvalidArgument, errors.New("Hello needs a node id"))
 	}
 	a.mu.Lock()
 	was := a.hello
 	a.mu.Unlock()
-	if was != nil && (was.GetNodeId() != q.Msg.GetNodeId() || was.GetGeneration() != q.Msg.GetGeneration()) {
+	if was != nil && (was.GetNodeId() != q.GetNodeId() || was.GetGeneration() != q.GetGeneration()) {
 		return nil, connect.NewError(connect.CodeFailedPrecondition,
 			errors.New("this machine is node "+was.GetNodeId()+" already; it cannot become another"))
 	}
-	place, answer, err := a.cfg.Machine.Adopt(ctx, q.Msg)
+	place, answer, err := a.cfg.Machine.Adopt(ctx, q)
 	if err != nil {
 		return nil, connect.NewError(connect.CodeInternal, err)
 	}
-	if err := a.adopt(q.Msg, place, answer.GetBootId()); err != nil {
+	if err := a.adopt(q, place, answer.GetBootId()); err != nil {
 		return nil, connect.NewError(connect.CodeInternal, err)
 	}
 	answer.AgentVersion = a.cfg.Version
@@ -55,7 +64,7 @@ func (a *Agent) Hello(ctx context.Context, q *connect.Request[nodev1.HelloReques
 	answer.LastSequence, answer.Forgotten = last, &forgotten
 	answer.Instances = true
 	answer.Certificates = true
-	return connect.NewResponse(answer), nil
+	return answer, nil
 }
 
 func (a *Agent) Watch(ctx context.Context, q *connect.Request[nodev1.WatchRequest], s *connect.ServerStream[nodev1.Event]) error {

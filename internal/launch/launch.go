@@ -9,6 +9,7 @@ package launch
 import (
 	"context"
 	"fmt"
+	"net"
 	"net/netip"
 	"time"
 
@@ -101,6 +102,42 @@ type Spec struct {
 	FirstBoot *FirstBoot `json:"firstBoot,omitempty"`
 	// Cold has the VM boot by itself even where it could be copied from one that has.
 	Cold bool `json:"cold,omitempty"`
+	// Greeting is what the server would say to the machine's agent first, for a
+	// launcher that can do so sooner; nil has the server say it.
+	Greeting *Greeting `json:"greeting,omitempty"`
+}
+
+// Greeting is a server's first word to an agent.
+type Greeting struct {
+	// Hello is a nodev1.HelloRequest without what only the launcher knows: where the
+	// guest finds its host and the server.
+	Hello []byte `json:"hello"`
+	// Listener is the server's own address, host:port.
+	Listener string `json:"listener"`
+}
+
+// ServerAddress is where a guest reaches the server of g; host is where it reaches
+// its host, empty if it cannot.
+func (g *Greeting) ServerAddress(host string) string { return ServerAddress(g.Listener, host) }
+
+// ServerAddress is where a guest reaches a server that listens at listener: a guest
+// that has its host's loopback at an address of its own finds it there.
+func ServerAddress(listener, host string) string {
+	name, port, err := net.SplitHostPort(listener)
+	if err != nil {
+		return ""
+	}
+	ip := net.ParseIP(name)
+	if name != "" && name != "localhost" && (ip == nil || !ip.IsLoopback() && !ip.IsUnspecified()) {
+		return listener
+	}
+	if host != "" {
+		return net.JoinHostPort(host, port)
+	}
+	if name == "" || ip != nil && ip.IsUnspecified() {
+		name = "127.0.0.1"
+	}
+	return net.JoinHostPort(name, port)
 }
 
 // Card is a network card whose addresses were given out by somebody else.

@@ -57,7 +57,7 @@ func (s *Service) tellAll() {
 
 // Serve runs the session with a machine's agent until ctx ends or contact is
 // lost. The caller has authenticated it.
-func (s *Service) Serve(ctx context.Context, node millpond.NodeID, generation int, client nodev1.AgentClient) error {
+func (s *Service) Serve(ctx context.Context, node millpond.NodeID, generation int, client nodev1.AgentClient, _ *nodev1.HelloResponse) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	x := &session{svc: s, node: node, gen: generation, client: client, cancel: cancel, done: make(chan struct{}), wake: wake.New(), sent: map[string]bool{}, still: make(chan struct{}, 1)}

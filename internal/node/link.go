@@ -2,7 +2,6 @@ package node
 
 import (
 	"context"
-	"net"
 	"strconv"
 
 	millpond "millpond.dev/millpond"
@@ -48,26 +47,6 @@ func (noLinks) Token(context.Context, millpond.AccountName, millpond.TaskIdentit
 
 func (noLinks) Put(context.Context, string, string, string, []byte) error {
 	return millpond.Errorf(millpond.Conflict, "StorageAccountNotFound", "There are no storage accounts.")
-}
-
-// serverAddress is where a node reaches the server's listener: a node that has
-// its host's loopback at an address of its own finds it there.
-func serverAddress(listener, host string) string {
-	name, port, err := net.SplitHostPort(listener)
-	if err != nil {
-		return ""
-	}
-	ip := net.ParseIP(name)
-	if name != "" && name != "localhost" && (ip == nil || !ip.IsLoopback() && !ip.IsUnspecified()) {
-		return listener
-	}
-	if host != "" {
-		return net.JoinHostPort(host, port)
-	}
-	if name == "" || ip != nil && ip.IsUnspecified() {
-		name = "127.0.0.1"
-	}
-	return net.JoinHostPort(name, port)
 }
 
 // files are a task's resource files as its node fetches them.

@@ -11,6 +11,8 @@ import (
 	"connectrpc.com/connect"
 	"golang.org/x/sync/errgroup"
 
+	"google.golang.org/protobuf/proto"
+
 	millpond "millpond.dev/millpond"
 	"millpond.dev/millpond/internal/launch"
 	"millpond.dev/millpond/internal/ledger"
@@ -309,6 +311,11 @@ func (s *Service) spec(ctx context.Context, n millpond.Node, p millpond.Pool, to
 		Cold:        p.Spec.Cold(),
 		Card:        card(p, n),
 	}
+	hello, err := proto.Marshal(s.greeting(p, n))
+	if err != nil {
+		return none, err
+	}
+	spec.Greeting = &launch.Greeting{Hello: hello, Listener: s.Config.Listener}
 	if size := int64(p.Spec.OSDisk.SizeGB) << 30; size > spec.OSDisk.SizeBytes {
 		spec.OSDisk.SizeBytes = size
 	}

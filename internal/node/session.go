@@ -27,6 +27,7 @@ type session struct {
 	node       millpond.NodeID
 	generation int
 	client     nodev1.AgentClient
+	said       *nodev1.HelloResponse // before the session, nil if nothing was
 	// acct and url are the account's name and address, known after hello, as is
 	// the pool's key; Service.mu guards acct and pool until then.
 	acct   millpond.AccountName
@@ -112,11 +113,13 @@ const startTaskID = "startup"
 const callLimit = 30 * time.Second
 
 // Serve runs the session with a node's agent until ctx ends, contact is lost, or
-// another session of the same node begins. The caller has authenticated it.
-func (s *Service) Serve(ctx context.Context, id millpond.NodeID, generation int, client nodev1.AgentClient) error {
+// another session of the same node begins. The caller has authenticated it. said is
+// what the agent has answered to the greeting of its machine's spec; nil if Hello is
+// yet to be said.
+func (s *Service) Serve(ctx context.Context, id millpond.NodeID, generation int, client nodev1.AgentClient, said *nodev1.HelloResponse) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	x := &session{svc: s, node: id, generation: generation, client: client, cancel: cancel, done: make(chan struct{}), kept: wake.New(), room: wake.New(),
+	x := &session{svc: s, node: id, generation: generation, client: client, said: said, cancel: cancel, done: make(chan struct{}), kept: wake.New(), room: wake.New(),
 		running: map[attempt]bool{}, ended: map[attempt]ending{}, proceeded: map[attempt]bool{}, stopped: map[attempt]bool{}}
 	defer close(x.done)
 	if err := s.enter(ctx, x); err != nil {
@@ -248,27 +251,12 @@ func (x *session) hello(ctx context.Context) (*nodev1.HelloResponse, millpond.No
 	x.svc.mu.Lock()
 	x.acct, x.url, x.pool = n.Account, "https://"+acct.Host()+"/", n.Pool.Key()
 	x.svc.mu.Unlock()
-	entropy := make([]byte, 64)
-	if _, err := x.svc.Random(entropy); err != nil {
-		return nil, n, err
+	h := x.said
+	if h == nil {
+		if h, err = x.say(ctx, p, n); err != nil {
+			return nil, n, err
+		}
 	}
-	call, cancel := context.WithTimeout(ctx, callLimit)
-	defer cancel()
-	q := &nodev1.HelloRequest{
-		NodeId: string(n.ID), Generation: int32(n.Generation), Hostname: hostname(n.ID), Now: timestamppb.New(x.svc.Clock.Now()), Entropy: entropy,
-		PoolId: string(n.Pool), AccountName: string(n.Account), ServerVersion: x.svc.Config.Version,
-		HostAddress: n.HostAddress, LastSequence: n.LastSequence,
-		ServerAddress: serverAddress(x.svc.Config.Listener, n.HostAddress), ServerCa: x.svc.Config.ServerCA, AzureHosts: x.svc.Config.AzureHosts,
-	}
-	q.Identities = len(p.Spec.Identities) > 0
-	if c := card(p, n); c.LAN != "" {
-		q.NetworkAddress, q.NetworkDomain = c.Address.String(), launch.NetworkDomain
-	}
-	answer, err := x.client.Hello(call, connect.NewRequest(q))
-	if err != nil {
-		return nil, n, fmt.Errorf("say hello to node %s: %w", n.ID, err)
-	}
-	h := answer.Msg
 	x.svc.heard(x.node)
 	lost := 0
 	err = x.svc.update(ctx, func(tx *sqlite.Tx, book *ledger.Book) error {
@@ -286,6 +274,38 @@ func (x *session) hello(ctx context.Context) (*nodev1.HelloResponse, millpond.No
 		x.svc.Log.Warn("tasks lost with the boot they ran in; queued again", "node", n.ID, "tasks", lost)
 	}
 	return h, n, err
+}
+
+// say says Hello to the agent.
+func (x *session) say(ctx context.Context, p millpond.Pool, n millpond.Node) (*nodev1.HelloResponse, error) {
+	q := x.svc.greeting(p, n)
+	q.Entropy = make([]byte, 64)
+	if _, err := x.svc.Random(q.Entropy); err != nil {
+		return nil, err
+	}
+	q.Now = timestamppb.New(x.svc.Clock.Now())
+	q.HostAddress, q.ServerAddress = n.HostAddress, launch.ServerAddress(x.svc.Config.Listener, n.HostAddress)
+	call, cancel := context.WithTimeout(ctx, callLimit)
+	defer cancel()
+	answer, err := x.client.Hello(call, connect.NewRequest(q))
+	if err != nil {
+		return nil, fmt.Errorf("say hello to node %s: %w", n.ID, err)
+	}
+	return answer.Msg, nil
+}
+
+// greeting is a Hello without what is new each time, and without what only the
+// launcher knows before the machine runs.
+func (s *Service) greeting(p millpond.Pool, n millpond.Node) *nodev1.HelloRequest {
+	q := &nodev1.HelloRequest{
+		NodeId: string(n.ID), Generation: int32(n.Generation), Hostname: hostname(n.ID),
+		PoolId: string(n.Pool), AccountName: string(n.Account), ServerVersion: s.Config.Version, LastSequence: n.LastSequence,
+		ServerCa: s.Config.ServerCA, AzureHosts: s.Config.AzureHosts, Identities: len(p.Spec.Identities) > 0,
+	}
+	if c := card(p, n); c.LAN != "" {
+		q.NetworkAddress, q.NetworkDomain = c.Address.String(), launch.NetworkDomain
+	}
+	return q
 }
 
 // register writes what an agent said in its Hello. A boot id that is new means

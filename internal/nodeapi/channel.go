@@ -10,6 +10,7 @@ package nodeapi
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"log/slog"
 	"net"
@@ -18,6 +19,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"google.golang.org/protobuf/proto"
 
 	millpond "millpond.dev/millpond"
 	"millpond.dev/millpond/internal/nodeproto"
@@ -36,8 +39,9 @@ type Authenticator interface {
 type Sessions interface {
 	// Serve runs a session and returns when ctx ends, which it does when the
 	// connection is lost, or when it wants the session to end. It is not called
-	// for a node while an earlier call for it has not returned.
-	Serve(ctx context.Context, node millpond.NodeID, generation int, client nodev1.AgentClient) error
+	// for a node while an earlier call for it has not returned. said is what the agent
+	// has answered to the node's greeting already; nil if it was not greeted.
+	Serve(ctx context.Context, node millpond.NodeID, generation int, client nodev1.AgentClient, said *nodev1.HelloResponse) error
 }
 
 // startLimit bounds the start of HTTP/2 on an upgraded connection.
@@ -79,7 +83,7 @@ func New(auth Authenticator, sessions Sessions, log *slog.Logger) *Handler {
 }
 
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	node, generation, err := h.admit(r)
+	node, generation, said, err := h.admit(r)
 	if err != nil {
 		refuse(w, err)
 		return
@@ -104,27 +108,50 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	conn.SetDeadline(time.Time{})
-	h.serve(nodeproto.ReadAhead(conn, rw.Reader), node, generation, c)
+	h.serve(nodeproto.ReadAhead(conn, rw.Reader), node, generation, c, said)
 }
 
 // admit checks a request's form and credential.
-func (h *Handler) admit(r *http.Request) (millpond.NodeID, int, error) {
+func (h *Handler) admit(r *http.Request) (millpond.NodeID, int, *nodev1.HelloResponse, error) {
 	if r.Method != http.MethodPost {
-		return "", 0, millpond.Errorf(millpond.MethodNotAllowed, "UnsupportedHttpVerb", "The node channel is opened with POST.")
+		return "", 0, nil, millpond.Errorf(millpond.MethodNotAllowed, "UnsupportedHttpVerb", "The node channel is opened with POST.")
 	}
 	if !strings.EqualFold(r.Header.Get("Upgrade"), nodeproto.ChannelUpgrade) || !strings.Contains(strings.ToLower(r.Header.Get("Connection")), "upgrade") {
-		return "", 0, millpond.Errorf(millpond.Invalid, "InvalidHeaderValue", "The node channel needs the headers Connection: Upgrade and Upgrade: %s.", nodeproto.ChannelUpgrade)
+		return "", 0, nil, millpond.Errorf(millpond.Invalid, "InvalidHeaderValue", "The node channel needs the headers Connection: Upgrade and Upgrade: %s.", nodeproto.ChannelUpgrade)
 	}
 	node := millpond.NodeID(r.Header.Get(nodeproto.HeaderNode))
 	generation, err := strconv.Atoi(r.Header.Get(nodeproto.HeaderGeneration))
 	if node == "" || err != nil || generation < 0 {
-		return "", 0, millpond.Errorf(millpond.Invalid, "InvalidHeaderValue", "The node channel needs the headers %s and %s.", nodeproto.HeaderNode, nodeproto.HeaderGeneration)
+		return "", 0, nil, millpond.Errorf(millpond.Invalid, "InvalidHeaderValue", "The node channel needs the headers %s and %s.", nodeproto.HeaderNode, nodeproto.HeaderGeneration)
 	}
 	token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
 	if !ok || token == "" {
-		return "", 0, millpond.Errorf(millpond.Forbidden, "AuthenticationFailed", "The node channel needs the node's own bearer token.")
+		return "", 0, nil, millpond.Errorf(millpond.Forbidden, "AuthenticationFailed", "The node channel needs the node's own bearer token.")
 	}
-	return node, generation, h.auth.AuthenticateNode(r.Context(), node, generation, token)
+	said, err := heard(r.Header.Get(nodeproto.HeaderHello))
+	if err != nil {
+		return "", 0, nil, err
+	}
+	return node, generation, said, h.auth.AuthenticateNode(r.Context(), node, generation, token)
+}
+
+// heard is what an agent said in a header.
+func heard(text string) (*nodev1.HelloResponse, error) {
+	if text == "" {
+		return nil, nil
+	}
+	b, err := base64.StdEncoding.DecodeString(text)
+	m := new(nodev1.HelloResponse)
+	if err == nil {
+		err = proto.Unmarshal(b, m)
+	}
+	if err == nil && m.GetBootId() == "" {
+		err = errors.New("it has no boot id")
+	}
+	if err != nil {
+		return nil, millpond.Errorf(millpond.Invalid, "InvalidHeaderValue", "The header %s is not an agent's answer.", nodeproto.HeaderHello).Because(err)
+	}
+	return m, nil
 }
 
 // Dial opens a session within this process, for launchers whose nodes live
@@ -141,7 +168,7 @@ func (h *Handler) Dial(ctx context.Context, node millpond.NodeID, generation int
 	c := h.claim(node)
 	go func() {
 		defer h.wg.Done()
-		h.serve(ours, node, generation, c)
+		h.serve(ours, node, generation, c, nil)
 	}()
 	return theirs, nil
 }
@@ -168,7 +195,7 @@ func (h *Handler) Join(ctx context.Context, node millpond.NodeID, generation int
 	}
 	client := nodeproto.NewLocalClient(ctx, agent)
 	defer client.Close()
-	h.talk(client, node, generation, s)
+	h.talk(client, node, generation, s, nil)
 	return nil
 }
 
@@ -182,7 +209,7 @@ func (s *session) follows() bool {
 }
 
 // serve runs a session over conn, which it owns.
-func (h *Handler) serve(conn net.Conn, node millpond.NodeID, generation int, s *session) {
+func (h *Handler) serve(conn net.Conn, node millpond.NodeID, generation int, s *session, said *nodev1.HelloResponse) {
 	defer s.leave()
 	if !s.follows() {
 		conn.Close()
@@ -196,15 +223,15 @@ func (h *Handler) serve(conn net.Conn, node millpond.NodeID, generation int, s *
 		return
 	}
 	defer client.Close()
-	h.talk(client, node, generation, s)
+	h.talk(client, node, generation, s, said)
 }
 
 // talk runs a session with a client that has just begun.
-func (h *Handler) talk(client *nodeproto.Client, node millpond.NodeID, generation int, s *session) {
+func (h *Handler) talk(client *nodeproto.Client, node millpond.NodeID, generation int, s *session, said *nodev1.HelloResponse) {
 	unwatch := context.AfterFunc(client.Context(), func() { s.cancel(errLost) })
 	defer unwatch()
 	h.log.Debug("node channel: open", "node", node, "generation", generation)
-	err := h.sessions.Serve(s.ctx, node, generation, client)
+	err := h.sessions.Serve(s.ctx, node, generation, client, said)
 	h.log.Debug("node channel: closed", "node", node, "generation", generation, "reason", context.Cause(s.ctx), "error", err)
 }
 

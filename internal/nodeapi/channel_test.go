@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
+	"google.golang.org/protobuf/proto"
 
 	millpond "millpond.dev/millpond"
 	"millpond.dev/millpond/internal/nodeproto"
@@ -44,7 +45,7 @@ func (*nodes) AuthenticateNode(_ context.Context, node millpond.NodeID, generati
 	return nil
 }
 
-func (s *nodes) Serve(ctx context.Context, node millpond.NodeID, generation int, c nodev1.AgentClient) error {
+func (s *nodes) Serve(ctx context.Context, node millpond.NodeID, generation int, c nodev1.AgentClient, said *nodev1.HelloResponse) error {
 	s.mu.Lock()
 	s.running[node]++
 	s.most = max(s.most, s.running[node])
@@ -54,6 +55,11 @@ func (s *nodes) Serve(ctx context.Context, node millpond.NodeID, generation int,
 		s.running[node]--
 		s.mu.Unlock()
 	}()
+	if said != nil {
+		s.served <- "said " + said.GetBootId()
+		<-ctx.Done()
+		return context.Cause(ctx)
+	}
 	hello, err := c.Hello(ctx, connect.NewRequest(&nodev1.HelloRequest{NodeId: string(node), Generation: int32(generation)}))
 	if err != nil {
 		s.served <- "no hello: " + err.Error()
@@ -96,7 +102,7 @@ func join(t *testing.T, s *httptest.Server, node millpond.NodeID, name string) (
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	t.Cleanup(cancel)
-	conn, err := nodeproto.Upgrade(ctx, dial(t, s), "millpond.internal", node, 1, "token-of-"+string(node))
+	conn, err := nodeproto.Upgrade(ctx, dial(t, s), "millpond.internal", node, 1, "token-of-"+string(node), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -210,12 +216,46 @@ func TestRefusals(t *testing.T) {
 		})
 	}
 	ctx := context.Background()
-	if _, err := nodeproto.Upgrade(ctx, dial(t, s), "h", "n1", 1, "no"); millpond.KindOf(err) != millpond.Forbidden {
+	if _, err := nodeproto.Upgrade(ctx, dial(t, s), "h", "n1", 1, "no", nil); millpond.KindOf(err) != millpond.Forbidden {
 		t.Fatal(err)
 	}
-	if _, err := nodeproto.Upgrade(ctx, dial(t, s), "h", "gone", 1, "no"); millpond.KindOf(err) != millpond.NotFound {
+	if _, err := nodeproto.Upgrade(ctx, dial(t, s), "h", "gone", 1, "no", nil); millpond.KindOf(err) != millpond.NotFound {
 		t.Fatal(err)
 	}
+}
+
+// TestSaidBefore: what an agent has said to its supervisor is known from the start.
+func TestSaidBefore(t *testing.T) {
+	n, _, s := start(t)
+	said, err := proto.Marshal(&nodev1.HelloResponse{BootId: "b"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := nodeproto.Upgrade(t.Context(), dial(t, s), "h", "n1", 1, "token-of-n1", said)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	n.expect(t, "said b")
+	if _, err := nodeproto.Upgrade(t.Context(), dial(t, s), "h", "n2", 1, "token-of-n2", []byte{0xff}); err == nil {
+		t.Error("a header that is no answer was taken")
+	}
+}
+
+// FuzzHeard: a header is an agent's answer with a boot id, or refused.
+func FuzzHeard(f *testing.F) {
+	f.Add("")
+	f.Add("AAAA")
+	f.Add("CgFi")
+	f.Fuzz(func(t *testing.T, text string) {
+		m, err := heard(text)
+		if err != nil && millpond.KindOf(err) != millpond.Invalid {
+			t.Fatal(err)
+		}
+		if err == nil && text != "" && m.GetBootId() == "" {
+			t.Errorf("%q has no boot id", text)
+		}
+	})
 }
 
 func TestDialInProcess(t *testing.T) {
@@ -246,7 +286,7 @@ func TestDialInProcess(t *testing.T) {
 func TestSilentAgentIsReplaced(t *testing.T) {
 	n, _, s := start(t)
 	ctx := context.Background()
-	if _, err := nodeproto.Upgrade(ctx, dial(t, s), "h", "n1", 1, "token-of-n1"); err != nil {
+	if _, err := nodeproto.Upgrade(ctx, dial(t, s), "h", "n1", 1, "token-of-n1", nil); err != nil {
 		t.Fatal(err)
 	}
 	join(t, s, "n1", "second")

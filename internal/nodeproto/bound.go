@@ -131,8 +131,4 @@ func (b bound) Settle(ctx context.Context, q *connect.Request[nodev1.SettleReque
 	return agents().Settle(b.to(ctx), q)
 }
 
-func (b bound) Personalise(ctx context.Context, q *connect.Request[nodev1.PersonaliseRequest]) (*connect.Response[nodev1.PersonaliseResponse], error) {
-	return agents().Personalise(b.to(ctx), q)
-}
-
 var _ nodev1.AgentClient = bound{}

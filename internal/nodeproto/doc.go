@@ -7,7 +7,8 @@
 // next one, and half a frame may be among it. So every stretch of talk is a
 // session with a random id. The supervisor (Host) opens one with RESET, the
 // agent (Guest) answers RESET-ACK, and both drop what belongs to other
-// sessions.
+// sessions. One exchange needs no session: a birth, by which a machine that was
+// copied becomes one of its own.
 //
 // The package runs no commands, keeps no state on disk and knows nothing of
 // pools or tasks. Its callers are the supervisor (Host), the agent (Guest,

@@ -44,6 +44,14 @@ const (
 	frameClose frameType = 5
 	// frameUp: guest to host. The agent has just started; it has no session.
 	frameUp frameType = 6
+	// frameBirth: host to guest. The payload says who the machine is; the session is
+	// a random number for it.
+	frameBirth frameType = 7
+	// frameBorn: guest to host. The answer to the BIRTH of that number.
+	frameBorn frameType = 8
+	// frameWhole: guest to host. What the BIRTH of that number left to be done behind
+	// its answer is done.
+	frameWhole frameType = 9
 )
 
 var magic = [4]byte{0xA7, 'M', 'P', 0x1E}

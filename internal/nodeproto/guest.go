@@ -12,12 +12,18 @@ type Guest struct {
 	sessions chan *session
 	// refused is the last session that this agent did not know and has told so.
 	refused uint64
+	// birth answers a BIRTH, bornOf is the last one's number, born its answer, nil
+	// until it is given; the port's lock guards both.
+	birth  Birth
+	bornOf uint64
+	born   []byte
 }
 
 // NewGuest runs the port over rw and owns it. rw's Read must wait while no
-// host is connected; an error of rw, io.EOF included, ends the Guest.
-func NewGuest(rw io.ReadWriteCloser) *Guest {
-	g := &Guest{port: newPort(rw), sessions: make(chan *session, 1)}
+// host is connected; an error of rw, io.EOF included, ends the Guest. birth is nil
+// for a machine that is no copy.
+func NewGuest(rw io.ReadWriteCloser, birth Birth) *Guest {
+	g := &Guest{port: newPort(rw), sessions: make(chan *session, 1), birth: birth}
 	g.port.handle = g.frame
 	g.port.up = true
 	g.port.wake()
@@ -39,6 +45,10 @@ func (g *Guest) Accept() (net.Conn, error) {
 func (g *Guest) frame(f frame) {
 	if f.kind == frameReset {
 		g.reset(f.session)
+		return
+	}
+	if f.kind == frameBirth {
+		g.bear(f)
 		return
 	}
 	s := g.port.session()

@@ -20,6 +20,8 @@ type Host struct {
 	// acked is closed when the current session's RESET-ACK has come; the
 	// port's lock guards it.
 	acked chan struct{}
+	// born is the birth that Birth waits for; the port's lock guards it.
+	born *birth
 }
 
 // NewHost runs the port over rw, such as the connection to QEMU's socket. It
@@ -97,6 +99,8 @@ func (h *Host) frame(f frame) {
 		h.ack(f.session)
 	case frameUp:
 		h.restarted()
+	case frameBorn, frameWhole:
+		h.answered(f)
 	default:
 		h.port.deliver(f)
 	}

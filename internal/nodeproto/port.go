@@ -23,6 +23,7 @@ type port struct {
 	ack     *session // guest: RESET-ACK is to be sent
 	up      bool     // guest: UP is to be sent
 	gone    uint64   // CLOSE of this session is to be sent, 0 for none
+	birth   []frame  // what is to be sent of a birth: at most one of a kind
 	err     error
 
 	wakeup chan struct{}
@@ -87,6 +88,10 @@ func (p *port) nextControl() (f frame, pad bool, after func(), ok bool) {
 		id := p.gone
 		p.gone = 0
 		return frame{kind: frameClose, session: id}, false, nil, true
+	case len(p.birth) > 0:
+		f := p.birth[0]
+		p.birth = p.birth[1:]
+		return f, false, nil, true
 	case p.reset != nil:
 		s := p.reset
 		p.reset = nil

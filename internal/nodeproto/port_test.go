@@ -136,7 +136,7 @@ func roundTrip(t *testing.T, c net.Conn, n int) {
 
 func TestSessionCarriesBytes(t *testing.T) {
 	d := newDevice()
-	g := NewGuest(d.guest())
+	g := NewGuest(d.guest(), nil)
 	defer g.Close()
 	go echo(g)
 	h := NewHost(d.host())
@@ -156,7 +156,7 @@ func TestSessionCarriesBytes(t *testing.T) {
 
 func TestHostsComeAndGoInsideFrames(t *testing.T) {
 	d := newDevice()
-	g := NewGuest(d.guest())
+	g := NewGuest(d.guest(), nil)
 	defer g.Close()
 	go echo(g)
 	for i := range 30 {
@@ -181,7 +181,7 @@ func TestHostsComeAndGoInsideFrames(t *testing.T) {
 
 func TestResetGetsThroughToOneWhoDoesNotRead(t *testing.T) {
 	d := newDevice()
-	g := NewGuest(d.guest())
+	g := NewGuest(d.guest(), nil)
 	defer g.Close()
 	h := NewHost(d.host())
 	defer h.Close()
@@ -235,7 +235,7 @@ func TestResetGetsThroughToOneWhoDoesNotRead(t *testing.T) {
 func TestAgentRestartEndsSession(t *testing.T) {
 	d := newDevice()
 	e := d.guest()
-	g := NewGuest(e)
+	g := NewGuest(e, nil)
 	go echo(g)
 	h := NewHost(d.host())
 	defer h.Close()
@@ -246,7 +246,7 @@ func TestAgentRestartEndsSession(t *testing.T) {
 	roundTrip(t, c, 1000)
 	g.Close()
 	g.port.loops.Wait()
-	g = NewGuest(d.guest())
+	g = NewGuest(d.guest(), nil)
 	defer g.Close()
 	go echo(g)
 	c.SetDeadline(time.Now().Add(10 * time.Second))
@@ -277,7 +277,7 @@ func TestOpenWaitsForTheAgent(t *testing.T) {
 		}
 		got <- err
 	}()
-	g := NewGuest(d.guest())
+	g := NewGuest(d.guest(), nil)
 	defer g.Close()
 	go echo(g)
 	if err := <-got; err != nil {
@@ -306,7 +306,7 @@ func TestLostFrameEndsSession(t *testing.T) {
 
 func TestDeadlines(t *testing.T) {
 	d := newDevice()
-	g := NewGuest(d.guest())
+	g := NewGuest(d.guest(), nil)
 	defer g.Close()
 	h := NewHost(d.host())
 	defer h.Close()
@@ -327,7 +327,7 @@ func TestDeadlines(t *testing.T) {
 
 func BenchmarkSession(b *testing.B) {
 	d := &device{newQueue(256 << 10), newQueue(256 << 10)}
-	g := NewGuest(d.guest())
+	g := NewGuest(d.guest(), nil)
 	defer g.Close()
 	h := NewHost(d.host())
 	defer h.Close()

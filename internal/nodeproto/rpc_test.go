@@ -32,7 +32,7 @@ func (agent) ReadFile(_ context.Context, q *connect.Request[nodev1.ReadFileReque
 
 func TestRPCOverThePort(t *testing.T) {
 	d := newDevice()
-	g := NewGuest(d.guest())
+	g := NewGuest(d.guest(), nil)
 	ctx, cancel := context.WithCancel(context.Background())
 	served := make(chan error, 1)
 	go func() { served <- Serve(ctx, g, NewHandler(agent{})) }()

@@ -3,6 +3,7 @@ package nodeproto
 import (
 	"bufio"
 	"context"
+	"encoding/base64"
 	"net"
 	"net/http"
 	"strconv"
@@ -20,13 +21,16 @@ const (
 	ChannelUpgrade   = "millpond-node/1"
 	HeaderNode       = "Millpond-Node"
 	HeaderGeneration = "Millpond-Generation"
+	// HeaderHello is, in base64, the HelloResponse that the agent has given to its
+	// supervisor; without it the server says Hello itself.
+	HeaderHello = "Millpond-Hello"
 )
 
 // Upgrade asks for the channel on conn and returns the connection to use from
 // then on. A refusal is a *millpond.Error whose Kind tells a wrong credential
-// (Forbidden) and a node that is gone (NotFound) from the rest. host is for the
+// (Forbidden) and a node that is gone (NotFound) from the rest. hello may be nil; host is for the
 // Host header. On an error the caller closes conn.
-func Upgrade(ctx context.Context, conn net.Conn, host string, node millpond.NodeID, generation int, token string) (net.Conn, error) {
+func Upgrade(ctx context.Context, conn net.Conn, host string, node millpond.NodeID, generation int, token string, hello []byte) (net.Conn, error) {
 	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 	q, err := http.NewRequest(http.MethodPost, "https://"+host+ChannelPath, nil)
@@ -38,6 +42,9 @@ func Upgrade(ctx context.Context, conn net.Conn, host string, node millpond.Node
 	q.Header.Set("Authorization", "Bearer "+token)
 	q.Header.Set(HeaderNode, string(node))
 	q.Header.Set(HeaderGeneration, strconv.Itoa(generation))
+	if hello != nil {
+		q.Header.Set(HeaderHello, base64.StdEncoding.EncodeToString(hello))
+	}
 	if err := q.Write(conn); err != nil {
 		return nil, err
 	}

@@ -215,7 +215,7 @@ func (m Machine) Args() ([]string, error) {
 		"-chardev", fmt.Sprintf("socket,id=console,fd=%d", m.ConsoleFD),
 		"-serial", "chardev:console",
 		"-object", "rng-builtin,id=rng0", "-device", "virtio-rng-pci,rng=rng0",
-		"-device", "virtio-serial-pci,id=serial0",
+		"-device", "virtio-serial-pci,id=serial0,max_ports=2",
 		"-chardev", fmt.Sprintf("socket,id=agent,fd=%d", m.AgentFD),
 		"-device", "virtserialport,bus=serial0.0,chardev=agent,name="+nodeproto.PortName)
 	args = append(args, m.driveArgs()...)
@@ -236,7 +236,7 @@ func (m Machine) Args() ([]string, error) {
 				"-netdev", "hubport,id=hub1,hubid=0,netdev=out0",
 				"-netdev", fmt.Sprintf("dgram,id=card0,local.type=fd,local.str=%d", n.CardFD))
 		}
-		args = append(args, "-device", "virtio-net-pci,netdev="+card+",romfile=,mac="+n.MAC)
+		args = append(args, "-device", "virtio-net-pci,netdev="+card+",romfile=,guest_announce=off,mac="+n.MAC)
 	}
 	return append(args,
 		"-chardev", fmt.Sprintf("socket,id=qmp,fd=%d", m.QMPFD),

@@ -43,18 +43,34 @@ type channel struct {
 	log  *slog.Logger
 	// heard is called each time the agent has opened a session.
 	heard func()
+	// hello is what the agent of a clone has said to the server already, for the
+	// first channel; nil if it has not.
+	hello []byte
 }
 
 // run opens a session with the agent, then dials the server and joins the two;
 // when either ends, again. It returns when ctx or the port has ended. The agent
-// comes first: nothing is dialled for a guest that does not boot.
+// comes first: nothing is dialled for a guest that does not boot. One that has said
+// hello is known to live, and the server hears of it first.
 func (c *channel) run(ctx context.Context, host *nodeproto.Host) {
 	defer host.Close()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	var server net.Conn
+	if c.hello != nil {
+		var err error
+		if server, err = c.reach(ctx); err != nil {
+			return
+		}
+		c.hello = nil
+	}
 	for {
 		session, err := host.Open(ctx)
 		if err != nil {
+			if server != nil {
+				server.Close()
+				server = nil
+			}
 			if ctx.Err() != nil || host.Err() != nil {
 				return
 			}
@@ -62,14 +78,16 @@ func (c *channel) run(ctx context.Context, host *nodeproto.Host) {
 			continue
 		}
 		c.heard()
-		server, err := c.reach(ctx)
-		if err != nil {
-			session.Close()
-			return
+		if server == nil {
+			if server, err = c.reach(ctx); err != nil {
+				session.Close()
+				return
+			}
 		}
 		c.log.Info("channel joined", "server", server.RemoteAddr().String())
 		why := join(ctx, session, server)
 		c.log.Info("channel ended", "why", why)
+		server = nil
 	}
 }
 
@@ -126,7 +144,7 @@ func (c *channel) dial(ctx context.Context) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	up, err := nodeproto.Upgrade(ctx, conn, serverName, c.spec.Node, c.spec.Generation, ch.Token)
+	up, err := nodeproto.Upgrade(ctx, conn, serverName, c.spec.Node, c.spec.Generation, ch.Token, c.hello)
 	if err != nil {
 		conn.Close()
 		return nil, err

@@ -176,7 +176,7 @@ func TestUnwantedIsForbiddenOrGone(t *testing.T) {
 				io.WriteString(there, "HTTP/1.1 "+status+"\r\nContent-Length: 0\r\n\r\n")
 			}
 		}()
-		_, err := nodeproto.Upgrade(t.Context(), here, serverName, "n", 1, "t")
+		_, err := nodeproto.Upgrade(t.Context(), here, serverName, "n", 1, "t", nil)
 		if err == nil || unwanted(err) != want {
 			t.Errorf("%s: %v", status, err)
 		}

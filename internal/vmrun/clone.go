@@ -10,7 +10,7 @@ import (
 	"strings"
 	"time"
 
-	"connectrpc.com/connect"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"millpond.dev/millpond/internal/launch"
@@ -36,6 +36,8 @@ const (
 	// answerLimit is how long the agent of a clone may take to its first answer: a
 	// tenth of a second, or some when many clones start at once.
 	answerLimit = 30 * time.Second
+	// wholeLimit is how long a clone's cable stays out for its agent's sake.
+	wholeLimit = time.Minute
 	// entropyBytes is what a clone's kernel gets from the host.
 	entropyBytes = 64
 )
@@ -100,7 +102,7 @@ func (s *supervisor) restore(ctx context.Context) error {
 	return s.qmp.Execute(ctx, "cont", nil, nil)
 }
 
-// greet waits for the agent's first word.
+// greet waits for the agent's first word, so that a spare has run what gives it.
 func (s *supervisor) greet(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, answerLimit)
 	defer cancel()
@@ -109,51 +111,82 @@ func (s *supervisor) greet(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("its agent did not answer: %w", err)
 	}
-	s.greeted = session
-	return nil
+	return session.Close()
 }
 
-// personalise makes the machine one of its own, before anything of its user's
-// runs and before the server hears of it.
+// personalise makes the machine one of its own, and the node that it is to be,
+// before anything of its user's runs. What its agent puts off is waited for by
+// plugIn.
 func (s *supervisor) personalise(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, answerLimit)
 	defer cancel()
-	if s.greeted == nil {
-		if err := s.greet(ctx); err != nil {
-			return err
-		}
-	}
-	// Not before: it asks now and then whether the agent is still there, which a
-	// machine that is stopped does not answer.
-	client, err := nodeproto.NewClient(ctx, s.greeted)
-	s.greeted = nil
-	if err != nil {
-		return err
-	}
-	defer client.Close()
 	var random [entropyBytes + 32]byte
 	if _, err := rand.Read(random[:]); err != nil {
 		return err
 	}
-	q := &nodev1.PersonaliseRequest{
+	q := &nodev1.BirthRequest{Personalise: &nodev1.PersonaliseRequest{
 		Entropy: random[:entropyBytes], BootId: uuidOf(random[entropyBytes : entropyBytes+16]), MachineId: hex.EncodeToString(random[entropyBytes+16:]),
 		Hostname: s.cfg.Spec.Hostname, InstanceId: s.cfg.instanceID(), Now: timestamppb.New(s.clock.Now()),
+	}}
+	n := s.cfg.network()
+	if n != nil {
+		q.Personalise.Mac = s.cfg.mac()
 	}
-	if s.cfg.network() != nil {
-		q.Mac = s.cfg.mac()
+	if g := s.cfg.Spec.Greeting; g != nil {
+		q.Hello = new(nodev1.HelloRequest)
+		if err := proto.Unmarshal(g.Hello, q.Hello); err != nil {
+			return fmt.Errorf("what the server says to its agent: %w", err)
+		}
+		if n != nil {
+			q.Hello.HostAddress = n.Gateway().String()
+		}
+		q.Hello.ServerAddress = g.ServerAddress(q.Hello.GetHostAddress())
 	}
-	answer, err := client.Personalise(ctx, connect.NewRequest(q))
+	b, err := proto.Marshal(q)
 	if err != nil {
 		return err
 	}
-	for _, stage := range answer.Msg.GetStages() {
+	if s.host == nil {
+		s.host = nodeproto.NewHost(s.engine.agent)
+	}
+	b, whole, err := s.host.Birth(ctx, b)
+	if err != nil {
+		return fmt.Errorf("its agent did not answer: %w", err)
+	}
+	answer := new(nodev1.BirthResponse)
+	if err := proto.Unmarshal(b, answer); err != nil {
+		return fmt.Errorf("its agent's answer: %w", err)
+	}
+	if answer.GetError() != "" {
+		return fmt.Errorf("its agent says: %s", answer.GetError())
+	}
+	for _, stage := range answer.GetStages() {
 		s.log.Info("personalised", "stage", stage.GetName(), "took", stage.GetDuration().AsDuration().String())
 	}
-	if err := s.setLink(ctx, true); err != nil {
-		return err
+	if answer.GetHello() != nil {
+		if s.hello, err = proto.Marshal(answer.GetHello()); err != nil {
+			return err
+		}
 	}
+	s.whole, s.back = whole, s.giveWay()
 	s.heard()
 	return nil
+}
+
+// plugIn plugs the cable in when the agent has given the card its address.
+func (s *supervisor) plugIn(ctx context.Context) {
+	late := time.NewTimer(wholeLimit)
+	defer late.Stop()
+	select {
+	case <-s.whole:
+	case <-late.C:
+		s.log.Warn("the agent does not say that its machine is whole", "waited", wholeLimit)
+	case <-ctx.Done():
+		return
+	}
+	if err := s.setLink(ctx, true); err != nil && ctx.Err() == nil {
+		s.log.Error("the machine's cable was not plugged in", "err", err)
+	}
 }
 
 func (s *supervisor) closeHost() error {
@@ -161,7 +194,7 @@ func (s *supervisor) closeHost() error {
 		return nil
 	}
 	err := s.host.Close()
-	s.host, s.greeted = nil, nil
+	s.host = nil
 	return err
 }
 

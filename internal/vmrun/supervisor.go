@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -58,10 +57,13 @@ type supervisor struct {
 	clones bool
 	// host is the port to the agent when a clone was given its identity on it.
 	host *nodeproto.Host
-	// greeted is the session on it that awaits the identity; nil before and after.
-	greeted net.Conn
 	// adoptions asks a spare to be a node's.
 	adoptions chan chan error
+	// hello is what a clone's agent has said to the server, whole is closed when it
+	// has done what it had put off; nil for a machine that boots.
+	hello []byte
+	whole <-chan struct{}
+	back  func()
 	// migration gets what QEMU says of a state that is written or read.
 	migration chan string
 
@@ -273,7 +275,11 @@ func (s *supervisor) watch(ctx context.Context) error {
 		if s.host == nil {
 			s.host = nodeproto.NewHost(s.engine.agent)
 		}
-		ch := &channel{spec: s.cfg.Spec, log: s.log, heard: s.heard}
+		if s.whole != nil {
+			s.loops.Go(func() { s.plugIn(channelCtx) })
+			s.loops.Go(func() { comeForth(channelCtx, s.back) })
+		}
+		ch := &channel{spec: s.cfg.Spec, log: s.log, heard: s.heard, hello: s.hello}
 		ch.run(channelCtx, s.host)
 	})
 

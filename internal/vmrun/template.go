@@ -150,6 +150,8 @@ func dataSum(ctx context.Context, name string) (string, error) {
 	}
 }
 
+var errOldAgent = errors.New("the agent in the image is older than this server and cannot prepare its machine; build the image anew")
+
 // freeze takes the machine from its agent's first word to a state file. The
 // machine is stopped for good then.
 func (s *supervisor) freeze(ctx context.Context) (state string, err error) {
@@ -178,10 +180,13 @@ func (s *supervisor) freeze(ctx context.Context) (state string, err error) {
 		s.log.Warn("the agent's session did not close", "err", cerr)
 	}
 	if connect.CodeOf(err) == connect.CodeUnimplemented {
-		return "", errors.New("the agent in the image is older than this server and cannot prepare its machine; build the image anew")
+		return "", errOldAgent
 	}
 	if err != nil {
 		return "", err
+	}
+	if !answer.Msg.GetBirths() {
+		return "", errOldAgent
 	}
 	step("settle")
 	// A clone gets its address while its cable is out.

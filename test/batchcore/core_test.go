@@ -138,7 +138,7 @@ func start(t *testing.T, path string, h *hall, c *shifted, cfg node.Config) *cor
 		sctx, stop := context.WithCancel(sctx)
 		defer stop()
 		defer context.AfterFunc(ctx, stop)()
-		return n.Serve(sctx, id, generation, client)
+		return n.Serve(sctx, id, generation, client, nil)
 	}
 	h.mu.Unlock()
 	core := &core{t: t, clock: c, pools: p, nodes: n, jobs: j, certs: certs, stats: &usage.Service{DB: db, Clock: c}, log: changes}

@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -92,12 +93,15 @@ type Machine struct {
 	online *online // the place's runner; nil if nothing waits for the network
 	root   string
 	stages []*nodev1.Stage
-	// asleep is what Settle has stopped, in a template and so in its clones; born
-	// is when a clone became a machine of its own.
-	asleep sleeping
-	born   time.Time
 	// answers says that the metadata service was started.
 	answers bool
+	// template is what Settle has made ready, in a template and so in its clones.
+	template *settled
+	// born is when a clone became a machine of its own, whole is closed when the rest
+	// of it is its own as well; own is what it is to have in its hosts file.
+	born  time.Time
+	whole chan struct{}
+	own   ownHosts
 	// adopted is closed by the first Hello.
 	adopted chan struct{}
 }
@@ -109,6 +113,7 @@ func New(cfg Config) *Machine {
 	}
 	m := &Machine{cfg: cfg, started: uptime(), still: newFreezer(), hosts: hostsFile{path: "/etc/hosts"}, adopted: make(chan struct{}), logins: logins{wanted: make(chan struct{})}}
 	if cfg.Privileged {
+		m.attempt("timer slack", calm())
 		// A task that takes all memory must not take the agent with it.
 		m.attempt("oom_score_adj", os.WriteFile("/proc/self/oom_score_adj", []byte("-900"), 0))
 	}
@@ -141,9 +146,10 @@ func (m *Machine) Adopt(_ context.Context, q *nodev1.HelloRequest) (agent.Place,
 				m.cfg.Log.Info("clock set", "by", off)
 			}
 		}
-		if q.GetHostname() != "" {
+		m.own = ownHosts{q.GetHostname(), q.GetHostAddress(), q.GetNetworkAddress(), q.GetNetworkDomain()}
+		if q.GetHostname() != "" && m.complete() {
 			m.attempt("hostname", setHostname(q.GetHostname()))
-			m.attempt("hosts", m.hosts.own(ownHosts{q.GetHostname(), q.GetHostAddress(), q.GetNetworkAddress(), q.GetNetworkDomain()}))
+			m.attempt("hosts", m.hosts.own(m.own))
 			if q.GetNetworkAddress() != "" {
 				m.attempt("names of one word", askForShortNames(resolvedConf))
 			}
@@ -176,7 +182,43 @@ func (m *Machine) Adopt(_ context.Context, q *nodev1.HelloRequest) (agent.Place,
 			m.attempt("priority", unix.Setpriority(unix.PRIO_PGRP, 0, 0))
 		}
 	}
+	if !m.complete() {
+		// The answer of a birth: with what is known, and nothing looked up.
+		facts := proto.Clone(m.template.facts).(*nodev1.HelloResponse)
+		facts.Booted, facts.Stages = timestamppb.New(m.born), m.stages
+		return *m.place, facts, nil
+	}
 	return *m.place, m.describe(), nil
+}
+
+// complete says that all of the machine is its own; mu is held. A clone is not
+// until what Personalise has left is done.
+func (m *Machine) complete() bool {
+	if m.whole == nil {
+		return true
+	}
+	select {
+	case <-m.whole:
+		return true
+	default:
+		return false
+	}
+}
+
+func (m *Machine) isWhole() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.complete()
+}
+
+// awaitWhole returns when all of the machine is its own.
+func (m *Machine) awaitWhole() {
+	m.mu.Lock()
+	whole := m.whole
+	m.mu.Unlock()
+	if whole != nil {
+		<-whole
+	}
 }
 
 // makeRoot finds the root directory and makes what belongs below it, once; mu is
@@ -223,7 +265,7 @@ func (m *Machine) makeRoot() error {
 		prepare.engine = func() *container.Engine { return nil }
 	}
 	if m.cfg.Privileged {
-		m.online = &online{Runner: runner, hosts: &m.hosts, up: func() bool { return networkUp() && mountsUp() }, log: m.cfg.Log}
+		m.online = &online{Runner: runner, hosts: &m.hosts, up: func() bool { return m.isWhole() && networkUp() && mountsUp() }, log: m.cfg.Log}
 		runner, prepare.wait = m.online, m.online.wait
 	}
 	// What was announced before this boot has happened.
@@ -335,6 +377,7 @@ func (m *Machine) Shutdown(reboot bool) error {
 	if !m.cfg.Privileged {
 		return fmt.Errorf("this agent may not end the machine")
 	}
+	m.awaitWhole() // what boots next is to find who it is
 	unix.Sync()
 	if askInit(reboot) == nil {
 		// An init that does so ends this process long before.

@@ -1,7 +1,6 @@
 package guest
 
 import (
-	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -29,30 +28,33 @@ const (
 	timersAfter = 2 * time.Minute
 )
 
-// bootIDFile is the boot id of a clone, volatile as the kernel's is.
-const bootIDFile = "/run/millpond/boot-id"
-
 var (
 	machineID  = regexp.MustCompile(`^[0-9a-f]{32}$`)
 	instanceID = regexp.MustCompile(`^[A-Za-z0-9._-]{1,128}$`)
 )
 
-// Personalise implements agent.Cloner. The order matters: entropy before anything
-// draws a number, the clock before anything writes a time, and the network card
-// last, because with its new address it is asked for by others. Services with host
-// keys, and the keys, come after the first Hello: nothing listens with others
-// meanwhile.
-func (m *Machine) Personalise(ctx context.Context, q *nodev1.PersonaliseRequest) ([]*nodev1.Stage, error) {
+// Personalise implements agent.Cloner. What programs see at once is made here, by
+// system calls and in files in memory: each other piece of the kernel would run for
+// the first time and be translated for it. The order matters: entropy before
+// anything draws a number, the clock before anything writes a time. rest is what
+// disks, the network card and later boots know of the machine; until it is done its
+// user's programs wait, as they wait for the network. Services with host keys, and the
+// keys, come after that: nothing listens with others' meanwhile.
+func (m *Machine) Personalise(q *nodev1.PersonaliseRequest) ([]*nodev1.Stage, func(), error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	switch {
 	case !m.cfg.Privileged:
-		return nil, errors.New("this agent may not change its machine")
+		return nil, nil, errors.New("this agent may not change its machine")
+	case m.template == nil:
+		return nil, nil, errors.New("this machine is no copy of one that was settled")
 	case len(q.GetEntropy()) < 32:
-		return nil, errors.New("a clone needs at least 32 bytes of entropy")
+		return nil, nil, errors.New("a clone needs at least 32 bytes of entropy")
 	case !machineID.MatchString(q.GetMachineId()) || !instanceID.MatchString(q.GetInstanceId()) || q.GetBootId() == "" || q.GetHostname() == "" || !q.GetNow().IsValid():
-		return nil, errors.New("a clone needs a machine id, an instance id, a boot id, a name and the time")
+		return nil, nil, errors.New("a clone needs a machine id, an instance id, a boot id, a name and the time")
 	}
+	t := m.template
+	m.started = uptime()
 	begin := time.Now()
 	var stages []*nodev1.Stage
 	stage := func(name string) {
@@ -60,73 +62,60 @@ func (m *Machine) Personalise(ctx context.Context, q *nodev1.PersonaliseRequest)
 		begin = time.Now()
 	}
 	if err := addEntropy(q.GetEntropy()); err != nil {
-		return nil, fmt.Errorf("entropy: %w", err)
+		return nil, nil, fmt.Errorf("entropy: %w", err)
 	}
 	stage("random")
 	tv := unix.NsecToTimeval(q.GetNow().AsTime().UnixNano())
 	if err := unix.Settimeofday(&tv); err != nil {
-		return nil, fmt.Errorf("clock: %w", err)
+		return nil, nil, fmt.Errorf("clock: %w", err)
 	}
 	stage("clock")
-	if err := setBootID(q.GetBootId()); err != nil {
-		return nil, fmt.Errorf("boot id: %w", err)
+	if err := t.bootID.set(q.GetBootId()); err != nil {
+		return nil, nil, fmt.Errorf("boot id: %w", err)
 	}
-	stage("bootId")
-	old := firstLine("/etc/machine-id")
-	if err := setMachineID(q.GetMachineId()); err != nil {
-		return nil, fmt.Errorf("machine id: %w", err)
+	t.facts.BootId = q.GetBootId()
+	old := t.machineID.id
+	if err := t.machineID.set(q.GetMachineId()); err != nil {
+		return nil, nil, fmt.Errorf("machine id: %w", err)
 	}
-	stage("machineId")
-	if err := setHostname(q.GetHostname()); err != nil {
-		return nil, fmt.Errorf("host name: %w", err)
+	stage("ids")
+	if err := unix.Sethostname([]byte(q.GetHostname())); err != nil {
+		return nil, nil, fmt.Errorf("host name: %w", err)
 	}
 	stage("hostname")
-	if err := setInstance("/var/lib/cloud", q.GetInstanceId()); err != nil {
-		return nil, fmt.Errorf("cloud-init's instance: %w", err)
-	}
-	stage("cloud")
-	m.attempt("seed of the next boot", reseed("/var/lib/systemd/random-seed"))
-	stage("seed")
-	if q.GetMac() != "" {
-		if err := setCard(q.GetMac()); err != nil {
-			return nil, fmt.Errorf("network card: %w", err)
-		}
-	}
 	m.born = time.Now()
-	m.started = uptime()
-	go m.wakeUp(m.asleep, old, q.GetMachineId())
-	stage("network")
-	return stages, nil
+	m.whole = make(chan struct{})
+	whole := m.whole
+	return stages, func() {
+		defer close(whole)
+		m.attempt("priority", urgent(false))
+		m.embody(q)
+		go m.wakeUp(t.asleep, old, q.GetMachineId())
+	}, nil
 }
 
-// setBootID makes id the one that is reported, and the one that programs find.
-func setBootID(id string) error {
-	if err := os.MkdirAll(filepath.Dir(bootIDFile), 0o755); err != nil {
-		return err
+// embody does what Personalise has left: it is what the next boot finds, and the
+// card, last, because with its new address it is asked for by others.
+func (m *Machine) embody(q *nodev1.PersonaliseRequest) {
+	begin := time.Now()
+	step := func(what string, err error) {
+		m.attempt(what, err)
+		m.cfg.Log.Info("made its own", "what", what, "took", time.Since(begin))
+		begin = time.Now()
 	}
-	if err := os.WriteFile(bootIDFile, []byte(id+"\n"), 0o444); err != nil {
-		return err
+	step("machine id on its disk", m.template.machineID.keep(q.GetMachineId()))
+	step("host name on its disk", setHostname(q.GetHostname()))
+	m.mu.Lock()
+	own := m.own
+	m.mu.Unlock()
+	if own.name != "" {
+		step("hosts", m.hosts.own(own))
 	}
-	return unix.Mount(bootIDFile, "/proc/sys/kernel/random/boot_id", "", unix.MS_BIND, "")
-}
-
-// setMachineID writes into the files that are there: one may be mounted over.
-func setMachineID(id string) error {
-	for _, name := range []string{"/etc/machine-id", "/var/lib/dbus/machine-id"} {
-		st, err := os.Lstat(name)
-		if errors.Is(err, os.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		if st.Mode().IsRegular() {
-			if err := os.WriteFile(name, []byte(id+"\n"), 0o444); err != nil {
-				return err
-			}
-		}
+	step("cloud-init's instance", setInstance("/var/lib/cloud", q.GetInstanceId()))
+	step("seed of the next boot", reseed("/var/lib/systemd/random-seed"))
+	if q.GetMac() != "" {
+		step("network card", setCard(q.GetMac()))
 	}
-	return nil
 }
 
 // setInstance has cloud-init know the machine by the id that its own seed disk

@@ -50,7 +50,7 @@ func (m *Machine) Settle(ctx context.Context) (string, []*nodev1.Stage, error) {
 		stages = append(stages, &nodev1.Stage{Name: name, Duration: durationpb.New(time.Since(begin))})
 		begin = time.Now()
 	}
-	state := ""
+	state, asleep := "", sleeping{}
 	if systemd() {
 		// Its exit code only says whether the state is a good one.
 		out, err := exec.CommandContext(ctx, "systemctl", "is-system-running", "--wait").Output()
@@ -61,7 +61,7 @@ func (m *Machine) Settle(ctx context.Context) (string, []*nodev1.Stage, error) {
 		if state != "running" && state != "degraded" {
 			return state, nil, fmt.Errorf("the machine's start ended in the state %q: %v", state, err)
 		}
-		m.asleep = m.sleep(ctx)
+		asleep = m.sleep(ctx)
 	}
 	stage("start")
 	// What a node needs whatever its name is.
@@ -80,6 +80,13 @@ func (m *Machine) Settle(ctx context.Context) (string, []*nodev1.Stage, error) {
 			return state, nil, fmt.Errorf("remove the host keys: %w", err)
 		}
 	}
+	t, err := m.ready(asleep)
+	if err != nil {
+		return state, nil, err
+	}
+	m.mu.Lock()
+	m.template = t
+	m.mu.Unlock()
 	unix.Sync()
 	if err := quiet(ctx); err != nil {
 		return state, nil, err
@@ -87,7 +94,28 @@ func (m *Machine) Settle(ctx context.Context) (string, []*nodev1.Stage, error) {
 	stage("quiet")
 	// What the agent does not need any more need not be in every clone.
 	debug.FreeOSMemory()
+	m.attempt("priority", urgent(true))
 	return state, stages, nil
+}
+
+// ready prepares what each copy does first.
+func (m *Machine) ready(asleep sleeping) (*settled, error) {
+	t := &settled{asleep: asleep}
+	var err error
+	if t.bootID, err = coverID("/proc/sys/kernel/random/boot_id", false); err != nil {
+		return nil, fmt.Errorf("the boot id: %w", err)
+	}
+	if t.machineID, err = coverID("/etc/machine-id", true); err != nil {
+		return nil, fmt.Errorf("the machine id: %w", err)
+	}
+	if err := t.machineID.forget(); err != nil {
+		return nil, fmt.Errorf("the machine id: %w", err)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	t.facts = m.describe()
+	t.facts.Address = "" // each copy gets one of its own
+	return t, nil
 }
 
 func systemd() bool {

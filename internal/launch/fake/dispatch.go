@@ -98,10 +98,6 @@ func (dispatch) Settle(ctx context.Context, q *connect.Request[nodev1.SettleRequ
 	return of(ctx).Settle(ctx, q)
 }
 
-func (dispatch) Personalise(ctx context.Context, q *connect.Request[nodev1.PersonaliseRequest]) (*connect.Response[nodev1.PersonaliseResponse], error) {
-	return of(ctx).Personalise(ctx, q)
-}
-
 func (dispatch) Watch(ctx context.Context, q *connect.Request[nodev1.WatchRequest], s *connect.ServerStream[nodev1.Event]) error {
 	return of(ctx).Watch(ctx, q, s)
 }

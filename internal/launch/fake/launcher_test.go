@@ -35,7 +35,7 @@ type session struct {
 
 func (s *server) AuthenticateNode(context.Context, millpond.NodeID, int, string) error { return nil }
 
-func (s *server) Serve(ctx context.Context, node millpond.NodeID, generation int, c nodev1.AgentClient) error {
+func (s *server) Serve(ctx context.Context, node millpond.NodeID, generation int, c nodev1.AgentClient, _ *nodev1.HelloResponse) error {
 	h, err := c.Hello(ctx, connect.NewRequest(&nodev1.HelloRequest{NodeId: string(node), Generation: int32(generation)}))
 	if err != nil {
 		return err

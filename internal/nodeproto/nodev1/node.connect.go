@@ -83,8 +83,6 @@ const (
 	AgentGiveTokenProcedure = "/millpond.node.v1.Agent/GiveToken"
 	// AgentSettleProcedure is the fully-qualified name of the Agent's Settle RPC.
 	AgentSettleProcedure = "/millpond.node.v1.Agent/Settle"
-	// AgentPersonaliseProcedure is the fully-qualified name of the Agent's Personalise RPC.
-	AgentPersonaliseProcedure = "/millpond.node.v1.Agent/Personalise"
 )
 
 // AgentClient is a client for the millpond.node.v1.Agent service.
@@ -146,9 +144,6 @@ type AgentClient interface {
 	// template of others. It returns when the machine has finished its start, holds
 	// nothing any more that has to be each machine's own, and is idle.
 	Settle(context.Context, *connect.Request[SettleRequest]) (*connect.Response[SettleResponse], error)
-	// Personalise comes before Hello, from the supervisor of a clone of such a
-	// machine, and makes it one of its own.
-	Personalise(context.Context, *connect.Request[PersonaliseRequest]) (*connect.Response[PersonaliseResponse], error)
 }
 
 // NewAgentClient constructs a client for the millpond.node.v1.Agent service. By default, it uses
@@ -300,12 +295,6 @@ func NewAgentClient(httpClient connect.HTTPClient, baseURL string, opts ...conne
 			connect.WithSchema(agentMethods.ByName("Settle")),
 			connect.WithClientOptions(opts...),
 		),
-		personalise: connect.NewClient[PersonaliseRequest, PersonaliseResponse](
-			httpClient,
-			baseURL+AgentPersonaliseProcedure,
-			connect.WithSchema(agentMethods.ByName("Personalise")),
-			connect.WithClientOptions(opts...),
-		),
 	}
 }
 
@@ -334,7 +323,6 @@ type agentClient struct {
 	thaw        *connect.Client[ThawRequest, ThawResponse]
 	giveToken   *connect.Client[GiveTokenRequest, GiveTokenResponse]
 	settle      *connect.Client[SettleRequest, SettleResponse]
-	personalise *connect.Client[PersonaliseRequest, PersonaliseResponse]
 }
 
 // Hello calls millpond.node.v1.Agent.Hello.
@@ -452,11 +440,6 @@ func (c *agentClient) Settle(ctx context.Context, req *connect.Request[SettleReq
 	return c.settle.CallUnary(ctx, req)
 }
 
-// Personalise calls millpond.node.v1.Agent.Personalise.
-func (c *agentClient) Personalise(ctx context.Context, req *connect.Request[PersonaliseRequest]) (*connect.Response[PersonaliseResponse], error) {
-	return c.personalise.CallUnary(ctx, req)
-}
-
 // AgentHandler is an implementation of the millpond.node.v1.Agent service.
 type AgentHandler interface {
 	// Hello gives the node its identity and learns what booted. It is the first
@@ -516,9 +499,6 @@ type AgentHandler interface {
 	// template of others. It returns when the machine has finished its start, holds
 	// nothing any more that has to be each machine's own, and is idle.
 	Settle(context.Context, *connect.Request[SettleRequest]) (*connect.Response[SettleResponse], error)
-	// Personalise comes before Hello, from the supervisor of a clone of such a
-	// machine, and makes it one of its own.
-	Personalise(context.Context, *connect.Request[PersonaliseRequest]) (*connect.Response[PersonaliseResponse], error)
 }
 
 // NewAgentHandler builds an HTTP handler from the service implementation. It returns the path on
@@ -666,12 +646,6 @@ func NewAgentHandler(svc AgentHandler, opts ...connect.HandlerOption) (string, h
 		connect.WithSchema(agentMethods.ByName("Settle")),
 		connect.WithHandlerOptions(opts...),
 	)
-	agentPersonaliseHandler := connect.NewUnaryHandler(
-		AgentPersonaliseProcedure,
-		svc.Personalise,
-		connect.WithSchema(agentMethods.ByName("Personalise")),
-		connect.WithHandlerOptions(opts...),
-	)
 	return "/millpond.node.v1.Agent/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case AgentHelloProcedure:
@@ -720,8 +694,6 @@ func NewAgentHandler(svc AgentHandler, opts ...connect.HandlerOption) (string, h
 			agentGiveTokenHandler.ServeHTTP(w, r)
 		case AgentSettleProcedure:
 			agentSettleHandler.ServeHTTP(w, r)
-		case AgentPersonaliseProcedure:
-			agentPersonaliseHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -821,8 +793,4 @@ func (UnimplementedAgentHandler) GiveToken(context.Context, *connect.Request[Giv
 
 func (UnimplementedAgentHandler) Settle(context.Context, *connect.Request[SettleRequest]) (*connect.Response[SettleResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("millpond.node.v1.Agent.Settle is not implemented"))
-}
-
-func (UnimplementedAgentHandler) Personalise(context.Context, *connect.Request[PersonaliseRequest]) (*connect.Response[PersonaliseResponse], error) {
-	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("millpond.node.v1.Agent.Personalise is not implemented"))
 }

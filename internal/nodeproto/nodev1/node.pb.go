@@ -4568,8 +4568,10 @@ type SettleResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// state is what the machine's init calls itself: running or degraded for
 	// systemd, empty for others.
-	State         string   `protobuf:"bytes,1,opt,name=state,proto3" json:"state,omitempty"`
-	Stages        []*Stage `protobuf:"bytes,2,rep,name=stages,proto3" json:"stages,omitempty"`
+	State  string   `protobuf:"bytes,1,opt,name=state,proto3" json:"state,omitempty"`
+	Stages []*Stage `protobuf:"bytes,2,rep,name=stages,proto3" json:"stages,omitempty"`
+	// births says that copies of the machine answer a birth.
+	Births        bool `protobuf:"varint,120,opt,name=births,proto3" json:"births,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4616,6 +4618,13 @@ func (x *SettleResponse) GetStages() []*Stage {
 		return x.Stages
 	}
 	return nil
+}
+
+func (x *SettleResponse) GetBirths() bool {
+	if x != nil {
+		return x.Births
+	}
+	return false
 }
 
 type PersonaliseRequest struct {
@@ -4714,27 +4723,31 @@ func (x *PersonaliseRequest) GetMac() string {
 	return ""
 }
 
-type PersonaliseResponse struct {
+// BirthRequest makes a clone of a settled machine one of its own; it comes in a
+// frame of its own before any session, from the clone's supervisor. hello is what
+// the server would say first; without it the server says it itself.
+type BirthRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Stages        []*Stage               `protobuf:"bytes,1,rep,name=stages,proto3" json:"stages,omitempty"`
+	Personalise   *PersonaliseRequest    `protobuf:"bytes,120,opt,name=personalise,proto3" json:"personalise,omitempty"`
+	Hello         *HelloRequest          `protobuf:"bytes,121,opt,name=hello,proto3" json:"hello,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *PersonaliseResponse) Reset() {
-	*x = PersonaliseResponse{}
+func (x *BirthRequest) Reset() {
+	*x = BirthRequest{}
 	mi := &file_node_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *PersonaliseResponse) String() string {
+func (x *BirthRequest) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*PersonaliseResponse) ProtoMessage() {}
+func (*BirthRequest) ProtoMessage() {}
 
-func (x *PersonaliseResponse) ProtoReflect() protoreflect.Message {
+func (x *BirthRequest) ProtoReflect() protoreflect.Message {
 	mi := &file_node_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -4746,14 +4759,82 @@ func (x *PersonaliseResponse) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use PersonaliseResponse.ProtoReflect.Descriptor instead.
-func (*PersonaliseResponse) Descriptor() ([]byte, []int) {
+// Deprecated: Use BirthRequest.ProtoReflect.Descriptor instead.
+func (*BirthRequest) Descriptor() ([]byte, []int) {
 	return file_node_proto_rawDescGZIP(), []int{72}
 }
 
-func (x *PersonaliseResponse) GetStages() []*Stage {
+func (x *BirthRequest) GetPersonalise() *PersonaliseRequest {
+	if x != nil {
+		return x.Personalise
+	}
+	return nil
+}
+
+func (x *BirthRequest) GetHello() *HelloRequest {
+	if x != nil {
+		return x.Hello
+	}
+	return nil
+}
+
+// BirthResponse has an error, upon which the machine must not be used, or the rest.
+type BirthResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Error         string                 `protobuf:"bytes,120,opt,name=error,proto3" json:"error,omitempty"`
+	Stages        []*Stage               `protobuf:"bytes,121,rep,name=stages,proto3" json:"stages,omitempty"`
+	Hello         *HelloResponse         `protobuf:"bytes,122,opt,name=hello,proto3" json:"hello,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BirthResponse) Reset() {
+	*x = BirthResponse{}
+	mi := &file_node_proto_msgTypes[73]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BirthResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BirthResponse) ProtoMessage() {}
+
+func (x *BirthResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_node_proto_msgTypes[73]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BirthResponse.ProtoReflect.Descriptor instead.
+func (*BirthResponse) Descriptor() ([]byte, []int) {
+	return file_node_proto_rawDescGZIP(), []int{73}
+}
+
+func (x *BirthResponse) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+func (x *BirthResponse) GetStages() []*Stage {
 	if x != nil {
 		return x.Stages
+	}
+	return nil
+}
+
+func (x *BirthResponse) GetHello() *HelloResponse {
+	if x != nil {
+		return x.Hello
 	}
 	return nil
 }
@@ -5115,10 +5196,11 @@ const file_node_proto_rawDesc = "" +
 	"\x04head\x18\x06 \x01(\fR\x04head\x12\x12\n" +
 	"\x04tail\x18\a \x01(\fR\x04tail\"@\n" +
 	"\rSettleRequest\x12/\n" +
-	"\x05limit\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x05limit\"W\n" +
+	"\x05limit\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x05limit\"o\n" +
 	"\x0eSettleResponse\x12\x14\n" +
 	"\x05state\x18\x01 \x01(\tR\x05state\x12/\n" +
-	"\x06stages\x18\x02 \x03(\v2\x17.millpond.node.v1.StageR\x06stages\"\xe3\x01\n" +
+	"\x06stages\x18\x02 \x03(\v2\x17.millpond.node.v1.StageR\x06stages\x12\x16\n" +
+	"\x06births\x18x \x01(\bR\x06births\"\xe3\x01\n" +
 	"\x12PersonaliseRequest\x12\x18\n" +
 	"\aentropy\x18\x01 \x01(\fR\aentropy\x12,\n" +
 	"\x03now\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x03now\x12\x17\n" +
@@ -5128,9 +5210,14 @@ const file_node_proto_rawDesc = "" +
 	"\bhostname\x18\x05 \x01(\tR\bhostname\x12\x1f\n" +
 	"\vinstance_id\x18\x06 \x01(\tR\n" +
 	"instanceId\x12\x10\n" +
-	"\x03mac\x18\a \x01(\tR\x03mac\"F\n" +
-	"\x13PersonaliseResponse\x12/\n" +
-	"\x06stages\x18\x01 \x03(\v2\x17.millpond.node.v1.StageR\x06stages2\xa3\x0f\n" +
+	"\x03mac\x18\a \x01(\tR\x03mac\"\x8c\x01\n" +
+	"\fBirthRequest\x12F\n" +
+	"\vpersonalise\x18x \x01(\v2$.millpond.node.v1.PersonaliseRequestR\vpersonalise\x124\n" +
+	"\x05hello\x18y \x01(\v2\x1e.millpond.node.v1.HelloRequestR\x05hello\"\x8d\x01\n" +
+	"\rBirthResponse\x12\x14\n" +
+	"\x05error\x18x \x01(\tR\x05error\x12/\n" +
+	"\x06stages\x18y \x03(\v2\x17.millpond.node.v1.StageR\x06stages\x125\n" +
+	"\x05hello\x18z \x01(\v2\x1f.millpond.node.v1.HelloResponseR\x05hello2\xc7\x0e\n" +
 	"\x05Agent\x12H\n" +
 	"\x05Hello\x12\x1e.millpond.node.v1.HelloRequest\x1a\x1f.millpond.node.v1.HelloResponse\x12B\n" +
 	"\x05Watch\x12\x1e.millpond.node.v1.WatchRequest\x1a\x17.millpond.node.v1.Event0\x01\x12Z\n" +
@@ -5156,8 +5243,7 @@ const file_node_proto_rawDesc = "" +
 	"\x06Freeze\x12\x1f.millpond.node.v1.FreezeRequest\x1a .millpond.node.v1.FreezeResponse\x12E\n" +
 	"\x04Thaw\x12\x1d.millpond.node.v1.ThawRequest\x1a\x1e.millpond.node.v1.ThawResponse\x12T\n" +
 	"\tGiveToken\x12\".millpond.node.v1.GiveTokenRequest\x1a#.millpond.node.v1.GiveTokenResponse\x12K\n" +
-	"\x06Settle\x12\x1f.millpond.node.v1.SettleRequest\x1a .millpond.node.v1.SettleResponse\x12Z\n" +
-	"\vPersonalise\x12$.millpond.node.v1.PersonaliseRequest\x1a%.millpond.node.v1.PersonaliseResponseB8Z6millpond.dev/millpond/internal/nodeproto/nodev1;nodev1b\x06proto3"
+	"\x06Settle\x12\x1f.millpond.node.v1.SettleRequest\x1a .millpond.node.v1.SettleResponseB8Z6millpond.dev/millpond/internal/nodeproto/nodev1;nodev1b\x06proto3"
 
 var (
 	file_node_proto_rawDescOnce sync.Once
@@ -5171,7 +5257,7 @@ func file_node_proto_rawDescGZIP() []byte {
 	return file_node_proto_rawDescData
 }
 
-var file_node_proto_msgTypes = make([]protoimpl.MessageInfo, 76)
+var file_node_proto_msgTypes = make([]protoimpl.MessageInfo, 77)
 var file_node_proto_goTypes = []any{
 	(*HelloRequest)(nil),          // 0: millpond.node.v1.HelloRequest
 	(*HelloResponse)(nil),         // 1: millpond.node.v1.HelloResponse
@@ -5245,46 +5331,47 @@ var file_node_proto_goTypes = []any{
 	(*SettleRequest)(nil),         // 69: millpond.node.v1.SettleRequest
 	(*SettleResponse)(nil),        // 70: millpond.node.v1.SettleResponse
 	(*PersonaliseRequest)(nil),    // 71: millpond.node.v1.PersonaliseRequest
-	(*PersonaliseResponse)(nil),   // 72: millpond.node.v1.PersonaliseResponse
-	nil,                           // 73: millpond.node.v1.Failure.DetailsEntry
-	nil,                           // 74: millpond.node.v1.RunTaskRequest.EnvironmentEntry
-	nil,                           // 75: millpond.node.v1.ExtendRequest.EnvironmentEntry
-	(*timestamppb.Timestamp)(nil), // 76: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 77: google.protobuf.Duration
+	(*BirthRequest)(nil),          // 72: millpond.node.v1.BirthRequest
+	(*BirthResponse)(nil),         // 73: millpond.node.v1.BirthResponse
+	nil,                           // 74: millpond.node.v1.Failure.DetailsEntry
+	nil,                           // 75: millpond.node.v1.RunTaskRequest.EnvironmentEntry
+	nil,                           // 76: millpond.node.v1.ExtendRequest.EnvironmentEntry
+	(*timestamppb.Timestamp)(nil), // 77: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 78: google.protobuf.Duration
 }
 var file_node_proto_depIdxs = []int32{
-	76, // 0: millpond.node.v1.HelloRequest.now:type_name -> google.protobuf.Timestamp
-	76, // 1: millpond.node.v1.HelloResponse.booted:type_name -> google.protobuf.Timestamp
+	77, // 0: millpond.node.v1.HelloRequest.now:type_name -> google.protobuf.Timestamp
+	77, // 1: millpond.node.v1.HelloResponse.booted:type_name -> google.protobuf.Timestamp
 	3,  // 2: millpond.node.v1.HelloResponse.running:type_name -> millpond.node.v1.TaskKey
 	2,  // 3: millpond.node.v1.HelloResponse.stages:type_name -> millpond.node.v1.Stage
-	77, // 4: millpond.node.v1.Stage.duration:type_name -> google.protobuf.Duration
-	76, // 5: millpond.node.v1.Event.time:type_name -> google.protobuf.Timestamp
+	78, // 4: millpond.node.v1.Stage.duration:type_name -> google.protobuf.Duration
+	77, // 5: millpond.node.v1.Event.time:type_name -> google.protobuf.Timestamp
 	9,  // 6: millpond.node.v1.Event.task_started:type_name -> millpond.node.v1.TaskStarted
 	11, // 7: millpond.node.v1.Event.task_completed:type_name -> millpond.node.v1.TaskCompleted
 	14, // 8: millpond.node.v1.Event.heartbeat:type_name -> millpond.node.v1.Heartbeat
 	10, // 9: millpond.node.v1.Event.task_coordinated:type_name -> millpond.node.v1.TaskCoordinated
 	6,  // 10: millpond.node.v1.Event.token_wanted:type_name -> millpond.node.v1.TokenWanted
 	5,  // 11: millpond.node.v1.Event.more:type_name -> millpond.node.v1.Event
-	76, // 12: millpond.node.v1.GiveTokenRequest.not_before:type_name -> google.protobuf.Timestamp
-	76, // 13: millpond.node.v1.GiveTokenRequest.expires:type_name -> google.protobuf.Timestamp
+	77, // 12: millpond.node.v1.GiveTokenRequest.not_before:type_name -> google.protobuf.Timestamp
+	77, // 13: millpond.node.v1.GiveTokenRequest.expires:type_name -> google.protobuf.Timestamp
 	3,  // 14: millpond.node.v1.TaskStarted.key:type_name -> millpond.node.v1.TaskKey
-	76, // 15: millpond.node.v1.TaskStarted.start_time:type_name -> google.protobuf.Timestamp
+	77, // 15: millpond.node.v1.TaskStarted.start_time:type_name -> google.protobuf.Timestamp
 	3,  // 16: millpond.node.v1.TaskCoordinated.key:type_name -> millpond.node.v1.TaskKey
-	76, // 17: millpond.node.v1.TaskCoordinated.start_time:type_name -> google.protobuf.Timestamp
+	77, // 17: millpond.node.v1.TaskCoordinated.start_time:type_name -> google.protobuf.Timestamp
 	3,  // 18: millpond.node.v1.TaskCompleted.key:type_name -> millpond.node.v1.TaskKey
-	76, // 19: millpond.node.v1.TaskCompleted.start_time:type_name -> google.protobuf.Timestamp
-	76, // 20: millpond.node.v1.TaskCompleted.end_time:type_name -> google.protobuf.Timestamp
+	77, // 19: millpond.node.v1.TaskCompleted.start_time:type_name -> google.protobuf.Timestamp
+	77, // 20: millpond.node.v1.TaskCompleted.end_time:type_name -> google.protobuf.Timestamp
 	13, // 21: millpond.node.v1.TaskCompleted.failure:type_name -> millpond.node.v1.Failure
 	12, // 22: millpond.node.v1.TaskCompleted.usage:type_name -> millpond.node.v1.Usage
 	41, // 23: millpond.node.v1.TaskCompleted.container:type_name -> millpond.node.v1.ContainerInfo
-	77, // 24: millpond.node.v1.Usage.user_cpu:type_name -> google.protobuf.Duration
-	77, // 25: millpond.node.v1.Usage.kernel_cpu:type_name -> google.protobuf.Duration
-	73, // 26: millpond.node.v1.Failure.details:type_name -> millpond.node.v1.Failure.DetailsEntry
+	78, // 24: millpond.node.v1.Usage.user_cpu:type_name -> google.protobuf.Duration
+	78, // 25: millpond.node.v1.Usage.kernel_cpu:type_name -> google.protobuf.Duration
+	74, // 26: millpond.node.v1.Failure.details:type_name -> millpond.node.v1.Failure.DetailsEntry
 	3,  // 27: millpond.node.v1.RunTaskRequest.key:type_name -> millpond.node.v1.TaskKey
-	74, // 28: millpond.node.v1.RunTaskRequest.environment:type_name -> millpond.node.v1.RunTaskRequest.EnvironmentEntry
+	75, // 28: millpond.node.v1.RunTaskRequest.environment:type_name -> millpond.node.v1.RunTaskRequest.EnvironmentEntry
 	24, // 29: millpond.node.v1.RunTaskRequest.user:type_name -> millpond.node.v1.User
 	25, // 30: millpond.node.v1.RunTaskRequest.resource_files:type_name -> millpond.node.v1.ResourceFile
-	77, // 31: millpond.node.v1.RunTaskRequest.max_wall_clock:type_name -> google.protobuf.Duration
+	78, // 31: millpond.node.v1.RunTaskRequest.max_wall_clock:type_name -> google.protobuf.Duration
 	19, // 32: millpond.node.v1.RunTaskRequest.output_files:type_name -> millpond.node.v1.OutputFile
 	21, // 33: millpond.node.v1.RunTaskRequest.packages:type_name -> millpond.node.v1.ApplicationPackage
 	39, // 34: millpond.node.v1.RunTaskRequest.container:type_name -> millpond.node.v1.Container
@@ -5301,80 +5388,81 @@ var file_node_proto_depIdxs = []int32{
 	34, // 45: millpond.node.v1.PrepareRequest.containers:type_name -> millpond.node.v1.Containers
 	35, // 46: millpond.node.v1.Containers.registries:type_name -> millpond.node.v1.Registry
 	13, // 47: millpond.node.v1.PrepareResponse.failure:type_name -> millpond.node.v1.Failure
-	75, // 48: millpond.node.v1.ExtendRequest.environment:type_name -> millpond.node.v1.ExtendRequest.EnvironmentEntry
-	77, // 49: millpond.node.v1.ExtendRequest.limit:type_name -> google.protobuf.Duration
-	76, // 50: millpond.node.v1.ExtendResponse.start_time:type_name -> google.protobuf.Timestamp
-	76, // 51: millpond.node.v1.ExtendResponse.end_time:type_name -> google.protobuf.Timestamp
+	76, // 48: millpond.node.v1.ExtendRequest.environment:type_name -> millpond.node.v1.ExtendRequest.EnvironmentEntry
+	78, // 49: millpond.node.v1.ExtendRequest.limit:type_name -> google.protobuf.Duration
+	77, // 50: millpond.node.v1.ExtendResponse.start_time:type_name -> google.protobuf.Timestamp
+	77, // 51: millpond.node.v1.ExtendResponse.end_time:type_name -> google.protobuf.Timestamp
 	35, // 52: millpond.node.v1.Container.registry:type_name -> millpond.node.v1.Registry
 	40, // 53: millpond.node.v1.Container.binds:type_name -> millpond.node.v1.Bind
 	44, // 54: millpond.node.v1.SetLoginsRequest.logins:type_name -> millpond.node.v1.Login
-	76, // 55: millpond.node.v1.Login.expiry:type_name -> google.protobuf.Timestamp
+	77, // 55: millpond.node.v1.Login.expiry:type_name -> google.protobuf.Timestamp
 	18, // 56: millpond.node.v1.Login.certificates:type_name -> millpond.node.v1.Certificate
-	76, // 57: millpond.node.v1.NoticeRequest.not_before:type_name -> google.protobuf.Timestamp
+	77, // 57: millpond.node.v1.NoticeRequest.not_before:type_name -> google.protobuf.Timestamp
 	3,  // 58: millpond.node.v1.ProceedTaskRequest.key:type_name -> millpond.node.v1.TaskKey
 	3,  // 59: millpond.node.v1.StopTaskRequest.key:type_name -> millpond.node.v1.TaskKey
 	3,  // 60: millpond.node.v1.RemoveTaskRequest.key:type_name -> millpond.node.v1.TaskKey
 	55, // 61: millpond.node.v1.ListFilesResponse.files:type_name -> millpond.node.v1.FileInfo
-	76, // 62: millpond.node.v1.FileInfo.modified:type_name -> google.protobuf.Timestamp
-	77, // 63: millpond.node.v1.FreezeRequest.limit:type_name -> google.protobuf.Duration
-	76, // 64: millpond.node.v1.Output.modified:type_name -> google.protobuf.Timestamp
-	77, // 65: millpond.node.v1.SettleRequest.limit:type_name -> google.protobuf.Duration
+	77, // 62: millpond.node.v1.FileInfo.modified:type_name -> google.protobuf.Timestamp
+	78, // 63: millpond.node.v1.FreezeRequest.limit:type_name -> google.protobuf.Duration
+	77, // 64: millpond.node.v1.Output.modified:type_name -> google.protobuf.Timestamp
+	78, // 65: millpond.node.v1.SettleRequest.limit:type_name -> google.protobuf.Duration
 	2,  // 66: millpond.node.v1.SettleResponse.stages:type_name -> millpond.node.v1.Stage
-	76, // 67: millpond.node.v1.PersonaliseRequest.now:type_name -> google.protobuf.Timestamp
-	2,  // 68: millpond.node.v1.PersonaliseResponse.stages:type_name -> millpond.node.v1.Stage
-	0,  // 69: millpond.node.v1.Agent.Hello:input_type -> millpond.node.v1.HelloRequest
-	4,  // 70: millpond.node.v1.Agent.Watch:input_type -> millpond.node.v1.WatchRequest
-	15, // 71: millpond.node.v1.Agent.Acknowledge:input_type -> millpond.node.v1.AcknowledgeRequest
-	17, // 72: millpond.node.v1.Agent.RunTask:input_type -> millpond.node.v1.RunTaskRequest
-	29, // 73: millpond.node.v1.Agent.RunTasks:input_type -> millpond.node.v1.RunTasksRequest
-	32, // 74: millpond.node.v1.Agent.Prepare:input_type -> millpond.node.v1.PrepareRequest
-	37, // 75: millpond.node.v1.Agent.Extend:input_type -> millpond.node.v1.ExtendRequest
-	42, // 76: millpond.node.v1.Agent.SetLogins:input_type -> millpond.node.v1.SetLoginsRequest
-	45, // 77: millpond.node.v1.Agent.Notice:input_type -> millpond.node.v1.NoticeRequest
-	47, // 78: millpond.node.v1.Agent.ProceedTask:input_type -> millpond.node.v1.ProceedTaskRequest
-	49, // 79: millpond.node.v1.Agent.StopTask:input_type -> millpond.node.v1.StopTaskRequest
-	51, // 80: millpond.node.v1.Agent.RemoveTask:input_type -> millpond.node.v1.RemoveTaskRequest
-	22, // 81: millpond.node.v1.Agent.Install:input_type -> millpond.node.v1.InstallRequest
-	53, // 82: millpond.node.v1.Agent.ListFiles:input_type -> millpond.node.v1.ListFilesRequest
-	56, // 83: millpond.node.v1.Agent.StatFile:input_type -> millpond.node.v1.StatFileRequest
-	57, // 84: millpond.node.v1.Agent.ReadFile:input_type -> millpond.node.v1.ReadFileRequest
-	67, // 85: millpond.node.v1.Agent.Outputs:input_type -> millpond.node.v1.OutputsRequest
-	59, // 86: millpond.node.v1.Agent.DeleteFile:input_type -> millpond.node.v1.DeleteFileRequest
-	61, // 87: millpond.node.v1.Agent.Shutdown:input_type -> millpond.node.v1.ShutdownRequest
-	63, // 88: millpond.node.v1.Agent.Freeze:input_type -> millpond.node.v1.FreezeRequest
-	65, // 89: millpond.node.v1.Agent.Thaw:input_type -> millpond.node.v1.ThawRequest
-	7,  // 90: millpond.node.v1.Agent.GiveToken:input_type -> millpond.node.v1.GiveTokenRequest
-	69, // 91: millpond.node.v1.Agent.Settle:input_type -> millpond.node.v1.SettleRequest
-	71, // 92: millpond.node.v1.Agent.Personalise:input_type -> millpond.node.v1.PersonaliseRequest
-	1,  // 93: millpond.node.v1.Agent.Hello:output_type -> millpond.node.v1.HelloResponse
-	5,  // 94: millpond.node.v1.Agent.Watch:output_type -> millpond.node.v1.Event
-	16, // 95: millpond.node.v1.Agent.Acknowledge:output_type -> millpond.node.v1.AcknowledgeResponse
-	28, // 96: millpond.node.v1.Agent.RunTask:output_type -> millpond.node.v1.RunTaskResponse
-	30, // 97: millpond.node.v1.Agent.RunTasks:output_type -> millpond.node.v1.RunTasksResponse
-	36, // 98: millpond.node.v1.Agent.Prepare:output_type -> millpond.node.v1.PrepareResponse
-	38, // 99: millpond.node.v1.Agent.Extend:output_type -> millpond.node.v1.ExtendResponse
-	43, // 100: millpond.node.v1.Agent.SetLogins:output_type -> millpond.node.v1.SetLoginsResponse
-	46, // 101: millpond.node.v1.Agent.Notice:output_type -> millpond.node.v1.NoticeResponse
-	48, // 102: millpond.node.v1.Agent.ProceedTask:output_type -> millpond.node.v1.ProceedTaskResponse
-	50, // 103: millpond.node.v1.Agent.StopTask:output_type -> millpond.node.v1.StopTaskResponse
-	52, // 104: millpond.node.v1.Agent.RemoveTask:output_type -> millpond.node.v1.RemoveTaskResponse
-	23, // 105: millpond.node.v1.Agent.Install:output_type -> millpond.node.v1.InstallResponse
-	54, // 106: millpond.node.v1.Agent.ListFiles:output_type -> millpond.node.v1.ListFilesResponse
-	55, // 107: millpond.node.v1.Agent.StatFile:output_type -> millpond.node.v1.FileInfo
-	58, // 108: millpond.node.v1.Agent.ReadFile:output_type -> millpond.node.v1.FileChunk
-	68, // 109: millpond.node.v1.Agent.Outputs:output_type -> millpond.node.v1.Output
-	60, // 110: millpond.node.v1.Agent.DeleteFile:output_type -> millpond.node.v1.DeleteFileResponse
-	62, // 111: millpond.node.v1.Agent.Shutdown:output_type -> millpond.node.v1.ShutdownResponse
-	64, // 112: millpond.node.v1.Agent.Freeze:output_type -> millpond.node.v1.FreezeResponse
-	66, // 113: millpond.node.v1.Agent.Thaw:output_type -> millpond.node.v1.ThawResponse
-	8,  // 114: millpond.node.v1.Agent.GiveToken:output_type -> millpond.node.v1.GiveTokenResponse
-	70, // 115: millpond.node.v1.Agent.Settle:output_type -> millpond.node.v1.SettleResponse
-	72, // 116: millpond.node.v1.Agent.Personalise:output_type -> millpond.node.v1.PersonaliseResponse
-	93, // [93:117] is the sub-list for method output_type
-	69, // [69:93] is the sub-list for method input_type
-	69, // [69:69] is the sub-list for extension type_name
-	69, // [69:69] is the sub-list for extension extendee
-	0,  // [0:69] is the sub-list for field type_name
+	77, // 67: millpond.node.v1.PersonaliseRequest.now:type_name -> google.protobuf.Timestamp
+	71, // 68: millpond.node.v1.BirthRequest.personalise:type_name -> millpond.node.v1.PersonaliseRequest
+	0,  // 69: millpond.node.v1.BirthRequest.hello:type_name -> millpond.node.v1.HelloRequest
+	2,  // 70: millpond.node.v1.BirthResponse.stages:type_name -> millpond.node.v1.Stage
+	1,  // 71: millpond.node.v1.BirthResponse.hello:type_name -> millpond.node.v1.HelloResponse
+	0,  // 72: millpond.node.v1.Agent.Hello:input_type -> millpond.node.v1.HelloRequest
+	4,  // 73: millpond.node.v1.Agent.Watch:input_type -> millpond.node.v1.WatchRequest
+	15, // 74: millpond.node.v1.Agent.Acknowledge:input_type -> millpond.node.v1.AcknowledgeRequest
+	17, // 75: millpond.node.v1.Agent.RunTask:input_type -> millpond.node.v1.RunTaskRequest
+	29, // 76: millpond.node.v1.Agent.RunTasks:input_type -> millpond.node.v1.RunTasksRequest
+	32, // 77: millpond.node.v1.Agent.Prepare:input_type -> millpond.node.v1.PrepareRequest
+	37, // 78: millpond.node.v1.Agent.Extend:input_type -> millpond.node.v1.ExtendRequest
+	42, // 79: millpond.node.v1.Agent.SetLogins:input_type -> millpond.node.v1.SetLoginsRequest
+	45, // 80: millpond.node.v1.Agent.Notice:input_type -> millpond.node.v1.NoticeRequest
+	47, // 81: millpond.node.v1.Agent.ProceedTask:input_type -> millpond.node.v1.ProceedTaskRequest
+	49, // 82: millpond.node.v1.Agent.StopTask:input_type -> millpond.node.v1.StopTaskRequest
+	51, // 83: millpond.node.v1.Agent.RemoveTask:input_type -> millpond.node.v1.RemoveTaskRequest
+	22, // 84: millpond.node.v1.Agent.Install:input_type -> millpond.node.v1.InstallRequest
+	53, // 85: millpond.node.v1.Agent.ListFiles:input_type -> millpond.node.v1.ListFilesRequest
+	56, // 86: millpond.node.v1.Agent.StatFile:input_type -> millpond.node.v1.StatFileRequest
+	57, // 87: millpond.node.v1.Agent.ReadFile:input_type -> millpond.node.v1.ReadFileRequest
+	67, // 88: millpond.node.v1.Agent.Outputs:input_type -> millpond.node.v1.OutputsRequest
+	59, // 89: millpond.node.v1.Agent.DeleteFile:input_type -> millpond.node.v1.DeleteFileRequest
+	61, // 90: millpond.node.v1.Agent.Shutdown:input_type -> millpond.node.v1.ShutdownRequest
+	63, // 91: millpond.node.v1.Agent.Freeze:input_type -> millpond.node.v1.FreezeRequest
+	65, // 92: millpond.node.v1.Agent.Thaw:input_type -> millpond.node.v1.ThawRequest
+	7,  // 93: millpond.node.v1.Agent.GiveToken:input_type -> millpond.node.v1.GiveTokenRequest
+	69, // 94: millpond.node.v1.Agent.Settle:input_type -> millpond.node.v1.SettleRequest
+	1,  // 95: millpond.node.v1.Agent.Hello:output_type -> millpond.node.v1.HelloResponse
+	5,  // 96: millpond.node.v1.Agent.Watch:output_type -> millpond.node.v1.Event
+	16, // 97: millpond.node.v1.Agent.Acknowledge:output_type -> millpond.node.v1.AcknowledgeResponse
+	28, // 98: millpond.node.v1.Agent.RunTask:output_type -> millpond.node.v1.RunTaskResponse
+	30, // 99: millpond.node.v1.Agent.RunTasks:output_type -> millpond.node.v1.RunTasksResponse
+	36, // 100: millpond.node.v1.Agent.Prepare:output_type -> millpond.node.v1.PrepareResponse
+	38, // 101: millpond.node.v1.Agent.Extend:output_type -> millpond.node.v1.ExtendResponse
+	43, // 102: millpond.node.v1.Agent.SetLogins:output_type -> millpond.node.v1.SetLoginsResponse
+	46, // 103: millpond.node.v1.Agent.Notice:output_type -> millpond.node.v1.NoticeResponse
+	48, // 104: millpond.node.v1.Agent.ProceedTask:output_type -> millpond.node.v1.ProceedTaskResponse
+	50, // 105: millpond.node.v1.Agent.StopTask:output_type -> millpond.node.v1.StopTaskResponse
+	52, // 106: millpond.node.v1.Agent.RemoveTask:output_type -> millpond.node.v1.RemoveTaskResponse
+	23, // 107: millpond.node.v1.Agent.Install:output_type -> millpond.node.v1.InstallResponse
+	54, // 108: millpond.node.v1.Agent.ListFiles:output_type -> millpond.node.v1.ListFilesResponse
+	55, // 109: millpond.node.v1.Agent.StatFile:output_type -> millpond.node.v1.FileInfo
+	58, // 110: millpond.node.v1.Agent.ReadFile:output_type -> millpond.node.v1.FileChunk
+	68, // 111: millpond.node.v1.Agent.Outputs:output_type -> millpond.node.v1.Output
+	60, // 112: millpond.node.v1.Agent.DeleteFile:output_type -> millpond.node.v1.DeleteFileResponse
+	62, // 113: millpond.node.v1.Agent.Shutdown:output_type -> millpond.node.v1.ShutdownResponse
+	64, // 114: millpond.node.v1.Agent.Freeze:output_type -> millpond.node.v1.FreezeResponse
+	66, // 115: millpond.node.v1.Agent.Thaw:output_type -> millpond.node.v1.ThawResponse
+	8,  // 116: millpond.node.v1.Agent.GiveToken:output_type -> millpond.node.v1.GiveTokenResponse
+	70, // 117: millpond.node.v1.Agent.Settle:output_type -> millpond.node.v1.SettleResponse
+	95, // [95:118] is the sub-list for method output_type
+	72, // [72:95] is the sub-list for method input_type
+	72, // [72:72] is the sub-list for extension type_name
+	72, // [72:72] is the sub-list for extension extendee
+	0,  // [0:72] is the sub-list for field type_name
 }
 
 func init() { file_node_proto_init() }
@@ -5398,7 +5486,7 @@ func file_node_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_node_proto_rawDesc), len(file_node_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   76,
+			NumMessages:   77,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"connectrpc.com/connect"
+	"google.golang.org/protobuf/proto"
 
 	"millpond.dev/millpond/internal/nodeproto/nodev1"
 )
@@ -87,12 +88,18 @@ type copied struct {
 }
 
 func (*copied) Settle(context.Context, *connect.Request[nodev1.SettleRequest]) (*connect.Response[nodev1.SettleResponse], error) {
-	return connect.NewResponse(&nodev1.SettleResponse{State: "running"}), nil
+	return connect.NewResponse(&nodev1.SettleResponse{State: "running", Births: true}), nil
 }
 
-func (*copied) Personalise(_ context.Context, q *connect.Request[nodev1.PersonaliseRequest]) (*connect.Response[nodev1.PersonaliseResponse], error) {
-	if len(q.Msg.GetEntropy()) < 32 || q.Msg.GetHostname() == "" {
-		return nil, connect.NewError(connect.CodeInvalidArgument, errors.New("no entropy or name"))
+// born answers a birth as an agent does.
+func born(b []byte) ([]byte, func()) {
+	q, answer := new(nodev1.BirthRequest), new(nodev1.BirthResponse)
+	if err := proto.Unmarshal(b, q); err != nil || len(q.GetPersonalise().GetEntropy()) < 32 || q.GetPersonalise().GetHostname() == "" {
+		answer.Error = "no entropy or name"
 	}
-	return connect.NewResponse(&nodev1.PersonaliseResponse{}), nil
+	b, err := proto.Marshal(answer)
+	if err != nil {
+		panic(err) // a constant
+	}
+	return b, nil
 }

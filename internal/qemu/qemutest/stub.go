@@ -179,7 +179,7 @@ func (s *stub) run() error {
 	}
 	s.boot()
 	if s.script == Agent {
-		g := nodeproto.NewGuest(s.agent)
+		g := nodeproto.NewGuest(s.agent, nil)
 		go func() {
 			for {
 				c, err := g.Accept()
@@ -191,7 +191,7 @@ func (s *stub) run() error {
 		}()
 	}
 	if s.script == Clones || s.script == DeadClones {
-		go nodeproto.Serve(context.Background(), nodeproto.NewGuest(s.agent), nodeproto.NewHandler(&copied{}))
+		go nodeproto.Serve(context.Background(), nodeproto.NewGuest(s.agent, born), nodeproto.NewHandler(&copied{}))
 	}
 	for lines := bufio.NewScanner(s.qmp); lines.Scan(); {
 		cmd := s.answer(lines.Bytes())

@@ -1,0 +1,133 @@
+package nodeproto
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// A birth is the one exchange that needs no session: the supervisor tells a machine
+// that was copied who it is, and gets an answer. It is a frame each way and nothing
+// else, because under emulation each piece of code that a new machine runs for the
+// first time has to be translated; HTTP/2 and what is below it take more than all
+// that a birth does.
+
+// birth is what a Host waits for.
+type birth struct {
+	id     uint64
+	answer chan []byte   // takes one
+	whole  chan struct{} // closed when the guest says so
+}
+
+// Birth sends q, of at most MaxBirth bytes, and returns the guest's answer. whole is
+// closed when the guest has done what it had put off; never, if its agent restarts.
+// It is called once. The error is ctx's or the port's.
+func (h *Host) Birth(ctx context.Context, q []byte) (answer []byte, whole <-chan struct{}, err error) {
+	if len(q) > MaxBirth {
+		return nil, nil, fmt.Errorf("nodeproto: a birth has %d bytes; at most %d are possible", len(q), MaxBirth)
+	}
+	var id [8]byte
+	if _, err := rand.Read(id[:]); err != nil {
+		return nil, nil, err
+	}
+	b := &birth{id: binary.BigEndian.Uint64(id[:]) | 1, answer: make(chan []byte, 1), whole: make(chan struct{})}
+	p := h.port
+	p.mu.Lock()
+	h.born = b
+	p.mu.Unlock()
+	again := time.NewTicker(resend)
+	defer again.Stop()
+	for {
+		p.send(frame{kind: frameBirth, session: b.id, payload: q})
+		select {
+		case a := <-b.answer:
+			return a, b.whole, nil
+		case <-p.done:
+			return nil, nil, p.failure()
+		case <-ctx.Done():
+			return nil, nil, ctx.Err()
+		case <-again.C:
+		}
+	}
+}
+
+// answered takes what the guest says of a birth; it never waits.
+func (h *Host) answered(f frame) {
+	h.port.mu.Lock()
+	defer h.port.mu.Unlock()
+	b := h.born
+	if b == nil || b.id != f.session {
+		return
+	}
+	if f.kind == frameWhole {
+		select {
+		case <-b.whole:
+		default:
+			close(b.whole)
+		}
+		return
+	}
+	select {
+	case b.answer <- slices.Clone(f.payload):
+	default: // asked twice, answered twice
+	}
+}
+
+// MaxBirth bounds the question and the answer of a birth, in bytes.
+const MaxBirth = maxPayload
+
+// Birth is how an agent answers: at once with answer, and then, when that is sent,
+// with what rest does; nil for nothing. It is not called again for the same birth.
+type Birth func(q []byte) (answer []byte, rest func())
+
+// bear answers a BIRTH once, and says the same again to who asks again.
+func (g *Guest) bear(f frame) {
+	p := g.port
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if g.birth == nil {
+		return
+	}
+	if g.bornOf == f.session {
+		if g.born != nil {
+			p.put(frame{kind: frameBorn, session: f.session, payload: g.born})
+		}
+		return
+	}
+	g.bornOf, g.born = f.session, nil
+	q := slices.Clone(f.payload)
+	go func() {
+		answer, rest := g.birth(q)
+		p.mu.Lock()
+		if g.bornOf != f.session {
+			p.mu.Unlock()
+			return
+		}
+		g.born = answer
+		p.mu.Unlock()
+		// From here and not by the loop: what comes behind it takes the processor.
+		if p.write(frame{kind: frameBorn, session: f.session, payload: answer}) != nil {
+			return
+		}
+		if rest != nil {
+			rest()
+		}
+		p.send(frame{kind: frameWhole, session: f.session})
+	}()
+}
+
+// send has the loop send a frame of a birth.
+func (p *port) send(f frame) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.put(f)
+}
+
+// put is send with the lock held.
+func (p *port) put(f frame) {
+	p.birth = append(slices.DeleteFunc(p.birth, func(o frame) bool { return o.kind == f.kind }), f)
+	p.wake()
+}
