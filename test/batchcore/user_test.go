@@ -99,7 +99,7 @@ func TestNodeUsersThroughSDK(t *testing.T) {
 		}
 	}
 	// One expires while nobody does anything.
-	if _, err := client.CreateNodeUser(ctx, "p", name, azbatch.CreateNodeUserContent{Name: ptr("brief"), ExpiryTime: ptr(time.Now().Add(1500 * time.Millisecond))}, nil); err != nil {
+	if _, err := client.CreateNodeUser(ctx, "p", name, azbatch.CreateNodeUserContent{Name: ptr("brief"), ExpiryTime: ptr(time.Now().Add(4 * time.Second))}, nil); err != nil {
 		t.Fatal(err)
 	}
 	c.wait("an account expires", func() bool { return h.line(t, id, "passwd", "brief") == "" })
