@@ -145,7 +145,7 @@ func (r *request) nodeEntity(n millpond.Node) entity {
 		// How long each phase of the boot took, in milliseconds. Azure has no such member.
 		extra = map[string]any{"bootPhases": phases}
 	}
-	if len(n.BootSteps) > 0 {
+	if len(n.BootSteps) > 0 || n.Spare {
 		type step struct {
 			Name         string  `json:"name"`
 			Milliseconds float64 `json:"milliseconds"`

@@ -68,6 +68,30 @@ type Attacher interface {
 // those that others are copied from. EndMaking ends that and begins no more.
 type Keeper interface{ EndMaking() }
 
+// Teller is an optional ability: what List says of one VM, for whoever wants to know
+// of one among thousands. ok is false for a VM that is not there.
+type Teller interface {
+	Tell(ctx context.Context, node millpond.NodeID) (st Status, ok bool)
+}
+
+// Tell is that ability of a launcher, or a look at its list.
+func Tell(ctx context.Context, l Launcher, node millpond.NodeID) (Status, bool, error) {
+	if p, ok := l.(*Part); ok {
+		l = p.Launcher
+	}
+	if t, ok := l.(Teller); ok {
+		st, ok := t.Tell(ctx, node)
+		return st, ok, nil
+	}
+	all, err := l.List(ctx)
+	for _, st := range all {
+		if st.Node.Key() == node.Key() {
+			return st, true, err
+		}
+	}
+	return Status{}, false, err
+}
+
 // AttacherOf is that ability of a launcher or of the one that it is a part of;
 // nil without it.
 func AttacherOf(l Launcher) Attacher {

@@ -386,25 +386,36 @@ func backoff(tries int) time.Duration {
 // launched notes that a node's machine runs.
 func (s *Service) launched(ctx context.Context, a Action) error {
 	err := s.edit(ctx, a.Node, func(tx *sqlite.Tx, _ *ledger.Book, n *millpond.Node) error {
-		if n.Generation != a.Status.Generation || !n.Enter(millpond.NodeLaunched, "its machine runs", tx.Now) {
-			return nil
-		}
-		if n.Allocated.IsZero() {
-			n.Allocated = tx.Now
-			setPhase(n, millpond.PhaseLaunch, tx.Now)
-		}
-		n.LaunchTries, n.LaunchFailed = 0, false
-		n.MadeFrom, n.Spare, n.BootedBecause, n.BootSteps = a.Status.Clone.Template, a.Status.Clone.Spare, a.Status.Clone.Cold, nil
-		for _, step := range a.Status.Steps {
-			n.BootSteps = append(n.BootSteps, millpond.BootStep{Name: step.Name, Duration: step.Duration})
-		}
-		if a.Status.Addr != "" {
-			n.Address, n.HostAddress = a.Status.Addr, a.Status.HostAddr
-		}
+		noteLaunched(n, a.Status, tx.Now)
 		return nil
 	})
 	s.Wakes.Allocator.Wake()
 	return err
+}
+
+// noteLaunched writes into a row that its machine runs, and what it is made of.
+func noteLaunched(n *millpond.Node, m *launch.Status, now time.Time) {
+	if n.Generation != m.Generation || !n.Enter(millpond.NodeLaunched, "its machine runs", now) {
+		return
+	}
+	if n.Allocated.IsZero() {
+		n.Allocated = now
+		setPhase(n, millpond.PhaseLaunch, now)
+	}
+	n.LaunchTries, n.LaunchFailed = 0, false
+	n.MadeFrom, n.Spare, n.BootedBecause, n.BootSteps = m.Clone.Template, m.Clone.Spare, m.Clone.Cold, nil
+	for _, step := range m.Steps {
+		n.BootSteps = append(n.BootSteps, millpond.BootStep{Name: step.Name, Duration: step.Duration})
+	}
+	if m.Addr != "" {
+		n.Address, n.HostAddress = m.Addr, m.HostAddr
+	}
+}
+
+// outran says that a node's agent has spoken before its row says that its machine
+// runs. One that is still to be reimaged has a machine that ran before.
+func outran(n millpond.Node) bool {
+	return n.Pending == "" && n.BootID == "" && (n.State == millpond.NodeCreating || n.State == millpond.NodeReimaging || n.State == millpond.NodeUpgradingOS)
 }
 
 // retry is for a launch that the host failed after it had taken it.

@@ -118,6 +118,7 @@ type Service struct {
 	started time.Time
 	reports reporter
 	phases  *prometheus.HistogramVec
+	parts   *prometheus.HistogramVec
 	// keeping bounds the nodes that are asked for outputs at once.
 	keeping chan struct{}
 	pace    reconcile.Pace    // of match
@@ -160,7 +161,7 @@ func New(d Deps) *Service {
 	c.LogRetention = orDefault(c.LogRetention, 7*24*time.Hour)
 	c.KeepDelay = orDefault(c.KeepDelay, 2*time.Second)
 	c.KeepPart = orDefault(c.KeepPart, 1<<20)
-	s := &Service{Deps: d, started: d.Clock.Now(), phases: newPhases(), spares: wake.New(), keeping: make(chan struct{}, keepAtOnce), sessions: map[string]*session{}, settings: map[[2]string]jobSettings{},
+	s := &Service{Deps: d, started: d.Clock.Now(), phases: newPhases(), parts: newParts(), spares: wake.New(), keeping: make(chan struct{}, keepAtOnce), sessions: map[string]*session{}, settings: map[[2]string]jobSettings{},
 		contact: map[string]time.Time{}, asked: map[string]time.Time{}, dropped: map[kept.Place]struct{}{}, beats: map[string]beats{}}
 	s.reports.svc = s
 	// Reading nothing, it cannot fail.

@@ -258,6 +258,14 @@ func (x *session) hello(ctx context.Context) (*nodev1.HelloResponse, millpond.No
 		}
 	}
 	x.svc.heard(x.node)
+	var machine launch.Status
+	told := false
+	if outran(n) {
+		// A quick one's agent speaks before the loop of the machines has seen it.
+		if machine, told, err = launch.Tell(ctx, x.svc.Launcher, n.ID); err != nil {
+			return nil, n, fmt.Errorf("ask for the machine of node %s: %w", n.ID, err)
+		}
+	}
 	lost := 0
 	err = x.svc.update(ctx, func(tx *sqlite.Tx, book *ledger.Book) error {
 		n, err = tx.Node(x.node)
@@ -266,6 +274,9 @@ func (x *session) hello(ctx context.Context) (*nodev1.HelloResponse, millpond.No
 		}
 		if n.Generation != x.generation {
 			return errNoNode()
+		}
+		if told && outran(n) {
+			noteLaunched(&n, &machine, tx.Now)
 		}
 		lost, err = x.register(tx, book, &n, h)
 		return err
@@ -415,6 +426,7 @@ func (s *Service) proceed(book *ledger.Book, n *millpond.Node, now time.Time) {
 		if n.Enter(millpond.NodeReady, "ready", now) {
 			n.Errors = nil
 			if was != n.State {
+				s.observeParts(*n, now)
 				s.traceBoot(n, now, "")
 			}
 			if _, timed := n.Phases[millpond.PhaseIdle]; !timed {

@@ -2,10 +2,13 @@ package node
 
 import (
 	"fmt"
+	"math"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
 	"pgregory.net/rapid"
 
 	millpond "millpond.dev/millpond"
@@ -107,5 +110,38 @@ func nested(t *rapid.T, s span) {
 		}
 		nested(t, p)
 		at = p.end
+	}
+}
+
+// TestPartsOfABoot: what metrics say of a boot is what its trace says.
+func TestPartsOfABoot(t *testing.T) {
+	s := &Service{parts: newParts()}
+	n := millpond.Node{MadeFrom: "t", Spare: true, AgentUpdated: at(300),
+		History:   []millpond.NodeChange{{State: millpond.NodeCreating, Time: at(0)}, {State: millpond.NodeStarting, Time: at(200)}},
+		BootSteps: []millpond.BootStep{{Name: "personalise", Duration: 150 * time.Millisecond}, {Name: stageAgent, Duration: 60 * time.Millisecond}, {Name: "anything", Duration: 10 * time.Millisecond}}}
+	s.observeParts(n, at(350))
+	c := make(chan prometheus.Metric, 20)
+	s.parts.Collect(c)
+	close(c)
+	got := map[string]float64{}
+	for m := range c {
+		var d dto.Metric
+		if err := m.Write(&d); err != nil {
+			t.Fatal(err)
+		}
+		name := ""
+		for _, l := range d.GetLabel() {
+			name += l.GetValue() + " "
+		}
+		got[strings.TrimSpace(name)] = d.GetHistogram().GetSampleSum()
+	}
+	want := map[string]float64{"spare wait": .05, "spare personalise": .15, "spare connect": .03, "spare agent": .06, "spare other": .01, "spare startTask": .05}
+	if fmt.Sprint(len(got)) != fmt.Sprint(len(want)) {
+		t.Fatalf("%v", got)
+	}
+	for k, v := range want {
+		if math.Abs(got[k]-v) > 1e-9 {
+			t.Errorf("%s: %v, want %v", k, got[k], v)
+		}
 	}
 }

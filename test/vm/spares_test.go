@@ -97,9 +97,7 @@ func spareChapter(t *testing.T, s *lab.Server, l *lab.Lab, real bool) {
 		for _, x := range l.WaitIdle("p", n, 3*time.Minute) {
 			if id == x.ID || id == "" && x.ID != first {
 				t.Logf("%s %s %v %+v", x.ID, x.Kind, x.Phases, x.Steps)
-				// A fake machine may speak before it was seen to run; then nothing but its
-				// time tells what it is.
-				if x.Kind != "spare" && (real || x.Phases["idle"] > 1500) {
+				if x.Kind != "spare" || x.Phases["idle"] > 1500 {
 					t.Errorf("%s is a %s: %s", x.ID, x.Kind, x.Reason)
 				}
 			}
@@ -114,7 +112,7 @@ func spareChapter(t *testing.T, s *lab.Server, l *lab.Lab, real bool) {
 	lab.Wait(t, time.Minute, "reimaged", func() (bool, string) {
 		for _, x := range l.Nodes("p") {
 			if x.ID == first {
-				return (x.Kind == "spare" || !real) && x.State == "idle", fmt.Sprintf("%+v", x)
+				return x.Kind == "spare" && x.State == "idle", fmt.Sprintf("%+v", x)
 			}
 		}
 		return false, ""

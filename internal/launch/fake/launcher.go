@@ -229,6 +229,15 @@ func (l *Launcher) List(context.Context) ([]launch.Status, error) {
 	return list, nil
 }
 
+// Tell is what List says of one machine.
+func (l *Launcher) Tell(_ context.Context, node millpond.NodeID) (launch.Status, bool) {
+	v, err := l.find(node)
+	if err != nil {
+		return launch.Status{}, false
+	}
+	return v.current(), true
+}
+
 func (l *Launcher) Reset(_ context.Context, node millpond.NodeID) error {
 	v, err := l.find(node)
 	if err != nil {
@@ -363,4 +372,5 @@ var (
 	_ launch.Launcher = (*Launcher)(nil)
 	_ launch.Notifier = (*Launcher)(nil)
 	_ launch.Consoler = (*Launcher)(nil)
+	_ launch.Teller   = (*Launcher)(nil)
 )

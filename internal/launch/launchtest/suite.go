@@ -79,6 +79,10 @@ func get(t *testing.T, l launch.Launcher, node millpond.NodeID) (launch.Status, 
 			found = append(found, s)
 		}
 	}
+	// The look at one agrees with the list, but for what has changed in between.
+	if st, ok, err := launch.Tell(t.Context(), l, node); err != nil || ok && len(found) == 1 && (st.Node != found[0].Node || st.Generation < found[0].Generation) {
+		t.Fatalf("of one VM: %+v, %v, %v; in the list: %+v", st, ok, err, found)
+	}
 	if len(found) > 1 {
 		t.Fatalf("%s is listed %d times", node, len(found))
 	}

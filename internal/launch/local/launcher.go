@@ -116,6 +116,7 @@ var (
 	_ launch.Consoler = (*Launcher)(nil)
 	_ launch.Porter   = (*Launcher)(nil)
 	_ launch.Keeper   = (*Launcher)(nil)
+	_ launch.Teller   = (*Launcher)(nil)
 )
 
 // lans is the folder of the networks that machines share; no VM's folder begins
@@ -324,6 +325,17 @@ func (l *Launcher) List(ctx context.Context) ([]launch.Status, error) {
 		}
 	}
 	return out, nil
+}
+
+// Tell is what List says of one VM.
+func (l *Launcher) Tell(_ context.Context, node millpond.NodeID) (launch.Status, bool) {
+	v := l.find(node.Key())
+	if v == nil || v.spare {
+		return launch.Status{}, false
+	}
+	st, ok := l.status(v)
+	st.Managed = v.managed()
+	return st, ok
 }
 
 // managed are the managed data disks that a VM was given.
