@@ -367,7 +367,10 @@ func (s *supervisor) watch(ctx context.Context) error {
 		s.log.Info("the machine was reset; it goes on in a new QEMU")
 		return nil
 	}
-	s.again.Store(false)
+	if s.again.Swap(false) {
+		// An order that came after the reset is what has ended the machine.
+		e.asked = s.asked.Load()
+	}
 	phase, failure := explain(e)
 	if sealed {
 		if err := s.seal(context.Background(), kept); err != nil {
