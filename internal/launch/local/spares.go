@@ -274,15 +274,22 @@ func (s *spares) lost(v *vm) {
 
 // end ends a spare unless a node has got it meanwhile.
 func (s *spares) end(v *vm) {
-	if !s.claim(v) {
-		return
+	if s.claim(v) {
+		s.endClaimed(v)
 	}
-	if err := s.l.destroy(context.WithoutCancel(s.l.ctx), v); err != nil {
-		s.l.cfg.Log.Warn("a spare was not ended", "spare", v.key, "err", err)
-		s.l.mu.Lock()
-		v.claimed = false
-		s.l.mu.Unlock()
+}
+
+// endClaimed says whether it has ended; one that has not may be tried again.
+func (s *spares) endClaimed(v *vm) bool {
+	err := s.l.destroy(context.WithoutCancel(s.l.ctx), v)
+	if err == nil {
+		return true
 	}
+	s.l.cfg.Log.Warn("a spare was not ended", "spare", v.key, "err", err)
+	s.l.mu.Lock()
+	defer s.l.mu.Unlock()
+	v.claimed = false
+	return false
 }
 
 // claim gives a spare to the caller alone.
@@ -383,19 +390,16 @@ func (s *spares) take(cfg vmrun.Config) *vm {
 	return nil
 }
 
-// yield ends spares until a node finds room for so much; false if there is none to
-// end.
+// yield ends one spare for a node that finds no room; false if none could be ended.
 func (s *spares) yield() bool {
 	for _, v := range s.l.sparesNow() {
 		if !s.claim(v) {
 			continue
 		}
 		s.l.cfg.Log.Info("a spare gives way to a node", "spare", v.key)
-		if err := s.l.destroy(context.WithoutCancel(s.l.ctx), v); err != nil {
-			s.l.cfg.Log.Warn("a spare was not ended", "spare", v.key, "err", err)
-			continue
+		if s.endClaimed(v) {
+			return true
 		}
-		return true
 	}
 	return false
 }
