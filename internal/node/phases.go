@@ -56,7 +56,7 @@ func (s *Service) observeParts(n millpond.Node, now time.Time) {
 		}
 	}
 	for name, d := range sums {
-		s.parts.WithLabelValues(bootKind(n), name).Observe(d.Seconds())
+		s.parts.WithLabelValues(bootKind(n, root), name).Observe(d.Seconds())
 	}
 }
 

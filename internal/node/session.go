@@ -354,6 +354,9 @@ func (x *session) register(tx *sqlite.Tx, book *ledger.Book, n *millpond.Node, h
 			return 0, err
 		}
 	}
+	if n.BootID != "" {
+		n.BootSteps = nil // those of the boot before
+	}
 	n.BootID, n.LastBoot, n.AgentUpdated = h.GetBootId(), h.GetBooted().AsTime(), tx.Now
 	if h.GetBooted() == nil {
 		n.LastBoot = tx.Now

@@ -49,6 +49,9 @@ func bootSpans(n millpond.Node, end time.Time) (span, bool) {
 		return span{}, false
 	}
 	root := span{name: "node " + cause, start: began, end: end}
+	if cause == string(millpond.NodeRebooting) {
+		runs = began // the machine is there; its state changes when its agent speaks
+	}
 	if runs.IsZero() {
 		root.parts = []span{{name: millpond.PhaseLaunch, start: began, end: end}}
 		return root, true
@@ -114,9 +117,12 @@ func lay(pieces []span, before string, start, end time.Time) []span {
 	return out
 }
 
-// bootKind is what a node's machine was made from.
-func bootKind(n millpond.Node) string {
+// bootKind is what a node's machine was made from for the boot that root is of: one
+// that is switched on again has its own disks and nothing else.
+func bootKind(n millpond.Node, root span) string {
 	switch {
+	case len(root.parts) > 0 && root.parts[0].name == millpond.PhaseBoot:
+		return "cold"
 	case n.Spare:
 		return "spare"
 	case n.MadeFrom != "":
@@ -139,7 +145,7 @@ func (s *Service) traceBoot(n *millpond.Node, now time.Time, problem string) {
 	attributes := []attribute.KeyValue{
 		attribute.String("millpond.account", string(n.Account)), attribute.String("millpond.pool", string(n.Pool)), attribute.String("millpond.node", string(n.ID)),
 		attribute.Int("millpond.generation", n.Generation), attribute.String("millpond.image", n.Boot.VersionID), attribute.String("millpond.vm_size", n.VMSize),
-		attribute.String("millpond.boot.kind", bootKind(*n)),
+		attribute.String("millpond.boot.kind", bootKind(*n, root)),
 	}
 	for _, x := range [][2]string{{"millpond.boot.reason", n.BootedBecause}, {"millpond.template", n.MadeFrom}, {"millpond.request_id", n.Request.ID}, {"millpond.client_request_id", n.Request.Client}} {
 		if x[1] != "" {

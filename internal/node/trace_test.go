@@ -57,8 +57,8 @@ func TestBootSpans(t *testing.T) {
 				change(0, millpond.NodeReimaging), change(300, millpond.NodeStarting)}, AgentUpdated: at(400)}, 400,
 			"node reimaging 0-400 (launch 0-300 (wait 0-300), boot 300-400 (connect 300-400))"},
 		{"reboot", millpond.Node{
-			History: []millpond.NodeChange{change(0, millpond.NodeRebooting), change(100, millpond.NodeStarting)}, AgentUpdated: at(300)}, 350,
-			"node rebooting 0-350 (boot 100-300 (connect 100-300), startTask 300-350)"},
+			History: []millpond.NodeChange{change(0, millpond.NodeRebooting), change(300, millpond.NodeStarting)}, AgentUpdated: at(300)}, 350,
+			"node rebooting 0-350 (boot 0-300 (connect 0-300), startTask 300-350)"},
 		{"no machine", millpond.Node{History: []millpond.NodeChange{change(0, millpond.NodeCreating)}}, 90, "node creating 0-90 (launch 0-90)"},
 		{"never spoke", millpond.Node{History: []millpond.NodeChange{change(0, millpond.NodeCreating), change(10, millpond.NodeStarting)}}, 300,
 			"node creating 0-300 (launch 0-10 (wait 0-10), boot 10-300 (connect 10-300))"},
@@ -110,6 +110,27 @@ func nested(t *rapid.T, s span) {
 		}
 		nested(t, p)
 		at = p.end
+	}
+}
+
+func TestKindOfABoot(t *testing.T) {
+	n := millpond.Node{MadeFrom: "t", Spare: true, AgentUpdated: at(300),
+		History: []millpond.NodeChange{{State: millpond.NodeCreating, Time: at(0)}, {State: millpond.NodeStarting, Time: at(200)}}}
+	kind := func() string {
+		root, _ := bootSpans(n, at(400))
+		return bootKind(n, root)
+	}
+	if kind() != "spare" {
+		t.Error(kind())
+	}
+	n.Spare = false
+	if kind() != "warm" {
+		t.Error(kind())
+	}
+	n.History = append(n.History, millpond.NodeChange{State: millpond.NodeRebooting, Time: at(310)}, millpond.NodeChange{State: millpond.NodeStarting, Time: at(320)})
+	n.AgentUpdated = at(380)
+	if kind() != "cold" { // a reboot
+		t.Error(kind())
 	}
 }
 
