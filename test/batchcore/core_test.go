@@ -123,7 +123,7 @@ func start(t *testing.T, path string, h *hall, c *shifted, cfg node.Config) *cor
 	certs := certificate.New(db, log)
 	d := reconcile.NewDriver(c, log)
 	d.Start(ctx, j.AutoPools())
-	for _, l := range []reconcile.Loop{p.Allocator(), p.AutoScaler(), p.Rollouts(), n.Machines(), n.Cleanup(), j.Loop(), j.Schedules(), placer.Loop(), changes.Forget(), certs.Loop()} {
+	for _, l := range []reconcile.Loop{p.Allocator(), p.AutoScaler(), p.Rollouts(), n.Machines(), n.Spares(), n.Cleanup(), j.Loop(), j.Schedules(), placer.Loop(), changes.Forget(), certs.Loop()} {
 		if l.Name == "machines" || l.Name == "allocator" || l.Name == "rollouts" || l.Name == "job schedules" || l.Name == "cleanup" {
 			l.Every = 200 * time.Millisecond // the test moves the clock, which wakes nobody
 		}

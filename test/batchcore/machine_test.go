@@ -22,6 +22,7 @@ import (
 // hall is a scripted launcher. It outlives the core that uses it, as real
 // machines outlive the server.
 type hall struct {
+	wanted   []launch.Spares // what Park was told last; mu guards it
 	mu       sync.Mutex
 	changed  chan struct{}
 	machines map[string]*machine
