@@ -16,7 +16,8 @@ import (
 const maxBody = 4 << 20
 
 // decode reads a JSON body into an SDK model. Nulls count as absent and unknown
-// members are let pass, as Azure does.
+// members are let pass: newer clients send them. A value of the wrong type, or null
+// within an array, is refused with the member's name.
 func decode(r *azwire.Request, into any) error {
 	return decodeBy(r, into, func(b []byte) []byte { return b })
 }
