@@ -13,6 +13,7 @@ import (
 	"os"
 
 	millpond "millpond.dev/millpond"
+	"millpond.dev/millpond/internal/image/cache"
 	"millpond.dev/millpond/internal/image/layer"
 )
 
@@ -75,6 +76,12 @@ func (c *Client) Exports(ctx context.Context) (list []ExportStatus, err error) {
 // Touched are the numbers of the chunks that were read of a content.
 func (c *Client) Touched(ctx context.Context, name string) (list []int64, err error) {
 	return list, c.call(ctx, http.MethodGet, "/v1/exports/"+url.PathEscape(name)+"/touched", nil, &list)
+}
+
+// Map makes a map of a content that is served, with what is here of it. An error
+// means that the content is to be read without one.
+func (c *Client) Map(ctx context.Context, name string) (m cache.Mapping, err error) {
+	return m, c.call(ctx, http.MethodPost, "/v1/exports/"+url.PathEscape(name)+"/map", nil, &m)
 }
 
 // Freeze makes a managed disk, as it is now, readable by layer.Disks.OpenFrozen.

@@ -1,6 +1,7 @@
 package imagehost
 
 import (
+	"context"
 	"encoding/json"
 	"net/http"
 	"slices"
@@ -81,6 +82,10 @@ func (h *host) routes() http.Handler {
 		h.unregister(r.PathValue("name"))
 		answer(w, struct{}{}, nil)
 	})
+	mux.HandleFunc("POST /v1/exports/{name}/map", func(w http.ResponseWriter, r *http.Request) {
+		m, err := h.mapContent(r.Context(), r.PathValue("name"))
+		answer(w, m, err)
+	})
 	h.diskRoutes(mux)
 	mux.HandleFunc("POST /v1/stop", func(w http.ResponseWriter, r *http.Request) {
 		if n := h.stats().Clients; n > 0 && r.URL.Query().Get("force") != "true" {
@@ -160,6 +165,29 @@ func (h *host) register(r *http.Request, e Export) (ExportStatus, error) {
 		return ExportStatus{}, err
 	}
 	return h.status(e.Name)
+}
+
+// mapPatience is how long a machine's start waits for what its boot reads. What has
+// come by then it reads from the host's file itself, the rest through us.
+const mapPatience = 400 * time.Millisecond
+
+// mapContent makes a map of a content that is served.
+func (h *host) mapContent(ctx context.Context, name string) (cache.Mapping, error) {
+	h.mu.Lock()
+	e := h.exports[name]
+	var places []Place
+	if e != nil {
+		places = e.Stores
+	}
+	h.mu.Unlock()
+	if e == nil || e.Kind != Content {
+		return cache.Mapping{}, millpond.Errorf(millpond.NotFound, "ExportNotFound", "The image host serves no content %q.", name)
+	}
+	stores, err := h.openStores(ctx, image.ContentID(name), places)
+	if err != nil {
+		return cache.Mapping{}, err
+	}
+	return h.cache.Map(ctx, image.ContentID(name), stores, mapPatience)
 }
 
 // unregister ends an export, when its last client has gone.

@@ -244,6 +244,7 @@ func (h *host) watch(ctx context.Context, lock *os.File) {
 			}
 		}
 		h.mu.Unlock()
+		h.cache.SweepMaps()
 		idle := time.Since(*h.spoken.Load())
 		if idle > idleLimit {
 			h.cfg.Log.Info("nobody uses the image host", "for", idle.Round(time.Second))

@@ -106,8 +106,19 @@ type Drive struct {
 	Boot bool
 	// NBD, if not nil, is where the disk is in the place of File; Format is Raw.
 	NBD *NBD
+	// Map, if not nil, is put in the place of the backing file that File names: a
+	// QCOW2 disk over an export.
+	Map *Map
 	// Serial is what /dev/disk/by-id shows, at most 20 bytes.
 	Serial string
+}
+
+// Map is a part of an export that lies in a file of this host: from Offset on File
+// is a qcow2 image. What it does not have is read from the export.
+type Map struct {
+	File   string
+	Offset int64
+	Export NBD
 }
 
 // NBD is an export of a server on a unix socket. Writes to it outlive the VM, so
@@ -191,8 +202,8 @@ func (m Machine) Args() ([]string, error) {
 	if m.UEFI != nil {
 		machine += ",pflash0=fwcode,pflash1=fwvars"
 		args = append(args,
-			"-blockdev", blockdev("fwcode", m.UEFI.Code, Raw, true),
-			"-blockdev", blockdev("fwvars", m.UEFI.Vars, Raw, false))
+			"-blockdev", blockdev("fwcode", m.UEFI.Code, Raw, true, ""),
+			"-blockdev", blockdev("fwvars", m.UEFI.Vars, Raw, false, ""))
 	}
 	if m.Memory != nil {
 		share := "off"
@@ -250,6 +261,9 @@ func (m Machine) driveArgs() []string {
 		args = append(args, "-device", "virtio-scsi-pci,id=scsi0")
 	}
 	for _, d := range m.Drives {
+		if d.Map != nil {
+			args = append(args, "-blockdev", d.Map.blockdev(d.below()))
+		}
 		args = append(args, "-blockdev", d.blockdev())
 		var dev string
 		if d.Bus == SCSI {
@@ -284,7 +298,7 @@ func (d Drive) Device() map[string]any {
 // blockdev is the drive's -blockdev.
 func (d Drive) blockdev() string {
 	if d.NBD == nil {
-		return blockdev(d.ID, d.File, d.Format, d.ReadOnly)
+		return blockdev(d.ID, d.File, d.Format, d.ReadOnly, d.below())
 	}
 	b, err := json.Marshal(d.NBD.node(d.ID))
 	if err != nil {
@@ -300,8 +314,31 @@ func (n *NBD) node(id string) map[string]any {
 			"reconnect-delay": n.ReconnectDelay, "open-timeout": n.OpenTimeout, "discard": "unmap"}}
 }
 
+// below names the node that is put below the drive's file; empty for what the file
+// says itself.
+func (d Drive) below() string {
+	if d.Map == nil {
+		return ""
+	}
+	return d.ID + "-map"
+}
+
+// blockdev is the map as the node id over the export. Its file is written to by its
+// owner, who does not touch what the map names.
+func (m *Map) blockdev(id string) string {
+	type node = map[string]any
+	b, err := json.Marshal(node{"driver": "qcow2", "node-name": id, "read-only": true,
+		"file": node{"driver": "raw", "read-only": true, "offset": m.Offset, "file": node{"driver": "file", "filename": m.File, "read-only": true, "locking": "off"}},
+		"backing": node{"driver": "raw", "read-only": true, "file": node{"driver": "nbd", "read-only": true,
+			"server": node{"type": "unix", "path": m.Export.Socket}, "export": m.Export.Export, "reconnect-delay": m.Export.ReconnectDelay, "open-timeout": m.Export.OpenTimeout}}})
+	if err != nil {
+		panic(err) // plain data
+	}
+	return string(b)
+}
+
 // blockdev is JSON, so that no character of a file's name has a meaning.
-func blockdev(id, file string, f Format, readOnly bool) string {
+func blockdev(id, file string, f Format, readOnly bool, below string) string {
 	type node struct {
 		Driver   string `json:"driver"`
 		NodeName string `json:"node-name,omitempty"`
@@ -309,12 +346,13 @@ func blockdev(id, file string, f Format, readOnly bool) string {
 		File     *node  `json:"file,omitempty"`
 		ReadOnly bool   `json:"read-only"`
 		Discard  string `json:"discard"`
+		Backing  string `json:"backing,omitempty"`
 		Cache    struct {
 			NoFlush bool `json:"no-flush"`
 		} `json:"cache"`
 	}
 	proto := node{Driver: "file", Filename: file, ReadOnly: readOnly, Discard: "unmap"}
-	top := node{Driver: string(f), NodeName: id, File: &proto, ReadOnly: readOnly, Discard: "unmap"}
+	top := node{Driver: string(f), NodeName: id, File: &proto, ReadOnly: readOnly, Discard: "unmap", Backing: below}
 	proto.Cache.NoFlush, top.Cache.NoFlush = !readOnly, !readOnly
 	b, err := json.Marshal(top)
 	if err != nil {

@@ -32,8 +32,15 @@ func full() Machine {
 	return m
 }
 
+// mapped is tiny on a content of which a part lies in the host's cache.
+func mapped() Machine {
+	m := tiny()
+	m.Drives[0].Map = &Map{File: `a "cache"/slab`, Offset: 8 << 20, Export: NBD{Socket: "nbd.sock", Export: "c0ffee", ReconnectDelay: 300, OpenTimeout: 30}}
+	return m
+}
+
 func TestArgsGolden(t *testing.T) {
-	for name, m := range map[string]Machine{"bios-tcg": tiny(), "uefi-kvm": full()} {
+	for name, m := range map[string]Machine{"bios-tcg": tiny(), "uefi-kvm": full(), "mapped": mapped()} {
 		args, err := m.Args()
 		if err != nil {
 			t.Fatal(err)

@@ -42,8 +42,9 @@ type engine struct {
 // startEngine starts QEMU as a child in dir. It gets a session of its own, so
 // that no signal of a terminal reaches it, and SIGKILL when the supervisor dies.
 // state, if not nil, is its stateFD; it is closed here. shares gives it the
-// sockets of a shared network; one of the two at most.
-func startEngine(dir, program string, args []string, state *os.File, shares bool) (*engine, error) {
+// sockets of a shared network; one of the two at most. keep, if not nil, is a file
+// that QEMU only holds open.
+func startEngine(dir, program string, args []string, state *os.File, shares bool, keep *os.File) (*engine, error) {
 	var theirs []*os.File
 	defer func() {
 		for _, f := range theirs {
@@ -84,6 +85,9 @@ func startEngine(dir, program string, args []string, state *os.File, shares bool
 	e.cmd.Dir = dir
 	e.cmd.Stdout, e.cmd.Stderr = log, log
 	e.cmd.ExtraFiles = theirs
+	if keep != nil {
+		e.cmd.ExtraFiles = append(e.cmd.ExtraFiles, keep)
+	}
 	e.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}
 
 	started := make(chan error)

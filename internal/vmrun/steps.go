@@ -34,6 +34,7 @@ const qmpLimit = 60 * time.Second
 
 func (s *supervisor) steps() []revert.Step {
 	d := s.disks
+	s.askForMap()
 	list := []revert.Step{
 		{Name: stepOSDisk, Do: d.osDisk, Undo: d.undo(stepOSDisk)},
 		{Name: stepDataDisks, Do: d.dataDisks, Undo: d.undo(stepDataDisks)},
@@ -86,8 +87,13 @@ func (s *supervisor) leaveLAN() error {
 	return s.port.Close(s.engine != nil)
 }
 
-func (s *supervisor) startQEMU(context.Context) error {
-	args, err := s.disks.machine(consoleFD, qmpFD, agentFD).Args()
+func (s *supervisor) startQEMU(ctx context.Context) error {
+	machine := s.disks.machine(consoleFD, qmpFD, agentFD)
+	lease := s.takeMap(ctx, machine.Drives)
+	if lease != nil {
+		defer lease.Close() // QEMU's own stays
+	}
+	args, err := machine.Args()
 	if err != nil {
 		return err
 	}
@@ -105,7 +111,7 @@ func (s *supervisor) startQEMU(context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.engine, err = startEngine(s.dir, s.cfg.Tools.QEMU, args, state, s.port != nil)
+	s.engine, err = startEngine(s.dir, s.cfg.Tools.QEMU, args, state, s.port != nil, lease)
 	if err != nil {
 		s.engine = nil
 		return err

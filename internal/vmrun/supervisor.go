@@ -67,7 +67,9 @@ type supervisor struct {
 	// migration gets what QEMU says of a state that is written or read.
 	migration chan string
 
-	disks   *disks
+	disks *disks
+	// mapping is asked for before the first step and taken by QEMU's start.
+	mapping *mapping
 	console *console
 	// port is the machine's place in a network that it shares; nil without one.
 	port   *lan.Port
@@ -231,6 +233,7 @@ func (s *supervisor) supervise(ctx context.Context) error {
 
 // failed writes the status of a launch whose steps were undone.
 func (s *supervisor) failed(ctx context.Context, err error) error {
+	s.dropMap()
 	var se *revert.StepError
 	step := ""
 	if errors.As(err, &se) {

@@ -54,11 +54,11 @@ func BenchmarkFirstBoot(b *testing.B) {
 			for b.Loop() {
 				// Each kind has a boot on the local file beside it, after the same start of
 				// the server and with the host's page cache in a like state.
-				boots.forget("chunks", "index", "orders")
+				boots.forget("slab", "slots", "maps", "orders")
 				boot(nil, "cold")
 				boots.forget()
 				boot(c.market, "local-cold")
-				boots.forget("chunks", "index")
+				boots.forget("slab", "slots", "maps")
 				boot(nil, "learned")
 				boot(nil, "warm")
 				boot(c.market, "local-warm")
@@ -221,7 +221,11 @@ func (x *boots) read(name string) {
 	if err != nil {
 		x.b.Fatal(err)
 	}
-	x.b.Logf("%s: read %d of %d chunks, %.1f of %.1f MiB of the store; %d hits, %d misses, %d joined, %d ahead", name,
+	mapped := 0
+	if list[0].Read != nil {
+		mapped = list[0].Read.Mapped
+	}
+	x.b.Logf("%s: %d chunks mapped; through the image host %d of %d chunks, %.1f of %.1f MiB of the store; %d hits, %d misses, %d joined, %d ahead", name, mapped,
 		len(touched), len(m.Chunks), float64(got)/(1<<20), float64(all)/(1<<20), st.Hits, st.Misses, st.Joined, st.Ahead)
 	if name == "cold" {
 		var fetched int64
@@ -242,7 +246,7 @@ func (x *boots) read(name string) {
 // kept are the chunks in the image host's cache, by its index.
 func (x *boots) kept() []image.Digest {
 	const entry = 40 // digest, length, checksum
-	index := read(x.b, filepath.Join(x.l.Data, "image-host", "chunks", "index"))
+	index := read(x.b, filepath.Join(x.l.Data, "image-host", "chunks", "slots"))
 	var out []image.Digest
 	for ; len(index) >= entry; index = index[entry:] {
 		out = append(out, image.Digest(index[:32]))

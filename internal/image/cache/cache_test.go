@@ -253,7 +253,7 @@ func TestDamageOnTheHostsDisk(t *testing.T) {
 	c := openCache(t, dir, 64)
 	mustRead(t, openContent(t, c, id, a), data, 0, len(data))
 	c.Close() // waits for the writes
-	for name, off := range map[string]int64{chunksFile: image.ChunkSize + 77, indexFile: 3*entryLen + 5} {
+	for name, off := range map[string]int64{chunksFile: slotPlace(1) + 77, indexFile: 3*entryLen + 5} {
 		f, err := os.OpenFile(filepath.Join(dir, name), os.O_RDWR, 0)
 		if err != nil {
 			t.Fatal(err)
@@ -297,7 +297,7 @@ func TestContentsShareChunksAndTheBoundHolds(t *testing.T) {
 	if s.Chunks > 48 || s.Evicted == 0 {
 		t.Errorf("%+v", s)
 	}
-	if st, err := os.Stat(filepath.Join(dir, chunksFile)); err != nil || st.Size() > 48*image.ChunkSize {
+	if st, err := os.Stat(filepath.Join(dir, chunksFile)); err != nil || st.Size() > slotPlace(48) {
 		t.Errorf("the file has %d bytes", st.Size())
 	}
 	mustRead(t, o1, one, 0, len(one))

@@ -28,8 +28,11 @@ type core struct {
 	fault        *UnreadableError
 	faultAt      time.Time
 	learn        *lesson
-	// endAhead ends the reading ahead under way, nil without one.
-	endAhead context.CancelFunc
+	// ahead is the last reading ahead since nobody had the content open, nil
+	// without one.
+	ahead *aheadRun
+	// mapped is how many chunks the largest map of it had.
+	mapped int
 }
 
 // Content is a content that is open for reading; it implements image.ReadCloser.
@@ -47,9 +50,12 @@ type ContentStats struct {
 	Size   int64 `json:"size"`
 	Chunks int   `json:"chunks"`
 	Bytes  int64 `json:"bytes"`
-	// Touched are the chunks that guests have read, and TouchedBytes theirs.
+	// Touched are the chunks that guests have read through the cache, and
+	// TouchedBytes theirs. Mapped are those that the largest map had: nobody sees
+	// which of them a guest reads.
 	Touched      int   `json:"touched"`
 	TouchedBytes int64 `json:"touchedBytes"`
+	Mapped       int   `json:"mapped"`
 	// Kept are the chunks that are in the cache now.
 	Kept int `json:"kept"`
 	// Open is how many readers have it.
@@ -72,9 +78,12 @@ func (c *Cache) Open(ctx context.Context, id image.ContentID, stores []Store) (*
 	o.ctx, o.end = context.WithCancel(c.ctx)
 	k.mu.Lock()
 	k.open++
-	first := k.open == 1
+	begins := k.open == 1 && k.ahead == nil
+	if k.learn != nil {
+		k.learn.opened = true
+	}
 	k.mu.Unlock()
-	if first {
+	if begins {
 		c.lookAhead(k)
 	}
 	return o, nil
@@ -170,9 +179,9 @@ func (o *Content) Close() error {
 		k.mu.Lock()
 		k.open--
 		last := k.open == 0
-		if last && k.endAhead != nil {
-			k.endAhead()
-			k.endAhead = nil
+		if last && k.ahead != nil {
+			k.ahead.end()
+			k.ahead = nil
 		}
 		l := k.learn
 		k.mu.Unlock()
@@ -309,7 +318,7 @@ func (c *Cache) ContentStats(id image.ContentID) (ContentStats, bool) {
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	s.Touched, s.TouchedBytes, s.Open = len(k.touched), k.touchedBytes, k.open
+	s.Touched, s.TouchedBytes, s.Mapped, s.Open = len(k.touched), k.touchedBytes, k.mapped, k.open
 	if k.fault != nil {
 		s.Fault, s.Since = k.fault.Error(), k.faultAt
 	}

@@ -14,10 +14,11 @@ import (
 type flight struct {
 	// of is the content for which it was begun, whose replicas it asks.
 	of image.ContentID
-	// done is closed when data and err are set.
-	done chan struct{}
-	data []byte
-	err  error
+	// done is closed when data and err are set, and over when the chunk is kept or
+	// cannot be.
+	done, over chan struct{}
+	data       []byte
+	err        error
 }
 
 // read fills p with the bytes of a chunk from within on. The chunk has length
@@ -117,7 +118,7 @@ func (c *Cache) join(k *core, d image.Digest, length int, demand bool) (f *fligh
 	if f := c.flights[d]; f != nil {
 		return f, false
 	}
-	f = &flight{of: k.id, done: make(chan struct{})}
+	f = &flight{of: k.id, done: make(chan struct{}), over: make(chan struct{})}
 	// Its end waits for mu, and so comes after it is noted.
 	if !c.spawn(func() { c.fly(f, k, d, length, demand) }) {
 		return nil, false
@@ -134,6 +135,7 @@ func (c *Cache) fly(f *flight, k *core, d image.Digest, length int, demand bool)
 		c.mu.Lock()
 		delete(c.flights, d)
 		c.mu.Unlock()
+		close(f.over)
 	}()
 	f.data, fetched, f.err = c.get(k, d, length, demand)
 	close(f.done)

@@ -47,6 +47,16 @@ type lesson struct {
 	chunks []int64
 	// over is closed at its end.
 	over chan struct{}
+	// opened: somebody reads the content.
+	opened bool
+}
+
+// aheadRun is a reading ahead. order is what it wanted, also what was there
+// already; it is set when done is closed.
+type aheadRun struct {
+	end   context.CancelFunc
+	done  chan struct{}
+	order []int64
 }
 
 // touch notes a read.
@@ -70,7 +80,7 @@ func (k *core) endLesson(c *Cache, l *lesson, whole bool) {
 	k.mu.Unlock()
 	// A boot begins with the first chunk, which has the partition table. What
 	// does not is the rest of a boot whose beginning was not seen.
-	if !l.seen[0] {
+	if !l.seen[0] || !l.opened {
 		return
 	}
 	// A boot that was broken off teaches less than an earlier one did.
@@ -84,18 +94,19 @@ func (k *core) endLesson(c *Cache, l *lesson, whole bool) {
 	c.log.Info("the order of reads was learned", "content", k.id, "chunks", len(l.chunks), "whole", whole)
 }
 
-// lookAhead begins what the first reader of a content begins: to read ahead in a
+// lookAhead begins what comes before the first read of a content: to read ahead in a
 // known order, or else in one that can be guessed, and to learn it if it is not
-// known well.
-func (c *Cache) lookAhead(k *core) {
+// known well. It returns the reading ahead, one that is under way if there is one;
+// nil if there is nothing to read.
+func (c *Cache) lookAhead(k *core) *aheadRun {
 	o, err := c.loadOrder(k.id)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		c.log.Warn("a learned order cannot be used", "content", k.id, "err", err)
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if !o.whole {
-		l := &lesson{seen: map[int64]bool{}, over: make(chan struct{})}
+	if !o.whole && k.learn == nil {
+		l := &lesson{seen: map[int64]bool{}, over: make(chan struct{}), opened: k.open > 0}
 		if c.spawn(func() {
 			timer := time.NewTimer(c.cfg.Learn)
 			defer timer.Stop()
@@ -109,24 +120,42 @@ func (c *Cache) lookAhead(k *core) {
 			k.learn = l
 		}
 	}
-	if len(o.chunks) == 0 && c.cfg.Foresee == nil || c.cfg.NoReadAhead || k.endAhead != nil {
-		return
+	if len(o.chunks) == 0 && c.cfg.Foresee == nil || c.cfg.NoReadAhead {
+		return nil
+	}
+	last := k.ahead
+	if last != nil {
+		select {
+		case <-last.done:
+		default:
+			return last
+		}
 	}
 	ctx, cancel := context.WithCancel(c.ctx)
-	chunks := slices.Values(o.chunks)
-	if len(o.chunks) == 0 {
-		chunks = c.foreseen(ctx, k)
+	a := &aheadRun{end: cancel, done: make(chan struct{})}
+	var known []int64
+	switch {
+	case len(o.chunks) > 0:
+		known = o.chunks
+	case last != nil:
+		known = last.order
 	}
-	if !c.spawn(func() { c.ahead(ctx, k, chunks) }) {
+	if !c.spawn(func() {
+		defer close(a.done)
+		a.order = c.ahead(ctx, k, known)
+	}) {
 		cancel()
-		return
+		return nil
 	}
-	k.endAhead = cancel
+	k.ahead = a
+	return a
 }
 
-// ahead fetches the chunks of an order that are not kept. It does not fill more
-// than half of the cache, and a failure only means that the guest will ask.
-func (c *Cache) ahead(ctx context.Context, k *core, chunks iter.Seq[int64]) {
+// ahead fetches the chunks of an order that are not kept, and compares those that
+// an earlier process kept. Without an order it takes what is foreseen. It does not
+// fill more than half of the cache, and a failure only means that the guest will
+// ask. It returns the order.
+func (c *Cache) ahead(ctx context.Context, k *core, order []int64) (wanted []int64) {
 	begun := time.Now()
 	room := int(c.cfg.Limit / image.ChunkSize / 2)
 	var g errgroup.Group
@@ -134,9 +163,24 @@ func (c *Cache) ahead(ctx context.Context, k *core, chunks iter.Seq[int64]) {
 	var running atomic.Int64
 	wake := make(chan struct{}, aheadWidth)
 	fetched := 0
+	seen := map[int64]bool{}
+	note := func(n int64) {
+		if !seen[n] {
+			seen[n] = true
+			wanted = append(wanted, n)
+		}
+	}
+	chunks := slices.Values(order)
+	if order == nil {
+		chunks = c.foreseen(ctx, k, note)
+	}
 	for n := range chunks {
 		d, ok := k.m.Chunks[n]
-		if !ok || c.slab.has(d) {
+		if !ok || seen[n] {
+			continue
+		}
+		note(n)
+		if c.slab.verifiedHas(d) {
 			continue
 		}
 		if fetched == room {
@@ -164,6 +208,7 @@ func (c *Cache) ahead(ctx context.Context, k *core, chunks iter.Seq[int64]) {
 			}()
 			if _, err := c.fetch(ctx, k, d, k.m.ChunkLen(n), false); err == nil {
 				c.counters.ahead.Add(1)
+				c.landed(d) // a map is made of what is kept
 			}
 			return nil
 		})
@@ -172,15 +217,17 @@ func (c *Cache) ahead(ctx context.Context, k *core, chunks iter.Seq[int64]) {
 	if fetched > 0 {
 		c.log.Info("read ahead", "content", k.id, "chunks", fetched, "took", time.Since(begun).Round(time.Millisecond))
 	}
+	return wanted
 }
 
 // errStop ends a guess whose chunks nobody takes any more.
 var errStop = errors.New("no more is wanted")
 
-// foreseen are the chunks that Foresee guesses.
-func (c *Cache) foreseen(ctx context.Context, k *core) iter.Seq[int64] {
+// foreseen are the chunks that Foresee guesses. note gets those that it looks into: a
+// boot reads them as well.
+func (c *Cache) foreseen(ctx context.Context, k *core, note func(n int64)) iter.Seq[int64] {
 	return func(yield func(int64) bool) {
-		err := c.cfg.Foresee(ctx, aheadReader{ctx, c, k}, k.m.Size, func(off int64) error {
+		err := c.cfg.Foresee(ctx, aheadReader{ctx, c, k, note}, k.m.Size, func(off int64) error {
 			if !yield(off / image.ChunkSize) {
 				return errStop
 			}
@@ -197,6 +244,7 @@ type aheadReader struct {
 	ctx   context.Context
 	cache *Cache
 	core  *core
+	note  func(n int64)
 }
 
 func (r aheadReader) ReadAt(p []byte, off int64) (int, error) {
@@ -224,6 +272,7 @@ func (r aheadReader) chunk(part []byte, n int64, within, length int) error {
 		clear(part)
 		return nil
 	}
+	r.note(n)
 	return r.cache.read(r.ctx, r.core, d, length, false, part, within)
 }
 
@@ -251,6 +300,16 @@ func (c *Cache) runAhead(o *Content, n int64) {
 			c.runs.Release(1)
 			return
 		}
+	}
+}
+
+// landed waits until a chunk that was fetched is kept, or cannot be.
+func (c *Cache) landed(d image.Digest) {
+	c.mu.Lock()
+	f := c.flights[d]
+	c.mu.Unlock()
+	if f != nil {
+		<-f.over
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -21,8 +22,8 @@ import (
 // the bytes in its slot were compared with the digest once, so whatever a crash
 // leaves behind is noticed and fetched again.
 //
-//	chunks   slot i at i × ChunkSize
-//	index    entry i at i × entryLen: digest, length, CRC-32C of both
+//	slab     areas of maps (maps.go), then the slots of ChunkSize
+//	slots    entry i at i × entryLen: digest, length, CRC-32C of both
 type slab struct {
 	clock  clock.Clock
 	chunks *os.File
@@ -34,6 +35,10 @@ type slab struct {
 	slots        []slot
 	at           map[image.Digest]int
 	free         []int
+	// leases are the maps in use by their area, and pinned how many of them hold a
+	// slot.
+	leases map[int]*lease
+	pinned map[int]int
 	// hand is the clock's: the slot that is looked at next for eviction.
 	hand int
 	// noGrowth is until when the file is not made longer, because the disk was
@@ -57,14 +62,19 @@ type slot struct {
 }
 
 const (
-	chunksFile = "chunks"
-	indexFile  = "index"
+	chunksFile = "slab"
+	indexFile  = "slots"
 	entryLen   = sha256.Size + 4 + 4
 	// growthPause is how long a full disk is left alone.
 	growthPause = time.Minute
 	// minSlots is the smallest cache that makes sense: a large request and some.
 	minSlots = 32
+	// maxSlots keeps the numbers of slots apart from nonsense: 128 TiB.
+	maxSlots = 1 << 28
 )
+
+// formerFiles had the slots of earlier builds, which began at the file's start.
+var formerFiles = []string{"chunks", "index"}
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
@@ -74,19 +84,33 @@ var errAllHeld = errors.New("every slot of the cache is in use")
 // openSlab opens or makes the files in dir. What does not fit into limit bytes
 // is dropped.
 func openSlab(dir string, limit int64, c clock.Clock) (_ *slab, err error) {
-	s := &slab{clock: c, limit: max(int(limit/image.ChunkSize), minSlots), at: map[image.Digest]int{}}
+	s := &slab{clock: c, limit: min(max(int(limit/image.ChunkSize), minSlots), maxSlots), at: map[image.Digest]int{}, pinned: map[int]int{}}
 	defer func() {
 		if err != nil {
 			s.close()
 		}
 	}()
+	for _, name := range formerFiles {
+		if err := os.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return nil, err
+		}
+	}
+	if s.leases, err = loadLeases(dir, c.Now()); err != nil {
+		return nil, err
+	}
+	// What is being read stays, also beyond a limit that has become smaller.
+	for _, l := range s.leases {
+		for _, i := range l.slots {
+			s.limit = max(s.limit, i+1)
+		}
+	}
 	if s.chunks, err = os.OpenFile(filepath.Join(dir, chunksFile), os.O_CREATE|os.O_RDWR, 0o600); err != nil {
 		return nil, err
 	}
 	if s.index, err = os.OpenFile(filepath.Join(dir, indexFile), os.O_CREATE|os.O_RDWR, 0o600); err != nil {
 		return nil, err
 	}
-	if err := errors.Join(shrink(s.chunks, int64(s.limit)*image.ChunkSize), shrink(s.index, int64(s.limit)*entryLen)); err != nil {
+	if err := errors.Join(shrink(s.chunks, slotPlace(s.limit)), shrink(s.index, int64(s.limit)*entryLen)); err != nil {
 		return nil, err
 	}
 	entries, err := io.ReadAll(s.index)
@@ -94,6 +118,17 @@ func openSlab(dir string, limit int64, c clock.Clock) (_ *slab, err error) {
 		return nil, err
 	}
 	s.load(entries)
+	for _, l := range s.leases {
+		for _, i := range l.slots {
+			for s.grown <= i {
+				s.slots = append(s.slots, slot{})
+				s.free = append(s.free, s.grown)
+				s.grown++
+			}
+			s.pin(i)
+		}
+	}
+	s.free = slices.DeleteFunc(s.free, func(i int) bool { return s.slots[i].held > 0 })
 	return s, nil
 }
 
@@ -176,7 +211,7 @@ func (s *slab) verifiedHas(d image.Digest) bool {
 
 // read fills p from the held slot i.
 func (s *slab) read(i int, p []byte, within int64) error {
-	_, err := s.chunks.ReadAt(p, int64(i)*image.ChunkSize+within)
+	_, err := s.chunks.ReadAt(p, slotPlace(i)+within)
 	return err
 }
 
@@ -305,7 +340,7 @@ func (s *slab) write(i int, d image.Digest, data []byte) error {
 			return err
 		}
 	}
-	if _, err := s.chunks.WriteAt(data, int64(i)*image.ChunkSize); err != nil {
+	if _, err := s.chunks.WriteAt(data, slotPlace(i)); err != nil {
 		return err
 	}
 	_, err := s.index.WriteAt(makeEntry(d, len(data)), int64(i)*entryLen)
