@@ -155,7 +155,7 @@ func (x *boots) run(market map[string]any, name string) time.Duration {
 	for _, pid := range x.l.Descendants("qemu-system") {
 		used += cpuTime(x.b, pid)
 	}
-	for _, pid := range x.l.Descendants("image-host") {
+	for _, pid := range x.l.Descendants("image-host --dir") {
 		host += cpuTime(x.b, pid) - x.before
 		x.before = cpuTime(x.b, pid)
 	}

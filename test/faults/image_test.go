@@ -57,7 +57,7 @@ func TestImageHostKilledWhileNodesBoot(t *testing.T) {
 	if err != nil || st.Clients != 2 {
 		t.Errorf("%+v, %v", st, err)
 	}
-	for _, pid := range s.Descendants("image-host") {
+	for _, pid := range s.Descendants("image-host --dir") {
 		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 		if err != nil {
 			t.Fatal(err)
@@ -70,7 +70,7 @@ func TestImageHostKilledWhileNodesBoot(t *testing.T) {
 	}
 	// The end of the server takes it along.
 	s.Stop()
-	if left := s.Descendants("image-host"); len(left) != 0 {
+	if left := s.Descendants("image-host --dir"); len(left) != 0 {
 		t.Errorf("left behind: %v", left)
 	}
 }
