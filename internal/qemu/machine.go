@@ -21,8 +21,19 @@ const (
 	TCG Accel = "tcg"
 )
 
-// Args are the options for the acceleration and the CPU model that fits it.
-func (a Accel) Args() []string {
+// cloneCodeMiB bounds what QEMU keeps of the code that it has translated for each
+// processor of a clone: by default it keeps up to 1 GiB, which nobody has counted. A
+// Debian clone has 100 MiB after half a minute and 250 after some programs; those then
+// take 7 % longer with this bound, 15 % with 32. A boot runs more code once, and would
+// translate much of it again and again.
+const cloneCodeMiB = 48
+
+// Args are the options for the acceleration of a machine that boots.
+func (a Accel) Args() []string { return a.args(0) }
+
+// args are the options for the acceleration and the CPU model that fits it. codeMiB
+// bounds the translated code under emulation; 0 leaves it to QEMU.
+func (a Accel) args(codeMiB int) []string {
 	if a == KVM {
 		return []string{"-accel", "kvm", "-cpu", "host"}
 	}
@@ -30,7 +41,11 @@ func (a Accel) Args() []string {
 	// it fills pages byte by byte, a loop here, where it would else take eight at
 	// a time; with LA57 each page walk has one level more. Without them the tiny
 	// image needs 14 % less processor time up to its agent.
-	return []string{"-accel", "tcg,thread=multi", "-cpu", "max,-erms,-la57"}
+	tcg := "tcg,thread=multi"
+	if codeMiB > 0 {
+		tcg += fmt.Sprintf(",tb-size=%d", codeMiB)
+	}
+	return []string{"-accel", tcg, "-cpu", "max,-erms,-la57"}
 }
 
 // Machine is one VM. Relative file names are relative to QEMU's directory.
@@ -197,7 +212,11 @@ func (m Machine) Args() ([]string, error) {
 		"-uuid", m.UUID,
 		"-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
 	}
-	args = append(args, m.Accel.Args()...)
+	code := 0
+	if m.Incoming {
+		code = cloneCodeMiB * m.VCPUs
+	}
+	args = append(args, m.Accel.args(code)...)
 	args = append(args, "-smp", strconv.Itoa(m.VCPUs), "-m", strconv.Itoa(m.MemoryMiB))
 	if m.UEFI != nil {
 		machine += ",pflash0=fwcode,pflash1=fwvars"
