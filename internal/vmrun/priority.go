@@ -2,6 +2,7 @@ package vmrun
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
@@ -33,7 +34,7 @@ func (s *supervisor) giveWay() (back func()) {
 }
 
 func (s *supervisor) prioritise(pid, nice int) {
-	if err := unix.Setpriority(unix.PRIO_PGRP, pid, nice); err != nil {
+	if err := unix.Setpriority(unix.PRIO_PGRP, pid, nice); err != nil && !errors.Is(err, unix.ESRCH) {
 		s.log.Warn("the machine's priority was not changed", "err", err)
 	}
 	// Where the kernel groups sessions, that counts between groups and not the above.

@@ -24,7 +24,7 @@ func kindOf(s launch.Spec) string {
 	if s.Cold || s.FirstBoot != nil || s.Card != nil && s.Card.LAN != "" {
 		return ""
 	}
-	s.Node, s.Generation, s.Labels, s.Channel, s.Hostname, s.Card = "", 0, nil, launch.Channel{}, "", nil
+	s.Node, s.Generation, s.Labels, s.Channel, s.Hostname, s.Card, s.Greeting = "", 0, nil, launch.Channel{}, "", nil, nil
 	// Which replica is asked first differs from node to node.
 	s.OSDisk.Stores = nil
 	s.DataDisks = append([]launch.Disk(nil), s.DataDisks...)

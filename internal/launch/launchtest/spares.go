@@ -93,6 +93,8 @@ func sparesAreTaken(t *testing.T, s Subject) {
 		// A reimage takes one too.
 		for generation := 1; generation <= 2; generation++ {
 			spec := s.Healthy("Spared", generation)
+			// What the server says to its agent is each node's.
+			spec.Greeting = &launch.Greeting{Listener: fmt.Sprintf("127.0.0.1:%d", generation)}
 			st := up(t, s.Launcher, spec)
 			if !st.Clone.Spare || st.Node != spec.Node || st.Generation != generation {
 				t.Errorf("generation %d: %+v", generation, st)
