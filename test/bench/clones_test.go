@@ -66,7 +66,9 @@ type pools struct {
 func (p *pools) body(n int, image, clones string) map[string]any {
 	body := p.l.PoolBody("p", n)
 	body["vmSize"] = "Standard_Bench"
-	body["metadata"] = []any{map[string]any{"name": "millpond:clones", "value": clones}}
+	if clones != "" {
+		body["metadata"] = []any{map[string]any{"name": "millpond:clones", "value": clones}}
+	}
 	vm := body["virtualMachineConfiguration"].(map[string]any)
 	vm["nodeAgentSKUId"] = p.sku
 	vm["imageReference"] = map[string]any{"virtualMachineImageId": image}

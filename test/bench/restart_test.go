@@ -42,7 +42,7 @@ func (p *pools) restart(n int) {
 	job := fmt.Sprintf("restart-%d", p.jobs)
 	var tasks []map[string]any
 	for i := range n {
-		tasks = append(tasks, map[string]any{"id": fmt.Sprintf("t%02d", i), "commandLine": `/bin/sh -c "echo begun; echo $AZ_BATCH_TASK_ID >> $AZ_BATCH_NODE_SHARED_DIR/runs; sleep 30; grep -c $AZ_BATCH_TASK_ID $AZ_BATCH_NODE_SHARED_DIR/runs"`})
+		tasks = append(tasks, map[string]any{"id": fmt.Sprintf("t%02d", i), "commandLine": `/bin/sh -c "echo begun; echo $AZ_BATCH_TASK_ID >> $AZ_BATCH_NODE_SHARED_DIR/runs; sleep 100; grep -c $AZ_BATCH_TASK_ID $AZ_BATCH_NODE_SHARED_DIR/runs"`})
 	}
 	p.l.AddJob(job, "p", tasks...)
 	lab.Wait(p.b, 2*time.Minute, "all tasks running", func() (bool, string) {
