@@ -20,8 +20,8 @@ type Cloner interface {
 	Settle(ctx context.Context) (state string, stages []*nodev1.Stage, err error)
 	// Personalise makes a clone a machine of its own as far as programs can see that
 	// run at once; rest does what else there is, for which whatever its user runs has
-	// to wait. An error leaves one that must not be used.
-	Personalise(q *nodev1.PersonaliseRequest) (stages []*nodev1.Stage, rest func(), err error)
+	// to wait. An error of either leaves one that must not be used.
+	Personalise(q *nodev1.PersonaliseRequest) (stages []*nodev1.Stage, rest func() error, err error)
 }
 
 // maxSettle bounds how long a machine's start may take.
@@ -47,7 +47,7 @@ func (a *Agent) Settle(ctx context.Context, q *connect.Request[nodev1.SettleRequ
 
 // Birth is a nodeproto.Birth: it makes a clone a machine of its own and, if the
 // request says so, the node that it is to be.
-func (a *Agent) Birth(q []byte) ([]byte, func()) {
+func (a *Agent) Birth(q []byte) ([]byte, func() error) {
 	answer, rest, err := a.birth(q)
 	if err != nil {
 		answer, rest = &nodev1.BirthResponse{Error: err.Error()}, nil
@@ -60,7 +60,7 @@ func (a *Agent) Birth(q []byte) ([]byte, func()) {
 	return b, rest
 }
 
-func (a *Agent) birth(b []byte) (*nodev1.BirthResponse, func(), error) {
+func (a *Agent) birth(b []byte) (*nodev1.BirthResponse, func() error, error) {
 	q := new(nodev1.BirthRequest)
 	if err := proto.Unmarshal(b, q); err != nil {
 		return nil, nil, err

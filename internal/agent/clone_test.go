@@ -23,8 +23,8 @@ type copied struct {
 
 func (*copied) Settle(context.Context) (string, []*nodev1.Stage, error) { return "", nil, nil }
 
-func (c *copied) Personalise(q *nodev1.PersonaliseRequest) ([]*nodev1.Stage, func(), error) {
-	return []*nodev1.Stage{{Name: q.GetHostname()}}, func() { c.rested = true }, nil
+func (c *copied) Personalise(q *nodev1.PersonaliseRequest) ([]*nodev1.Stage, func() error, error) {
+	return []*nodev1.Stage{{Name: q.GetHostname()}}, func() error { c.rested = true; return nil }, nil
 }
 
 // TestBirth: a copy that is told who it is is that node, once, and what it puts off
@@ -35,7 +35,7 @@ func TestBirth(t *testing.T) {
 	}})}
 	a := agent.New(agent.Config{Version: "test", Machine: c, Clock: clock.System{}, Heartbeat: time.Second})
 	defer a.Close()
-	bear := func(b []byte) (*nodev1.BirthResponse, func()) {
+	bear := func(b []byte) (*nodev1.BirthResponse, func() error) {
 		t.Helper()
 		b, rest := a.Birth(b)
 		answer := new(nodev1.BirthResponse)
@@ -65,8 +65,7 @@ func TestBirth(t *testing.T) {
 	if c.rested || rest == nil {
 		t.Fatal("what may be put off was not")
 	}
-	rest()
-	if !c.rested {
+	if err := rest(); err != nil || !c.rested {
 		t.Error("what was put off is not done")
 	}
 	if answer, _ := bear(question("n1")); !strings.Contains(answer.GetError(), "n1 already") {

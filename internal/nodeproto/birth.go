@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -18,14 +19,14 @@ import (
 // birth is what a Host waits for.
 type birth struct {
 	id     uint64
-	answer chan []byte   // takes one
-	whole  chan struct{} // closed when the guest says so
+	answer chan []byte // takes one
+	whole  chan error  // takes one
 }
 
-// Birth sends q, of at most MaxBirth bytes, and returns the guest's answer. whole is
-// closed when the guest has done what it had put off; never, if its agent restarts.
-// It is called once. The error is ctx's or the port's.
-func (h *Host) Birth(ctx context.Context, q []byte) (answer []byte, whole <-chan struct{}, err error) {
+// Birth sends q, of at most MaxBirth bytes, and returns the guest's answer. whole gets
+// nil when the guest has done what it had put off, or why it could not; nothing, if
+// its agent restarts. Birth is called once. The error is ctx's or the port's.
+func (h *Host) Birth(ctx context.Context, q []byte) (answer []byte, whole <-chan error, err error) {
 	if len(q) > MaxBirth {
 		return nil, nil, fmt.Errorf("nodeproto: a birth has %d bytes; at most %d are possible", len(q), MaxBirth)
 	}
@@ -33,7 +34,7 @@ func (h *Host) Birth(ctx context.Context, q []byte) (answer []byte, whole <-chan
 	if _, err := rand.Read(id[:]); err != nil {
 		return nil, nil, err
 	}
-	b := &birth{id: binary.BigEndian.Uint64(id[:]) | 1, answer: make(chan []byte, 1), whole: make(chan struct{})}
+	b := &birth{id: binary.BigEndian.Uint64(id[:]) | 1, answer: make(chan []byte, 1), whole: make(chan error, 1)}
 	p := h.port
 	p.mu.Lock()
 	h.born = b
@@ -63,10 +64,13 @@ func (h *Host) answered(f frame) {
 		return
 	}
 	if f.kind == frameWhole {
+		var err error
+		if len(f.payload) > 0 {
+			err = errors.New(string(f.payload))
+		}
 		select {
-		case <-b.whole:
+		case b.whole <- err:
 		default:
-			close(b.whole)
 		}
 		return
 	}
@@ -80,8 +84,9 @@ func (h *Host) answered(f frame) {
 const MaxBirth = maxPayload
 
 // Birth is how an agent answers: at once with answer, and then, when that is sent,
-// with what rest does; nil for nothing. It is not called again for the same birth.
-type Birth func(q []byte) (answer []byte, rest func())
+// with what rest does, nil for nothing, whose error is told too. It is not called
+// again for the same birth.
+type Birth func(q []byte) (answer []byte, rest func() error)
 
 // bear answers a BIRTH once, and says the same again to who asks again.
 func (g *Guest) bear(f frame) {
@@ -112,10 +117,14 @@ func (g *Guest) bear(f frame) {
 		if p.write(frame{kind: frameBorn, session: f.session, payload: answer}) != nil {
 			return
 		}
+		whole := frame{kind: frameWhole, session: f.session}
 		if rest != nil {
-			rest()
+			if err := rest(); err != nil {
+				whole.payload = []byte(err.Error())
+				whole.payload = whole.payload[:min(len(whole.payload), MaxBirth)]
+			}
 		}
-		p.send(frame{kind: frameWhole, session: f.session})
+		p.send(whole)
 	}()
 }
 

@@ -13,11 +13,11 @@ import (
 // sessions go on as ever.
 func TestBirth(t *testing.T) {
 	d := newDevice()
-	put := make(chan struct{})
+	put := make(chan error)
 	var births atomic.Int32
-	g := NewGuest(d.guest(), func(q []byte) ([]byte, func()) {
+	g := NewGuest(d.guest(), func(q []byte) ([]byte, func() error) {
 		births.Add(1)
-		return append([]byte("born: "), q...), func() { <-put }
+		return append([]byte("born: "), q...), func() error { return <-put }
 	})
 	defer g.Close()
 	go echo(g)
@@ -37,9 +37,12 @@ func TestBirth(t *testing.T) {
 		t.Fatal(err)
 	}
 	roundTrip(t, c, 100<<10)
-	close(put)
+	put <- errors.New("no card")
 	select {
-	case <-whole:
+	case err := <-whole:
+		if err == nil || err.Error() != "no card" {
+			t.Errorf("what could not be done is told as %v", err)
+		}
 	case <-within(t).Done():
 		t.Fatal("it is not said that the guest is whole")
 	}
@@ -54,7 +57,7 @@ func TestBirth(t *testing.T) {
 func TestBirthAskedAgain(t *testing.T) {
 	d := newDevice()
 	begun, let := make(chan struct{}, 9), make(chan struct{})
-	g := NewGuest(d.guest(), func([]byte) ([]byte, func()) {
+	g := NewGuest(d.guest(), func([]byte) ([]byte, func() error) {
 		begun <- struct{}{}
 		<-let
 		return []byte("yes"), nil

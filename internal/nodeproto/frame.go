@@ -50,7 +50,7 @@ const (
 	// frameBorn: guest to host. The answer to the BIRTH of that number.
 	frameBorn frameType = 8
 	// frameWhole: guest to host. What the BIRTH of that number left to be done behind
-	// its answer is done.
+	// its answer is done, or the payload says why not.
 	frameWhole frameType = 9
 )
 

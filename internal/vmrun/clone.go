@@ -29,7 +29,11 @@ const (
 // cloneFailed begins what a status says of a clone that had to boot.
 const cloneFailed = "The clone did not come to life: "
 
-// CloneFailed says that a VM has booted because its template did not do.
+// CodeCloneIncomplete: a clone has answered, and then could not be given all that
+// makes it a machine of its own.
+const CodeCloneIncomplete = "CloneIncomplete"
+
+// CloneFailed says that a VM's template did not do: it booted, or was ended half made.
 func CloneFailed(st launch.Status) bool { return strings.HasPrefix(st.Clone.Cold, cloneFailed) }
 
 const (
@@ -178,7 +182,11 @@ func (s *supervisor) plugIn(ctx context.Context) {
 	late := time.NewTimer(wholeLimit)
 	defer late.Stop()
 	select {
-	case <-s.whole:
+	case err := <-s.whole:
+		if err != nil {
+			s.unborn(err)
+			return
+		}
 	case <-late.C:
 		s.log.Warn("the agent does not say that its machine is whole", "waited", wholeLimit)
 	case <-ctx.Done():
@@ -186,6 +194,19 @@ func (s *supervisor) plugIn(ctx context.Context) {
 	}
 	if err := s.setLink(ctx, true); err != nil && ctx.Err() == nil {
 		s.log.Error("the machine's cable was not plugged in", "err", err)
+	}
+}
+
+// unborn ends a machine that is only half its own: nothing of its user's has run on
+// it, and the next one of its node may have to boot.
+func (s *supervisor) unborn(err error) {
+	s.mu.Lock()
+	s.status.Clone.Cold = cloneFailed + err.Error() + "."
+	s.mu.Unlock()
+	select {
+	case s.broken <- &launch.Failure{Host: true, Code: CodeCloneIncomplete, Message: "The clone did not become a machine of its own: " + err.Error() + ".",
+		Suggestion: "Another machine is made for the node. If it goes on, give the pool the metadata millpond:clones=off."}:
+	default:
 	}
 }
 

@@ -59,10 +59,10 @@ type supervisor struct {
 	host *nodeproto.Host
 	// adoptions asks a spare to be a node's.
 	adoptions chan chan error
-	// hello is what a clone's agent has said to the server, whole is closed when it
+	// hello is what a clone's agent has said to the server, whole tells when it
 	// has done what it had put off; nil for a machine that boots.
 	hello []byte
-	whole <-chan struct{}
+	whole <-chan error
 	back  func()
 	// migration gets what QEMU says of a state that is written or read.
 	migration chan string
@@ -87,7 +87,8 @@ type supervisor struct {
 	asked, powerOff atomic.Bool
 	// again: the machine was reset, and goes on in a new QEMU.
 	again atomic.Bool
-	// broken gets the failure of a disk that could not be read.
+	// broken gets the failure of a disk that could not be read, or of a clone that is
+	// not its own.
 	broken chan *launch.Failure
 	// stop gets what the guest may still take; kill and reset carry no data.
 	stop chan time.Duration
@@ -306,7 +307,7 @@ func (s *supervisor) watch(ctx context.Context) error {
 				found, patience = f, time.After(lastWords)
 			}
 		case f := <-s.broken:
-			s.log.Error("the image cannot be read", "err", f.Message)
+			s.log.Error("the machine cannot go on", "code", f.Code, "err", f.Message)
 			// It is the cause of whatever the console says.
 			found, patience = f, time.After(lastWords)
 		case err := <-frozen:

@@ -88,3 +88,15 @@ func (f *idFile) keep(id string) error {
 	_, err := f.disk.WriteAt([]byte(id+"\n"), 0)
 	return err
 }
+
+// keepID writes an id into a file that is there and is no link to another.
+func keepID(name, id string) error {
+	st, err := os.Lstat(name)
+	if errors.Is(err, os.ErrNotExist) || err == nil && !st.Mode().IsRegular() {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(name, []byte(id+"\n"), 0o444)
+}

@@ -205,19 +205,17 @@ func (m *Machine) complete() bool {
 	}
 }
 
-func (m *Machine) isWhole() bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.complete()
-}
-
-// awaitWhole returns when all of the machine is its own.
-func (m *Machine) awaitWhole() {
+// awaitWhole returns when all of the machine is its own, or with ctx.
+func (m *Machine) awaitWhole(ctx context.Context) {
 	m.mu.Lock()
 	whole := m.whole
 	m.mu.Unlock()
-	if whole != nil {
-		<-whole
+	if whole == nil {
+		return
+	}
+	select {
+	case <-whole:
+	case <-ctx.Done():
 	}
 }
 
@@ -265,7 +263,7 @@ func (m *Machine) makeRoot() error {
 		prepare.engine = func() *container.Engine { return nil }
 	}
 	if m.cfg.Privileged {
-		m.online = &online{Runner: runner, hosts: &m.hosts, up: func() bool { return m.isWhole() && networkUp() && mountsUp() }, log: m.cfg.Log}
+		m.online = &online{Runner: runner, hosts: &m.hosts, whole: m.awaitWhole, up: func() bool { return networkUp() && mountsUp() }, log: m.cfg.Log}
 		runner, prepare.wait = m.online, m.online.wait
 	}
 	// What was announced before this boot has happened.
@@ -377,7 +375,10 @@ func (m *Machine) Shutdown(reboot bool) error {
 	if !m.cfg.Privileged {
 		return fmt.Errorf("this agent may not end the machine")
 	}
-	m.awaitWhole() // what boots next is to find who it is
+	// What boots next is to find who it is.
+	ctx, cancel := context.WithTimeout(context.Background(), shutdownGrace)
+	m.awaitWhole(ctx)
+	cancel()
 	unix.Sync()
 	if askInit(reboot) == nil {
 		// An init that does so ends this process long before.

@@ -27,6 +27,8 @@ const (
 // Azure no task runs on a node without a network.
 type online struct {
 	agent.Runner
+	// whole returns when the machine is its own, or with ctx: nothing runs before.
+	whole func(ctx context.Context)
 	// up says that there is nothing to wait for (any more).
 	up    func() bool
 	until time.Time
@@ -61,6 +63,9 @@ func (o *online) RunInstance(ctx context.Context, q *nodev1.RunTaskRequest, star
 // wait returns when the network is up, or is waited for no more, or with ctx.
 func (o *online) wait(ctx context.Context) {
 	if o.settled.Load() {
+		return
+	}
+	if o.whole(ctx); ctx.Err() != nil {
 		return
 	}
 	tick := time.NewTicker(networkTick)

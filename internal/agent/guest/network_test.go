@@ -37,7 +37,7 @@ func (a *at) Run(context.Context, *nodev1.RunTaskRequest, func(time.Time)) *node
 func TestFirstAttemptWaitsForTheNetwork(t *testing.T) {
 	var looks atomic.Int32
 	r := &at{}
-	o := &online{Runner: r, log: slog.New(slog.DiscardHandler), until: time.Now().Add(time.Minute), up: func() bool { return looks.Add(1) == 3 }}
+	o := &online{Runner: r, whole: func(context.Context) {}, log: slog.New(slog.DiscardHandler), until: time.Now().Add(time.Minute), up: func() bool { return looks.Add(1) == 3 }}
 	for range 2 {
 		if o.Run(t.Context(), nil, nil) == nil || r.ran.IsZero() {
 			t.Fatal("not handed on")
@@ -51,12 +51,12 @@ func TestFirstAttemptWaitsForTheNetwork(t *testing.T) {
 func TestWaitForTheNetworkIsBounded(t *testing.T) {
 	never := func() bool { return false }
 	r := &at{}
-	o := &online{Runner: r, log: slog.New(slog.DiscardHandler), until: time.Now(), up: never}
+	o := &online{Runner: r, whole: func(context.Context) {}, log: slog.New(slog.DiscardHandler), until: time.Now(), up: never}
 	if o.Run(t.Context(), nil, nil); r.ran.IsZero() || !o.settled.Load() {
 		t.Error("an attempt waits although the time is over")
 	}
 	r = &at{}
-	o = &online{Runner: r, log: slog.New(slog.DiscardHandler), until: time.Now().Add(time.Minute), up: never}
+	o = &online{Runner: r, whole: func(context.Context) {}, log: slog.New(slog.DiscardHandler), until: time.Now().Add(time.Minute), up: never}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if o.Run(ctx, nil, nil); r.ran.IsZero() || o.settled.Load() {

@@ -40,7 +40,7 @@ var (
 // disks, the network card and later boots know of the machine; until it is done its
 // user's programs wait, as they wait for the network. Services with host keys, and the
 // keys, come after that: nothing listens with others' meanwhile.
-func (m *Machine) Personalise(q *nodev1.PersonaliseRequest) ([]*nodev1.Stage, func(), error) {
+func (m *Machine) Personalise(q *nodev1.PersonaliseRequest) ([]*nodev1.Stage, func() error, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	switch {
@@ -86,36 +86,43 @@ func (m *Machine) Personalise(q *nodev1.PersonaliseRequest) ([]*nodev1.Stage, fu
 	m.born = time.Now()
 	m.whole = make(chan struct{})
 	whole := m.whole
-	return stages, func() {
-		defer close(whole)
+	return stages, func() error {
 		m.attempt("priority", urgent(false))
-		m.embody(q)
+		if err := m.embody(q); err != nil {
+			return err
+		}
+		close(whole)
 		go m.wakeUp(t.asleep, old, q.GetMachineId())
+		return nil
 	}, nil
 }
 
 // embody does what Personalise has left: it is what the next boot finds, and the
-// card, last, because with its new address it is asked for by others.
-func (m *Machine) embody(q *nodev1.PersonaliseRequest) {
-	begin := time.Now()
-	step := func(what string, err error) {
-		m.attempt(what, err)
-		m.cfg.Log.Info("made its own", "what", what, "took", time.Since(begin))
-		begin = time.Now()
+// card, last, because with its new address it is asked for by others. Nothing of the
+// user's runs after an error.
+func (m *Machine) embody(q *nodev1.PersonaliseRequest) error {
+	if err := errors.Join(m.template.machineID.keep(q.GetMachineId()), keepID("/var/lib/dbus/machine-id", q.GetMachineId())); err != nil {
+		return fmt.Errorf("machine id: %w", err)
 	}
-	step("machine id on its disk", m.template.machineID.keep(q.GetMachineId()))
-	step("host name on its disk", setHostname(q.GetHostname()))
+	if err := setHostname(q.GetHostname()); err != nil {
+		return fmt.Errorf("host name: %w", err)
+	}
 	m.mu.Lock()
 	own := m.own
 	m.mu.Unlock()
 	if own.name != "" {
-		step("hosts", m.hosts.own(own))
+		m.attempt("hosts", m.hosts.own(own))
 	}
-	step("cloud-init's instance", setInstance("/var/lib/cloud", q.GetInstanceId()))
-	step("seed of the next boot", reseed("/var/lib/systemd/random-seed"))
+	if err := setInstance("/var/lib/cloud", q.GetInstanceId()); err != nil {
+		return fmt.Errorf("cloud-init's instance: %w", err)
+	}
+	m.attempt("seed of the next boot", reseed("/var/lib/systemd/random-seed"))
 	if q.GetMac() != "" {
-		step("network card", setCard(q.GetMac()))
+		if err := setCard(q.GetMac()); err != nil {
+			return fmt.Errorf("network card: %w", err)
+		}
 	}
+	return nil
 }
 
 // setInstance has cloud-init know the machine by the id that its own seed disk

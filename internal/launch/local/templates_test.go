@@ -172,6 +172,39 @@ func TestDeadClones(t *testing.T) {
 	}
 }
 
+// TestHalfClones: a copy that answers and then cannot be given all that is its own is
+// ended, and its template is not used for long.
+func TestHalfClones(t *testing.T) {
+	f := newFixture(t, withTemplates)
+	f.run(t, qemutest.HalfClones, "node-a", "node-b")
+	f.templateThere(t)
+	for _, n := range []millpond.NodeID{"node-c", "node-d"} {
+		if err := f.l.Launch(t.Context(), f.spec(t, qemutest.HalfClones)(n, 1)); err != nil {
+			t.Fatal(err)
+		}
+		st := f.until(t, n, launch.Failed)
+		if st.Err == nil || st.Err.Code != vmrun.CodeCloneIncomplete || !st.Err.Host || !strings.Contains(st.Err.Message, "no card") || !vmrun.CloneFailed(st) {
+			t.Errorf("%s: %+v %+v", n, st.Clone, st.Err)
+		}
+	}
+	deadline := time.Now().Add(launchtest.Bound)
+	for n := 0; ; n++ {
+		node := millpond.NodeID(fmt.Sprintf("node-e%d", n))
+		if err := f.l.Launch(t.Context(), f.spec(t, qemutest.HalfClones)(node, 1)); err != nil {
+			t.Fatal(err)
+		}
+		if st := f.until(t, node, launch.Running); st.Clone.Cold != "" && !vmrun.CloneFailed(st) {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the template is still used")
+		}
+		if err := f.l.Destroy(t.Context(), node); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // TestNoTemplate: an agent that cannot prepare its machine, and VMs that must boot.
 func TestNoTemplate(t *testing.T) {
 	f := newFixture(t, withTemplates)

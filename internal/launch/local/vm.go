@@ -449,7 +449,7 @@ func (l *Launcher) cloned(v *vm, st launch.Status) {
 		v.cloneLost = true
 		v.mu.Unlock()
 		if !lost {
-			l.cfg.Log.Warn("a clone did not come to life and booted instead", "node", string(st.Node), "why", st.Clone.Cold)
+			l.cfg.Log.Warn("a clone did not do", "node", string(st.Node), "why", st.Clone.Cold)
 			l.templates.distrust(template)
 		}
 	}

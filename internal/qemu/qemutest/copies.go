@@ -92,7 +92,7 @@ func (*copied) Settle(context.Context, *connect.Request[nodev1.SettleRequest]) (
 }
 
 // born answers a birth as an agent does.
-func born(b []byte) ([]byte, func()) {
+func (s *stub) born(b []byte) ([]byte, func() error) {
 	q, answer := new(nodev1.BirthRequest), new(nodev1.BirthResponse)
 	if err := proto.Unmarshal(b, q); err != nil || len(q.GetPersonalise().GetEntropy()) < 32 || q.GetPersonalise().GetHostname() == "" {
 		answer.Error = "no entropy or name"
@@ -100,6 +100,9 @@ func born(b []byte) ([]byte, func()) {
 	b, err := proto.Marshal(answer)
 	if err != nil {
 		panic(err) // a constant
+	}
+	if s.script == HalfClones {
+		return b, func() error { return errors.New("no card") }
 	}
 	return b, nil
 }

@@ -48,6 +48,8 @@ const (
 	Clones Script = "stub: clones"
 	// DeadClones: as Clones, but a copy crashes.
 	DeadClones Script = "stub: dead-clones"
+	// HalfClones: as Clones, but a copy cannot do what it had put off.
+	HalfClones Script = "stub: half-clones"
 )
 
 // DiskSize is the size of disks that hold a script.
@@ -190,8 +192,8 @@ func (s *stub) run() error {
 			}
 		}()
 	}
-	if s.script == Clones || s.script == DeadClones {
-		go nodeproto.Serve(context.Background(), nodeproto.NewGuest(s.agent, born), nodeproto.NewHandler(&copied{}))
+	if s.script == Clones || s.script == DeadClones || s.script == HalfClones {
+		go nodeproto.Serve(context.Background(), nodeproto.NewGuest(s.agent, s.born), nodeproto.NewHandler(&copied{}))
 	}
 	for lines := bufio.NewScanner(s.qmp); lines.Scan(); {
 		cmd := s.answer(lines.Bytes())
