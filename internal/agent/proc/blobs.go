@@ -32,13 +32,13 @@ func (r *Runner) credential(identity string) transfer.Credential {
 		if r.cfg.Tokens == nil {
 			return "", time.Time{}, errors.New("this node has no managed identities")
 		}
-		return r.cfg.Tokens(ctx, identity, "https://storage.azure.com/")
+		return r.cfg.Tokens(ctx, identity, transfer.StorageResource)
 	}
 }
 
 // fetch brings one file below root.
 func (r *Runner) fetch(ctx context.Context, root *os.Root, f *nodev1.ResourceFile, uid, gid int) error {
-	return r.cfg.Download.fetch(ctx, root, f, r.credential(f.GetIdentity()), uid, gid)
+	return r.cfg.Download.fetch(ctx, r.blobs, root, f, r.credential(f.GetIdentity()), uid, gid)
 }
 
 // fetchContainer brings the blobs of a container below root, each under its
@@ -98,6 +98,8 @@ func listFailure(err error) *failure {
 		return &failure{code: "ResourceContainerNotFound", message: "The specified Azure Blob container does not exist. Check the resource file's storageContainerUrl, or make the container."}
 	case errors.As(err, &re) && (re.StatusCode == http.StatusForbidden || re.StatusCode == http.StatusUnauthorized):
 		return &failure{code: "ResourceContainerAccessDenied", message: fmt.Sprintf("Access to the specified Azure Blob container is denied: the service answered %d %s. Its SAS must permit reading and listing and must not have expired; a managed identity needs the role Storage Blob Data Reader.", re.StatusCode, re.ErrorCode)}
+	case transfer.OutOfReach(err):
+		return &failure{server: true, code: "ResourceContainerListMiscError", message: outOfReach}
 	case errors.As(err, &re):
 		return &failure{server: re.StatusCode >= 500, code: "ResourceContainerListMiscError", message: fmt.Sprintf("The specified Azure Blob container could not be listed: the service answered %d %s.", re.StatusCode, re.ErrorCode)}
 	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &ne) && ne.Timeout():
@@ -163,6 +165,8 @@ func uploadFailure(err error) *failure {
 		return &failure{code: "FileUploadContainerNotFound", message: "One of the specified Azure container(s) was not found while attempting to upload an output file"}
 	case errors.As(err, &re) && (re.StatusCode == http.StatusForbidden || re.StatusCode == http.StatusUnauthorized):
 		return &failure{code: "FileUploadAccessDenied", message: fmt.Sprintf("Access to one of the specified Azure container(s) was denied while attempting to upload an output file: the service answered %d %s. The SAS must permit writing and must not have expired; a managed identity needs the role Storage Blob Data Contributor.", re.StatusCode, re.ErrorCode)}
+	case transfer.OutOfReach(err):
+		return &failure{server: true, code: "FileUploadMiscError", message: outOfReach}
 	case errors.As(err, &re):
 		return &failure{server: re.StatusCode >= 500, code: "FileUploadMiscError", message: fmt.Sprintf("An output file could not be uploaded: the service answered %d %s.", re.StatusCode, re.ErrorCode)}
 	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &ne) && ne.Timeout():

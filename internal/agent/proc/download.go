@@ -19,7 +19,6 @@ import (
 
 // Download is how resource files are fetched. The zero value is the product's.
 type Download struct {
-	Client *http.Client
 	// Tries is how often a file is tried when the server or the way fails: 5.
 	Tries int
 	// Pause is waited before the second try and doubles from then: 500 ms.
@@ -28,12 +27,9 @@ type Download struct {
 	Stall time.Duration
 }
 
-func (d Download) withDefaults(reach *transfer.Reach) Download {
+func (d Download) withDefaults() Download {
 	if d.Stall == 0 {
 		d.Stall = time.Minute
-	}
-	if d.Client == nil {
-		d.Client = &http.Client{Transport: reach.Transport(d.Stall)}
 	}
 	if d.Tries == 0 {
 		d.Tries = 5
@@ -47,7 +43,7 @@ func (d Download) withDefaults(reach *transfer.Reach) Download {
 // fetch brings one file below root. Codes and categories are those of the
 // Batch reference: 404 BlobNotFound and 401/403 BlobAccessDenied are the
 // user's, the rest is the service's.
-func (d Download) fetch(ctx context.Context, root *os.Root, f *nodev1.ResourceFile, by transfer.Credential, uid, gid int) error {
+func (d Download) fetch(ctx context.Context, blobs *transfer.Blobs, root *os.Root, f *nodev1.ResourceFile, by transfer.Credential, uid, gid int) error {
 	details := map[string]string{"FilePath": f.GetPath(), "Url": redact(f.GetUrl())}
 	if f.GetPath() == "" || !filepath.IsLocal(f.GetPath()) {
 		return &failure{code: "ResourceFileCreateFailed", details: details,
@@ -59,7 +55,7 @@ func (d Download) fetch(ctx context.Context, root *os.Root, f *nodev1.ResourceFi
 	}
 	pause := d.Pause
 	for try := 1; ; try++ {
-		again, err := d.try(ctx, root, f, by, uid, gid)
+		again, err := d.try(ctx, blobs, root, f, by, uid, gid)
 		if err == nil {
 			return nil
 		}
@@ -81,7 +77,7 @@ func (d Download) fetch(ctx context.Context, root *os.Root, f *nodev1.ResourceFi
 	}
 }
 
-func (d Download) try(ctx context.Context, root *os.Root, f *nodev1.ResourceFile, by transfer.Credential, uid, gid int) (again bool, err error) {
+func (d Download) try(ctx context.Context, blobs *transfer.Blobs, root *os.Root, f *nodev1.ResourceFile, by transfer.Credential, uid, gid int) (again bool, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	stalled := time.AfterFunc(d.Stall, cancel)
@@ -90,16 +86,14 @@ func (d Download) try(ctx context.Context, root *os.Root, f *nodev1.ResourceFile
 	if err != nil {
 		return false, &failure{code: "BlobDownloadMiscError", message: "The resource file's URL cannot be requested."}
 	}
-	if by != nil {
-		token, _, err := by(ctx)
-		if err != nil {
-			return true, tokenFailure("BlobAccessDenied", err)
-		}
-		q.Header.Set("Authorization", "Bearer "+token)
-		q.Header.Set("x-ms-version", tokenVersion)
-	}
-	resp, err := d.Client.Do(q)
-	if err != nil {
+	resp, err := blobs.Do(q, by)
+	var noToken transfer.ErrToken
+	switch {
+	case errors.As(err, &noToken):
+		return true, &failure{code: "BlobAccessDenied", message: noToken.Error()}
+	case transfer.OutOfReach(err):
+		return false, &failure{server: true, code: "BlobDownloadMiscError", message: outOfReach}
+	case err != nil:
 		return true, netFailure(err)
 	}
 	defer resp.Body.Close()
@@ -158,9 +152,8 @@ func (d Download) try(ctx context.Context, root *os.Root, f *nodev1.ResourceFile
 	return false, nil
 }
 
-// tokenVersion is the version of the blob service that a request with a token asks
-// for: without one it would be one that knows no tokens.
-const tokenVersion = "2021-12-02"
+// outOfReach is what became of a token that was for the server alone.
+const outOfReach = "The node has no way to the server for Azure's names, and a managed identity's token is sent nowhere else. Let the server listen where nodes reach it, or use a URL with a signature."
 
 // remedy is what a user does about a refusal.
 func remedy(by transfer.Credential) string {
@@ -168,11 +161,6 @@ func remedy(by transfer.Credential) string {
 		return "The managed identity needs a role for the data of the storage account, such as Storage Blob Data Reader."
 	}
 	return "Check the SAS token's rights and its time."
-}
-
-// tokenFailure is an attempt for which no token could be had.
-func tokenFailure(code string, err error) *failure {
-	return &failure{code: code, message: "No token of the managed identity could be had: " + err.Error()}
 }
 
 // ownParents gives the directories above a file to the task's account.

@@ -108,7 +108,7 @@ func (r *Runner) unpack(ctx context.Context, p *nodev1.ApplicationPackage, next 
 		return err
 	}
 	defer root.Close()
-	if err := r.cfg.Download.fetch(ctx, root, &nodev1.ResourceFile{Url: p.GetUrl(), Path: "archive.zip", Mode: 0o600}, nil, -1, -1); err != nil {
+	if err := r.fetch(ctx, root, &nodev1.ResourceFile{Url: p.GetUrl(), Path: "archive.zip", Mode: 0o600}, -1, -1); err != nil {
 		return err
 	}
 	archive, err := root.Open("archive.zip")

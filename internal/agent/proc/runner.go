@@ -95,7 +95,7 @@ func New(cfg Config) *Runner {
 	if cfg.Reach == nil {
 		cfg.Reach = &transfer.Reach{}
 	}
-	cfg.Download = cfg.Download.withDefaults(cfg.Reach)
+	cfg.Download = cfg.Download.withDefaults()
 	r := &Runner{cfg: cfg, rootless: cfg.SameUser || os.Geteuid() != 0, users: &accounts{etc: cfg.Etc}}
 	r.blobs = transfer.NewBlobs(cfg.Reach, cfg.Download.Stall)
 	// Tasks must be able to read the bundle of CAs and none to change it.

@@ -462,3 +462,34 @@ func TestCertificatesOfATask(t *testing.T) {
 		}
 	}
 }
+
+// TestNoWayForATokenToTheServer: files by a managed identity fail at once when the
+// node does not know where the server is.
+func TestNoWayForATokenToTheServer(t *testing.T) {
+	r, _ := newRunner(t)
+	asked := 0
+	r.cfg.Tokens = func(context.Context, string, string) (string, time.Time, error) {
+		asked++
+		return "secret", time.Now().Add(time.Hour), nil
+	}
+	const base = "https://store.blob.core.windows.net/c"
+	for code, with := range map[string]func(*nodev1.RunTaskRequest){
+		"BlobDownloadMiscError": func(q *nodev1.RunTaskRequest) {
+			q.ResourceFiles = []*nodev1.ResourceFile{{Url: base + "/b", Path: "b", Identity: "i"}}
+		},
+		"ResourceContainerListMiscError": func(q *nodev1.RunTaskRequest) {
+			q.ResourceFiles = []*nodev1.ResourceFile{{Url: base, Container: true, Identity: "i"}}
+		},
+		"FileUploadMiscError": func(q *nodev1.RunTaskRequest) {
+			q.OutputFiles = []*nodev1.OutputFile{{ContainerUrl: base, Pattern: "../stdout.txt", Condition: "taskcompletion", Identity: "i"}}
+		},
+	} {
+		asked = 0
+		q := request("/bin/echo said")
+		with(q)
+		got, _ := run(t, r, q)
+		if f := got.GetFailure(); f.GetCode() != code || !strings.Contains(f.GetMessage(), "sent nowhere else") || asked > 1 {
+			t.Errorf("%s: %v, %d tokens", code, f, asked)
+		}
+	}
+}

@@ -13,6 +13,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"net"
 	"net/http"
 	"net/url"
@@ -53,27 +54,28 @@ func (r *Reach) CA() []byte {
 	return r.ca
 }
 
-// serves is the server's address if it answers for a host, and what to trust
-// there; else empty.
-func (r *Reach) serves(host string) (string, *x509.CertPool) {
+// serves is the server's address if it answers for a host; else empty.
+func (r *Reach) serves(host string) string {
 	host = strings.ToLower(strings.TrimSuffix(host, "."))
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.address == "" {
-		return "", nil
+		return ""
 	}
 	for _, h := range r.hosts {
 		if host == h || strings.HasPrefix(h, ".") && strings.HasSuffix(host, h) {
-			return r.address, r.trusted()
+			return r.address
 		}
 	}
-	return "", nil
+	return ""
 }
 
-// trusted is the server's CA beside the system's; mu is held. It is read when it is
-// first wanted: the system's are some hundred certificates, which cost a second
-// under emulation, at a time when a node is waited for.
+// trusted is the server's CA beside the system's. It is read when it is first
+// wanted: the system's are some hundred certificates, which cost a second under
+// emulation, at a time when a node is waited for.
 func (r *Reach) trusted() *x509.CertPool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	if r.roots == nil {
 		roots, err := x509.SystemCertPool()
 		if err != nil {
@@ -90,7 +92,7 @@ const dialTimeout = 30 * time.Second
 // dial connects to an address, host:port, or to the server that answers for it.
 func (r *Reach) dial(ctx context.Context, network, address string) (net.Conn, error) {
 	if host, port, err := net.SplitHostPort(address); err == nil && port == "443" {
-		if at, _ := r.serves(host); at != "" {
+		if at := r.serves(host); at != "" {
 			address = at
 		}
 	}
@@ -103,11 +105,41 @@ func (r *Reach) dialTLS(ctx context.Context, network, address string) (net.Conn,
 	if err != nil {
 		return nil, err
 	}
-	_, roots := r.serves(host)
+	var roots *x509.CertPool // the system's
+	if r.serves(host) != "" {
+		roots = r.trusted()
+	}
 	raw, err := r.dial(ctx, network, address)
 	if err != nil {
 		return nil, err
 	}
+	return secure(ctx, raw, host, roots)
+}
+
+// dialServer is dialTLS that connects to the server and nobody else.
+func (r *Reach) dialServer(ctx context.Context, network, address string) (net.Conn, error) {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return nil, err
+	}
+	at := r.serves(host)
+	if at == "" || port != "443" {
+		return nil, outOfReach{}
+	}
+	d := net.Dialer{Timeout: dialTimeout}
+	raw, err := d.DialContext(ctx, network, at)
+	if err != nil {
+		return nil, err
+	}
+	// What the system trusts besides does not prove the server.
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(r.CA())
+	return secure(ctx, raw, host, roots)
+}
+
+// secure is a connection over TLS to whoever proves to be host; it closes raw if
+// that fails.
+func secure(ctx context.Context, raw net.Conn, host string, roots *x509.CertPool) (net.Conn, error) {
 	c := tls.Client(raw, &tls.Config{ServerName: host, RootCAs: roots, NextProtos: []string{"http/1.1"}})
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
@@ -118,18 +150,50 @@ func (r *Reach) dialTLS(ctx context.Context, network, address string) (net.Conn,
 	return c, nil
 }
 
+// outOfReach is the error of a request with a token for which there is no way to the
+// server.
+type outOfReach struct{}
+
+func (outOfReach) Error() string {
+	return "the node has no way to the server for this address, and a managed identity's token is sent nowhere else"
+}
+
+// NonRetriable has the vendor's clients not try again.
+func (outOfReach) NonRetriable() {}
+
+// OutOfReach says whether a request failed because it has a token and there is no
+// way to the server for its address. Nothing was sent.
+func OutOfReach(err error) bool {
+	var o outOfReach
+	return errors.As(err, &o)
+}
+
 // Transport sends requests by this way. stall bounds the wait for an answer's
 // headers.
 func (r *Reach) Transport(stall time.Duration) *http.Transport {
+	t := transport(stall)
+	t.Proxy = func(q *http.Request) (*url.URL, error) {
+		if r.serves(q.URL.Hostname()) != "" {
+			return nil, nil
+		}
+		return http.ProxyFromEnvironment(q)
+	}
+	t.DialContext, t.DialTLSContext = r.dial, r.dialTLS
+	return t
+}
+
+// guarded is Transport for requests that carry a token. Its connections are its own
+// and lead to the server: without a way there nothing is sent, whatever the name of
+// the host would lead to.
+func (r *Reach) guarded(stall time.Duration) *http.Transport {
+	t := transport(stall)
+	t.DialContext = func(context.Context, string, string) (net.Conn, error) { return nil, outOfReach{} }
+	t.DialTLSContext = r.dialServer
+	return t
+}
+
+func transport(stall time.Duration) *http.Transport {
 	return &http.Transport{
-		Proxy: func(q *http.Request) (*url.URL, error) {
-			if at, _ := r.serves(q.URL.Hostname()); at != "" {
-				return nil, nil
-			}
-			return http.ProxyFromEnvironment(q)
-		},
-		DialContext:           r.dial,
-		DialTLSContext:        r.dialTLS,
 		ResponseHeaderTimeout: stall,
 		IdleConnTimeout:       30 * time.Second,
 		DisableCompression:    true, // the file is the bytes as they are stored

@@ -21,6 +21,9 @@ import (
 	"millpond.dev/millpond/internal/nodeproto/nodev1"
 )
 
+// StorageResource is the resource of tokens for blobs.
+const StorageResource = "https://storage.azure.com/"
+
 // Credential gives an access token for blob storage and when it expires; nil is
 // for URLs that are signed.
 type Credential func(ctx context.Context) (string, time.Time, error)
@@ -31,22 +34,30 @@ func (c Credential) GetToken(ctx context.Context, _ policy.TokenRequestOptions) 
 	return azcore.AccessToken{Token: token, ExpiresOn: expires}, err
 }
 
-// Blobs talks to containers by the vendor's own client.
-type Blobs struct{ client *http.Client }
+// Blobs talks to containers by the vendor's own client. What it sends with a token
+// goes to the server only.
+type Blobs struct{ open, guarded *http.Client }
 
 // NewBlobs makes a Blobs; stall is the longest wait for an answer's headers.
 func NewBlobs(reach *Reach, stall time.Duration) *Blobs {
-	return &Blobs{&http.Client{Transport: reach.Transport(stall)}}
+	return &Blobs{&http.Client{Transport: reach.Transport(stall)}, &http.Client{Transport: reach.guarded(stall)}}
 }
 
-func (b *Blobs) options(more ...policy.Policy) azcore.ClientOptions {
-	return azcore.ClientOptions{Transport: b.client, PerCallPolicies: more,
+func (b *Blobs) client(by Credential) *http.Client {
+	if by == nil {
+		return b.open
+	}
+	return b.guarded
+}
+
+func (b *Blobs) options(by Credential, more ...policy.Policy) azcore.ClientOptions {
+	return azcore.ClientOptions{Transport: b.client(by), PerCallPolicies: more,
 		Retry: policy.RetryOptions{MaxRetries: 4, RetryDelay: 500 * time.Millisecond, MaxRetryDelay: 10 * time.Second}}
 }
 
 // container is a client of a container.
 func (b *Blobs) container(containerURL string, by Credential) (*container.Client, error) {
-	o := &container.ClientOptions{ClientOptions: b.options()}
+	o := &container.ClientOptions{ClientOptions: b.options(by)}
 	if by == nil {
 		return container.NewClientWithNoCredential(containerURL, o)
 	}
@@ -55,11 +66,37 @@ func (b *Blobs) container(containerURL string, by Credential) (*container.Client
 
 // blob is a client of a blob that is to be written.
 func (b *Blobs) blob(blobURL string, by Credential, more ...policy.Policy) (*blockblob.Client, error) {
-	o := &blockblob.ClientOptions{ClientOptions: b.options(more...)}
+	o := &blockblob.ClientOptions{ClientOptions: b.options(by, more...)}
 	if by == nil {
 		return blockblob.NewClientWithNoCredential(blobURL, o)
 	}
 	return blockblob.NewClient(blobURL, by, o)
+}
+
+// tokenVersion is the version of the blob service that a request with a token asks
+// for: without one it would be one that knows no tokens.
+const tokenVersion = "2021-12-02"
+
+// ErrToken is why there is no token for a request.
+type ErrToken struct{ Err error }
+
+func (e ErrToken) Error() string {
+	return "No token of the managed identity could be had: " + e.Err.Error()
+}
+func (e ErrToken) Unwrap() error { return e.Err }
+
+// Do sends a request once, with a token if by is not nil. Its errors may have the
+// URL, in which a signature is a secret; one that there is no token is an ErrToken.
+func (b *Blobs) Do(q *http.Request, by Credential) (*http.Response, error) {
+	if by != nil {
+		token, _, err := by(q.Context())
+		if err != nil {
+			return nil, ErrToken{err}
+		}
+		q.Header.Set("Authorization", "Bearer "+token)
+		q.Header.Set("x-ms-version", tokenVersion)
+	}
+	return b.client(by).Do(q)
 }
 
 // List calls found for each blob of a container whose name begins with prefix.

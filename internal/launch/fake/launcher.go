@@ -79,9 +79,8 @@ type Launcher struct {
 	cfg     Config
 	changed *wake.Signal
 	handler http.Handler // all nodes'
-	// reach, http and blobs fetch and list what tasks name, for all nodes.
+	// reach and blobs fetch and list what tasks name, for all nodes.
 	reach  *transfer.Reach
-	http   *http.Client
 	blobs  *transfer.Blobs
 	world  *world
 	ctx    context.Context
@@ -106,7 +105,7 @@ func New(cfg Config) *Launcher {
 	cfg.Heartbeat = cmp.Or(cfg.Heartbeat, 5*time.Second)
 	cfg.Speed = cmp.Or(cfg.Speed, 1)
 	l := &Launcher{cfg: cfg, changed: wake.New(), handler: nodeproto.NewHandler(dispatch{}), rng: rand.New(rand.NewPCG(cfg.Seed, 0)), behaviour: cfg.Behaviour, vms: map[string]*vm{}, spares: map[string]*spares{}, reach: &transfer.Reach{}}
-	l.http, l.blobs = &http.Client{Transport: l.reach.Transport(time.Minute)}, transfer.NewBlobs(l.reach, time.Minute)
+	l.blobs = transfer.NewBlobs(l.reach, time.Minute)
 	l.world = newWorld(cfg.Model, cfg.Speed)
 	l.ctx, l.cancel = context.WithCancel(context.Background())
 	return l

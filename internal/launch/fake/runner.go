@@ -170,7 +170,7 @@ func (r *runner) credential(identity string) transfer.Credential {
 		return nil
 	}
 	return func(ctx context.Context) (string, time.Time, error) {
-		return r.boot.tokens.File(ctx, identity, "https://storage.azure.com/")
+		return r.boot.tokens.File(ctx, identity, transfer.StorageResource)
 	}
 }
 
@@ -200,15 +200,11 @@ func (r *runner) fetch(ctx context.Context, dir string, f *nodev1.ResourceFile) 
 	if err != nil {
 		return "BlobDownloadMiscError", "The resource file's URL cannot be requested.", false
 	}
-	if by := r.credential(f.GetIdentity()); by != nil {
-		token, _, err := by(ctx)
-		if err != nil {
-			return "BlobAccessDenied", "No token of the managed identity could be had: " + err.Error(), false
-		}
-		q.Header.Set("Authorization", "Bearer "+token)
-		q.Header.Set("x-ms-version", "2021-12-02")
+	resp, err := r.boot.vm.l.blobs.Do(q, r.credential(f.GetIdentity()))
+	var noToken transfer.ErrToken
+	if errors.As(err, &noToken) {
+		return "BlobAccessDenied", noToken.Error(), false
 	}
-	resp, err := r.boot.vm.l.http.Do(q)
 	if err != nil {
 		return "BlobDownloadMiscError", "The resource file could not be downloaded.", true
 	}
@@ -243,7 +239,7 @@ func (r *runner) Install(ctx context.Context, packages []*nodev1.ApplicationPack
 		q, err := http.NewRequestWithContext(ctx, http.MethodHead, p.GetUrl(), nil)
 		if err == nil {
 			var resp *http.Response
-			if resp, err = r.boot.vm.l.http.Do(q); err == nil {
+			if resp, err = r.boot.vm.l.blobs.Do(q, nil); err == nil {
 				resp.Body.Close()
 				if resp.StatusCode != http.StatusOK {
 					err = errors.New("the service answered " + resp.Status)
