@@ -2,7 +2,8 @@
 // service of nodeproto/nodev1 for one machine. It keeps the attempts that run,
 // the numbered events that the server has not acknowledged, and hands
 // everything that touches the machine to four seams: Machine, Runner, Preparer,
-// Files.
+// Files. A clone's supervisor has it answer a birth as well, before any session
+// (clone.go).
 //
 // It never decides about retries, scheduling or states of nodes; the server
 // does. It opens no socket and reads no clock of its own. Its callers are

@@ -1,7 +1,8 @@
 // Package imagehost is the one process of a host through which QEMU reads images:
 // `millpond image-host`. It owns the host's cache of chunks and serves contents
 // by the network block device protocol on one unix socket; on a second socket it
-// is told, in JSON over HTTP, what to serve and asked what was read. It outlives
+// is told, in JSON over HTTP, what to serve, and asked what was read and for maps, by
+// which QEMU reads from the cache's file what is there already. It outlives
 // the server as supervisors and VMs do, and is outlived by neither's death: QEMU
 // reconnects to the next one.
 //

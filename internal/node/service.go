@@ -1,6 +1,8 @@
 // Package node holds the verbs of compute nodes, the loop that makes machines
-// match node rows, and the sessions with the agents in them. It decides no
-// pool's size and no task's place; packages pool and sched do.
+// match node rows, and the sessions with the agents in them. It tells the launcher
+// what spares pools want, gives agents the tokens of their pool's identities, and
+// turns boots into traces and metrics. It decides no pool's size and no task's place;
+// packages pool and sched do.
 package node
 
 import (

@@ -3,8 +3,10 @@
 // node's credential through Authenticator, speaks HTTP/2 as the client on the
 // upgraded connection, and hands the agent to Sessions.
 //
-// It never interprets what an agent says and holds no state of nodes but which
-// sessions are open: one per node, the newest. httpd mounts Handler at
+// What a clone's agent has said to its supervisor already comes in a header of the
+// request, and is handed on with the session. Beyond that it never interprets what an
+// agent says, and holds no state of nodes but which sessions are open: one per node,
+// the newest. httpd mounts Handler at
 // /node/v1/channel; package node implements the two interfaces.
 package nodeapi
 

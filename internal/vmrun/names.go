@@ -5,15 +5,18 @@
 // start and which outlives the server.
 //
 // A VM boots, or is a clone: a copy of a machine that another supervisor has taken
-// through its boot and kept at rest (template.go, clone.go).
+// through its boot and kept at rest (template.go, clone.go). A clone may wait, stopped,
+// for the node that it is to be (park.go). One that boots reads of its image what the
+// host has already from the cache's file (mapped.go).
 //
 // It knows no pool, no job and no database, and never more than one VM. Every
 // name inside a VM's folder is in names.go; launch/local reads them too.
 //
 // QEMU lives and dies with its supervisor: it is a child with a parent-death
 // signal. Under emulation a reset ends it, and the same supervisor runs the next
-// one on the same disks (renew.go). A supervisor that was killed leaves no machine that nobody watches;
-// the launcher then reports the VM as failed, and the server replaces it.
+// one on the same disks (renew.go). A supervisor that was killed leaves no machine
+// that nobody watches; the launcher then reports the VM as failed, and the server
+// replaces it.
 package vmrun
 
 import (

@@ -18,10 +18,10 @@ import (
 	"millpond.dev/millpond/internal/nodeproto/nodev1"
 )
 
-// What Settle has stopped starts again when the server has spoken, so that it does
+// What Settle has stopped starts again when the machine is a node, so that it does
 // not keep the node, or the many that start with it, from becoming idle: the
 // services when somebody is to log in or wakeAfter later, the timers timersAfter
-// those. A server that does not speak is waited for up to wakeLimit.
+// those. A server that says no Hello is waited for up to wakeLimit.
 const (
 	wakeAfter   = 30 * time.Second
 	wakeLimit   = time.Minute

@@ -4,9 +4,12 @@
 // away, mends what it finds lost or damaged, and reads ahead in the order in which
 // an earlier boot touched the same content, or else what Config.Foresee guesses.
 //
-// It never writes to a content, and never hands out bytes that were not compared
-// with their digest. internal/imagehost is its one user; the stores come from
-// outside, through Store.
+// It also makes maps, by which another process reads from the cache's own file the
+// chunks that are there, for as long as it has the map's lease locked (maps.go).
+//
+// It never writes to a content, and never hands out or maps bytes that were not
+// compared with their digest. internal/imagehost is its one user, and vmrun knows what
+// a Mapping is; the stores come from outside, through Store.
 package cache
 
 import (

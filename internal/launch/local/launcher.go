@@ -2,7 +2,8 @@
 // process (package vmrun) per VM. It keeps nothing of a VM in memory that the
 // folders do not say, so a restarted server opens the same folder and has its VMs
 // again. Beside the VMs' folders lie those of templates, the machines at rest that
-// VMs are copied from; templates.go decides when one is made and goes.
+// VMs are copied from, and of spares, copies that are nobody's yet; templates.go and
+// spares.go decide when one is made and goes.
 //
 // It knows no pools and chooses no sizes; only cmd/millpond names it. It never
 // talks to QEMU: that is the supervisor's.

@@ -88,7 +88,8 @@ const (
 // AgentClient is a client for the millpond.node.v1.Agent service.
 type AgentClient interface {
 	// Hello gives the node its identity and learns what booted. It is the first
-	// call of every session; the agent runs nothing before it.
+	// call of every session, but for a clone's first, which begins with what was said at
+	// its birth; the agent runs nothing before it.
 	Hello(context.Context, *connect.Request[HelloRequest]) (*connect.Response[HelloResponse], error)
 	// Watch streams events after a sequence number, first those that are kept.
 	// The agent sends a heartbeat event (sequence 0, never kept) every 5 s.
@@ -443,7 +444,8 @@ func (c *agentClient) Settle(ctx context.Context, req *connect.Request[SettleReq
 // AgentHandler is an implementation of the millpond.node.v1.Agent service.
 type AgentHandler interface {
 	// Hello gives the node its identity and learns what booted. It is the first
-	// call of every session; the agent runs nothing before it.
+	// call of every session, but for a clone's first, which begins with what was said at
+	// its birth; the agent runs nothing before it.
 	Hello(context.Context, *connect.Request[HelloRequest]) (*connect.Response[HelloResponse], error)
 	// Watch streams events after a sequence number, first those that are kept.
 	// The agent sends a heartbeat event (sequence 0, never kept) every 5 s.
