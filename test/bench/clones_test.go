@@ -5,7 +5,6 @@ package bench
 import (
 	"fmt"
 	"net/http"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -28,9 +27,7 @@ func BenchmarkClones(b *testing.B) {
 		b.Run(c.name, func(b *testing.B) {
 			p := newPools(b, c)
 			l := p.l
-			managed := l.Compute() + "/images/whole"
-			l.Put(managed, map[string]any{"location": l.Region, "properties": map[string]any{"hyperVGeneration": "V1",
-				"storageProfile": map[string]any{"osDisk": map[string]any{"osType": "Linux", "osState": "Generalized", "snapshot": map[string]any{"id": l.Compute() + "/snapshots/ossnap"}}}}})
+			managed := l.Image("whole", l.Compute()+"/snapshots/ossnap", "V1")
 			for b.Loop() {
 				p.run("full-copies-8", 8, managed, "")
 				p.run("gallery-boots-8", 8, l.Version, "off")
@@ -149,11 +146,7 @@ func (p *pools) delete() {
 
 // template has the host make the machine that nodes are copied from, if it has none.
 func (p *pools) template() {
-	there := func() bool {
-		found, _ := filepath.Glob(filepath.Join(p.l.Data, "vms", ".template-*", "template.json"))
-		return len(found) > 0
-	}
-	if there() {
+	if p.l.HasTemplate() {
 		return
 	}
 	if a := p.l.Batch(http.MethodPost, "/pools", p.body(2, p.l.Version, "on")); a.Status != http.StatusCreated {
@@ -161,7 +154,7 @@ func (p *pools) template() {
 	}
 	p.l.WaitIdle("p", 2, 10*time.Minute)
 	began := time.Now()
-	lab.Wait(p.b, 10*time.Minute, "a template", func() (bool, string) { return there(), "" })
+	p.l.WaitTemplate(10 * time.Minute)
 	p.b.Logf("a template after %s more", time.Since(began))
 	p.delete()
 }

@@ -68,9 +68,7 @@ func (p *pools) second(kind, spares string) {
 
 func (p *pools) resize(n int) {
 	p.steady()
-	if a := p.l.Batch(http.MethodPost, "/pools/p/resize", map[string]any{"targetDedicatedNodes": n}); a.Status != http.StatusAccepted {
-		p.b.Fatalf("resize: %d %s", a.Status, a.Body)
-	}
+	p.l.Resize("p", n)
 }
 
 func (p *pools) steady() {

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 )
@@ -165,15 +166,28 @@ func (s *Server) Furnish(vhd, generation string) *Lab {
 	l := &Lab{Server: s, Group: "/subscriptions/" + s.Creds.SubscriptionID + "/resourceGroups/lab", Account: "labbatch", Region: "westus2"}
 	s.Put(l.Group, map[string]any{"location": l.Region})
 	s.Put(l.Group+"/providers/Microsoft.Batch/batchAccounts/"+l.Account, map[string]any{"location": l.Region})
-	disk := l.Upload(vhd, "osdisk", generation)
-	s.Put(l.Compute()+"/snapshots/ossnap", map[string]any{"location": l.Region,
-		"properties": map[string]any{"creationData": map[string]any{"createOption": "Copy", "sourceResourceId": disk}}})
-	s.Put(l.Compute()+"/images/labimage", map[string]any{"location": l.Region, "properties": map[string]any{"hyperVGeneration": generation,
-		"storageProfile": map[string]any{"osDisk": map[string]any{"osType": "Linux", "osState": "Generalized", "snapshot": map[string]any{"id": l.Compute() + "/snapshots/ossnap"}}}}})
+	image := l.Image("labimage", l.Snapshot("ossnap", l.Upload(vhd, "osdisk", generation)), generation)
 	s.Put(l.Compute()+"/galleries/labgallery", map[string]any{"location": l.Region})
 	l.Define("tiny", "Generalized", generation)
-	l.Version = l.Publish("tiny", "1.0.0", l.Compute()+"/images/labimage", "westus2")
+	l.Version = l.Publish("tiny", "1.0.0", image, "westus2")
 	return l
+}
+
+// Snapshot makes a snapshot of a disk.
+func (l *Lab) Snapshot(name, disk string) string {
+	l.t.Helper()
+	id := l.Compute() + "/snapshots/" + name
+	l.Put(id, map[string]any{"location": l.Region, "properties": map[string]any{"creationData": map[string]any{"createOption": "Copy", "sourceResourceId": disk}}})
+	return id
+}
+
+// Image makes a managed image of a generalized Linux from a snapshot.
+func (l *Lab) Image(name, snapshot, generation string) string {
+	l.t.Helper()
+	id := l.Compute() + "/images/" + name
+	l.Put(id, map[string]any{"location": l.Region, "properties": map[string]any{"hyperVGeneration": generation,
+		"storageProfile": map[string]any{"osDisk": map[string]any{"osType": "Linux", "osState": "Generalized", "snapshot": map[string]any{"id": snapshot}}}}})
+	return id
 }
 
 // Upload makes a disk and fills it from a fixed VHD; it returns the disk's id.
@@ -257,6 +271,26 @@ func (l *Lab) AddPool(body map[string]any, bound time.Duration) {
 	l.WaitIdle(body["id"].(string), body["targetDedicatedNodes"].(int), bound)
 }
 
+// Resize asks for another number of nodes, and does not wait for them.
+func (l *Lab) Resize(pool string, n int) {
+	l.t.Helper()
+	if a := l.Batch(http.MethodPost, "/pools/"+pool+"/resize", map[string]any{"targetDedicatedNodes": n}); a.Status != http.StatusAccepted {
+		l.t.Fatalf("resize: %d %s", a.Status, a.Body)
+	}
+}
+
+// WaitTemplate waits until the host has a machine that nodes are copied from.
+func (l *Lab) WaitTemplate(bound time.Duration) {
+	l.t.Helper()
+	Wait(l.t, bound, "a template", func() (bool, string) { return l.HasTemplate(), "" })
+}
+
+// HasTemplate says whether it has one.
+func (l *Lab) HasTemplate() bool {
+	found, err := filepath.Glob(filepath.Join(l.Data, "vms", ".template-*", "template.json"))
+	return err == nil && len(found) > 0
+}
+
 // Node is what the tests look at in a node.
 type Node struct {
 	ID            string `json:"id"`
@@ -273,7 +307,7 @@ type Node struct {
 		Message string `json:"message"`
 	} `json:"errors"`
 	Phases map[string]float64 `json:"bootPhases"`
-	// Kind is clone or boot, and Reason why it is a boot.
+	// Kind is clone, spare or boot, and Reason why it is a boot.
 	Kind   string `json:"bootKind"`
 	Reason string `json:"bootReason"`
 	Steps  []struct {

@@ -5,7 +5,6 @@ package vm
 import (
 	"fmt"
 	"net/http"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -40,14 +39,9 @@ func cloneChapter(t *testing.T, s *lab.Server, name, agent, vhd string, keys boo
 			t.Errorf("the first nodes boot: %+v", n)
 		}
 	}
-	lab.Wait(t, 10*time.Minute, "a template", func() (bool, string) {
-		found, err := filepath.Glob(filepath.Join(s.Data, "vms", ".template-*", "template.json"))
-		return len(found) > 0, fmt.Sprint(err)
-	})
+	l.WaitTemplate(10 * time.Minute)
 	begin := time.Now()
-	if a := l.Batch(http.MethodPost, "/pools/"+name+"/resize", map[string]any{"targetDedicatedNodes": 5}); a.Status != http.StatusAccepted {
-		t.Fatalf("resize: %d %s", a.Status, a.Body)
-	}
+	l.Resize(name, 5)
 	nodes := l.WaitIdle(name, 5, 3*time.Minute)
 	t.Logf("three clones idle after %s", time.Since(begin))
 	clones := 0

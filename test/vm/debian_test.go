@@ -52,8 +52,7 @@ func publishDisk(l *lab.Lab, name, disk, generation string) string {
 	snap := l.Compute() + "/snapshots/" + name
 	l.Put(snap, map[string]any{"location": l.Region, "properties": map[string]any{"hyperVGeneration": generation,
 		"creationData": map[string]any{"createOption": "Copy", "sourceResourceId": disk}}})
-	l.Put(l.Compute()+"/images/"+name, map[string]any{"location": l.Region, "properties": map[string]any{"hyperVGeneration": generation,
-		"storageProfile": map[string]any{"osDisk": map[string]any{"osType": "Linux", "osState": "Generalized", "snapshot": map[string]any{"id": snap}}}}})
+	image := l.Image(name, snap, generation)
 	l.Define(name, "Generalized", generation)
-	return l.Publish(name, "1.0.0", l.Compute()+"/images/"+name, l.Region)
+	return l.Publish(name, "1.0.0", image, l.Region)
 }

@@ -54,9 +54,7 @@ func TestWhatAMachineTells(t *testing.T) {
 		return r.Code == 0 && strings.Contains(r.Stdout, node) && strings.Contains(r.Stdout, "memory "), r.Stdout + r.Stderr
 	})
 	t.Logf("usage: %s", s.RunBin("pool", "usage", l.Account+"/p").Stdout)
-	if a := l.Batch(http.MethodPost, "/pools/p/resize", map[string]any{"targetDedicatedNodes": 0}); a.Status != 202 {
-		t.Fatalf("%d %s", a.Status, a.Body)
-	}
+	l.Resize("p", 0)
 	lab.Wait(t, time.Minute, "the node is gone", func() (bool, string) {
 		a := l.Batch(http.MethodGet, "/pools/p/nodes/"+node, nil)
 		return a.Status == 404, string(a.Body)

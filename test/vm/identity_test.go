@@ -5,6 +5,7 @@ package vm
 import (
 	"context"
 	"encoding/json"
+	"io"
 	"net/http"
 	"testing"
 	"time"
@@ -74,6 +75,7 @@ func TestIdentitiesOfMachines(t *testing.T) {
 	if f := l.WaitTasks("j", 2*time.Minute)["early"].Info.FailureInfo; f == nil || f.Code != "BlobAccessDenied" {
 		t.Errorf("without a role: %+v", f)
 	}
+	// Storage Blob Data Contributor, and Reader.
 	assign("00000000-0000-4000-8000-000000000001", store, "ba92f5b4-2d11-453d-a403-e96b0029c9fe")
 	assign("00000000-0000-4000-8000-000000000002", l.Group, "acdd72a7-3385-48ef-bd42-f606fba81ae7")
 	moved := file("moved", "cat in.txt")
@@ -91,10 +93,10 @@ func TestIdentitiesOfMachines(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	text := make([]byte, 100)
-	n, _ := out.Body.Read(text)
-	if string(text[:n]) != "from the container" {
-		t.Errorf("%q", text[:n])
+	text, err := io.ReadAll(out.Body)
+	out.Body.Close()
+	if err != nil || string(text) != "from the container" {
+		t.Errorf("%q %v", text, err)
 	}
 	var token struct {
 		Access string `json:"access_token"`

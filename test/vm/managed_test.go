@@ -3,8 +3,6 @@
 package vm
 
 import (
-	"encoding/json"
-	"fmt"
 	"net/http"
 	"os"
 	"os/exec"
@@ -22,9 +20,7 @@ import (
 func TestPoolFromAManagedImage(t *testing.T) {
 	s := lab.Start(t)
 	l := s.Furnish(s.TinyVHD("ubuntu-16.04"), "V1")
-	img := l.Compute() + "/images/whole"
-	l.Put(img, map[string]any{"location": l.Region, "properties": map[string]any{"hyperVGeneration": "V1",
-		"storageProfile": map[string]any{"osDisk": map[string]any{"osType": "Linux", "osState": "Generalized", "snapshot": map[string]any{"id": l.Compute() + "/snapshots/ossnap"}}}}})
+	img := l.Image("whole", l.Compute()+"/snapshots/ossnap", "V1")
 	body := l.PoolBody("managed", 1)
 	body["virtualMachineConfiguration"].(map[string]any)["imageReference"] = map[string]any{"virtualMachineImageId": img}
 	add := func(version string) lab.Answer {
@@ -57,45 +53,15 @@ func TestPoolFromAManagedImage(t *testing.T) {
 func TestFstabOfTheImage(t *testing.T) {
 	s := lab.Start(t)
 	vhd := s.TinyVHD("ubuntu-16.04")
-	run := func(name string, args ...string) string {
-		t.Helper()
-		out, err := exec.Command(name, args...).CombinedOutput()
-		if err != nil {
-			t.Fatalf("%s %v: %v\n%s", name, args, err, out)
-		}
-		return string(out)
-	}
 	// The image with one more line in fstab.
 	const uuid = "7b0c2f4e-1f5a-4d6e-9a3b-0d1c2e3f4a5b"
-	raw := filepath.Join(s.Data, "os.raw")
-	run("cp", "--sparse=always", strings.TrimSuffix(vhd, ".vhd")+".raw", raw)
-	var report struct {
-		Partitions []struct {
-			Start      int64
-			FileSystem string
-		}
-	}
-	if err := json.Unmarshal([]byte(run(s.Bin, "image", "inspect", raw)), &report); err != nil {
-		t.Fatal(err)
-	}
-	at := int64(-1)
-	for _, p := range report.Partitions {
-		if p.FileSystem == "ext4" {
-			at = p.Start
-		}
-	}
-	fs := fmt.Sprintf("%s?offset=%d", raw, at)
-	table := run("debugfs", "-R", "cat /etc/fstab", fs)
+	d := newRootDisk(t, s, vhd, "os")
+	table := d.debugfs("cat /etc/fstab")
 	table = table[strings.Index(table, "#"):] + "UUID=" + uuid + "\t/data\text4\tdefaults\t0 2\n"
-	file := filepath.Join(s.Data, "fstab")
-	if err := os.WriteFile(file, []byte(table), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	run("debugfs", "-w", "-R", "rm /etc/fstab", fs)
-	run("debugfs", "-w", "-R", "write "+file+" /etc/fstab", fs)
-	run("debugfs", "-w", "-R", "mkdir /data", fs)
-	osVHD := filepath.Join(s.Data, "os.vhd")
-	run(s.Bin, "image", "export", raw, "--vhd", osVHD)
+	d.debugfs("rm /etc/fstab")
+	d.write("/etc/fstab", table)
+	d.debugfs("mkdir /data")
+	osVHD := d.export()
 	// The data disk with a file.
 	folder, data := filepath.Join(s.Data, "content"), filepath.Join(s.Data, "data.raw")
 	if err := os.Mkdir(folder, 0o755); err != nil {
@@ -104,29 +70,25 @@ func TestFstabOfTheImage(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(folder, "mark"), []byte("put in by hand\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	run("mke2fs", "-q", "-t", "ext4", "-U", uuid, "-d", folder, data, "32M")
-	run(s.Bin, "image", "export", data, "--vhd", filepath.Join(s.Data, "data.vhd"))
+	run(t, "mke2fs", "-q", "-t", "ext4", "-U", uuid, "-d", folder, data, "32M")
+	run(t, s.Bin, "image", "export", data, "--vhd", filepath.Join(s.Data, "data.vhd"))
 
 	if out, err := exec.Command(s.Bin, "image", "check", osVHD).CombinedOutput(); err == nil || !strings.Contains(string(out), "MountBlocksBoot") {
 		t.Errorf("the check of the OS disk alone: %v\n%s", err, out)
 	}
 	l := s.Furnish(vhd, "V1")
-	osDisk := l.Upload(osVHD, "osfstab", "V1")
-	l.Put(l.Compute()+"/snapshots/osfstabsnap", map[string]any{"location": l.Region,
-		"properties": map[string]any{"creationData": map[string]any{"createOption": "Copy", "sourceResourceId": osDisk}}})
-	if r := s.RunBin("image", "check", "--data", s.Data, l.Compute()+"/snapshots/osfstabsnap"); r.Code != 1 || !strings.Contains(r.Stdout, "MountBlocksBoot") {
+	osSnap := l.Snapshot("osfstabsnap", l.Upload(osVHD, "osfstab", "V1"))
+	if r := s.RunBin("image", "check", "--data", s.Data, osSnap); r.Code != 1 || !strings.Contains(r.Stdout, "MountBlocksBoot") {
 		t.Errorf("the check of the snapshot: %d\n%s%s", r.Code, r.Stdout, r.Stderr)
 	}
-	dataDisk := l.Upload(filepath.Join(s.Data, "data.vhd"), "datadisk", "V1")
-	l.Put(l.Compute()+"/snapshots/datasnap", map[string]any{"location": l.Region,
-		"properties": map[string]any{"creationData": map[string]any{"createOption": "Copy", "sourceResourceId": dataDisk}}})
+	dataSnap := l.Snapshot("datasnap", l.Upload(filepath.Join(s.Data, "data.vhd"), "datadisk", "V1"))
 	l.Define("mounts", "Generalized", "V1")
 	version := l.Compute() + "/galleries/labgallery/images/mounts/versions/1.0.0"
 	l.Put(version, map[string]any{"location": l.Region, "properties": map[string]any{
 		"publishingProfile": map[string]any{"targetRegions": []any{map[string]any{"name": l.Region}}},
 		"storageProfile": map[string]any{
-			"osDiskImage":    map[string]any{"source": map[string]any{"id": l.Compute() + "/snapshots/osfstabsnap"}},
-			"dataDiskImages": []any{map[string]any{"lun": 3, "source": map[string]any{"id": l.Compute() + "/snapshots/datasnap"}}}}}})
+			"osDiskImage":    map[string]any{"source": map[string]any{"id": osSnap}},
+			"dataDiskImages": []any{map[string]any{"lun": 3, "source": map[string]any{"id": dataSnap}}}}}})
 	body := l.PoolBody("mounts", 1)
 	body["virtualMachineConfiguration"].(map[string]any)["imageReference"] = map[string]any{"virtualMachineImageId": version}
 	l.AddPool(body, 3*time.Minute)

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -16,43 +15,15 @@ import (
 	"millpond.dev/millpond/test/lab"
 )
 
-// marked is a copy of a tiny image with a file /mark, and perhaps another, as
-// fixed VHD.
+// marked is a copy of a tiny image with a file /mark that says so, and perhaps
+// another, as fixed VHD.
 func marked(t *testing.T, s *lab.Server, vhd, mark string, more ...string) string {
 	t.Helper()
-	run := func(name string, args ...string) string {
-		t.Helper()
-		out, err := exec.Command(name, args...).CombinedOutput()
-		if err != nil {
-			t.Fatalf("%s %v: %v\n%s", name, args, err, out)
-		}
-		return string(out)
+	d := newRootDisk(t, s, vhd, mark)
+	for _, name := range append([]string{"mark"}, more...) {
+		d.write("/"+name, mark+"\n")
 	}
-	raw := filepath.Join(s.Data, mark+".raw")
-	run("cp", "--sparse=always", strings.TrimSuffix(vhd, ".vhd")+".raw", raw)
-	var report struct {
-		Partitions []struct {
-			Start      int64
-			FileSystem string
-		}
-	}
-	if err := json.Unmarshal([]byte(run(s.Bin, "image", "inspect", raw)), &report); err != nil {
-		t.Fatal(err)
-	}
-	file := filepath.Join(s.Data, mark)
-	if err := os.WriteFile(file, []byte(mark+"\n"), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	for _, p := range report.Partitions {
-		for _, name := range append([]string{"mark"}, more...) {
-			if p.FileSystem == "ext4" {
-				run("/sbin/debugfs", "-w", "-R", "write "+file+" /"+name, fmt.Sprintf("%s?offset=%d", raw, p.Start))
-			}
-		}
-	}
-	out := filepath.Join(s.Data, mark+".vhd")
-	run(s.Bin, "image", "export", raw, "--vhd", out)
-	return out
+	return d.export()
 }
 
 // TestRolloutOfAnImage changes the image of a pool of real machines by az: one
@@ -66,11 +37,7 @@ func TestRolloutOfAnImage(t *testing.T) {
 	publish := func(version, vhd string) string {
 		t.Helper()
 		name := "os" + strings.ReplaceAll(version, ".", "")
-		snap, image := l.Compute()+"/snapshots/"+name, l.Compute()+"/images/"+name
-		l.Put(snap, map[string]any{"location": l.Region, "properties": map[string]any{"creationData": map[string]any{"createOption": "Copy", "sourceResourceId": l.Upload(vhd, name, "V1")}}})
-		l.Put(image, map[string]any{"location": l.Region, "properties": map[string]any{"hyperVGeneration": "V1",
-			"storageProfile": map[string]any{"osDisk": map[string]any{"osType": "Linux", "osState": "Generalized", "snapshot": map[string]any{"id": snap}}}}})
-		return l.Publish("tiny", version, image, l.Region)
+		return l.Publish("tiny", version, l.Image(name, l.Snapshot(name, l.Upload(vhd, name, "V1")), "V1"), l.Region)
 	}
 	const agent = "batch.node.ubuntu 16.04"
 	s.Az("batch", "account", "login", "--name", l.Account, "--resource-group", "lab")
@@ -128,13 +95,8 @@ func TestRolloutOfAnImage(t *testing.T) {
 	body["upgradePolicy"] = map[string]any{"mode": "rolling", "rollingUpgradePolicy": map[string]any{"rollbackFailedInstancesOnPolicyBreach": true}}
 	body["startTask"] = map[string]any{"commandLine": "/bin/sh -c '! test -e /broken'", "waitForSuccess": true}
 	l.AddPool(body, 3*time.Minute)
-	lab.Wait(t, 3*time.Minute, "a template", func() (bool, string) {
-		found, err := filepath.Glob(filepath.Join(s.Data, "vms", ".template-*", "template.json"))
-		return len(found) > 0, fmt.Sprint(err)
-	})
-	if a := l.Batch(http.MethodPost, "/pools/p/resize", map[string]any{"targetDedicatedNodes": 3}); a.Status != http.StatusAccepted {
-		t.Fatalf("resize: %d %s", a.Status, a.Body)
-	}
+	l.WaitTemplate(3 * time.Minute)
+	l.Resize("p", 3)
 	marks("first", "one")
 	second, third := publish("2.0.0", marked(t, s, tiny, "two")), publish("3.0.0", marked(t, s, tiny, "three", "broken"))
 
@@ -160,7 +122,7 @@ func TestRolloutOfAnImage(t *testing.T) {
 		t.Errorf("az says of the rollout: %q", why)
 	}
 	marks("third", "two")
-	// A node that comes now gets the pool's image, with which it fails.
+	// The pool goes back to the version that its nodes have.
 	to(second)
 	ended("done")
 	marks("fourth", "two")

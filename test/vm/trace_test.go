@@ -102,8 +102,8 @@ func attributes(s *tracepb.Span) map[string]string {
 	return out
 }
 
-// TestTraces has a collector get the boots of a pool: the first, one that a named
-// request asked for, and of real machines one that failed its start task.
+// TestTraces has a collector get the boots of a pool: the first, and one that a named
+// request asked for, of real machines from a spare.
 func TestTraces(t *testing.T) {
 	for name, args := range map[string][]string{"fake": {"--launcher", "fake"}, "tiny": nil} {
 		t.Run(name, func(t *testing.T) {
