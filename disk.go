@@ -143,6 +143,9 @@ type Disk struct {
 	Family  string `json:",omitempty"`
 	Network string // networkAccessPolicy
 	Public  string // publicNetworkAccess
+	// AccessID is the disk access through whose private endpoints alone the bytes
+	// are exported, of the policy AllowPrivate.
+	AccessID string `json:",omitempty"`
 	// File names the writable file of a disk; Content the bytes of a snapshot,
 	// which lie in the store Store.
 	File    string `json:",omitempty"`

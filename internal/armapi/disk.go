@@ -41,6 +41,7 @@ type diskIn struct {
 	osType   *armcompute.OperatingSystemTypes
 	hyperV   *armcompute.HyperVGeneration
 	network  *armcompute.NetworkAccessPolicy
+	access   *string
 	public   *armcompute.PublicNetworkAccess
 	sku      string
 	promise  millpond.DiskPromise
@@ -76,7 +77,7 @@ func (in diskIn) into(d *millpond.Disk) (err error) {
 	if d.Public, err = canonical(in.public, armcompute.PossiblePublicNetworkAccessValues(), "publicNetworkAccess"); err != nil {
 		return err
 	}
-	d.SKU, d.Promise = in.sku, in.promise
+	d.SKU, d.Promise, d.AccessID = in.sku, in.promise, val(in.access)
 	c := in.creation
 	if c == nil {
 		return nil
@@ -116,14 +117,12 @@ func diskSKU(sku *armcompute.DiskSKU, fallback string) (string, error) {
 }
 
 // plain refuses what no disk or snapshot can have here, in PUT and PATCH alike.
-func plain(encryption *armcompute.Encryption, access *string, shares *int32, auth *armcompute.DataAccessAuthMode) error {
+func plain(encryption *armcompute.Encryption, shares *int32, auth *armcompute.DataAccessAuthMode) error {
 	switch {
 	case auth != nil && !strings.EqualFold(string(*auth), string(armcompute.DataAccessAuthModeNone)):
 		return unsupported("properties.dataAccessAuthMode", "A signed URL alone gives access to a disk's bytes; asking for a token beside it is not supported. Leave out --data-access-auth-mode.")
 	case val(shares) > 1:
 		return unsupported("properties.maxShares", "Shared disks are not supported.")
-	case val(access) != "":
-		return unsupported("properties.diskAccessId", "Private disk access is not supported.")
 	case encryption != nil && val(encryption.DiskEncryptionSetID) != "":
 		return unsupported("properties.encryption", "Disk encryption sets are not supported.")
 	}
@@ -149,10 +148,10 @@ func (e *Edge) putDisk(w http.ResponseWriter, r *azwire.Request, full string) er
 		if p.SecurityProfile != nil {
 			return unsupported("properties.securityProfile", "Security profiles of snapshots are not supported.")
 		}
-		if err := plain(p.Encryption, p.DiskAccessID, nil, p.DataAccessAuthMode); err != nil {
+		if err := plain(p.Encryption, nil, p.DataAccessAuthMode); err != nil {
 			return err
 		}
-		if err := (diskIn{p.CreationData, p.OSType, p.HyperVGeneration, p.NetworkAccessPolicy, p.PublicNetworkAccess, sku, promise(armcompute.DiskProperties{}, p.SupportedCapabilities, p.SupportsHibernation)}).into(d); err != nil {
+		if err := (diskIn{p.CreationData, p.OSType, p.HyperVGeneration, p.NetworkAccessPolicy, p.DiskAccessID, p.PublicNetworkAccess, sku, promise(armcompute.DiskProperties{}, p.SupportedCapabilities, p.SupportsHibernation)}).into(d); err != nil {
 			return err
 		}
 		d.Snapshot, d.Incremental, c.SizeGB = true, val(p.Incremental), val(p.DiskSizeGB)
@@ -167,13 +166,13 @@ func (e *Edge) putDisk(w http.ResponseWriter, r *azwire.Request, full string) er
 		if err != nil {
 			return err
 		}
-		if err := plain(p.Encryption, p.DiskAccessID, p.MaxShares, p.DataAccessAuthMode); err != nil {
+		if err := plain(p.Encryption, p.MaxShares, p.DataAccessAuthMode); err != nil {
 			return err
 		}
 		if p.SecurityProfile != nil && p.SecurityProfile.SecurityType != nil && !strings.EqualFold(string(*p.SecurityProfile.SecurityType), "Standard") {
 			return unsupported("properties.securityProfile", "Security type %s is not supported. Create the disk with --security-type Standard.", *p.SecurityProfile.SecurityType)
 		}
-		if err := (diskIn{p.CreationData, p.OSType, p.HyperVGeneration, p.NetworkAccessPolicy, p.PublicNetworkAccess, sku, promise(p, p.SupportedCapabilities, p.SupportsHibernation)}).into(d); err != nil {
+		if err := (diskIn{p.CreationData, p.OSType, p.HyperVGeneration, p.NetworkAccessPolicy, p.DiskAccessID, p.PublicNetworkAccess, sku, promise(p, p.SupportedCapabilities, p.SupportsHibernation)}).into(d); err != nil {
 			return err
 		}
 		for _, z := range body.Zones {
@@ -207,10 +206,10 @@ func (e *Edge) patchDisk(w http.ResponseWriter, r *azwire.Request, full string) 
 		if err != nil {
 			return err
 		}
-		if err := plain(p.Encryption, p.DiskAccessID, nil, p.DataAccessAuthMode); err != nil {
+		if err := plain(p.Encryption, nil, p.DataAccessAuthMode); err != nil {
 			return err
 		}
-		if err := (diskIn{nil, p.OSType, nil, p.NetworkAccessPolicy, p.PublicNetworkAccess, sku, promise(armcompute.DiskProperties{}, p.SupportedCapabilities, p.SupportsHibernation)}).into(d); err != nil {
+		if err := (diskIn{nil, p.OSType, nil, p.NetworkAccessPolicy, p.DiskAccessID, p.PublicNetworkAccess, sku, promise(armcompute.DiskProperties{}, p.SupportedCapabilities, p.SupportsHibernation)}).into(d); err != nil {
 			return err
 		}
 		d.Snapshot, c.SizeGB, c.Tags = true, val(p.DiskSizeGB), tagsIn(body.Tags)
@@ -224,10 +223,10 @@ func (e *Edge) patchDisk(w http.ResponseWriter, r *azwire.Request, full string) 
 		if err != nil {
 			return err
 		}
-		if err := plain(p.Encryption, p.DiskAccessID, p.MaxShares, p.DataAccessAuthMode); err != nil {
+		if err := plain(p.Encryption, p.MaxShares, p.DataAccessAuthMode); err != nil {
 			return err
 		}
-		if err := (diskIn{nil, p.OSType, nil, p.NetworkAccessPolicy, p.PublicNetworkAccess, sku, promise(armcompute.DiskProperties{DiskIOPSReadWrite: p.DiskIOPSReadWrite, DiskIOPSReadOnly: p.DiskIOPSReadOnly,
+		if err := (diskIn{nil, p.OSType, nil, p.NetworkAccessPolicy, p.DiskAccessID, p.PublicNetworkAccess, sku, promise(armcompute.DiskProperties{DiskIOPSReadWrite: p.DiskIOPSReadWrite, DiskIOPSReadOnly: p.DiskIOPSReadOnly,
 			DiskMBpsReadWrite: p.DiskMBpsReadWrite, DiskMBpsReadOnly: p.DiskMBpsReadOnly, Tier: p.Tier, BurstingEnabled: p.BurstingEnabled, OptimizedForFrequentAttach: p.OptimizedForFrequentAttach}, p.SupportedCapabilities, p.SupportsHibernation)}).into(d); err != nil {
 			return err
 		}
@@ -290,7 +289,7 @@ func encodeDisk(d *millpond.Disk) *armcompute.Disk {
 		Properties: &armcompute.DiskProperties{
 			CreationData: encodeCreation(d.Creation), OSType: enumOrNil[armcompute.OperatingSystemTypes](d.OSType), HyperVGeneration: enumOrNil[armcompute.HyperVGeneration](d.HyperV),
 			DiskSizeGB: ptr(d.SizeGB()), DiskSizeBytes: ptr(d.SizeBytes), DiskState: ptr(armcompute.DiskState(d.State)), ProvisioningState: ptr(string(d.Base().State)),
-			TimeCreated: ptr(d.Created), UniqueID: ptr(d.UniqueID), NetworkAccessPolicy: ptr(armcompute.NetworkAccessPolicy(d.Network)), PublicNetworkAccess: ptr(armcompute.PublicNetworkAccess(d.Public)),
+			TimeCreated: ptr(d.Created), UniqueID: ptr(d.UniqueID), NetworkAccessPolicy: ptr(armcompute.NetworkAccessPolicy(d.Network)), DiskAccessID: strOrNil(d.AccessID), PublicNetworkAccess: ptr(armcompute.PublicNetworkAccess(d.Public)),
 			Encryption:        &armcompute.Encryption{Type: ptr(armcompute.EncryptionTypeEncryptionAtRestWithPlatformKey)},
 			DiskIOPSReadWrite: d.Promise.IOPS, DiskIOPSReadOnly: d.Promise.IOPSRead, DiskMBpsReadWrite: d.Promise.MBps, DiskMBpsReadOnly: d.Promise.MBpsRead,
 			Tier: strOrNil(d.Promise.Tier), BurstingEnabled: d.Promise.Bursting, OptimizedForFrequentAttach: d.Promise.OftenAttached,
@@ -311,7 +310,7 @@ func (e *Edge) encodeSnapshot(d *millpond.Disk) *armcompute.Snapshot {
 		Properties: &armcompute.SnapshotProperties{
 			CreationData: encodeCreation(d.Creation), OSType: enumOrNil[armcompute.OperatingSystemTypes](d.OSType), HyperVGeneration: enumOrNil[armcompute.HyperVGeneration](d.HyperV),
 			DiskSizeGB: ptr(d.SizeGB()), DiskSizeBytes: ptr(d.SizeBytes), DiskState: ptr(armcompute.DiskState(d.State)), ProvisioningState: ptr(string(d.Base().State)),
-			TimeCreated: ptr(d.Created), UniqueID: ptr(d.UniqueID), Incremental: ptr(d.Incremental), IncrementalSnapshotFamilyID: strOrNil(d.Family), CompletionPercent: completion, NetworkAccessPolicy: ptr(armcompute.NetworkAccessPolicy(d.Network)), PublicNetworkAccess: ptr(armcompute.PublicNetworkAccess(d.Public)),
+			TimeCreated: ptr(d.Created), UniqueID: ptr(d.UniqueID), Incremental: ptr(d.Incremental), IncrementalSnapshotFamilyID: strOrNil(d.Family), CompletionPercent: completion, NetworkAccessPolicy: ptr(armcompute.NetworkAccessPolicy(d.Network)), DiskAccessID: strOrNil(d.AccessID), PublicNetworkAccess: ptr(armcompute.PublicNetworkAccess(d.Public)),
 			Encryption:          &armcompute.Encryption{Type: ptr(armcompute.EncryptionTypeEncryptionAtRestWithPlatformKey)},
 			SupportsHibernation: d.Promise.Hibernation, SupportedCapabilities: capabilities(d.Promise),
 		},

@@ -195,7 +195,8 @@ func outside(r *azwire.Request, g *millpond.Gallery, kind, name, below string, p
 	if loc == "" {
 		loc = g.Location
 	}
-	return map[string]any{"name": name, "type": typ, "location": millpond.NormalizeRegion(loc), "identifier": map[string]any{"uniqueId": base + below}, "properties": properties}
+	// The region in the letters of the request's path, as Azure has it here.
+	return map[string]any{"name": name, "type": typ, "location": loc, "identifier": map[string]any{"uniqueId": base + below}, "properties": properties}
 }
 
 func sharedGallery(r *azwire.Request, g *millpond.Gallery) map[string]any {

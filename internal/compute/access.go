@@ -66,8 +66,8 @@ func (s *Service) Grant(ctx context.Context, id millpond.ResourceID, write bool,
 		if d.Base().State != millpond.StateSucceeded {
 			return millpond.Errorf(millpond.Conflict, "ResourceNotReady", "'%s' is not ready: it is %s.", d.ID.Name(), d.Base().State)
 		}
-		if strings.EqualFold(d.Network, "DenyAll") {
-			return millpond.Errorf(millpond.Forbidden, "OperationNotAllowed", "'%s' has networkAccessPolicy DenyAll. Change it with: az disk update --network-access-policy AllowAll", d.ID.Name())
+		if err := exportable(d); err != nil {
+			return err
 		}
 		event := millpond.DiskGrantRead
 		if write {
@@ -92,6 +92,55 @@ func (s *Service) Grant(ctx context.Context, id millpond.ResourceID, write bool,
 	})
 	s.wake.Wake() // the loop ends the access in time
 	return a, err
+}
+
+// exportable refuses to hand out the bytes of a disk or snapshot whose policies
+// forbid it. The policy AllowPrivate lets them out through private endpoints, of
+// which there are none here.
+func exportable(d *millpond.Disk) error {
+	kind := "disk"
+	if d.Snapshot {
+		kind = "snapshot"
+	}
+	why, change := "", "--network-access-policy AllowAll"
+	switch {
+	case strings.EqualFold(d.Network, "DenyAll"):
+		why = "networkAccessPolicy DenyAll"
+	case strings.EqualFold(d.Network, "AllowPrivate"):
+		why = "networkAccessPolicy AllowPrivate, which opens it to private endpoints only, and this service has none"
+	case strings.EqualFold(d.Public, "Disabled"):
+		why, change = "publicNetworkAccess Disabled, which closes it to all but private endpoints, and this service has none", "--public-network-access Enabled"
+	default:
+		return nil
+	}
+	return millpond.Errorf(millpond.Forbidden, "OperationNotAllowed", "'%s' has %s. Change it with: az %s update %s --ids %s", d.ID.Name(), why, kind, change, d.ID)
+}
+
+// privacy checks the policy for access to a disk's bytes against the disk access
+// that it names, which must be there, in the disk's region.
+func (s *Service) privacy(tx *sqlite.Tx, d *millpond.Disk) error {
+	private := strings.EqualFold(d.Network, "AllowPrivate")
+	switch {
+	case private && d.AccessID == "":
+		return invalid("properties.diskAccessId", "networkAccessPolicy AllowPrivate needs the id of a disk access in diskAccessId. Make one with 'az disk-access create' and add --disk-access.")
+	case !private && d.AccessID != "":
+		return invalid("properties.diskAccessId", "diskAccessId is for networkAccessPolicy AllowPrivate, and '%s' has %s.", d.ID.Name(), d.Network)
+	case !private:
+		return nil
+	}
+	id, ok := millpond.ParseResourceID(d.AccessID)
+	if !ok || !id.Is(millpond.TypeDiskAccess) {
+		return invalid("properties.diskAccessId", "%q is not the id of a resource of type %s.", d.AccessID, millpond.TypeDiskAccess)
+	}
+	access, err := load[millpond.Placement](s, tx, id)
+	if err != nil {
+		return err
+	}
+	if access.Location != d.Location {
+		return invalid("properties.diskAccessId", "The disk access '%s' is in %s and '%s' is in %s. Take one of that region.", access.ID.Name(), access.Location, d.ID.Name(), d.Location)
+	}
+	d.AccessID = access.ID.String()
+	return nil
 }
 
 // Revoke ends all access to a disk or snapshot. The upload of a disk ends with
@@ -228,6 +277,10 @@ func (s *Service) OpenBlob(ctx context.Context, a Access) (*Blob, error) {
 		return nil, denied()
 	}
 	if err != nil {
+		return nil, err
+	}
+	// The policies may have changed since the URL was made.
+	if err := exportable(d); err != nil {
 		return nil, err
 	}
 	return s.openDisk(ctx, d, grant.Write)

@@ -173,6 +173,9 @@ func (s *Service) admitDisk(tx *sqlite.Tx, d *millpond.Disk, sizeGB int32) (mill
 	if err := CheckNew(d, sizeGB); err != nil {
 		return millpond.Operation{}, err
 	}
+	if err := s.privacy(tx, d); err != nil {
+		return millpond.Operation{}, err
+	}
 	d.SizeBytes = int64(sizeGB) * gib
 	d.State = millpond.DiskUnattached
 	d.UniqueID = uuid.NewString()
@@ -343,6 +346,13 @@ func (s *Service) change(tx *sqlite.Tx, old *millpond.Disk, c Change) (*millpond
 	set(&old.OSType, c.Disk.OSType)
 	set(&old.Network, c.Disk.Network)
 	set(&old.Public, c.Disk.Public)
+	set(&old.AccessID, c.Disk.AccessID)
+	if !strings.EqualFold(old.Network, "AllowPrivate") && c.Disk.AccessID == "" {
+		old.AccessID = ""
+	}
+	if err := s.privacy(tx, old); err != nil {
+		return nil, err
+	}
 	old.Promise.Merge(c.Disk.Promise)
 	// A snapshot's size is its content's, which is made first.
 	if c.SizeGB > old.SizeGB() && !old.Snapshot {

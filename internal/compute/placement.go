@@ -3,6 +3,7 @@ package compute
 import (
 	"context"
 	"errors"
+	"strings"
 
 	millpond "millpond.dev/millpond"
 	"millpond.dev/millpond/internal/sqlite"
@@ -36,9 +37,31 @@ func (s *Service) DeleteKept(ctx context.Context, id millpond.ResourceID) (found
 			return err
 		}
 		found = true
+		if err := unnamed(tx, id); err != nil {
+			return err
+		}
 		return tx.DeleteResource(id.Key())
 	})
 	return found, err
+}
+
+// unnamed refuses to delete a disk access that disks or snapshots still name.
+func unnamed(tx *sqlite.Tx, id millpond.ResourceID) error {
+	if !id.Is(millpond.TypeDiskAccess) {
+		return nil
+	}
+	for _, typ := range []string{millpond.TypeDisk, millpond.TypeSnapshot} {
+		all, err := sqlite.List[millpond.Disk](tx, sqlite.Query{Type: typ, Subscription: id.Subscription})
+		if err != nil {
+			return err
+		}
+		for _, d := range all {
+			if strings.EqualFold(d.AccessID, id.String()) {
+				return millpond.Errorf(millpond.Conflict, "OperationNotAllowed", "The disk access '%s' is named by '%s'. Change that first: az resource update --ids %s --set properties.networkAccessPolicy=DenyAll", id.Name(), d.ID.Name(), d.ID)
+			}
+		}
+	}
+	return nil
 }
 
 // TagKept replaces the tags of one of them.
