@@ -262,23 +262,20 @@ func (l *Launcher) configured(spec launch.Spec) vmrun.Config {
 func (l *Launcher) create(key string, spec launch.Spec) error {
 	cfg := l.configured(spec)
 	for sp := l.spares.take(cfg); sp != nil; sp = l.spares.take(cfg) {
-		err := l.adopt(key, sp, cfg)
-		if err == nil {
-			return nil
-		}
-		// It is ended, whether it has died or the host has no room for it as a node.
-		if derr := l.destroy(context.WithoutCancel(l.ctx), sp); derr != nil || !errors.Is(err, errNoSpare) {
-			return errors.Join(err, derr)
+		if again, err := l.adopt(key, sp, cfg); !again {
+			return err
 		}
 	}
 	v := newVM(l.ctx, key, filepath.Join(l.cfg.Dir, key), cfg)
 	attempt := v.enqueue()
 	for err := l.admit(key, v); err != nil; err = l.admit(key, v) {
 		if !full(err) || !l.spares.yield() {
+			v.cancel()
 			return err
 		}
 	}
 	if err := l.write(v); err != nil {
+		v.cancel()
 		l.forget(key)
 		return errors.Join(&launch.HostError{Step: "write the VM's folder", Err: err}, os.RemoveAll(v.dir))
 	}
@@ -368,10 +365,11 @@ func (l *Launcher) status(v *vm) (launch.Status, bool) {
 		return launch.Status{Node: v.cfg.Spec.Node, Generation: v.cfg.Spec.Generation, Phase: launch.Failed, Changed: l.cfg.Clock.Now(),
 			Err: vmrun.SupervisorLost(err.Error())}, true
 	}
-	if alive && st.Phase == vmrun.Parked { // it has a node, and does not know yet
+	if st.Phase == vmrun.Parked { // it has a node and does not know yet; see become
 		return l.queuedStatus(v), true
 	}
-	if !alive && (st.Phase == launch.Running || st.Phase == launch.Preparing || st.Phase == vmrun.Parked) {
+	st.Node, st.Generation = v.cfg.Spec.Node, v.cfg.Spec.Generation // it may have ended as a spare
+	if !alive && (st.Phase == launch.Running || st.Phase == launch.Preparing) {
 		st.Phase = launch.Failed
 		st.Err = vmrun.SupervisorLost(vmrun.Evidence(vmrun.SupervisorLog(v.dir)))
 	}
@@ -671,14 +669,15 @@ func (l *Launcher) takeOverVM(key, dir string) error {
 	}
 	st, err := vmrun.LoadStatus(dir)
 	if attached {
-		l.loops.Go(func() { v.follow(l.changed) })
+		l.follow(v)
 		if err == nil && st.Phase == vmrun.Parked {
 			l.loops.Go(func() { l.become(v) })
 		}
 		return nil
 	}
 	if err == nil && st.Phase == vmrun.Parked {
-		return l.startAnew(v) // a spare that has died since a node was promised it
+		l.startAnew(v) // a spare that has died since a node was promised it
+		return nil
 	}
 	// No supervisor. If the VM was still queued, its start was promised. A
 	// supervisor that is just coming up has the folder's lock, and ours gives way.

@@ -322,9 +322,11 @@ func (s *spares) begin(template string, cfg vmrun.Config) error {
 	v.spare = true
 	attempt := v.enqueue()
 	if err := l.admit(key, v); err != nil {
+		v.cancel()
 		return err
 	}
 	if err := l.write(v); err != nil {
+		v.cancel()
 		l.forget(key)
 		return errors.Join(err, os.RemoveAll(v.dir))
 	}
@@ -418,31 +420,39 @@ func (s *spares) finish() {
 
 // adopt makes a spare the machine of a node. The configuration that names the node
 // is the promise: from then on it is the node's, whatever becomes of this server.
-func (l *Launcher) adopt(key string, sp *vm, cfg vmrun.Config) error {
+// again says that the spare had died, so that another one may do.
+func (l *Launcher) adopt(key string, sp *vm, cfg vmrun.Config) (again bool, err error) {
 	cfg.Template, cfg.Network = sp.cfg.Template, sp.cfg.Network
 	host := l.hosted(vmrun.Config{})
 	cfg.Accel, cfg.AgentDisk, cfg.ImageSocket = host.Accel, host.AgentDisk, host.ImageSocket
 	v := newVM(l.ctx, key, sp.dir, cfg)
 	attached, err := v.attach()
-	if err != nil || !attached {
-		return errors.Join(errNoSpare, err)
+	if attached {
+		err = l.admitInstead(key, v, sp)
+	} else {
+		err = errors.Join(errSpareDied, err)
+		l.cfg.Log.Warn("a spare has ended", "spare", sp.key, "err", err)
 	}
-	if err := l.admitInstead(key, v, sp); err != nil {
-		return err
+	if err != nil {
+		// It is ended, whether it has died or the host has no room for it as a node.
+		v.cancel()
+		if v.proc != nil {
+			v.proc.Close()
+		}
+		return l.spares.endClaimed(sp) && !attached, err
 	}
 	sp.cancel()
+	l.follow(v)
 	if err := v.cfg.Save(v.dir); err != nil {
-		return errors.Join(&launch.HostError{Step: "write the VM's folder", Err: err}, l.destroy(context.WithoutCancel(l.ctx), v))
+		return false, errors.Join(&launch.HostError{Step: "write the VM's folder", Err: err}, l.destroy(context.WithoutCancel(l.ctx), v))
 	}
-	l.loops.Go(func() { v.follow(l.changed) })
 	l.loops.Go(func() { l.become(v) })
 	l.cfg.Log.Info("VM is a spare", "node", string(cfg.Spec.Node), "generation", cfg.Spec.Generation, "spare", sp.key)
 	l.changed.Wake()
-	return nil
+	return false, nil
 }
 
-// errNoSpare: the spare died under our hands.
-var errNoSpare = errors.New("the spare has ended")
+var errSpareDied = errors.New("the spare died before a node had it")
 
 // become has the supervisor of a spare look at its new configuration. A machine that
 // cannot is started anew in its place.
@@ -461,16 +471,25 @@ func (l *Launcher) become(v *vm) {
 	if l.find(v.key) != v {
 		return
 	}
-	if err := l.startAnew(v); err != nil && v.ctx.Err() == nil {
-		l.cfg.Log.Error("the VM was not started", "node", string(v.cfg.Spec.Node), "err", err)
-	}
+	l.startAnew(v)
 }
 
 // startAnew starts a VM from nothing in its folder. The caller holds the node's lock.
-func (l *Launcher) startAnew(v *vm) error {
+func (l *Launcher) startAnew(v *vm) {
+	attempt := v.enqueue()
+	err := l.empty(v)
+	if err == nil {
+		l.begin(v, attempt)
+	} else if v.ctx.Err() == nil {
+		l.cfg.Log.Error("the VM was not started", "node", string(v.cfg.Spec.Node), "err", err)
+		l.notStarted(v, attempt, err)
+	}
+}
+
+// empty ends what runs in a VM's folder and removes what it wrote to.
+func (l *Launcher) empty(v *vm) error {
 	ctx, cancel := context.WithTimeout(v.ctx, killLimit)
 	defer cancel()
-	attempt := v.enqueue()
 	if err := v.kill(ctx); err != nil {
 		return err
 	}
@@ -480,11 +499,7 @@ func (l *Launcher) startAnew(v *vm) error {
 	if err := os.RemoveAll(vmrun.DiskFolder(v.dir)); err != nil {
 		return err
 	}
-	if err := l.write(v); err != nil {
-		return err
-	}
-	l.begin(v, attempt)
-	return nil
+	return l.write(v)
 }
 
 // takeOverSpare finds a spare of an earlier server, or a node's machine that was one.
@@ -519,6 +534,6 @@ func (l *Launcher) takeOverSpare(key, dir string) error {
 	if st, err := vmrun.LoadStatus(dir); err == nil {
 		l.spares.seen(v, st)
 	}
-	l.loops.Go(func() { v.follow(l.changed); l.spares.wake.Wake() })
+	l.follow(v)
 	return nil
 }

@@ -1,6 +1,7 @@
 package local
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
@@ -178,5 +179,30 @@ func TestPromisedSpares(t *testing.T) {
 				t.Errorf("the folder is still there: %v", err)
 			}
 		})
+	}
+}
+
+// TestUnwrittenPromise: a spare whose folder does not take the node is ended with it,
+// and the node is not there.
+func TestUnwrittenPromise(t *testing.T) {
+	f := newFixture(t, withTemplates)
+	f.park(t, qemutest.Clones, 1)
+	dir := f.folders(t)[0]
+	if err := os.Remove(vmrun.ConfigFile(dir)); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(filepath.Join(vmrun.ConfigFile(dir), "in-the-way"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	var host *launch.HostError
+	if err := f.l.Launch(t.Context(), f.spec(t, qemutest.Clones)("node-a", 1)); !errors.As(err, &host) || host.Step == "destroy" {
+		t.Fatalf("the launch ended with %v", err)
+	}
+	if f.l.find("node-a") != nil {
+		t.Error("the node is there")
+	}
+	f.ready(t, 1) // another one
+	if st := f.run(t, qemutest.Clones, "node-a")[0]; !st.Clone.Spare {
+		t.Errorf("%+v", st)
 	}
 }

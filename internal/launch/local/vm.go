@@ -159,6 +159,11 @@ func (v *vm) follow(changed *wake.Signal) {
 	}
 }
 
+// follow follows a VM until it has ended, which leaves room for a spare.
+func (l *Launcher) follow(v *vm) {
+	l.loops.Go(func() { v.follow(l.changed); l.spares.wake.Wake() })
+}
+
 // waitEnd waits until no supervisor lives.
 func (v *vm) waitEnd(ctx context.Context) error {
 	v.mu.Lock()
@@ -305,7 +310,7 @@ func (l *Launcher) start(v *vm, attempt int) error {
 	if err != nil || exited == nil {
 		return err
 	}
-	l.loops.Go(func() { v.follow(l.changed); l.spares.wake.Wake() })
+	l.follow(v)
 	settled := l.watch.settled(v.dir)
 	defer l.watch.unsettle(v.dir)
 	limit := time.NewTimer(startLimit)
