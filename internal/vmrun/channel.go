@@ -14,6 +14,7 @@ import (
 	"time"
 
 	millpond "millpond.dev/millpond"
+	"millpond.dev/millpond/internal/inotify"
 	"millpond.dev/millpond/internal/launch"
 	"millpond.dev/millpond/internal/nodeproto"
 )
@@ -91,10 +92,13 @@ func (c *channel) run(ctx context.Context, host *nodeproto.Host) {
 	}
 }
 
-// reach dials until the server takes the channel; its error is ctx's.
+// reach dials until the server takes the channel; its error is ctx's. A server that
+// comes back says where it is in the endpoint's file, and is dialled then; the waits
+// between are for servers that say so and do not answer yet.
 func (c *channel) reach(ctx context.Context) (net.Conn, error) {
 	wait, last := firstRetry, ""
-	for {
+	var told <-chan struct{}
+	for first := true; ; first = false {
 		conn, err := c.dial(ctx)
 		if err == nil {
 			return conn, nil
@@ -106,6 +110,15 @@ func (c *channel) reach(ctx context.Context) (net.Conn, error) {
 			c.log.Warn("the server was not reached; trying again", "err", err)
 			last = text
 		}
+		if first {
+			// Before the next attempt, so that no change falls between the two.
+			if w, err := inotify.Watch(c.spec.Channel.EndpointFile); err == nil {
+				defer w.Close()
+				told = w.Changed()
+			} else {
+				c.log.Warn("the server is looked for once a second only", "err", err)
+			}
+		}
 		if unwanted(err) {
 			wait = unwantedRetry
 		}
@@ -114,6 +127,10 @@ func (c *channel) reach(ctx context.Context) (net.Conn, error) {
 		case <-ctx.Done():
 			timer.Stop()
 			return nil, ctx.Err()
+		case <-told:
+			timer.Stop()
+			wait = firstRetry
+			continue
 		case <-timer.C:
 		}
 		wait = min(wait*2, lastRetry)

@@ -2,6 +2,8 @@ package vmrun
 
 import (
 	"bufio"
+	"cmp"
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -9,6 +11,7 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"io"
+	"log/slog"
 	"math/big"
 	"net"
 	"net/http"
@@ -18,6 +21,7 @@ import (
 	"testing"
 	"time"
 
+	"millpond.dev/millpond/internal/atomicfile"
 	"millpond.dev/millpond/internal/launch"
 	"millpond.dev/millpond/internal/nodeproto"
 	"millpond.dev/millpond/internal/qemu/qemutest"
@@ -31,6 +35,9 @@ type edge struct {
 	refus int
 	seen  http.Header
 	conns chan net.Conn
+	// refusal is how it refuses, if not with 503.
+	refusal string
+	refused chan struct{}
 	// quiet: the server says nothing of its own after the upgrade.
 	quiet bool
 }
@@ -86,8 +93,11 @@ func (e *edge) take(c net.Conn) {
 	}
 	e.mu.Unlock()
 	if refuse {
-		io.WriteString(c, "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n")
+		io.WriteString(c, "HTTP/1.1 "+cmp.Or(e.refusal, "503 Service Unavailable")+"\r\nContent-Length: 0\r\n\r\n")
 		c.Close()
+		if e.refused != nil {
+			e.refused <- struct{}{}
+		}
 		return
 	}
 	answer := "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: " + nodeproto.ChannelUpgrade + "\r\n\r\n"
@@ -156,6 +166,49 @@ func TestChannel(t *testing.T) {
 	if string(b) == "" || contains(b, "secret") {
 		t.Errorf("the log is empty or holds the token: %s", b)
 	}
+}
+
+// TestTheServerIsDialledWhenItSaysWhereItIs: a node that was refused as unwanted would
+// wait for longer than this test does.
+func TestTheServerIsDialledWhenItSaysWhereItIs(t *testing.T) {
+	e := newEdge(t)
+	e.refus, e.refusal, e.refused = 2, "410 Gone", make(chan struct{}, 2)
+	addr, closeEdge := e.listen(t)
+	dir := t.TempDir()
+	spec := launch.Spec{Node: "Node-1", Generation: 2, Channel: launch.Channel{Token: "secret",
+		CAFile: filepath.Join(dir, "ca.pem"), EndpointFile: filepath.Join(dir, "endpoint")}}
+	for name, text := range map[string]string{spec.Channel.CAFile: string(e.pem), spec.Channel.EndpointFile: addr + "\n"} {
+		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), unwantedRetry-5*time.Second)
+	defer cancel()
+	reached := make(chan error, 1)
+	go func() {
+		c := &channel{spec: spec, log: slog.New(slog.DiscardHandler)}
+		conn, err := c.reach(ctx)
+		if err == nil {
+			conn.Close()
+		}
+		reached <- err
+	}()
+	for i := range 2 {
+		select {
+		case <-e.refused:
+		case <-ctx.Done():
+			t.Fatal("the server was not dialled")
+		}
+		// The second refusal is an answer to the first word.
+		if err := atomicfile.Write(spec.Channel.EndpointFile, []byte(addr+"\n"), 0o600); err != nil {
+			t.Fatal(i, err)
+		}
+	}
+	if err := <-reached; err != nil {
+		t.Fatal(err)
+	}
+	(<-e.conns).Close()
+	closeEdge()
 }
 
 func contains(b []byte, s string) bool {

@@ -308,11 +308,6 @@ func TestFreeSubnet(t *testing.T) {
 	}
 }
 
-func FuzzParseEvents(f *testing.F) {
-	f.Add([]byte{1, 0, 0, 0, 128, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 'a', 'b', 0, 0})
-	f.Fuzz(func(_ *testing.T, b []byte) { parseEvents(b) })
-}
-
 func BenchmarkReopen32(b *testing.B) {
 	self, err := os.Executable()
 	if err != nil {

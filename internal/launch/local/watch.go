@@ -1,8 +1,6 @@
 package local
 
 import (
-	"bytes"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -10,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"millpond.dev/millpond/internal/inotify"
 	"millpond.dev/millpond/internal/vmrun"
 )
 
@@ -94,8 +93,8 @@ func (w *watcher) loop() {
 		if err != nil {
 			return
 		}
-		for _, e := range parseEvents(buf[:n]) {
-			if e.name != vmrun.StatusName && e.mask&unix.IN_Q_OVERFLOW == 0 {
+		for _, e := range inotify.Parse(buf[:n]) {
+			if e.Name != vmrun.StatusName && !e.Lost() {
 				continue
 			}
 			w.tell(e)
@@ -103,13 +102,13 @@ func (w *watcher) loop() {
 	}
 }
 
-func (w *watcher) tell(e event) {
+func (w *watcher) tell(e inotify.Event) {
 	w.mu.Lock()
 	var dirs []string
-	if dir, ok := w.byWD[e.wd]; ok {
+	if dir, ok := w.byWD[e.WD]; ok {
 		dirs = append(dirs, dir)
 	}
-	if e.mask&unix.IN_Q_OVERFLOW != 0 { // events were lost: any may have changed
+	if e.Lost() { // events were lost: any may have changed
 		dirs = dirs[:0]
 		for dir := range w.byDir {
 			dirs = append(dirs, dir)
@@ -130,28 +129,3 @@ func (w *watcher) tell(e event) {
 }
 
 func (w *watcher) close() error { return w.f.Close() }
-
-type event struct {
-	wd   int32
-	mask uint32
-	name string
-}
-
-// parseEvents reads struct inotify_event: wd, mask, cookie, len, name padded
-// with zeros.
-func parseEvents(b []byte) []event {
-	var out []event
-	for len(b) >= unix.SizeofInotifyEvent {
-		n := int(binary.NativeEndian.Uint32(b[12:]))
-		if n > len(b)-unix.SizeofInotifyEvent {
-			break
-		}
-		name := b[unix.SizeofInotifyEvent : unix.SizeofInotifyEvent+n]
-		if i := bytes.IndexByte(name, 0); i >= 0 {
-			name = name[:i]
-		}
-		out = append(out, event{int32(binary.NativeEndian.Uint32(b)), binary.NativeEndian.Uint32(b[4:]), string(name)})
-		b = b[unix.SizeofInotifyEvent+n:]
-	}
-	return out
-}
