@@ -31,7 +31,7 @@ var tiers = map[string]int{
 	"internal/bootcheck": 4, "internal/launch/local": 4, "internal/launch/fake": 5, "internal/launch/launchtest": 6, "internal/vmrun": 5, "internal/imagehost": 6, "internal/agent": 6, "internal/baseimage": 6,
 	"internal/launch": 7, "internal/image": 8, "internal/image/rawfile": 6, "internal/image/imagetest": 7, "internal/image/cache": 7, "internal/reconcile": 7,
 	"internal/qemu": 7, "internal/seed": 7, "internal/nbd": 7, "internal/inspect": 7, "internal/vhd": 7, "internal/accel": 6, "internal/agent/guest": 5, "internal/agent/waagent": 7, "internal/agent/proc": 7, "internal/agent/transfer": 8, "internal/agent/managed": 8, "internal/agent/mount": 8, "internal/agent/container": 8, "internal/qemu/qemutest": 6,
-	"internal/image/layer": 7, "internal/vhdx": 7, "internal/lan": 6, "internal/qcow2": 7, "internal/diskformat": 6,
+	"internal/image/layer": 7, "internal/vhdx": 7, "internal/lan": 6, "internal/qcow2": 7, "internal/luks": 8, "internal/diskformat": 6,
 	"internal/qemu/qmp": 8, "internal/nodeproto": 8, "internal/nodeproto/nodev1": 9,
 	"internal/template": 7, "internal/blobsign": 7,
 	"internal/ledger": 7, "internal/custody": 7,

@@ -99,6 +99,8 @@ type PoolSpec struct {
 	Certificates []CertificateReference `json:"certificates,omitempty"`
 	// OSDisk is what differs from the image's own OS disk.
 	OSDisk OSDiskSpec `json:"osDisk,omitzero"`
+	// Encrypted are the disks of its nodes that are encrypted where they lie.
+	Encrypted []DiskTarget `json:"encrypted,omitempty"`
 	// Upgrade is nil when the pool was added without a policy.
 	Upgrade    *UpgradePolicy `json:"upgrade,omitempty"`
 	Mounts     []Mount        `json:"mounts,omitempty"`
@@ -134,6 +136,16 @@ type OSDiskSpec struct {
 	// Placement is that of ephemeralOSDiskSettings.
 	Placement string `json:"placement,omitempty"`
 }
+
+// DiskTarget is a disk of a node that can be encrypted.
+type DiskTarget string
+
+const (
+	EncryptOSDisk DiskTarget = "osdisk"
+	// EncryptTemporary is the temporary disk; data disks go with it, as on Azure's
+	// Linux nodes.
+	EncryptTemporary DiskTarget = "temporarydisk"
+)
 
 // InboundPool leads to one port of every node, for each from another port of
 // the range From to To.

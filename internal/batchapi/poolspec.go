@@ -103,7 +103,7 @@ func poolSpec(in azbatch.CreatePoolContent) millpond.PoolSpec {
 	m := machine(in.VirtualMachineConfiguration)
 	spec := millpond.PoolSpec{
 		ID: millpond.PoolID(text0(in.ID)), DisplayName: text0(in.DisplayName), VMSize: text0(in.VMSize),
-		Image: m.Image, NodeAgentSKU: m.NodeAgentSKU, DataDisks: m.DataDisks, OSDisk: m.OSDisk, Containers: m.Containers, Extensions: m.Extensions, Zonal: m.Zonal, Mounts: mounts(in.MountConfiguration),
+		Image: m.Image, NodeAgentSKU: m.NodeAgentSKU, DataDisks: m.DataDisks, OSDisk: m.OSDisk, Encrypted: m.Encrypted, Containers: m.Containers, Extensions: m.Extensions, Zonal: m.Zonal, Mounts: mounts(in.MountConfiguration),
 		TaskSlotsPerNode: 1, FillType: millpond.FillSpread, NodeCommunication: "default",
 		StartTask: startTask(in.StartTask), Metadata: metadata(in.Metadata), UserAccounts: userAccounts(in.UserAccounts), ResourceTags: tags(in.ResourceTags),
 		Packages: packages(in.ApplicationPackageReferences), Certificates: certificateRefs(in.CertificateReferences),
@@ -144,6 +144,11 @@ func machine(vm *azbatch.VirtualMachineConfiguration) pool.Machine {
 			disk.Storage = string(*d.StorageAccountType)
 		}
 		m.DataDisks = append(m.DataDisks, disk)
+	}
+	if c := vm.DiskEncryptionConfiguration; c != nil {
+		for _, target := range c.Targets {
+			m.Encrypted = append(m.Encrypted, millpond.DiskTarget(target))
+		}
 	}
 	if d := vm.OSDisk; d != nil {
 		m.OSDisk.SizeGB = number0(d.DiskSizeGB)
@@ -202,6 +207,12 @@ func machineModel(s millpond.PoolSpec) *azbatch.VirtualMachineConfiguration {
 	for _, d := range s.DataDisks {
 		vm.DataDisks = append(vm.DataDisks, azbatch.DataDisk{LogicalUnitNumber: count(d.LUN), DiskSizeGB: count(d.SizeGB),
 			Caching: some(azbatch.CachingType(d.Caching)), StorageAccountType: some(azbatch.StorageAccountType(d.Storage))})
+	}
+	if len(s.Encrypted) > 0 {
+		vm.DiskEncryptionConfiguration = &azbatch.DiskEncryptionConfiguration{}
+		for _, target := range s.Encrypted {
+			vm.DiskEncryptionConfiguration.Targets = append(vm.DiskEncryptionConfiguration.Targets, azbatch.DiskEncryptionTarget(target))
+		}
 	}
 	for _, e := range s.Extensions {
 		vm.Extensions = append(vm.Extensions, narrowExtension(e))

@@ -174,6 +174,7 @@ func idRule() *rule {
 }
 
 func machineRule() *rule {
+	const vault = "Keys of a key vault are not supported: there is none. Disks are encrypted with keys of this host by diskEncryptionConfiguration.targets."
 	const security = "Security profiles are not supported yet."
 	return object(map[string]*rule{
 		"imageReference": imageRule().needed(),
@@ -188,7 +189,7 @@ func machineRule() *rule {
 		}), 64),
 		"licenseType":                 refuse("Licences apply to Windows only, which is not supported yet."),
 		"containerConfiguration":      containerPoolRule(),
-		"diskEncryptionConfiguration": object(map[string]*rule{"targets": refuse("Disk encryption is not supported."), "customerManagedKey": refuse("Disk encryption is not supported.")}),
+		"diskEncryptionConfiguration": object(map[string]*rule{"targets": many(word("osdisk", "temporarydisk"), 2), "customerManagedKey": refuse(vault)}),
 		"nodePlacementConfiguration":  object(map[string]*rule{"policy": word("regional", "zonal")}),
 		"extensions":                  extensionsRule(),
 		"osDisk": object(map[string]*rule{
@@ -196,7 +197,7 @@ func machineRule() *rule {
 			"caching":                 word("none", "readonly", "readwrite"),
 			"diskSizeGB":              number(1, 4095),
 			"managedDisk": object(map[string]*rule{"storageAccountType": word("standard_lrs", "premium_lrs", "standardssd_lrs"),
-				"securityProfile": refuse(security), "diskEncryptionSet": refuse("Disk encryption is not supported.")}),
+				"securityProfile": refuse(security), "diskEncryptionSet": refuse(vault)}),
 			"writeAcceleratorEnabled": refuse("There is no write accelerator in front of a local disk.", false),
 		}),
 		"securityProfile": object(map[string]*rule{

@@ -55,7 +55,7 @@ func TestWhatIsNotSupportedIsRefusedOnlyWhenItIsUsed(t *testing.T) {
 			`{"networkConfiguration":{"publicIPAddressConfiguration":{"provision":"nopublicipaddresses"}}}`,
 			`{"startTask":{"commandLine":"x","containerSettings":{"imageName":"i","registry":{"identityReference":{"resourceId":"x"}}}}}`,
 			vm(`"containerConfiguration":{"type":"dockerCompatible","containerRegistries":[{"identityReference":{"resourceId":"x"}}]}`), vm(`"windowsConfiguration":{"x":1,"enableAutomaticUpdates":"maybe"}`),
-			vm(`"diskEncryptionConfiguration":{"targets":["osdisk"]}`),
+			vm(`"diskEncryptionConfiguration":{"targets":["osdisk"],"customerManagedKey":{"keyUrl":"https://v/keys/k"}}`),
 			vm(`"osDisk":{"writeAcceleratorEnabled":true}`), vm(`"securityProfile":{"securityType":"trustedLaunch"}`), vm(`"securityProfile":{"uefiSettings":{"secureBootEnabled":true}}`),
 			vm(`"serviceArtifactReference":{"id":"x"}`), vm(`"licenseType":"Windows_Server"`),
 		}, []string{
@@ -65,6 +65,7 @@ func TestWhatIsNotSupportedIsRefusedOnlyWhenItIsUsed(t *testing.T) {
 			`{"networkConfiguration":{"enableAcceleratedNetworking":true}}`, `{"upgradePolicy":{"mode":"rolling","rollingUpgradePolicy":{"enableCrossZoneUpgrade":true}}}`, vm(`"nodePlacementConfiguration":{"policy":"Zonal"}`),
 			vm(`"nodePlacementConfiguration":{"policy":"regional"},"extensions":[],"containerConfiguration":{"type":"dockercompatible","containerImageNames":["a/b:1"],"containerRegistries":[{"registryServer":"r","username":"u","password":"p"}]},"osDisk":{"caching":"None","writeAcceleratorEnabled":false,"diskSizeGB":100,"ephemeralOSDiskSettings":{"placement":"CacheDisk"},"managedDisk":{"storageAccountType":"premium_lrs"}}`),
 			`{"mountConfiguration":[{"nfsMountConfiguration":{"source":"h:/x","relativeMountPath":"a","mountOptions":"-o ro"}},{"azureFileShareConfiguration":{"accountName":"a","accountKey":"k","azureFileUrl":"https://a.file.core.windows.net/s","relativeMountPath":"b"}}]}`,
+			vm(`"diskEncryptionConfiguration":{"targets":["OsDisk","temporarydisk"]}`),
 			vm(`"securityProfile":{"encryptionAtHost":false,"uefiSettings":{"vTpmEnabled":false}},"dataDisks":[]`),
 		}},
 		{"job", s.jobAdd, jobBody, []string{

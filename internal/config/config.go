@@ -175,6 +175,9 @@ type Local struct {
 	// TemplatesMiB bounds what the machines take on the disk that nodes are copied
 	// from; 0 means 8 GiB.
 	TemplatesMiB int64 `yaml:"templatesMiB"`
+	// DisksKey is the file of the key that those of encrypted disks are kept under;
+	// empty for disks.key in the data folder.
+	DisksKey string `yaml:"disksKey"`
 }
 
 // Fake configures the fake launcher.

@@ -70,6 +70,9 @@ func (d Dir) Store(region string, n int) string {
 // BaseImages has what `millpond image build` made for the catalogue.
 func (d Dir) BaseImages() string { return d.path("base-images") }
 
+// DisksKey is the key that those of encrypted disks are kept under.
+func (d Dir) DisksKey() string { return d.path("disks.key") }
+
 // Cache has what can be made again.
 func (d Dir) Cache() string { return d.path("cache") }
 

@@ -115,8 +115,10 @@ type Spec struct {
 	DataDisks []Disk            `json:"dataDisks,omitempty"`
 	// TempDiskMiB is the size of the empty temporary disk, 0 for none. It carries
 	// an ext4 file system labelled TempDiskLabel.
-	TempDiskMiB int64   `json:"tempDiskMiB"`
-	Channel     Channel `json:"channel"`
+	TempDiskMiB int64 `json:"tempDiskMiB"`
+	// TempEncrypted is Disk.Encrypted of the temporary disk.
+	TempEncrypted bool    `json:"tempEncrypted,omitempty"`
+	Channel       Channel `json:"channel"`
 	// Hostname is also the instance id of the boot seed.
 	Hostname string `json:"hostname"`
 	// Card is the machine's own network card; nil has the launcher choose one, in
@@ -244,6 +246,9 @@ type Disk struct {
 	// it outlives the VM.
 	Managed   string `json:"managed,omitempty"`
 	SizeBytes int64  `json:"sizeBytes"`
+	// Encrypted has all that the VM writes to the disk encrypted where it lies, with
+	// a key of this VM and generation. It is not for managed disks.
+	Encrypted bool `json:"encrypted,omitempty"`
 }
 
 // Store is an image store as another process can open it.

@@ -328,7 +328,23 @@ func (s *Service) spec(ctx context.Context, n millpond.Node, p millpond.Pool, to
 	for _, d := range p.Spec.DataDisks {
 		spec.DataDisks = append(spec.DataDisks, launch.Disk{LUN: d.LUN, SizeBytes: int64(d.SizeGB) << 30})
 	}
+	encrypt(&spec, p.Spec.Encrypted)
 	return spec, nil
+}
+
+// encrypt marks the disks that a pool wants encrypted.
+func encrypt(spec *launch.Spec, targets []millpond.DiskTarget) {
+	for _, target := range targets {
+		switch target {
+		case millpond.EncryptOSDisk:
+			spec.OSDisk.Encrypted = true
+		case millpond.EncryptTemporary:
+			spec.TempEncrypted = spec.TempDiskMiB > 0
+			for i := range spec.DataDisks {
+				spec.DataDisks[i].Encrypted = true
+			}
+		}
+	}
 }
 
 // bootDisk is a disk of an image in the launcher's words.

@@ -49,6 +49,7 @@ type Machine struct {
 	NodeAgentSKU string
 	DataDisks    []millpond.DataDiskSpec
 	OSDisk       millpond.OSDiskSpec
+	Encrypted    []millpond.DiskTarget
 	Containers   *millpond.ContainerPool
 	Zonal        bool
 	Extensions   []millpond.PoolExtension
@@ -86,7 +87,7 @@ func (p Patch) apply(s millpond.PoolSpec) millpond.PoolSpec {
 		s.Subnet, s.Accelerated, s.Inbound = n.Subnet, n.Accelerated, n.Inbound
 	}
 	if m := p.Machine; m != nil {
-		s.Image, s.NodeAgentSKU, s.DataDisks, s.OSDisk, s.Containers, s.Zonal, s.Extensions = m.Image, m.NodeAgentSKU, m.DataDisks, m.OSDisk, m.Containers, m.Zonal, m.Extensions
+		s.Image, s.NodeAgentSKU, s.DataDisks, s.OSDisk, s.Encrypted, s.Containers, s.Zonal, s.Extensions = m.Image, m.NodeAgentSKU, m.DataDisks, m.OSDisk, m.Encrypted, m.Containers, m.Zonal, m.Extensions
 	}
 	if c := p.Scheduling; c != nil {
 		s.FillType, s.OldestJobFirst = c.FillType, c.OldestJobFirst
@@ -114,6 +115,9 @@ func fixed(was, is millpond.PoolSpec) (names []string) {
 		differ("virtualMachineConfiguration.dataDisks", was.DataDisks, is.DataDisks)
 	}
 	differ("virtualMachineConfiguration.osDisk", was.OSDisk, is.OSDisk)
+	if len(was.Encrypted)+len(is.Encrypted) > 0 {
+		differ("virtualMachineConfiguration.diskEncryptionConfiguration", was.Encrypted, is.Encrypted)
+	}
 	differ("virtualMachineConfiguration.containerConfiguration", was.Containers, is.Containers)
 	if len(was.Extensions)+len(is.Extensions) > 0 {
 		differ("virtualMachineConfiguration.extensions", was.Extensions, is.Extensions)

@@ -31,6 +31,11 @@ func (m Machine) check() error {
 		m.ConsoleFD == m.QMPFD || m.QMPFD == m.AgentFD || m.AgentFD == m.ConsoleFD:
 		return fmt.Errorf("qemu: descriptors %d, %d, %d for console, QMP and agent must differ and be above 2", m.ConsoleFD, m.QMPFD, m.AgentFD)
 	}
+	for _, d := range m.Drives {
+		if d.Encrypted && (m.DiskKey == nil || d.Format != QCOW2 || d.NBD != nil) {
+			return fmt.Errorf("qemu: drive %s cannot be encrypted: it is no qcow2 file, or there is no key", d.ID)
+		}
+	}
 	if n := m.Network; n != nil {
 		if !n.Prefix.IsValid() || !n.Prefix.Addr().Is4() || n.Prefix.Bits() > 29 {
 			return fmt.Errorf("qemu: network %s is not an IPv4 prefix of at least 8 addresses", n.Prefix)

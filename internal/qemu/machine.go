@@ -67,6 +67,8 @@ type Machine struct {
 	// SCSI puts the data disks' controller in even if there are none yet.
 	SCSI   bool
 	Drives []Drive
+	// DiskKey opens the encrypted drives; nil without any.
+	DiskKey *DiskKey
 	// Network is nil for a machine without one.
 	Network *Network
 	// ConsoleFD, QMPFD and AgentFD are inherited descriptors of connected sockets
@@ -86,6 +88,11 @@ type Memory struct {
 	File   string
 	Shared bool
 }
+
+// DiskKey is what LUKS headers of drives are opened with. Both files have base64: Host
+// is a key of AES-256, Wrapped what it has encrypted, in CBC mode
+// with an initial vector of zeros: what is wrapped is random itself, and never wrapped twice.
+type DiskKey struct{ Host, Wrapped string }
 
 // UEFI is the firmware's code, shared and read-only, and this VM's own variables.
 type UEFI struct{ Code, Vars string }
@@ -124,6 +131,8 @@ type Drive struct {
 	// Map, if not nil, is put in the place of the backing file that File names: a
 	// QCOW2 disk over an export.
 	Map *Map
+	// Encrypted says that the QCOW2 file has a LUKS header; what lies below it is plain.
+	Encrypted bool
 	// Serial is what /dev/disk/by-id shows, at most 20 bytes.
 	Serial string
 }
@@ -221,8 +230,8 @@ func (m Machine) Args() ([]string, error) {
 	if m.UEFI != nil {
 		machine += ",pflash0=fwcode,pflash1=fwvars"
 		args = append(args,
-			"-blockdev", blockdev("fwcode", m.UEFI.Code, Raw, true, ""),
-			"-blockdev", blockdev("fwvars", m.UEFI.Vars, Raw, false, ""))
+			"-blockdev", blockdev("fwcode", m.UEFI.Code, Raw, true, false, ""),
+			"-blockdev", blockdev("fwvars", m.UEFI.Vars, Raw, false, false, ""))
 	}
 	if m.Memory != nil {
 		share := "off"
@@ -231,7 +240,7 @@ func (m Machine) Args() ([]string, error) {
 		}
 		machine += ",memory-backend=memory"
 		args = append(args, "-object", fmt.Sprintf("memory-backend-file,id=memory,size=%dM,mem-path=%s,share=%s",
-			m.MemoryMiB, strings.ReplaceAll(m.Memory.File, ",", ",,"), share))
+			m.MemoryMiB, escape(m.Memory.File), share))
 	}
 	if m.Incoming {
 		args = append(args, "-incoming", "defer")
@@ -248,6 +257,11 @@ func (m Machine) Args() ([]string, error) {
 		"-device", "virtio-serial-pci,id=serial0,max_ports=2",
 		"-chardev", fmt.Sprintf("socket,id=agent,fd=%d", m.AgentFD),
 		"-device", "virtserialport,bus=serial0.0,chardev=agent,name="+nodeproto.PortName)
+	if k := m.DiskKey; k != nil {
+		args = append(args,
+			"-object", "secret,id=hostkey,format=base64,file="+escape(k.Host),
+			"-object", "secret,id="+diskSecret+",format=base64,keyid=hostkey,iv="+wrapIV+",file="+escape(k.Wrapped))
+	}
 	args = append(args, m.driveArgs()...)
 	if n := m.Network; n != nil {
 		user := fmt.Sprintf("user,id=%s,ipv6=off,net=%s,host=%s,dns=%s,dhcpstart=%s", NetDevice, n.Prefix.Masked(), n.Gateway(), n.DNS(), n.Guest())
@@ -272,6 +286,15 @@ func (m Machine) Args() ([]string, error) {
 		"-chardev", fmt.Sprintf("socket,id=qmp,fd=%d", m.QMPFD),
 		"-mon", "chardev=qmp,mode=control"), nil
 }
+
+// diskSecret is the id of the secret that opens encrypted drives.
+const diskSecret = "diskkey"
+
+// wrapIV is 16 zeros.
+const wrapIV = "AAAAAAAAAAAAAAAAAAAAAA=="
+
+// escape is a file's name in an option that is not JSON.
+func escape(name string) string { return strings.ReplaceAll(name, ",", ",,") }
 
 func (m Machine) driveArgs() []string {
 	var args []string
@@ -317,7 +340,7 @@ func (d Drive) Device() map[string]any {
 // blockdev is the drive's -blockdev.
 func (d Drive) blockdev() string {
 	if d.NBD == nil {
-		return blockdev(d.ID, d.File, d.Format, d.ReadOnly, d.below())
+		return blockdev(d.ID, d.File, d.Format, d.ReadOnly, d.Encrypted, d.below())
 	}
 	b, err := json.Marshal(d.NBD.node(d.ID))
 	if err != nil {
@@ -357,7 +380,11 @@ func (m *Map) blockdev(id string) string {
 }
 
 // blockdev is JSON, so that no character of a file's name has a meaning.
-func blockdev(id, file string, f Format, readOnly bool, below string) string {
+func blockdev(id, file string, f Format, readOnly, encrypted bool, below string) string {
+	type crypt struct {
+		Format string `json:"format"`
+		Secret string `json:"key-secret"`
+	}
 	type node struct {
 		Driver   string `json:"driver"`
 		NodeName string `json:"node-name,omitempty"`
@@ -366,12 +393,16 @@ func blockdev(id, file string, f Format, readOnly bool, below string) string {
 		ReadOnly bool   `json:"read-only"`
 		Discard  string `json:"discard"`
 		Backing  string `json:"backing,omitempty"`
+		Encrypt  *crypt `json:"encrypt,omitempty"`
 		Cache    struct {
 			NoFlush bool `json:"no-flush"`
 		} `json:"cache"`
 	}
 	proto := node{Driver: "file", Filename: file, ReadOnly: readOnly, Discard: "unmap"}
 	top := node{Driver: string(f), NodeName: id, File: &proto, ReadOnly: readOnly, Discard: "unmap", Backing: below}
+	if encrypted {
+		top.Encrypt = &crypt{Format: "luks", Secret: diskSecret}
+	}
 	proto.Cache.NoFlush, top.Cache.NoFlush = !readOnly, !readOnly
 	b, err := json.Marshal(top)
 	if err != nil {

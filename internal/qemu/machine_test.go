@@ -39,8 +39,17 @@ func mapped() Machine {
 	return m
 }
 
+// encrypted is tiny with disks that have a key.
+func encrypted() Machine {
+	m := tiny()
+	m.DiskKey = &DiskKey{Host: "/a,b/disks.key", Wrapped: "disks/key"}
+	m.Drives[0].Encrypted = true
+	m.Drives = append(m.Drives, Drive{ID: "seed", File: "disks/seed.iso", Format: Raw, ReadOnly: true, Bus: VirtioBlk})
+	return m
+}
+
 func TestArgsGolden(t *testing.T) {
-	for name, m := range map[string]Machine{"bios-tcg": tiny(), "uefi-kvm": full(), "mapped": mapped()} {
+	for name, m := range map[string]Machine{"bios-tcg": tiny(), "uefi-kvm": full(), "mapped": mapped(), "encrypted": encrypted()} {
 		args, err := m.Args()
 		if err != nil {
 			t.Fatal(err)
@@ -67,27 +76,28 @@ func TestArgsGolden(t *testing.T) {
 
 func TestRefusals(t *testing.T) {
 	for name, spoil := range map[string]func(*Machine){
-		"name with a comma":  func(m *Machine) { m.Name = "a,debug-threads=on" },
-		"no UUID":            func(m *Machine) { m.UUID = "" },
-		"acceleration":       func(m *Machine) { m.Accel = "xen" },
-		"no CPU":             func(m *Machine) { m.VCPUs = 0 },
-		"no memory":          func(m *Machine) { m.MemoryMiB = 1 },
-		"descriptor twice":   func(m *Machine) { m.QMPFD = m.AgentFD },
-		"console":            func(m *Machine) { m.ConsoleFD = 1 },
-		"small network":      func(m *Machine) { m.Network.Prefix = netip.MustParsePrefix("10.0.0.0/30") },
-		"guest is gateway":   func(m *Machine) { m.Network.Address = m.Network.Gateway() },
-		"guest elsewhere":    func(m *Machine) { m.Network.Address = netip.MustParseAddr("10.9.9.9") },
-		"MAC":                func(m *Machine) { m.Network.MAC = "52:54" },
-		"drive twice":        func(m *Machine) { m.Drives[1].ID = "os" },
-		"drive id":           func(m *Machine) { m.Drives[1].ID = "a,b" },
-		"no file":            func(m *Machine) { m.Drives[1].File = "" },
-		"probed format":      func(m *Machine) { m.Drives[1].Format = "" },
-		"bus":                func(m *Machine) { m.Drives[1].Bus = "ide" },
-		"LUN twice":          func(m *Machine) { m.Drives[3].LUN = 0 },
-		"LUN too high":       func(m *Machine) { m.Drives[3].LUN = 256 },
-		"serial too long":    func(m *Machine) { m.Drives[0].Serial = strings.Repeat("a", 21) },
-		"two boot drives":    func(m *Machine) { m.Drives[1].Boot = true },
-		"serial with equals": func(m *Machine) { m.Drives[0].Serial = "a,b=c" },
+		"encrypted without a key": func(m *Machine) { m.Drives[0].Encrypted = true },
+		"name with a comma":       func(m *Machine) { m.Name = "a,debug-threads=on" },
+		"no UUID":                 func(m *Machine) { m.UUID = "" },
+		"acceleration":            func(m *Machine) { m.Accel = "xen" },
+		"no CPU":                  func(m *Machine) { m.VCPUs = 0 },
+		"no memory":               func(m *Machine) { m.MemoryMiB = 1 },
+		"descriptor twice":        func(m *Machine) { m.QMPFD = m.AgentFD },
+		"console":                 func(m *Machine) { m.ConsoleFD = 1 },
+		"small network":           func(m *Machine) { m.Network.Prefix = netip.MustParsePrefix("10.0.0.0/30") },
+		"guest is gateway":        func(m *Machine) { m.Network.Address = m.Network.Gateway() },
+		"guest elsewhere":         func(m *Machine) { m.Network.Address = netip.MustParseAddr("10.9.9.9") },
+		"MAC":                     func(m *Machine) { m.Network.MAC = "52:54" },
+		"drive twice":             func(m *Machine) { m.Drives[1].ID = "os" },
+		"drive id":                func(m *Machine) { m.Drives[1].ID = "a,b" },
+		"no file":                 func(m *Machine) { m.Drives[1].File = "" },
+		"probed format":           func(m *Machine) { m.Drives[1].Format = "" },
+		"bus":                     func(m *Machine) { m.Drives[1].Bus = "ide" },
+		"LUN twice":               func(m *Machine) { m.Drives[3].LUN = 0 },
+		"LUN too high":            func(m *Machine) { m.Drives[3].LUN = 256 },
+		"serial too long":         func(m *Machine) { m.Drives[0].Serial = strings.Repeat("a", 21) },
+		"two boot drives":         func(m *Machine) { m.Drives[1].Boot = true },
+		"serial with equals":      func(m *Machine) { m.Drives[0].Serial = "a,b=c" },
 	} {
 		m := full()
 		spoil(&m)

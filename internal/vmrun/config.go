@@ -39,6 +39,9 @@ type Config struct {
 	CacheDir string `json:"cacheDir"`
 	// AgentDisk is an ISO that brings the agent to images without one, or empty.
 	AgentDisk string `json:"agentDisk,omitempty"`
+	// HostKey is the file of the host's key, which the keys of encrypted disks are kept
+	// under; empty for a host without one.
+	HostKey string `json:"hostKey,omitempty"`
 	// ImageSocket is where the image host serves contents and managed disks; empty
 	// without one.
 	ImageSocket string `json:"imageSocket,omitempty"`

@@ -60,15 +60,19 @@ func (d *disks) undo(step string) func() error {
 // because QEMU's own complaint about a missing one is hard to read.
 func (d *disks) overlay(step, name string, disk launch.Disk) error {
 	return d.make(step, name, func(p string) error {
+		crypt, err := d.crypt(step, disk.Encrypted)
+		if err != nil {
+			return err
+		}
 		if d.clones {
-			return d.overTemplate(p, name, disk.SizeBytes)
+			return d.overTemplate(p, name, disk.SizeBytes, crypt)
 		}
 		if disk.Content != "" {
 			base, err := contentBase(d.dir, d.cfg.ImageSocket, disk.Content)
 			if err != nil {
 				return err
 			}
-			return writeOverlay(p, base, disk.SizeBytes)
+			return writeOverlayOf(p, base, "raw", disk.SizeBytes, crypt)
 		}
 		base := disk.Backing
 		if strings.HasPrefix(base, "/") {
@@ -82,27 +86,36 @@ func (d *disks) overlay(step, name string, disk launch.Disk) error {
 		} else if base != "" && !strings.Contains(base, ":") {
 			return fmt.Errorf("the base %q is neither an absolute path nor a URI", base)
 		}
-		return writeOverlay(p, base, disk.SizeBytes)
+		return writeOverlayOf(p, base, "raw", disk.SizeBytes, crypt)
 	})
 }
 
 // overTemplate puts the disk p over the template's of that name.
-func (d *disks) overTemplate(p, name string, size int64) error {
+func (d *disks) overTemplate(p, name string, size int64, crypt []byte) error {
 	base := filepath.Join(d.cfg.Template, name)
 	if _, err := os.Stat(base); err != nil {
 		return fmt.Errorf("the template's disk is not there: %w", err)
 	}
-	return writeOverlayOf(p, base, "qcow2", size)
+	return writeOverlayOf(p, base, "qcow2", size, crypt)
 }
 
 func (d *disks) osDisk(ctx context.Context) error {
 	if d.cfg.Spec.OSDisk.Managed != "" {
 		return d.managed(d.cfg.Spec.OSDisk)
 	}
-	if d.cfg.Spec.OSDisk.FullCopy {
-		return d.fullCopy(ctx, stepOSDisk, osDisk, d.cfg.Spec.OSDisk)
+	return d.own(ctx, stepOSDisk, osDisk, d.cfg.Spec.OSDisk)
+}
+
+// own makes a disk that goes with the VM. An encrypted one is always an overlay: the
+// copy of an image is not written to.
+func (d *disks) own(ctx context.Context, step, name string, disk launch.Disk) error {
+	if disk.FullCopy {
+		if err := d.fullCopy(ctx, step, name, disk); err != nil || !d.encrypted(disk) {
+			return err
+		}
+		disk.Content, disk.Backing = "", d.path(rawName(name))
 	}
-	return d.overlay(stepOSDisk, osDisk, d.cfg.Spec.OSDisk)
+	return d.overlay(step, name, disk)
 }
 
 func (d *disks) dataDisks(ctx context.Context) error {
@@ -113,13 +126,7 @@ func (d *disks) dataDisks(ctx context.Context) error {
 			}
 			continue
 		}
-		if disk.FullCopy {
-			if err := d.fullCopy(ctx, stepDataDisks, dataDisk(disk.LUN), disk); err != nil {
-				return fmt.Errorf("LUN %d: %w", disk.LUN, err)
-			}
-			continue
-		}
-		if err := d.overlay(stepDataDisks, dataDisk(disk.LUN), disk); err != nil {
+		if err := d.own(ctx, stepDataDisks, dataDisk(disk.LUN), disk); err != nil {
 			return fmt.Errorf("LUN %d: %w", disk.LUN, err)
 		}
 	}
@@ -129,14 +136,14 @@ func (d *disks) dataDisks(ctx context.Context) error {
 // drive is a disk as QEMU gets it: a file, or for a managed disk the image host's
 // export of it, which only this VM has, and which stays when the VM goes.
 func (d *disks) drive(q qemu.Drive, disk launch.Disk, file string) qemu.Drive {
-	q.File, q.Format = file, qemu.QCOW2
+	q.File, q.Format, q.Encrypted = file, qemu.QCOW2, d.encrypted(disk)
 	switch {
 	case disk.Managed != "":
 		// The step of the disks has looked at the name.
 		socket, _ := socketName(d.dir, d.cfg.ImageSocket)
 		q.File, q.Format = "", qemu.Raw
 		q.NBD = &qemu.NBD{Socket: socket, Export: disk.Managed, ReconnectDelay: reconnectDelay, OpenTimeout: openTimeout}
-	case disk.FullCopy:
+	case disk.FullCopy && !q.Encrypted:
 		q.File, q.Format = rawName(file), qemu.Raw
 	}
 	return q
@@ -159,14 +166,18 @@ func (d *disks) tempDisk(ctx context.Context) error {
 		return nil
 	}
 	return d.make(stepTempDisk, tempDisk, func(p string) error {
+		crypt, err := d.crypt(stepTempDisk, d.cfg.Spec.TempEncrypted)
+		if err != nil {
+			return err
+		}
 		if d.clones {
-			return d.overTemplate(p, tempDisk, mib<<20)
+			return d.overTemplate(p, tempDisk, mib<<20, crypt)
 		}
 		base := tempBase(d.cfg.CacheDir, mib)
 		if err := ensureTempBase(ctx, d.cfg.Tools.MkE2fs, base, mib); err != nil {
 			return err
 		}
-		return writeOverlay(p, base, mib<<20)
+		return writeOverlayOf(p, base, "raw", mib<<20, crypt)
 	})
 }
 
@@ -250,7 +261,7 @@ func writeWhole(name string, write func(io.Writer) error) error {
 func (d *disks) drives() []qemu.Drive {
 	list := []qemu.Drive{d.drive(qemu.Drive{ID: "os", Bus: qemu.VirtioBlk, Boot: true, Serial: "millpond-os"}, d.cfg.Spec.OSDisk, osDisk)}
 	if d.cfg.Spec.TempDiskMiB != 0 {
-		list = append(list, qemu.Drive{ID: "temp", File: tempDisk, Format: qemu.QCOW2, Bus: qemu.VirtioBlk, Serial: launch.TempDiskLabel})
+		list = append(list, qemu.Drive{ID: "temp", File: tempDisk, Format: qemu.QCOW2, Bus: qemu.VirtioBlk, Serial: launch.TempDiskLabel, Encrypted: d.encrypts(d.cfg.Spec.TempEncrypted)})
 	}
 	for _, disk := range d.cfg.Spec.DataDisks {
 		list = append(list, d.dataDrive(disk))
@@ -277,6 +288,11 @@ func (d *disks) machine(consoleFD, qmpFD, agentFD int) qemu.Machine {
 	}
 	if c.Spec.Firmware == launch.UEFI {
 		m.UEFI = &qemu.UEFI{Code: c.Tools.OVMFCode, Vars: firmwareVars}
+	}
+	for _, drive := range m.Drives {
+		if drive.Encrypted {
+			m.DiskKey = &qemu.DiskKey{Host: c.HostKey, Wrapped: diskKey}
+		}
 	}
 	m.Network = c.network()
 	m.Memory, m.Incoming = c.memory(d.clones), d.clones

@@ -52,6 +52,7 @@ const (
 	tempDisk     = diskFolder + "/temp.qcow2"
 	seedDisk     = diskFolder + "/seed.iso"
 	firmwareVars = diskFolder + "/vars.fd"
+	diskKey      = diskFolder + "/key"
 )
 
 func dataDisk(lun int) string { return fmt.Sprintf(diskFolder+"/data-%d.qcow2", lun) }

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+
+	"millpond.dev/millpond/internal/luks"
 )
 
 // A fresh qcow2 overlay is a header and three empty tables, so it is written
@@ -16,6 +18,7 @@ import (
 //	1  refcount table, one entry
 //	2  refcount block: one for each cluster of this list
 //	3… L1 table, all zero: everything is read from the base
+//	…  of an encrypted disk only, its LUKS header
 const (
 	clusterBits = 16
 	cluster     = 1 << clusterBits
@@ -31,12 +34,13 @@ const maxDisk = 64 << 40
 // writeOverlay makes the file name an empty overlay of size bytes over a raw
 // base, or a blank disk if base is empty. The file appears whole or not at all.
 func writeOverlay(name, base string, size int64) error {
-	return writeOverlayOf(name, base, "raw", size)
+	return writeOverlayOf(name, base, "raw", size, nil)
 }
 
 // writeOverlayOf is writeOverlay over a base of a format, raw or qcow2, that is
-// written down, so that QEMU never probes it.
-func writeOverlayOf(name, base, format string, size int64) error {
+// written down, so that QEMU never probes it. crypt is the LUKS header of a disk whose
+// clusters are encrypted, nil for a plain one.
+func writeOverlayOf(name, base, format string, size int64, crypt []byte) error {
 	if size <= 0 || size%512 != 0 || size > maxDisk {
 		return fmt.Errorf("a disk of %d bytes cannot be made; sizes are multiples of 512 up to 64 TiB", size)
 	}
@@ -46,27 +50,37 @@ func writeOverlayOf(name, base, format string, size int64) error {
 	entries := (size + l1Span - 1) / l1Span
 	l1Clusters := (entries*8 + cluster - 1) / cluster
 	clusters := 3 + l1Clusters
+	cryptAt := int64(0)
+	if crypt != nil {
+		cryptAt = clusters * cluster
+		clusters += (luks.Size + cluster - 1) / cluster
+	}
 
 	f, err := os.CreateTemp(filepath.Dir(name), ".tmp-overlay-*")
 	if err != nil {
 		return err
 	}
 	defer os.Remove(f.Name())
-	_, errHeader := f.WriteAt(overlayHeader(base, format, size, entries), 0)
+	_, errHeader := f.WriteAt(overlayHeader(base, format, size, entries, cryptAt), 0)
+	var errCrypt error
+	if crypt != nil {
+		_, errCrypt = f.WriteAt(crypt, cryptAt)
+	}
 	_, errTable := f.WriteAt(binary.BigEndian.AppendUint64(nil, 2*cluster), 1*cluster)
 	var counts []byte
 	for range clusters {
 		counts = binary.BigEndian.AppendUint16(counts, 1)
 	}
 	_, errCounts := f.WriteAt(counts, 2*cluster)
-	err = errors.Join(errHeader, errTable, errCounts, f.Truncate(clusters*cluster), f.Close())
+	err = errors.Join(errHeader, errCrypt, errTable, errCounts, f.Truncate(clusters*cluster), f.Close())
 	if err != nil {
 		return err
 	}
 	return os.Rename(f.Name(), name)
 }
 
-func overlayHeader(base, format string, size, l1Entries int64) []byte {
+// overlayHeader is the first cluster; cryptAt is where the LUKS header is, 0 without one.
+func overlayHeader(base, format string, size, l1Entries, cryptAt int64) []byte {
 	const headerLength = 104
 	e := binary.BigEndian
 	var ext []byte
@@ -75,6 +89,14 @@ func overlayHeader(base, format string, size, l1Entries int64) []byte {
 		ext = e.AppendUint32(ext, uint32(len(format)))
 		ext = append(ext, format...)
 		ext = append(ext, make([]byte, (8-len(format)%8)%8)...)
+	}
+	method := uint32(0) // no encryption
+	if cryptAt != 0 {
+		method = 2                            // LUKS
+		ext = e.AppendUint32(ext, 0x0537be77) // where its header is
+		ext = e.AppendUint32(ext, 16)
+		ext = e.AppendUint64(ext, uint64(cryptAt))
+		ext = e.AppendUint64(ext, luks.Size)
 	}
 	ext = append(ext, make([]byte, 8)...) // end of extensions
 
@@ -88,7 +110,7 @@ func overlayHeader(base, format string, size, l1Entries int64) []byte {
 	h = e.AppendUint32(h, uint32(len(base)))
 	h = e.AppendUint32(h, clusterBits)
 	h = e.AppendUint64(h, uint64(size))
-	h = e.AppendUint32(h, 0) // no encryption
+	h = e.AppendUint32(h, method)
 	h = e.AppendUint32(h, uint32(l1Entries))
 	h = e.AppendUint64(h, 3*cluster)
 	h = e.AppendUint64(h, 1*cluster)

@@ -39,6 +39,9 @@ type Config struct {
 	Dir string
 	// CacheDir keeps what VMs share and what can be made again.
 	CacheDir string
+	// HostKey is the file of the host's key for encrypted disks, which is made when the
+	// first VM needs it.
+	HostKey string
 	// Supervisor is the command of a supervisor, such as [millpond vm-run]; it
 	// gets "--dir DIR" behind it.
 	Supervisor []string
@@ -247,7 +250,7 @@ func (l *Launcher) Launch(ctx context.Context, spec launch.Spec) error {
 // configured is what a VM's supervisor is told. Its network stands for the one that
 // it gets when it is admitted: that it has one is a part of its kind.
 func (l *Launcher) configured(spec launch.Spec) vmrun.Config {
-	cfg := vmrun.Config{Spec: spec, Tools: l.cfg.Tools, CacheDir: l.cfg.CacheDir, StopGrace: l.cfg.StopGrace,
+	cfg := vmrun.Config{Spec: spec, Tools: l.cfg.Tools, CacheDir: l.cfg.CacheDir, HostKey: l.cfg.HostKey, StopGrace: l.cfg.StopGrace,
 		VCPUs: min(spec.VCPUs, l.cfg.VCPUCap), MemoryMiB: spec.MemoryMiB}
 	if l.cfg.MemoryCapMiB > 0 {
 		cfg.MemoryMiB = min(cfg.MemoryMiB, l.cfg.MemoryCapMiB)
@@ -288,6 +291,11 @@ func (l *Launcher) create(key string, spec launch.Spec) error {
 // write makes the folder. The configuration comes last: a folder without one is
 // rubbish, a folder with one is a promise to start the VM.
 func (l *Launcher) write(v *vm) error {
+	if vmrun.Encrypts(v.cfg.Spec) {
+		if err := vmrun.EnsureHostKey(v.cfg.HostKey); err != nil {
+			return err
+		}
+	}
 	if err := os.MkdirAll(v.dir, 0o700); err != nil {
 		return err
 	}
