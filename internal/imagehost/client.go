@@ -84,6 +84,12 @@ func (c *Client) Map(ctx context.Context, name string) (m cache.Mapping, err err
 	return m, c.call(ctx, http.MethodPost, "/v1/exports/"+url.PathEscape(name)+"/map", nil, &m)
 }
 
+// Grow makes the larger map of a content that follows m, once; it waits some seconds
+// until there is more.
+func (c *Client) Grow(ctx context.Context, name string, m cache.Mapping) (larger cache.Mapping, err error) {
+	return larger, c.call(ctx, http.MethodPost, fmt.Sprintf("/v1/exports/%s/map/%d/grow", url.PathEscape(name), m.Area), nil, &larger)
+}
+
 // Freeze makes a managed disk, as it is now, readable by layer.Disks.OpenFrozen.
 func (c *Client) Freeze(ctx context.Context, disk string) (p layer.Point, err error) {
 	return p, c.call(ctx, http.MethodPost, "/v1/exports/"+url.PathEscape(disk)+"/freeze", nil, &p)

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -84,6 +85,15 @@ func (h *host) routes() http.Handler {
 	})
 	mux.HandleFunc("POST /v1/exports/{name}/map", func(w http.ResponseWriter, r *http.Request) {
 		m, err := h.mapContent(r.Context(), r.PathValue("name"))
+		answer(w, m, err)
+	})
+	mux.HandleFunc("POST /v1/exports/{name}/map/{area}/grow", func(w http.ResponseWriter, r *http.Request) {
+		area, err := strconv.Atoi(r.PathValue("area"))
+		if err != nil {
+			answer(w, nil, millpond.Errorf(millpond.Invalid, "InvalidMap", "%q is not the number of a map.", r.PathValue("area")))
+			return
+		}
+		m, err := h.cache.Grow(r.Context(), image.ContentID(r.PathValue("name")), area, growPatience)
 		answer(w, m, err)
 	})
 	h.diskRoutes(mux)
@@ -167,9 +177,9 @@ func (h *host) register(r *http.Request, e Export) (ExportStatus, error) {
 	return h.status(e.Name)
 }
 
-// mapPatience is how long a machine's start waits for what its boot reads. What has
-// come by then it reads from the host's file itself, the rest through us.
-const mapPatience = 400 * time.Millisecond
+// growPatience is how long a larger map waits for what a boot reads. Until then the
+// machine reads through us what its first map has not.
+const growPatience = 3 * time.Second
 
 // mapContent makes a map of a content that is served.
 func (h *host) mapContent(ctx context.Context, name string) (cache.Mapping, error) {
@@ -187,7 +197,7 @@ func (h *host) mapContent(ctx context.Context, name string) (cache.Mapping, erro
 	if err != nil {
 		return cache.Mapping{}, err
 	}
-	return h.cache.Map(ctx, image.ContentID(name), stores, mapPatience)
+	return h.cache.Map(ctx, image.ContentID(name), stores)
 }
 
 // unregister ends an export, when its last client has gone.

@@ -365,18 +365,33 @@ func (d Drive) below() string {
 	return d.ID + "-map"
 }
 
-// blockdev is the map as the node id over the export. Its file is written to by its
-// owner, who does not touch what the map names.
+// Remapped are the arguments of blockdev-reopen by which a running VM goes over from
+// d.Map to m, which has all that d.Map has at the same places of the same file. QEMU
+// forgets the tables that it has read of d.Map.
+func (d Drive) Remapped(m *Map) map[string]any {
+	n := m.node(d.below())
+	n["backing"] = d.below() + "-export"
+	return map[string]any{"options": []any{n}}
+}
+
+// blockdev is the map as the node id over the export, on the command line.
 func (m *Map) blockdev(id string) string {
-	type node = map[string]any
-	b, err := json.Marshal(node{"driver": "qcow2", "node-name": id, "read-only": true,
-		"file": node{"driver": "raw", "read-only": true, "offset": m.Offset, "file": node{"driver": "file", "filename": m.File, "read-only": true, "locking": "off"}},
-		"backing": node{"driver": "raw", "read-only": true, "file": node{"driver": "nbd", "read-only": true,
-			"server": node{"type": "unix", "path": m.Export.Socket}, "export": m.Export.Export, "reconnect-delay": m.Export.ReconnectDelay, "open-timeout": m.Export.OpenTimeout}}})
+	n := m.node(id)
+	n["backing"] = map[string]any{"driver": "raw", "node-name": id + "-export", "read-only": true, "file": map[string]any{"driver": "nbd", "read-only": true,
+		"server": map[string]any{"type": "unix", "path": m.Export.Socket}, "export": m.Export.Export, "reconnect-delay": m.Export.ReconnectDelay, "open-timeout": m.Export.OpenTimeout}}
+	b, err := json.Marshal(n)
 	if err != nil {
 		panic(err) // plain data
 	}
 	return string(b)
+}
+
+// node is the map without what lies below it. Its file is written to by its owner, who
+// does not touch what the map names.
+func (m *Map) node(id string) map[string]any {
+	type node = map[string]any
+	return node{"driver": "qcow2", "node-name": id, "read-only": true,
+		"file": node{"driver": "raw", "read-only": true, "offset": m.Offset, "file": node{"driver": "file", "filename": m.File, "read-only": true, "locking": "off"}}}
 }
 
 // blockdev is JSON, so that no character of a file's name has a meaning.

@@ -1,10 +1,12 @@
 package qemu
 
 import (
+	"encoding/json"
 	"flag"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 )
@@ -119,5 +121,29 @@ func TestNetworkAddresses(t *testing.T) {
 	}
 	if got := n.ClosePort("tcp", host); got != "hostfwd_remove net0 tcp:127.64.1.2:22" {
 		t.Error(got)
+	}
+}
+
+// A map that QEMU goes over to is the node that it was started with, from another
+// offset on: what the options do not name would become what it is by default.
+func TestRemapped(t *testing.T) {
+	d := Drive{ID: "os", File: "os.qcow2", Format: QCOW2, Boot: true, Map: &Map{File: "slab", Offset: 8 << 20, Export: NBD{Socket: "s", Export: "x"}}}
+	var first map[string]any
+	if err := json.Unmarshal([]byte(d.Map.blockdev(d.below())), &first); err != nil {
+		t.Fatal(err)
+	}
+	below := first["backing"].(map[string]any)["node-name"]
+	first["backing"] = below
+	first["file"].(map[string]any)["offset"] = float64(12 << 20)
+	b, err := json.Marshal(d.Remapped(&Map{File: "slab", Offset: 12 << 20}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got map[string][]map[string]any
+	if err := json.Unmarshal(b, &got); err != nil {
+		t.Fatal(err)
+	}
+	if len(got["options"]) != 1 || !reflect.DeepEqual(got["options"][0], first) || below != "os-map-export" {
+		t.Errorf("%v\nwant %v", got, first)
 	}
 }

@@ -16,8 +16,12 @@ import (
 	"millpond.dev/millpond/internal/qemu"
 )
 
-// mapLimit bounds the question for a map; the image host waits less.
-const mapLimit = 2 * time.Second
+const (
+	// mapLimit bounds the question for a map, growLimit that for a larger one, for which
+	// the image host waits less.
+	mapLimit  = 2 * time.Second
+	growLimit = 10 * time.Second
+)
 
 // mapping is a map of the OS disk's content that the image host makes while the
 // steps before QEMU's start are under way.
@@ -33,7 +37,7 @@ type mapping struct {
 // askForMap has a map made if the machine boots from an overlay on a content. It
 // returns at once.
 func (s *supervisor) askForMap() {
-	s.mapping = nil
+	s.mapping, s.growing = nil, nil
 	id := s.cfg.Spec.OSDisk.Content
 	if id == "" || s.cfg.Spec.OSDisk.FullCopy || s.cfg.ImageSocket == "" || s.clones {
 		return
@@ -83,10 +87,37 @@ func (s *supervisor) takeMap(ctx context.Context, drives []qemu.Drive) (lease *o
 		if drives[i].Boot {
 			drives[i].Map = &qemu.Map{File: m.at.File, Offset: m.at.Offset,
 				Export: qemu.NBD{Socket: socket, Export: s.cfg.Spec.OSDisk.Content, ReconnectDelay: reconnectDelay, OpenTimeout: openTimeout}}
+			if m.at.Grows {
+				s.growing = &growingMap{m.at, drives[i]}
+			}
 		}
 	}
 	s.log.Info("the OS disk is read from the host's cache", "chunks", m.at.Chunks)
 	return m.lease
+}
+
+// growingMap is a map with which a machine has started before all was there that its
+// boot reads.
+type growingMap struct {
+	at    cache.Mapping
+	drive qemu.Drive
+}
+
+// growMap has the machine go over to a larger map when that is there, while its firmware
+// still looks around. Without one it goes on as it is.
+func (s *supervisor) growMap(ctx context.Context) {
+	g := s.growing
+	ctx, cancel := context.WithTimeout(ctx, growLimit)
+	defer cancel()
+	larger, err := imagehost.NewClient(filepath.Dir(s.cfg.ImageSocket)).Grow(ctx, s.cfg.Spec.OSDisk.Content, g.at)
+	if err == nil && larger.Chunks > g.at.Chunks {
+		err = s.qmp.Execute(ctx, "blockdev-reopen", g.drive.Remapped(&qemu.Map{File: larger.File, Offset: larger.Offset}), nil)
+	}
+	if err != nil {
+		s.log.Info("the OS disk's map does not grow", "why", err.Error())
+		return
+	}
+	s.log.Info("the OS disk is read from the host's cache", "chunks", larger.Chunks)
 }
 
 // dropMap lets go of a map that QEMU has not got.

@@ -70,6 +70,8 @@ type supervisor struct {
 	disks *disks
 	// mapping is asked for before the first step and taken by QEMU's start.
 	mapping *mapping
+	// growing is the map that QEMU has started with, if there is to be a larger one.
+	growing *growingMap
 	console *console
 	// port is the machine's place in a network that it shares; nil without one.
 	port   *lan.Port
@@ -269,6 +271,9 @@ func (s *supervisor) watch(ctx context.Context) error {
 	defer endChannel()
 	frozen := make(chan error, 1)
 	kept := ""
+	if s.growing != nil {
+		s.loops.Go(func() { s.growMap(channelCtx) })
+	}
 	s.loops.Go(func() {
 		if s.cfg.Freeze {
 			var err error

@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -8,7 +9,6 @@ import (
 	"hash/crc32"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"time"
 
@@ -21,7 +21,7 @@ import (
 // file itself, as it reads a local image. In front of the slots the file has
 // maxMaps areas; one that is in use has the header and tables of a qcow2 image of
 // clusters as long as a chunk, whose data clusters are slots. Offsets count from
-// the area's begin, so that the image is the file from there on:
+// the image's begin, so that it is the file from there on:
 //
 //	cluster 0  header
 //	        1  refcount table: a hole, nobody writes to the image
@@ -29,23 +29,29 @@ import (
 //	        3… L2 tables, one for each 32 GiB of the disk
 //
 // A map does not change. What it does not have is read from the disk below it,
-// which is the content's export. As long as somebody has the map's lease locked,
-// the slots that it names are not replaced.
+// which is the content's export. One that was made before all was here that a boot
+// reads is followed by a larger one in the second half of its area, to which QEMU
+// goes over: both have the slots of the first at the same place of the file. As long
+// as somebody has the lease of the area locked, the slots that its maps name are not
+// replaced.
 const (
 	maxMaps     = 256
 	mapClusters = 16
 	mapArea     = mapClusters * image.ChunkSize
 	slotsBegin  = maxMaps * mapArea
-	mapTables   = mapClusters - 3
+	// mapTables is how many L2 tables an area has room for, halfTables a half of it.
+	mapTables  = mapClusters - 3
+	halfTables = mapClusters/2 - 3
+	// clusterBits is that of a chunk's length.
 	clusterBits = 19
 	// mapSpan is how many bytes of the disk an L2 table covers.
 	mapSpan = image.ChunkSize / 8 * image.ChunkSize
-	// mapsFolder has a lease for each map, named by its number.
+	// mapsFolder has a lease for each area, named by its number.
 	mapsFolder = "maps"
 	// mapGrace is how long a lease is kept before somebody has locked it.
 	mapGrace = time.Minute
-	// leaseMagic is a lease's first line. Behind it come the slots and a CRC-32C of
-	// all before it, in 4 bytes each.
+	// leaseMagic begins each of a lease's parts, one for each map of the area. Behind
+	// it come the slots and a CRC-32C of all before it in the part, in 4 bytes each.
 	leaseMagic = "millpond map 1\n"
 )
 
@@ -58,91 +64,165 @@ type Mapping struct {
 	// before its first read to after its last. If the name does not lead to the
 	// locked file any more, the map is gone.
 	Lease string `json:"lease"`
+	// Area is the number by which Grow knows the map.
+	Area int `json:"area"`
 	// Chunks is how many chunks the map has.
 	Chunks int `json:"chunks"`
+	// Grows says that more is being fetched, with which Grow makes a larger map.
+	Grows bool `json:"grows"`
 }
 
 // errNoMap says that there is no room for another map, or none for one of a disk
 // of this size. The content is read without one.
 var errNoMap = errors.New("the cache has no room for a map")
 
-// lease is a map in use.
+// lease is an area in use.
 type lease struct {
 	slots []int
 	begun time.Time
+	// core is of what its map is, and at which of its chunks that has; nil for one of
+	// an earlier process, which does not grow any more.
+	core *core
+	at   map[int64]int
+	// ahead fetches what a larger map is to have; nil if there is no larger one.
+	ahead *aheadRun
+	// growing keeps the area while its second half is written.
+	growing bool
 }
 
-// mapped makes a map of a disk of size bytes that has those of the chunks that are
-// kept and verified. Together the maps hold no more than half of the slots.
-func (s *slab) mapped(dir string, size int64, chunks map[int64]image.Digest) (Mapping, []int64, error) {
-	tables := int((size + mapSpan - 1) / mapSpan)
-	if size <= 0 || tables > mapTables {
-		return Mapping{}, nil, fmt.Errorf("%w: a disk of %d bytes", errNoMap, size)
+// mapped makes a map of a content that has those of its chunks that are kept and
+// verified. Together the maps hold no more than half of the slots. ahead is what
+// fetches more for it, if anything does.
+func (s *slab) mapped(dir string, k *core, ahead *aheadRun) (Mapping, error) {
+	tables := tablesOf(k.m.Size)
+	if tables < 1 || tables > mapTables {
+		return Mapping{}, fmt.Errorf("%w: a disk of %d bytes", errNoMap, k.m.Size)
 	}
-	area, at := s.hire(chunks)
-	if area < 0 {
-		return Mapping{}, nil, errNoMap
+	if tables > halfTables {
+		ahead = nil
 	}
-	if len(at) == 0 {
+	area, l := s.hire(k, ahead)
+	if l == nil {
+		return Mapping{}, errNoMap
+	}
+	if len(l.at) == 0 && ahead == nil {
 		s.endLease(area)
-		return Mapping{}, nil, fmt.Errorf("%w: nothing of the content is kept", errNoMap)
+		return Mapping{}, fmt.Errorf("%w: nothing of the content is kept", errNoMap)
 	}
-	m := Mapping{File: s.chunks.Name(), Offset: int64(area) * mapArea, Lease: filepath.Join(dir, mapsFolder, strconv.Itoa(area)), Chunks: len(at)}
+	m := Mapping{File: s.chunks.Name(), Offset: int64(area) * mapArea, Lease: leaseFile(dir, area), Area: area, Chunks: len(l.at), Grows: ahead != nil}
+	err := s.writeMap(m.Offset, k.m.Size, l.at)
+	if err == nil {
+		err = writeLease(m.Lease, l.slots)
+	}
+	if err != nil {
+		s.endLease(area)
+		return Mapping{}, err
+	}
+	return m, nil
+}
+
+// errNotGrowing says that an area has no map of the content that would grow.
+var errNotGrowing = errors.New("the map does not grow")
+
+// growing finds the map of a content that can be followed by a larger one, and what
+// that waits for.
+func (s *slab) growing(area int, id image.ContentID) (*core, *aheadRun, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l := s.leases[area]
+	if l == nil || l.ahead == nil || l.core.id != id {
+		return nil, nil, errNotGrowing
+	}
+	return l.core, l.ahead, nil
+}
+
+// grow writes the larger map of an area, once, with what is kept and verified by now.
+// It returns also which chunks that has.
+func (s *slab) grow(dir string, area int, k *core) (Mapping, map[int64]int, error) {
+	s.mu.Lock()
+	l := s.leases[area]
+	if l == nil || l.ahead == nil || l.core != k {
+		s.mu.Unlock()
+		return Mapping{}, nil, errNotGrowing
+	}
+	had := len(l.at)
+	l.ahead, l.growing = nil, true
+	s.fill(l)
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		l.growing = false
+		s.mu.Unlock()
+	}()
+	m := Mapping{File: s.chunks.Name(), Offset: int64(area) * mapArea, Lease: leaseFile(dir, area), Area: area, Chunks: len(l.at)}
+	if m.Chunks == had {
+		return m, l.at, nil
+	}
+	m.Offset += mapArea / 2
+	// A process that takes over finds the slots before QEMU can know them.
+	err := growLease(m.Lease, l.slots)
+	if err == nil {
+		err = s.writeMap(m.Offset, k.m.Size, l.at)
+	}
+	return m, l.at, err
+}
+
+func tablesOf(size int64) int { return int((size + mapSpan - 1) / mapSpan) }
+
+func leaseFile(dir string, area int) string {
+	return filepath.Join(dir, mapsFolder, strconv.Itoa(area))
+}
+
+// writeMap writes the image of a disk of size bytes whose chunks are in slots.
+func (s *slab) writeMap(offset, size int64, at map[int64]int) error {
+	tables := tablesOf(size)
 	l2 := make([]byte, 8*((size+image.ChunkSize-1)/image.ChunkSize))
-	var slots []int
-	var numbers []int64
 	for n, i := range at {
-		binary.BigEndian.PutUint64(l2[8*n:], uint64(slotPlace(i)-m.Offset))
-		slots, numbers = append(slots, i), append(numbers, n)
+		binary.BigEndian.PutUint64(l2[8*n:], uint64(slotPlace(i)-offset))
 	}
 	l1 := make([]byte, 0, 8*tables)
 	for t := range tables {
 		l1 = binary.BigEndian.AppendUint64(l1, uint64(3+t)*image.ChunkSize)
 	}
-	var err error
 	for _, part := range []struct {
 		cluster int64
 		data    []byte
 	}{{0, mapHeader(size, tables)}, {2, l1}, {3, l2}} {
-		if err == nil {
-			_, err = s.chunks.WriteAt(part.data, m.Offset+part.cluster*image.ChunkSize)
+		if _, err := s.chunks.WriteAt(part.data, offset+part.cluster*image.ChunkSize); err != nil {
+			return err
 		}
 	}
-	if err == nil {
-		err = writeLease(m.Lease, slots)
-	}
-	if err != nil {
-		s.endLease(area)
-		return Mapping{}, nil, err
-	}
-	slices.Sort(numbers)
-	return m, numbers, nil
+	return nil
 }
 
-// hire takes a free area and holds the slots of chunks for it; -1 if there is no
-// area.
-func (s *slab) hire(chunks map[int64]image.Digest) (area int, at map[int64]int) {
+// hire takes a free area and holds the slots of a content's chunks for it; no lease if
+// there is no area.
+func (s *slab) hire(k *core, ahead *aheadRun) (area int, l *lease) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for area = 0; s.leases[area] != nil; area++ {
 		if area == maxMaps-1 {
-			return -1, nil
+			return 0, nil
 		}
 	}
-	l := &lease{begun: s.clock.Now()}
-	at = map[int64]int{}
-	for n, d := range chunks {
+	l = &lease{begun: s.clock.Now(), core: k, at: map[int64]int{}, ahead: ahead}
+	s.fill(l)
+	s.leases[area] = l
+	return area, l
+}
+
+// fill holds for a lease the slots of chunks that it does not have; with s.mu.
+func (s *slab) fill(l *lease) {
+	for n, d := range l.core.m.Chunks {
 		i, ok := s.at[d]
-		if !ok || !s.slots[i].verified || s.pinned[i] == 0 && len(s.pinned) >= s.limit/2 {
+		if _, has := l.at[n]; has || !ok || !s.slots[i].verified || s.pinned[i] == 0 && len(s.pinned) >= s.limit/2 {
 			continue
 		}
 		s.slots[i].recent = true
 		s.pin(i)
 		l.slots = append(l.slots, i)
-		at[n] = i
+		l.at[n] = i
 	}
-	s.leases[area] = l
-	return area, at
 }
 
 // pin keeps slot i from being replaced; with s.mu.
@@ -174,14 +254,14 @@ func (s *slab) sweep(dir string) error {
 	s.mu.Lock()
 	var old []int
 	for area, l := range s.leases {
-		if s.clock.Now().Sub(l.begun) >= mapGrace {
+		if s.clock.Now().Sub(l.begun) >= mapGrace && !l.growing {
 			old = append(old, area)
 		}
 	}
 	s.mu.Unlock()
 	var errs []error
 	for _, area := range old {
-		gone, err := removeUnlocked(filepath.Join(dir, mapsFolder, strconv.Itoa(area)))
+		gone, err := removeUnlocked(leaseFile(dir, area))
 		if gone {
 			s.endLease(area)
 		}
@@ -255,6 +335,17 @@ func writeLease(name string, slots []int) error {
 	return os.Rename(tmp, name)
 }
 
+// growLease adds a part to a lease that somebody has locked, which a rename would not
+// do. What a crash leaves of it names slots that no map has yet.
+func growLease(name string, slots []int) error {
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_APPEND, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(formatLease(slots))
+	return errors.Join(err, f.Close())
+}
+
 func formatLease(slots []int) []byte {
 	b := []byte(leaseMagic)
 	for _, i := range slots {
@@ -265,13 +356,35 @@ func formatLease(slots []int) []byte {
 
 var errLease = errors.New("it is not a lease of a map")
 
+// parseLease reads the slots of a lease's last whole part, which has those of the ones
+// before it as well. No slot's number looks like leaseMagic.
 func parseLease(b []byte) ([]int, error) {
-	n := len(b) - len(leaseMagic) - 4
-	if n < 0 || n%4 != 0 || string(b[:len(leaseMagic)]) != leaseMagic || crc32.Checksum(b[:len(b)-4], castagnoli) != binary.BigEndian.Uint32(b[len(b)-4:]) {
+	parts := bytes.Split(b, []byte(leaseMagic))
+	if len(parts) < 2 || len(parts[0]) > 0 {
+		return nil, errLease
+	}
+	slots, err := parseLeasePart(parts[1])
+	for n := 1; n < len(leaseMagic) && err != nil && len(parts) == 2; n++ {
+		// Of the next part not even the beginning was written.
+		if whole, torn := bytes.CutSuffix(parts[1], []byte(leaseMagic[:n])); torn {
+			slots, err = parseLeasePart(whole)
+		}
+	}
+	for _, p := range parts[2:] {
+		if more, torn := parseLeasePart(p); err == nil && torn == nil {
+			slots = more
+		}
+	}
+	return slots, err
+}
+
+func parseLeasePart(b []byte) ([]int, error) {
+	n := len(b) - 4
+	if n < 0 || n%4 != 0 || crc32.Update(crc32.Checksum([]byte(leaseMagic), castagnoli), castagnoli, b[:n]) != binary.BigEndian.Uint32(b[n:]) {
 		return nil, errLease
 	}
 	var slots []int
-	for b = b[len(leaseMagic) : len(b)-4]; len(b) > 0; b = b[4:] {
+	for b = b[:n]; len(b) > 0; b = b[4:] {
 		i := binary.BigEndian.Uint32(b)
 		if i > maxSlots {
 			return nil, errLease
@@ -307,52 +420,58 @@ func mapHeader(size int64, tables int) []byte {
 	return append(h, make([]byte, 8)...) // end of extensions
 }
 
-// Map makes a map of a content. It first waits, not longer than patience, until what
-// a boot is known or foreseen to read is here; what comes later is not in the map.
-// A content that cannot be mapped is an error, and can be read all the same.
-func (c *Cache) Map(ctx context.Context, id image.ContentID, stores []Store, patience time.Duration) (Mapping, error) {
+// Map makes a map of what is here of a content, at once, and begins to fetch what a
+// boot is known or foreseen to read. A content that cannot be mapped is an error, and
+// can be read all the same.
+func (c *Cache) Map(ctx context.Context, id image.ContentID, stores []Store) (Mapping, error) {
 	k, err := c.known(ctx, id, stores)
 	if err != nil {
 		return Mapping{}, err
 	}
-	a := c.lookAhead(k)
-	if a != nil {
-		timer := time.NewTimer(patience)
-		defer timer.Stop()
-		select {
-		case <-a.done:
-		case <-timer.C:
-		case <-ctx.Done():
-			return Mapping{}, ctx.Err()
-		}
+	m, err := c.slab.mapped(c.cfg.Dir, k, c.lookAhead(k))
+	if err == nil {
+		k.mu.Lock()
+		k.mapped = max(k.mapped, m.Chunks)
+		k.mu.Unlock()
 	}
-	m, mapped, err := c.slab.mapped(c.cfg.Dir, k.m.Size, k.m.Chunks)
+	return m, err
+}
+
+// Grow makes the larger map that follows a map of a content, once. It first waits, not
+// longer than patience, until what the boot reads is here; what comes later is in no
+// map.
+func (c *Cache) Grow(ctx context.Context, id image.ContentID, area int, patience time.Duration) (Mapping, error) {
+	k, a, err := c.slab.growing(area, id)
 	if err != nil {
 		return Mapping{}, err
 	}
-	k.mappedOnce(a, mapped)
-	return m, nil
-}
-
-// mappedOnce notes chunks that a machine may read without asking. What of them was
-// read ahead for its boot counts as read in the order in which it came, because
-// nobody sees the real one.
-func (k *core) mappedOnce(a *aheadRun, mapped []int64) {
-	has := make(map[int64]bool, len(mapped))
-	for _, n := range mapped {
-		has[n] = true
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
+	over := false
+	select {
+	case <-a.done:
+		over = true
+	case <-timer.C:
+	case <-ctx.Done():
+		return Mapping{}, ctx.Err()
+	}
+	m, at, err := c.slab.grow(c.cfg.Dir, area, k)
+	if err != nil {
+		return Mapping{}, err
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.mapped = max(k.mapped, len(mapped))
-	if k.learn == nil || a == nil {
-		return
-	}
-	for _, n := range a.order {
-		if has[n] {
-			k.learn.touch(n)
+	k.mapped = max(k.mapped, m.Chunks)
+	if over && k.learn != nil {
+		// What was read ahead and mapped counts as read in the order in which it came,
+		// because nobody sees the real one.
+		for _, n := range a.order {
+			if _, mapped := at[n]; mapped {
+				k.learn.touch(n)
+			}
 		}
 	}
+	return m, nil
 }
 
 // SweepMaps lets go of the maps that nobody reads any more.

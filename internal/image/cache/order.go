@@ -214,6 +214,9 @@ func (c *Cache) ahead(ctx context.Context, k *core, order []int64) (wanted []int
 		})
 	}
 	_ = g.Wait()
+	for _, n := range wanted { // also those that were looked into
+		c.landed(k.m.Chunks[n])
+	}
 	if fetched > 0 {
 		c.log.Info("read ahead", "content", k.id, "chunks", fetched, "took", time.Since(begun).Round(time.Millisecond))
 	}

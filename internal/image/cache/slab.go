@@ -110,7 +110,9 @@ func openSlab(dir string, limit int64, c clock.Clock) (_ *slab, err error) {
 	if s.index, err = os.OpenFile(filepath.Join(dir, indexFile), os.O_CREATE|os.O_RDWR, 0o600); err != nil {
 		return nil, err
 	}
-	if err := errors.Join(shrink(s.chunks, slotPlace(s.limit)), shrink(s.index, int64(s.limit)*entryLen)); err != nil {
+	// The file has its whole length from the beginning, in holes: QEMU does not see one
+	// that it has opened become longer, and a map that grows leads to new slots.
+	if err := errors.Join(s.chunks.Truncate(slotPlace(s.limit)), shrink(s.index, int64(s.limit)*entryLen)); err != nil {
 		return nil, err
 	}
 	entries, err := io.ReadAll(s.index)
