@@ -205,6 +205,45 @@ func TestAccountsAndVersions(t *testing.T) {
 	refused(t, send(e, "GET", "/nothing/here", "", "admin"), 404, "ResourceNotFound")
 }
 
+// Every operation is there for clients of every api-version since 2019-08-01; those
+// for certificates end with one, and say so.
+func TestEveryOperationOfEveryVersion(t *testing.T) {
+	e, _ := newEdge(t)
+	for _, v := range []string{"2019-08-01.10.0", "2020-03-01.11.0", "2020-09-01.12.0", "2021-06-01.14.0", "2022-01-01.15.0", "2022-10-01.16.0", "2023-05-01.17.0", "2023-11-01.18.0",
+		"2024-02-01.19.0", "2024-07-01.20.0", "2025-06-01", "2026-10-01"} {
+		for _, route := range e.Routes() {
+			path := concrete(route.Path) + "?api-version=" + v
+			if strings.HasPrefix(route.Path, "/certificates") && v >= certificatesEnd {
+				refused(t, send(e, route.Method, path, "{}", "admin"), 400, "NotImplemented")
+				continue
+			}
+			// Who may not has come past the version.
+			if w := send(e, route.Method, path, "{}", "nobody"); w.Code != http.StatusForbidden {
+				t.Errorf("%s of %s: %d %s", route.Name, v, w.Code, w.Body)
+			}
+		}
+		refused(t, send(e, "GET", "/no-such-operation?api-version="+v, "", "nobody"), 404, "ResourceNotFound")
+	}
+}
+
+// The order of jobs is in no model of the SDK's version that we decode with.
+func TestJobDefaultOrder(t *testing.T) {
+	e, s := newEdge(t)
+	for order, oldest := range map[string]bool{"creationtime": true, "none": false} {
+		if w := send(e, "POST", "/pools?api-version=2025-06-01", merged(t, galleryPool, `{"id":"`+order+`","taskSchedulingPolicy":{"nodeFillType":"pack","jobDefaultOrder":"`+order+`"}}`), "admin"); w.Code != 201 {
+			t.Fatalf("%s: %d %s", order, w.Code, w.Body)
+		}
+		if got := s.pools[millpond.PoolID(order).Key()].Spec; got.OldestJobFirst != oldest || got.FillType != millpond.FillPack {
+			t.Errorf("%s: %+v", order, got)
+		}
+		w := send(e, "GET", "/pools/"+order+"?api-version=2025-06-01", "", "admin")
+		if strings.Contains(w.Body.String(), `"jobDefaultOrder":"creationtime"`) != oldest || !strings.Contains(w.Body.String(), `"nodeFillType":"pack"`) {
+			t.Errorf("%s is told as %s", order, w.Body)
+		}
+	}
+	refused(t, send(e, "POST", "/pools", merged(t, galleryPool, `{"taskSchedulingPolicy":{"nodeFillType":"pack","jobDefaultOrder":"oldest"}}`), "admin"), 400, "InvalidPropertyValue")
+}
+
 func TestDirectAddressKeepsItsPrefix(t *testing.T) {
 	e, s := newEdge(t)
 	s.pools["p1"], s.pools["p2"] = millpond.Pool{Spec: millpond.PoolSpec{ID: "p1"}}, millpond.Pool{Spec: millpond.PoolSpec{ID: "p2"}}

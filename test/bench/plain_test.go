@@ -21,6 +21,7 @@ import (
 	"millpond.dev/millpond/internal/agent/proc"
 	"millpond.dev/millpond/internal/batchapi"
 	"millpond.dev/millpond/internal/clock"
+	"millpond.dev/millpond/internal/events"
 	"millpond.dev/millpond/internal/job"
 	"millpond.dev/millpond/internal/launch"
 	"millpond.dev/millpond/internal/node"
@@ -73,6 +74,10 @@ func startPlain(b testing.TB) *plain {
 	if err != nil {
 		b.Fatal(err)
 	}
+	changes, err := events.Open(ctx, db, clk, log, events.Config{})
+	if err != nil {
+		b.Fatal(err)
+	}
 	allocator, nodes, scheduler, jobs := wake.New(), wake.New(), wake.New(), wake.New()
 	var channel *nodeapi.Handler
 	machines := &agents{ctx: ctx, dir: dir, log: log, all: map[string]launch.Status{}, changed: make(chan struct{}, 1),
@@ -86,16 +91,17 @@ func startPlain(b testing.TB) *plain {
 	j := job.New(job.Deps{DB: db, Clock: clk, Log: log, WakeSession: n.Wake, Wakes: job.Wakes{Jobs: jobs, Scheduler: scheduler, Nodes: nodes}})
 	s := sched.New(db, log, n, scheduler)
 	d := reconcile.NewDriver(clk, log)
-	for _, l := range []reconcile.Loop{p.Allocator(), n.Machines(), n.Cleanup(), j.Loop(), s.Loop()} {
+	for _, l := range []reconcile.Loop{p.Allocator(), n.Machines(), n.Cleanup(), j.Loop(), s.Loop(), changes.Forget()} {
 		d.Start(ctx, l)
 	}
 	go n.Forward(ctx)
-	server := httptest.NewServer(batchapi.New(batchapi.Options{Accounts: neighbours{}, Authz: neighbours{}, Pools: p, Nodes: n, Jobs: j, Schedules: j, Stats: &usage.Service{DB: db, Clock: clk}, Clock: clk, Rand: rand.Reader, Log: log,
+	server := httptest.NewServer(batchapi.New(batchapi.Options{Accounts: neighbours{}, Authz: neighbours{}, Pools: p, Nodes: n, Jobs: j, Schedules: j, Stats: &usage.Service{DB: db, Clock: clk}, Events: changes, Clock: clk, Rand: rand.Reader, Log: log,
 		Verify: func(context.Context, string) (millpond.Caller, error) {
 			return millpond.Caller{Method: millpond.AuthToken, Object: "o"}, nil
 		}}))
 	b.Cleanup(func() {
 		server.Close()
+		changes.Close()
 		cancel()
 		d.Wait()
 		_ = channel.Close()

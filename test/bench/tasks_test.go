@@ -3,6 +3,7 @@
 package bench
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/json"
 	"fmt"
@@ -153,6 +154,9 @@ type times struct {
 		Start time.Time `json:"startTime"`
 		End   time.Time `json:"endTime"`
 	} `json:"executionInfo"`
+	Node struct {
+		ID string `json:"nodeId"`
+	} `json:"nodeInfo"`
 }
 
 func (c *client) times(job string) (out []times) {
@@ -234,10 +238,10 @@ func BenchmarkTaskLatency(b *testing.B) {
 	report(b, all, "start")
 }
 
-// BenchmarkTasksPlain: 2,000 trivial tasks through HTTP on 2 nodes of 4 slots,
+// BenchmarkTasksPlain: 10,000 trivial tasks through HTTP on 2 nodes of 4 slots,
 // whose agents run them as processes. Bar: 1,000 tasks/s.
 func BenchmarkTasksPlain(b *testing.B) {
-	const n = 2_000
+	const n = 10_000
 	c := startPlain(b).client(b)
 	c.addPool("p", 2, 4)
 	var rate []float64
@@ -256,7 +260,8 @@ func BenchmarkTasksPlain(b *testing.B) {
 
 // BenchmarkTasksVMs: 400 trivial tasks through HTTP on two real tiny VMs of 4
 // slots each, and then one at a time on the idle nodes: from before the request
-// until its end is known, less what it ran, as the clocks of guests are others.
+// until its end is known, less what it ran, as the clocks of guests are others. In a
+// chain, from the parent's end until the dependent's start where one node ran both.
 func BenchmarkTasksVMs(b *testing.B) {
 	const n, single = 400, 100
 	s := lab.Start(b, "--log-level", "warn")
@@ -291,6 +296,70 @@ func BenchmarkTasksVMs(b *testing.B) {
 		all = append(all, took[t.ID]-t.Exec.End.Sub(t.Exec.Start))
 	}
 	report(b, all, "around")
+	report(b, c.chain("chain", "p", single), "dependent")
+}
+
+// chain runs n tasks each of which waits for the one before, and returns the times from
+// one's end to the next one's start, both of one node's clock.
+func (c *client) chain(job, pool string, n int) (out []time.Duration) {
+	c.addJob(job, pool, func(m map[string]any) { m["usesTaskDependencies"] = true })
+	c.add(job, n, 1, func(i int) map[string]any {
+		t := trivial(i)
+		if i > 0 {
+			t["dependsOn"] = map[string]any{"taskIds": []string{fmt.Sprint("t", i-1)}}
+		}
+		return t
+	})
+	c.untilCompleted(job, n, 5*time.Minute)
+	byID := map[string]times{}
+	for _, t := range c.times(job) {
+		byID[t.ID] = t
+	}
+	for k := 1; k < n; k++ {
+		parent, t := byID[fmt.Sprint("t", k-1)], byID[fmt.Sprint("t", k)]
+		if parent.Node.ID == t.Node.ID {
+			out = append(out, t.Exec.Start.Sub(parent.Exec.End))
+		}
+	}
+	return out
+}
+
+// BenchmarkFollow: a task says the time each 20 ms, and a reader who follows its
+// output compares with its own clock, which is the same. Bar: 1 s behind.
+func BenchmarkFollow(b *testing.B) {
+	const lines = 50
+	c := startPlain(b).client(b)
+	c.addPool("p", 1, 4)
+	c.addJob("j", "p")
+	var behind []time.Duration
+	i := 0
+	for b.Loop() {
+		t := map[string]any{"id": fmt.Sprint("t", i), "commandLine": fmt.Sprintf("/bin/sh -c 'for i in $(seq %d); do date +%%s%%N; sleep 0.02; done'", lines)}
+		i++
+		c.must(201, http.MethodPost, "/jobs/j/tasks", t)
+		q, err := http.NewRequest(http.MethodGet, c.base+"/jobs/j/tasks/"+t["id"].(string)+"/files/stdout.txt?follow=true&api-version=2024-07-01.20.0", nil)
+		if err != nil {
+			b.Fatal(err)
+		}
+		q.Header.Set("Authorization", "Bearer "+c.token)
+		resp, err := c.http.Do(q)
+		if err != nil {
+			b.Fatal(err)
+		}
+		before := len(behind)
+		for s := bufio.NewScanner(resp.Body); s.Scan(); {
+			ns, err := strconv.ParseInt(s.Text(), 10, 64)
+			if err != nil {
+				b.Fatalf("%d: %q", resp.StatusCode, s.Text())
+			}
+			behind = append(behind, time.Since(time.Unix(0, ns)))
+		}
+		resp.Body.Close()
+		if got := len(behind) - before; got != lines {
+			b.Fatalf("%d of %d lines were followed", got, lines)
+		}
+	}
+	report(b, behind, "behind")
 }
 
 // BenchmarkLatencyPlain: one task at a time on an idle node, from before the
@@ -309,28 +378,12 @@ func BenchmarkLatencyPlain(b *testing.B) {
 		i++
 		c.untilCompleted("j", i, time.Minute)
 	}
-	var start, chain []time.Duration
+	var start []time.Duration
 	for _, t := range c.times("j") {
 		start = append(start, t.Exec.Start.Sub(sent[t.ID]))
 	}
 	report(b, start, "start")
-	c.addJob("chain", "p", func(m map[string]any) { m["usesTaskDependencies"] = true })
-	c.add("chain", i, 1, func(i int) map[string]any {
-		t := trivial(i)
-		if i > 0 {
-			t["dependsOn"] = map[string]any{"taskIds": []string{fmt.Sprint("t", i-1)}}
-		}
-		return t
-	})
-	c.untilCompleted("chain", i, 5*time.Minute)
-	byID := map[string]times{}
-	for _, t := range c.times("chain") {
-		byID[t.ID] = t
-	}
-	for k := 1; k < i; k++ {
-		chain = append(chain, byID[fmt.Sprint("t", k)].Exec.Start.Sub(byID[fmt.Sprint("t", k-1)].Exec.End))
-	}
-	report(b, chain, "dependent")
+	report(b, c.chain("chain", "p", i), "dependent")
 }
 
 // BenchmarkMillion: an account with 1,000,000 tasks in one job, of which one in
