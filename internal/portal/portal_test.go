@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	millpond "millpond.dev/millpond"
 	"millpond.dev/millpond/internal/clock"
 	"millpond.dev/millpond/internal/reconcile"
 )
@@ -20,13 +21,21 @@ func TestPagesShowLoopsCountsAndCapacity(t *testing.T) {
 		},
 		Counts:   func(context.Context) ([]Count, error) { return []Count{{"node", "idle", 2}}, nil },
 		Capacity: func(context.Context) (Capacity, error) { return Capacity{VMs: 4, UsedVMs: 2}, nil },
+		Images: func(context.Context) ([]Image, error) {
+			return []Image{{"/galleries/g/images/i/versions/1.0.0", []millpond.Finding{
+				{Code: "UsersKept", Severity: millpond.SeverityWarning, Seen: "The user <bob> is left.", Why: "Each node has it.", Fix: "Remove it."},
+				{Code: "ExtensionsInstalled", Severity: millpond.SeverityError, Seen: "It had extensions.", Why: "They run again.", Fix: "Delete them."},
+			}}}, nil
+		},
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	for path, want := range map[string][]string{
-		"/status":      {"allocator", "no &lt;room&gt;", "1s ago", "idle", "2 of 4"},
-		"/status.json": {`"noun":"node"`, `"Runs":3`},
+		"/status": {"allocator", "no &lt;room&gt;", "1s ago", "idle", "2 of 4",
+			"/galleries/g/images/i/versions/1.0.0</td>", "<p>UsersKept: The user &lt;bob&gt; is left. Each node has it. Remove it.</p>", `<p class="bad">ExtensionsInstalled: It had extensions.`},
+		"/status.json": {`"noun":"node"`, `"Runs":3`, `"images":[{"version":"/galleries/g/images/i/versions/1.0.0","findings":[{"code":"UsersKept","severity":"warning",`,
+			`{"code":"ExtensionsInstalled","severity":"error","seen":"It had extensions.","why":"They run again.","fix":"Delete them."}]}]`},
 	} {
 		w := httptest.NewRecorder()
 		p.Status.ServeHTTP(w, httptest.NewRequest("GET", path, nil))

@@ -2,6 +2,7 @@ package resource_test
 
 import (
 	"testing"
+	"time"
 
 	millpond "millpond.dev/millpond"
 	"millpond.dev/millpond/internal/gallery"
@@ -55,6 +56,44 @@ func TestTheSafetyProfileKeepsRegions(t *testing.T) {
 	w.ok(put(&no, both))
 	w.refused("taking a region out", put(nil, both[:1]), millpond.Conflict, "OperationNotAllowed", "--allow-replicated-location-deletion true")
 	w.ok(put(&yes, both[:1]))
+}
+
+func TestTheSafetyProfileKeepsAVersionUntilItsEndOfLife(t *testing.T) {
+	w := newWorld(t)
+	w.upload("os", 1)
+	w.define("def", "Linux", "Generalized")
+	yes, no := true, false
+	version := func(number string, block *bool, end time.Time) {
+		_, op, err := w.putVersion(gallery.VersionSpec{ID: id(def + "/versions/" + number), OSDisk: &gallery.DiskSource{ID: mc + "/disks/os"}, EndOfLife: &end, BlockDeletion: block})
+		w.ok(err)
+		w.ended(op)
+	}
+	delete := func(number string) error {
+		found, err := w.gal.DeleteVersion(w.ctx, id(def+"/versions/"+number))
+		if err == nil && !found {
+			t.Errorf("%s was not found", number)
+		}
+		return err
+	}
+	end := w.clock.Now().Add(time.Hour)
+	version("1.0.0", &yes, end)
+	version("2.0.0", &yes, end)
+	version("3.0.0", &no, end)
+	version("4.0.0", nil, end)
+	w.ok(delete("3.0.0"))
+	w.ok(delete("4.0.0"))
+	w.refused("before its end of life", delete("1.0.0"), millpond.Conflict, "OperationNotAllowed", "blockDeletionBeforeEndOfLife")
+	w.restart()
+	w.refused("after a restart", delete("1.0.0"), millpond.Conflict, "OperationNotAllowed", end.Format(time.DateOnly))
+	if v := w.version("1.0.0"); v.State != millpond.StateSucceeded {
+		t.Errorf("the refused deletion left the version %s", v.State)
+	}
+	// The way out that the refusal names.
+	_, _, err := w.putVersion(gallery.VersionSpec{ID: id(def + "/versions/2.0.0"), Patch: true, BlockDeletion: &no})
+	w.ok(err)
+	w.ok(delete("2.0.0"))
+	w.clock.advance(2 * time.Hour)
+	w.ok(delete("1.0.0"))
 }
 
 func TestAShallowVersionDependsOnItsSource(t *testing.T) {
