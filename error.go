@@ -107,5 +107,17 @@ func AsError(err error) *Error {
 		Message: "The server met an error that it did not expect. The log of the server has the cause under this request's id.", Err: err}
 }
 
+// Linked turns a missing right on something that a request refers to into Azure's
+// code for that; every other error, and none, it leaves as it is.
+func Linked(err error) error {
+	e := AsError(err)
+	if err == nil || e.Kind != Forbidden {
+		return err
+	}
+	linked := *e
+	linked.Code = "LinkedAuthorizationFailed"
+	return &linked
+}
+
 // KindOf is the kind of the *Error in err's chain, Internal without one.
 func KindOf(err error) Kind { return AsError(err).Kind }

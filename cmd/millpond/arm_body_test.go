@@ -227,6 +227,28 @@ func TestRegionsAreNormalised(t *testing.T) {
 	}
 }
 
+// TestAccountRefusals: what an account cannot have is refused on its change as on its
+// creation.
+func TestAccountRefusals(t *testing.T) {
+	d := newARMDoor(t)
+	account := armName + d.scope() + "/resourceGroups/g/providers/Microsoft.Batch/batchAccounts/" + mainAcct + "?api-version=2024-07-01"
+	for properties, want := range map[string]string{
+		`{"encryption":{"keySource":"Microsoft.KeyVault"}}`:                           "Microsoft.Batch",
+		`{"networkProfile":{"accountAccess":{"defaultAction":"Deny"}}}`:               "networkProfile",
+		`{"allowedAuthenticationModes":["Password"]}`:                                 "allowedAuthenticationModes",
+		`{"publicNetworkAccess":"Sometimes"}`:                                         "publicNetworkAccess",
+		`{"autoStorage":{"storageAccountId":"x","authenticationMode":"StorageKeys"}}`: "autoStorage",
+	} {
+		for _, method := range []string{"PUT", "PATCH"} {
+			before := d.written(t)
+			d.send(method, account, d.as, `{"location":"westus2","properties":`+properties+`}`).is(t, 400, want)
+			if d.written(t) != before {
+				t.Errorf("%s %s was refused and has written", method, properties)
+			}
+		}
+	}
+}
+
 // variants are bodies in each of which one member, so deep at most, has a value of
 // another type. Null for a word or a number is leaving it out, and not tried.
 func variants(t testing.TB, text string, depth int) []string {

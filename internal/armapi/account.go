@@ -162,33 +162,40 @@ func (e *Edge) putAccount(w http.ResponseWriter, r *azwire.Request) error {
 	case p.PoolAllocationMode != nil && !strings.EqualFold(string(*p.PoolAllocationMode), "BatchService"):
 		return unsupported("properties.poolAllocationMode", "Pool allocation mode %s is not supported. Use BatchService.", *p.PoolAllocationMode)
 	case p.KeyVaultReference != nil:
-		return unsupported("properties.keyVaultReference", "Key vaults are not supported.")
-	case p.Encryption != nil && p.Encryption.KeySource != nil && !strings.EqualFold(string(*p.Encryption.KeySource), "Microsoft.Batch"):
-		return unsupported("properties.encryption", "Encryption with own keys is not supported.")
+		return unsupported("properties.keyVaultReference", "Key vaults are not supported. Leave keyVaultReference out.")
 	}
-	if err := accountAccess(p.NetworkProfile); err != nil {
-		return err
-	}
-	modes, err := modesIn(p.AllowedAuthenticationModes)
+	c, err := e.accountChange(r, p, body.Identity, body.Tags)
 	if err != nil {
 		return err
 	}
-	public, err := canonical(p.PublicNetworkAccess, armbatch.PossiblePublicNetworkAccessTypeValues(), "publicNetworkAccess")
-	if err != nil {
-		return err
-	}
-	c := account.Change{ID: id(r, millpond.TypeAccount, "name"), Location: val(body.Location), Tags: tagsIn(body.Tags), Modes: modes, PublicAccess: public}
-	if err := autoStorageIn(p.AutoStorage, &c); err != nil {
-		return err
-	}
-	if err := e.identitiesIn(r, body.Identity, &c); err != nil {
-		return err
-	}
+	c.Location = val(body.Location)
 	a, err := e.Accounts.Put(r.Context(), c)
 	if err == nil {
 		azwire.WriteJSON(w, http.StatusOK, e.encodeAccount(r, a)) // never 201
 	}
 	return err
+}
+
+// accountChange is what the bodies of PUT and PATCH have in common.
+func (e *Edge) accountChange(r *azwire.Request, p armbatch.AccountCreateProperties, who *armbatch.AccountIdentity, tags map[string]*string) (account.Change, error) {
+	c := account.Change{ID: id(r, millpond.TypeAccount, "name"), Tags: tagsIn(tags)}
+	if p.Encryption != nil && p.Encryption.KeySource != nil && !strings.EqualFold(string(*p.Encryption.KeySource), string(armbatch.KeySourceMicrosoftBatch)) {
+		return c, unsupported("properties.encryption", "Encryption with own keys is not supported. Use the keySource Microsoft.Batch.")
+	}
+	if err := accountAccess(p.NetworkProfile); err != nil {
+		return c, err
+	}
+	var err error
+	if c.Modes, err = modesIn(p.AllowedAuthenticationModes); err != nil {
+		return c, err
+	}
+	if c.PublicAccess, err = canonical(p.PublicNetworkAccess, armbatch.PossiblePublicNetworkAccessTypeValues(), "publicNetworkAccess"); err != nil {
+		return c, err
+	}
+	if err := autoStorageIn(p.AutoStorage, &c); err != nil {
+		return c, err
+	}
+	return c, e.identitiesIn(r, who, &c)
 }
 
 func (e *Edge) patchAccount(w http.ResponseWriter, r *azwire.Request) error {
@@ -197,24 +204,12 @@ func (e *Edge) patchAccount(w http.ResponseWriter, r *azwire.Request) error {
 		return err
 	}
 	p := val(body.Properties)
-	if err := accountAccess(p.NetworkProfile); err != nil {
-		return err
-	}
-	modes, err := modesIn(p.AllowedAuthenticationModes)
+	c, err := e.accountChange(r, armbatch.AccountCreateProperties{NetworkProfile: p.NetworkProfile, AllowedAuthenticationModes: p.AllowedAuthenticationModes,
+		PublicNetworkAccess: p.PublicNetworkAccess, AutoStorage: p.AutoStorage, Encryption: p.Encryption}, body.Identity, body.Tags)
 	if err != nil {
 		return err
 	}
-	public, err := canonical(p.PublicNetworkAccess, armbatch.PossiblePublicNetworkAccessTypeValues(), "publicNetworkAccess")
-	if err != nil {
-		return err
-	}
-	c := account.Change{ID: id(r, millpond.TypeAccount, "name"), Tags: tagsIn(body.Tags), Modes: modes, PublicAccess: public, Patch: true}
-	if err := autoStorageIn(p.AutoStorage, &c); err != nil {
-		return err
-	}
-	if err := e.identitiesIn(r, body.Identity, &c); err != nil {
-		return err
-	}
+	c.Patch = true
 	a, err := e.Accounts.Put(r.Context(), c)
 	if err == nil {
 		azwire.WriteJSON(w, http.StatusOK, e.encodeAccount(r, a))

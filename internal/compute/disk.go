@@ -3,6 +3,7 @@ package compute
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 
 	"github.com/google/uuid"
@@ -135,25 +136,13 @@ func (s *Service) outcome(ctx context.Context, op *millpond.Operation) error {
 // caller's right to read it.
 func (s *Service) mayRead(ctx context.Context, caller millpond.Caller, id, target string, types ...string) error {
 	p, ok := millpond.ParseResourceID(id)
-	if ok {
-		ok = false
-		for _, t := range types {
-			ok = ok || p.Is(t)
-		}
-	}
-	if !ok {
+	if !ok || !slices.ContainsFunc(types, p.Is) {
 		return invalid(target, "%q is not the id of a resource of type %s.", id, strings.Join(types, " or "))
 	}
 	if s.Auth == nil {
 		return nil
 	}
-	err := s.Auth.Authorize(ctx, caller, p.Type()+"/read", p.String())
-	if e := millpond.AsError(err); err != nil && e.Kind == millpond.Forbidden {
-		e2 := *e
-		e2.Code = "LinkedAuthorizationFailed"
-		return &e2
-	}
-	return err
+	return millpond.Linked(s.Auth.Authorize(ctx, caller, p.Type()+"/read", p.String()))
 }
 
 func (s *Service) exactVersion(ctx context.Context, id, location string) (string, error) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -154,25 +155,13 @@ func (s *Service) storeName(region string, ordinal int32) (string, error) {
 func (s *Service) maySource(ctx context.Context, caller millpond.Caller, sp *VersionSpec) error {
 	check := func(id, target string, right string, types ...string) error {
 		p, ok := millpond.ParseResourceID(id)
-		if ok {
-			ok = false
-			for _, t := range types {
-				ok = ok || p.Is(t)
-			}
-		}
-		if !ok {
+		if !ok || !slices.ContainsFunc(types, p.Is) {
 			return invalid(target, "%q is not the id of a resource of type %s.", id, strings.Join(types, " or "))
 		}
 		if s.Auth == nil {
 			return nil
 		}
-		err := s.Auth.Authorize(ctx, caller, p.Type()+right, p.String())
-		if e := millpond.AsError(err); err != nil && e.Kind == millpond.Forbidden {
-			linked := *e
-			linked.Code = "LinkedAuthorizationFailed"
-			return &linked
-		}
-		return err
+		return millpond.Linked(s.Auth.Authorize(ctx, caller, p.Type()+right, p.String()))
 	}
 	if sp.SourceID != "" {
 		if err := check(sp.SourceID, "storageProfile.source.id", "/read", millpond.TypeImage, millpond.TypeVersion, millpond.TypeVM); err != nil {

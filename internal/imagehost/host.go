@@ -102,7 +102,10 @@ func Run(ctx context.Context, cfg Config) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	lock, err := lockFolder(dir)
+	lock, err := process.Lock(filepath.Join(dir, lockFile))
+	if errors.Is(err, process.ErrLocked) {
+		return ErrRunning
+	}
 	if err != nil {
 		return err
 	}

@@ -19,8 +19,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-
-	"golang.org/x/sys/unix"
 )
 
 // The files of the image host's folder.
@@ -49,20 +47,3 @@ func shortPath(dir, name string) (string, func(), error) {
 
 // ErrRunning says that another process is the image host of the folder.
 var ErrRunning = errors.New("another image host has the folder")
-
-// lockFolder takes the folder for this process. The kernel gives it back when the
-// process ends, however it ends.
-func lockFolder(dir string) (*os.File, error) {
-	f, err := os.OpenFile(filepath.Join(dir, lockFile), os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		f.Close()
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, ErrRunning
-		}
-		return nil, err
-	}
-	return f, nil
-}

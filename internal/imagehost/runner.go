@@ -14,8 +14,6 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	millpond "millpond.dev/millpond"
 	"millpond.dev/millpond/internal/process"
 )
@@ -161,22 +159,12 @@ func (r *Runner) end(ctx context.Context, id process.ID) error {
 	return r.kill(context.WithoutCancel(ctx), id)
 }
 
+// kill ends a process by force.
 func (r *Runner) kill(ctx context.Context, id process.ID) error {
-	p, err := process.Find(id)
-	if errors.Is(err, process.ErrGone) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	defer p.Close()
-	if err := p.Signal(unix.SIGKILL); err != nil && !errors.Is(err, process.ErrGone) {
-		return err
-	}
 	ctx, cancel := context.WithTimeout(ctx, endLimit)
 	defer cancel()
-	if err := p.Wait(ctx); err != nil {
-		return fmt.Errorf("the image host, process %d, does not end: %w", id.PID, err)
+	if err := process.Kill(ctx, id); err != nil {
+		return fmt.Errorf("end the image host: %w", err)
 	}
 	return nil
 }

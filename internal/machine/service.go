@@ -291,13 +291,7 @@ func (s *Service) mayUse(ctx context.Context, caller millpond.Caller, action str
 	if s.Auth == nil {
 		return nil
 	}
-	err := s.Auth.Authorize(ctx, caller, action, id.String())
-	if e := millpond.AsError(err); err != nil && e.Kind == millpond.Forbidden {
-		linked := *e
-		linked.Code = "LinkedAuthorizationFailed"
-		return &linked
-	}
-	return err
+	return millpond.Linked(s.Auth.Authorize(ctx, caller, action, id.String()))
 }
 
 func same(a, b string) bool { return strings.EqualFold(strings.Trim(a, "/"), strings.Trim(b, "/")) }

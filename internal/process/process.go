@@ -1,6 +1,7 @@
 // Package process names processes of this host so that a reused pid cannot be
-// mistaken for them, and watches and signals them through pidfds. It starts
-// nothing. vmrun writes such names to disk, launch/local reads them back.
+// mistaken for them, watches and signals them through pidfds, and lets one of them
+// at a time have a file. It starts nothing. vmrun and imagehost write such names to
+// disk, launch/local and imagehost's runner read them back.
 package process
 
 import (
@@ -173,3 +174,44 @@ func (p *Process) Wait(ctx context.Context) error {
 
 // Close lets go; it ends a Wait that is under way with os.ErrClosed.
 func (p *Process) Close() error { return p.f.Close() }
+
+// Kill ends the process id by force and returns when it has ended. One that has
+// ended before is no error.
+func Kill(ctx context.Context, id ID) error {
+	p, err := Find(id)
+	if errors.Is(err, ErrGone) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer p.Close()
+	if err := p.Signal(unix.SIGKILL); err != nil && !errors.Is(err, ErrGone) {
+		return err
+	}
+	if err := p.Wait(ctx); err != nil {
+		return fmt.Errorf("process %d does not end: %w", id.PID, err)
+	}
+	return nil
+}
+
+// ErrLocked says that another process has the file.
+var ErrLocked = errors.New("locked by another process")
+
+// Lock opens a file, making it if need be (0600), and takes it for whoever holds
+// what is returned; it does not wait. The kernel frees it when that is closed or
+// the process ends, however it ends.
+func Lock(name string) (*os.File, error) {
+	f, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, ErrLocked
+		}
+		return nil, os.NewSyscallError("flock", err)
+	}
+	return f, nil
+}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -69,4 +70,44 @@ func TestSelf(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.Close()
+}
+
+func TestKill(t *testing.T) {
+	cmd := exec.Command("sleep", "60")
+	if err := cmd.Start(); err != nil {
+		t.Skip(err)
+	}
+	go func() { _ = cmd.Wait() }()
+	id, err := Of(cmd.Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // the second finds nothing, which is no error
+		if err := Kill(t.Context(), id); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := Find(id); !errors.Is(err, ErrGone) {
+		t.Errorf("after Kill: %v", err)
+	}
+}
+
+func TestLock(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "lock")
+	f, err := Lock(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Lock(name); !errors.Is(err, ErrLocked) {
+		t.Errorf("taken twice: %v", err)
+	}
+	f.Close()
+	again, err := Lock(name)
+	if err != nil {
+		t.Fatalf("after its holder: %v", err)
+	}
+	again.Close()
+	if _, err := Lock(filepath.Join(name, "below")); err == nil || errors.Is(err, ErrLocked) {
+		t.Errorf("a file below a file: %v", err)
+	}
 }

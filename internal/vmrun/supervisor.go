@@ -13,8 +13,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"millpond.dev/millpond/internal/clock"
 	"millpond.dev/millpond/internal/lan"
 	"millpond.dev/millpond/internal/launch"
@@ -122,7 +120,10 @@ func runWatched(ctx context.Context, dir string, begin func(step string) error, 
 	if err != nil {
 		return err
 	}
-	lock, err := lockFolder(dir)
+	lock, err := process.Lock(filepath.Join(dir, lockFile))
+	if errors.Is(err, process.ErrLocked) {
+		return ErrRunning
+	}
 	if err != nil {
 		return err
 	}
@@ -181,23 +182,6 @@ func runWatched(ctx context.Context, dir string, begin func(step string) error, 
 	close(s.ended)
 	control.close()
 	return err
-}
-
-// lockFolder takes the lock that every supervisor of the folder must have. The
-// kernel frees it when the process ends, however it ends.
-func lockFolder(dir string) (*os.File, error) {
-	f, err := os.OpenFile(filepath.Join(dir, lockFile), os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		f.Close()
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, ErrRunning
-		}
-		return nil, err
-	}
-	return f, nil
 }
 
 // supervise runs the VM from its first step to its last status.

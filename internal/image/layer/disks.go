@@ -25,10 +25,9 @@ import (
 	"sync"
 	"syscall"
 
-	"golang.org/x/sys/unix"
-
 	millpond "millpond.dev/millpond"
 	"millpond.dev/millpond/internal/image"
+	"millpond.dev/millpond/internal/process"
 )
 
 // MaxSize is the largest disk.
@@ -203,20 +202,15 @@ func (d *Disks) make(id string, fill func(dirFolder) error, after func() error) 
 // lock takes the disk for this process. It does not wait.
 func (d *Disks) lock(id string) (*os.File, error) {
 	dir := d.folder(id)
-	f, err := os.OpenFile(dir.path(lockFile), os.O_RDWR|os.O_CREATE, 0o600)
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
+	f, err := process.Lock(dir.path(lockFile))
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR):
 		return nil, missingDisk(id)
-	}
-	if err != nil {
+	case errors.Is(err, process.ErrLocked):
+		return nil, millpond.Errorf(millpond.Conflict, "DiskInUse",
+			"The disk %s is open in another process: a running VM has it. Deallocate the VM or detach the disk, and try again.", id)
+	case err != nil:
 		return nil, err
-	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		f.Close()
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, millpond.Errorf(millpond.Conflict, "DiskInUse",
-				"The disk %s is open in another process: a running VM has it. Deallocate the VM or detach the disk, and try again.", id)
-		}
-		return nil, os.NewSyscallError("flock", err)
 	}
 	// Somebody may have deleted the disk between the open and the lock.
 	if _, err := os.Stat(dir.path(stateFile)); errors.Is(err, fs.ErrNotExist) {

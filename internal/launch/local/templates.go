@@ -145,7 +145,7 @@ func (t *templates) discard(ctx context.Context, dir string) error {
 	ctx, cancel := context.WithTimeout(ctx, killLimit)
 	defer cancel()
 	for _, id := range []process.ID{h.Supervisor, h.QEMU} {
-		if err := killProcess(ctx, id); err != nil {
+		if err := process.Kill(ctx, id); err != nil {
 			return err
 		}
 	}
@@ -178,15 +178,21 @@ func (t *templates) forVM(ctx context.Context, cfg vmrun.Config) (dir, cold stri
 	}
 }
 
-// look is one attempt of forVM; wait is closed when it is worth another.
-func (t *templates) look(ctx context.Context, key string, cfg vmrun.Config) (dir, cold string, wait <-chan struct{}) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
+// of is the template of a kind, known from now on. The caller holds mu.
+func (t *templates) of(key string) *template {
 	e := t.known[key]
 	if e == nil {
 		e = &template{key: key, dir: filepath.Join(t.l.cfg.Dir, templatePrefix+key)}
 		t.known[key] = e
 	}
+	return e
+}
+
+// look is one attempt of forVM; wait is closed when it is worth another.
+func (t *templates) look(ctx context.Context, key string, cfg vmrun.Config) (dir, cold string, wait <-chan struct{}) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	e := t.of(key)
 	now := t.l.cfg.Clock.Now()
 	switch {
 	case e.ready && e.checked:
@@ -223,11 +229,7 @@ func (t *templates) forSpare(key string, cfg vmrun.Config) (dir, why string) {
 	defer t.quiet()
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	e := t.known[key]
-	if e == nil {
-		e = &template{key: key, dir: filepath.Join(t.l.cfg.Dir, templatePrefix+key)}
-		t.known[key] = e
-	}
+	e := t.of(key)
 	now := t.l.cfg.Clock.Now()
 	switch {
 	case e.ready && e.checked:

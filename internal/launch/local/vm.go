@@ -221,27 +221,9 @@ func (v *vm) kill(ctx context.Context) error {
 		return err
 	}
 	for _, id := range []process.ID{h.Supervisor, h.QEMU} {
-		if err := killProcess(ctx, id); err != nil {
+		if err := process.Kill(ctx, id); err != nil {
 			return err
 		}
-	}
-	return nil
-}
-
-func killProcess(ctx context.Context, id process.ID) error {
-	p, err := process.Find(id)
-	if errors.Is(err, process.ErrGone) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	defer p.Close()
-	if err := p.Signal(unix.SIGKILL); err != nil && !errors.Is(err, process.ErrGone) {
-		return err
-	}
-	if err := p.Wait(ctx); err != nil {
-		return fmt.Errorf("process %d does not end: %w", id.PID, err)
 	}
 	return nil
 }
