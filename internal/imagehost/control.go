@@ -149,24 +149,12 @@ func (h *host) register(r *http.Request, e Export) (ExportStatus, error) {
 			return ExportStatus{}, err
 		}
 	}
-	var err error
-	h.mu.Lock()
-	old := h.exports[e.Name]
-	if old == nil {
-		old = &export{}
-		h.exports[e.Name] = old
-	}
-	changed := old.Name == "" || !slices.Equal(old.Stores, e.Stores)
-	old.Export, old.leaving = e, false
-	if changed {
-		err = h.save()
-	}
-	h.mu.Unlock()
+	x, err := h.enter(e)
 	if err == nil && e.Kind == Disk {
-		if err = h.openDisk(r.Context(), old); err != nil {
+		if err = h.openDisk(r.Context(), x); err != nil {
 			h.mu.Lock()
-			if old.clients == 0 {
-				h.remove(old)
+			if x.clients == 0 {
+				h.remove(x)
 			}
 			h.mu.Unlock()
 		}
@@ -175,6 +163,34 @@ func (h *host) register(r *http.Request, e Export) (ExportStatus, error) {
 		return ExportStatus{}, err
 	}
 	return h.status(e.Name)
+}
+
+// enter adds an export, or gives one other stores, and writes it down. What could
+// not be written is not served either: the next process would not know of it, and
+// the next registration would find nothing new to write.
+func (h *host) enter(e Export) (*export, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	x := h.exports[e.Name]
+	if x == nil {
+		x = &export{Export: e}
+		h.exports[e.Name] = x
+		if err := h.save(); err != nil {
+			delete(h.exports, e.Name)
+			return nil, err
+		}
+		return x, nil
+	}
+	old := x.Export
+	x.Export = e
+	if !slices.Equal(old.Stores, e.Stores) {
+		if err := h.save(); err != nil {
+			x.Export = old
+			return nil, err
+		}
+	}
+	x.leaving = false
+	return x, nil
 }
 
 // growPatience is how long a larger map waits for what a boot reads. Until then the

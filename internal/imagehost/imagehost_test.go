@@ -373,3 +373,49 @@ func FuzzExports(f *testing.F) {
 		}
 	})
 }
+
+// What cannot be written down is not served, and is written by the next registration.
+func TestRegistrationIsWrittenOrRefused(t *testing.T) {
+	h := &host{cfg: Config{Dir: t.TempDir()}, exports: map[string]*export{}}
+	e := Export{Name: strings.Repeat("ab", 32), Kind: Content, Stores: []Place{{Name: "a", URL: "/a"}}}
+	blocker := filepath.Join(h.cfg.Dir, exportsFile)
+	block := func() {
+		t.Helper()
+		if err := os.MkdirAll(filepath.Join(blocker, "not", "empty"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	saved := func() []Export {
+		t.Helper()
+		list, err := loadExports(h.cfg.Dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return list
+	}
+	block()
+	if _, err := h.enter(e); err == nil || len(h.exports) != 0 {
+		t.Fatalf("%v, %v", err, h.exports)
+	}
+	if err := os.RemoveAll(blocker); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := h.enter(e); err != nil || len(saved()) != 1 {
+		t.Fatalf("%v, %v", err, saved())
+	}
+	other := e
+	other.Stores = []Place{{Name: "b", URL: "/b"}}
+	if err := os.Remove(blocker); err != nil {
+		t.Fatal(err)
+	}
+	block()
+	if _, err := h.enter(other); err == nil || h.exports[e.Name].Stores[0].Name != "a" {
+		t.Fatalf("%v, %v", err, h.exports[e.Name])
+	}
+	if err := os.RemoveAll(blocker); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := h.enter(other); err != nil || saved()[0].Stores[0].Name != "b" {
+		t.Fatalf("%v, %v", err, saved())
+	}
+}

@@ -145,21 +145,25 @@ func (s *spares) loop() {
 	case <-s.l.ctx.Done():
 		return
 	}
-	for {
-		next := s.step()
-		var again <-chan time.Time
-		if !next.IsZero() {
-			timer := time.NewTimer(max(time.Millisecond, next.Sub(s.l.cfg.Clock.Now())))
-			defer timer.Stop()
-			again = timer.C
-		}
-		select {
-		case <-s.wake.C():
-		case <-again:
-		case <-s.l.ctx.Done():
-			return
-		}
+	for s.rest(s.step()) {
 	}
+}
+
+// rest waits until next, if that is a time, or a wake; false at the end.
+func (s *spares) rest(next time.Time) bool {
+	var again <-chan time.Time
+	if !next.IsZero() {
+		timer := time.NewTimer(max(time.Millisecond, next.Sub(s.l.cfg.Clock.Now())))
+		defer timer.Stop()
+		again = timer.C
+	}
+	select {
+	case <-s.wake.C():
+	case <-again:
+	case <-s.l.ctx.Done():
+		return false
+	}
+	return true
 }
 
 // step ends what is too much and begins at most one; next is when it is worth
