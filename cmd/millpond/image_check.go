@@ -149,6 +149,14 @@ func printCheck(w io.Writer, out gallery.Checked, took time.Duration) error {
 	if errs > 0 {
 		verdict = "The image is refused"
 	}
-	_, err := fmt.Fprintf(w, "\n%s: %d errors, %d warnings, checked in %.2f s.\n", verdict, errs, warns, took.Seconds())
+	_, err := fmt.Fprintf(w, "\n%s: %s, %s, checked in %.2f s.\n", verdict, many(errs, "error"), many(warns, "warning"), took.Seconds())
 	return err
+}
+
+// many is a number of things in words: 1 error, 2 errors.
+func many(n int, thing string) string {
+	if n == 1 {
+		return "1 " + thing
+	}
+	return fmt.Sprintf("%d %ss", n, thing)
 }

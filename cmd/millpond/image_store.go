@@ -9,7 +9,6 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"millpond.dev/millpond/internal/config"
 	"millpond.dev/millpond/internal/image"
 	"millpond.dev/millpond/internal/image/chunkstore"
 )
@@ -24,11 +23,12 @@ type storesFlags struct {
 
 // open opens all stores and picks those that were asked for.
 func (f *storesFlags) open(ctx context.Context, g *Globals) (all []regionStores, chosen []*chunkstore.Store, err error) {
-	file, required := g.Data.Config(), false
-	if f.Config != "" {
-		file, required = f.Config, true
+	if f.Config == "" {
+		if err := g.Data.Check(); err != nil {
+			return nil, nil, err
+		}
 	}
-	cfg, err := config.Load(file, required)
+	cfg, err := loadConfig(g, f.Config)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -119,14 +119,28 @@ func (c *ImageGCCmd) Run(g *Globals) (err error) {
 		verb = "WOULD DELETE"
 	}
 	fmt.Fprintf(w, "STORE\t%s\tCHUNKS\tKEPT AS YOUNG\t\n", verb)
+	idle := 0
 	for _, r := range rows {
+		if !r.Busy && r.Chunks == 0 && r.Young == 0 && c.Store == "" {
+			idle++
+			continue
+		}
 		note := ""
 		if r.Busy {
 			note = "a process that writes to it did not answer; try again"
 		}
 		fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%s\n", r.Store, mebibytes(r.Bytes), r.Chunks, r.Young, note)
 	}
-	return w.Flush()
+	return errors.Join(w.Flush(), leftOut(idle, "had nothing to give back"))
+}
+
+// leftOut says how many stores a table does not show: most servers use a few of many.
+func leftOut(n int, why string) error {
+	if n == 0 {
+		return nil
+	}
+	_, err := fmt.Printf("%d stores %s (--json lists them)\n", n, why)
+	return err
 }
 
 // ImageVerifyCmd reads contents in full.
@@ -250,11 +264,16 @@ func (c *ImageDUCmd) Run(g *Globals) (err error) {
 	}
 	w := tabwriter.NewWriter(os.Stdout, 0, 8, 2, ' ', 0)
 	fmt.Fprintln(w, "STORE\tCONTENTS\tLOGICAL\tDATA\tSTORED\tSHARED\tCOMPRESSED\tGARBAGE")
+	empty := 0
 	for _, r := range rows {
+		if r.Contents == 0 && r.Stored == 0 && r.Garbage == 0 && c.Store == "" {
+			empty++
+			continue
+		}
 		fmt.Fprintf(w, "%s\t%d\t%s\t%s\t%s\t%s\t%s\t%s\n", r.Store, r.Contents, mebibytes(r.Logical), mebibytes(r.Data), mebibytes(r.Stored),
 			times(r.Data, r.Unique), times(r.Unique, r.Stored), mebibytes(r.Garbage))
 	}
-	return w.Flush()
+	return errors.Join(w.Flush(), leftOut(empty, "are empty"))
 }
 
 // times is a ratio such as 2.4x.

@@ -46,11 +46,20 @@ func (VersionCmd) Run() error {
 	return nil
 }
 
+// usageOnError shows the whole help to who gave no command, and to others, whose
+// mistake it would push out of sight, where to find it.
+func usageOnError() kong.Option {
+	if len(os.Args) < 2 {
+		return kong.UsageOnError()
+	}
+	return kong.ShortUsageOnError()
+}
+
 func main() {
 	var c commands
 	parser := kong.Parse(&c, kong.Name("millpond"),
 		kong.Description("A batch-computing service that you run yourself and that speaks the Azure Batch and Azure Compute Gallery APIs."),
-		kong.UsageOnError(), kong.ConfigureHelp(kong.HelpOptions{Compact: true}))
+		usageOnError(), kong.ConfigureHelp(kong.HelpOptions{Compact: true}))
 	if c.Data == "" {
 		data, err := datadir.Default()
 		parser.FatalIfErrorf(err)

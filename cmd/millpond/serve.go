@@ -86,11 +86,7 @@ func (c *ServeCmd) Run(g *Globals) error {
 }
 
 func (c *ServeCmd) configuration(g *Globals) (config.Config, error) {
-	file, required := g.Data.Config(), false
-	if c.Config != "" {
-		file, required = c.Config, true
-	}
-	cfg, err := config.Load(file, required)
+	cfg, err := loadConfig(g, c.Config)
 	if err != nil {
 		return cfg, err
 	}
@@ -103,6 +99,14 @@ func (c *ServeCmd) configuration(g *Globals) (config.Config, error) {
 		}
 	}
 	return cfg, cfg.Check()
+}
+
+// loadConfig reads the file that was named, or that of the data folder if it has one.
+func loadConfig(g *Globals, named string) (config.Config, error) {
+	if named != "" {
+		return config.Load(named, true)
+	}
+	return config.Load(g.Data.Config(), false)
 }
 
 func newLogger(cfg config.Config) (*slog.Logger, error) {

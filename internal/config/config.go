@@ -13,6 +13,7 @@ import (
 	"os"
 	"regexp"
 	"strings"
+	"syscall"
 	"time"
 
 	"gopkg.in/yaml.v3"
@@ -286,26 +287,66 @@ func Default() Config {
 func Load(path string, required bool) (Config, error) {
 	c := Default()
 	data, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) && !required {
-		return c, nil
+	if (errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR)) && !required {
+		return c, nil // that the folder is none is the folder's own error
 	}
 	if err != nil {
-		return c, err
+		return c, fmt.Errorf("read the configuration: %w", err)
 	}
-	if err := Parse(data, &c); err != nil {
-		return c, fmt.Errorf("%s: %w", path, err)
+	if err = Parse(data, &c); err == nil {
+		err = c.Check()
 	}
-	return c, c.Check()
+	if err != nil {
+		return c, fmt.Errorf("configuration %s: %w", path, err)
+	}
+	return c, nil
 }
 
 // Parse reads YAML over what c already says.
 func Parse(data []byte, c *Config) error {
 	dec := yaml.NewDecoder(bytes.NewReader(data))
 	dec.KnownFields(true)
-	if err := dec.Decode(c); err != nil && !errors.Is(err, io.EOF) {
-		return err
+	err := dec.Decode(c)
+	var wrong *yaml.TypeError
+	switch {
+	case errors.Is(err, io.EOF):
+		return nil
+	case errors.As(err, &wrong):
+		for i, text := range wrong.Errors {
+			wrong.Errors[i] = plainly(text)
+		}
+		return errors.New(strings.Join(wrong.Errors, "\n"))
 	}
-	return nil
+	return err
+}
+
+var (
+	unknownField = regexp.MustCompile(`field (\S+) (?:not found in type \S+)`)
+	wrongType    = regexp.MustCompile(`cannot unmarshal !!\w+ (.*)into (\S+)$`)
+)
+
+// plainly puts a parser's words, which speak of this program's types, into words
+// about the file.
+func plainly(text string) string {
+	text = unknownField.ReplaceAllString(text, "there is no setting $1 here; docs/guide/serving.md lists what there is")
+	m := wrongType.FindStringSubmatchIndex(text)
+	if m == nil {
+		return text
+	}
+	want := "a group of settings"
+	switch kind := text[m[4]:m[5]]; {
+	case strings.HasPrefix(kind, "[]"):
+		want = "a list"
+	case strings.HasPrefix(kind, "int"):
+		want = "a whole number"
+	case strings.HasPrefix(kind, "float"):
+		want = "a number"
+	case kind == "bool":
+		want = "true or false"
+	case kind == "string":
+		want = "a text"
+	}
+	return text[:m[0]] + text[m[2]:m[3]] + "stands where " + want + " must"
 }
 
 // Check says what is wrong with a configuration and how to put it right.
@@ -318,7 +359,7 @@ func (c Config) Check() error {
 				return
 			}
 		}
-		bad("%s is %q; it must be one of %v", name, v, of)
+		bad("%s is %q; it must be %s or %s", name, v, strings.Join(of[:len(of)-1], ", "), of[len(of)-1])
 	}
 	oneOf("launcher", c.Launcher, "local", "fake")
 	oneOf("onStop", c.OnStop, "keep", "stop")

@@ -30,8 +30,15 @@ func TestFileOverridesDefaults(t *testing.T) {
 
 func TestMistakesAreNamed(t *testing.T) {
 	for text, want := range map[string]string{
-		"lisen: x":                             "lisen",
-		"launcher: docker":                     "launcher",
+		"listen: [x]":                          "line 1: stands where a text must",
+		"regions: x":                           "line 1: `x` stands where a list must",
+		"quotas: x":                            "line 1: `x` stands where a group of settings must",
+		"quotas: {pools: many}":                "line 1: `many` stands where a whole number must",
+		"pools: {growOnArrival: perhaps}":      "line 1: `perhaps` stands where true or false must",
+		"fake: {speed: fast}":                  "line 1: `fast` stands where a number must",
+		"lisen: x":                             "line 1: there is no setting lisen here",
+		"launcher: docker":                     "launcher is \"docker\"; it must be local or fake",
+		"logLevel: loud":                       "it must be debug, info, warn or error",
 		"nodes: {bootLimit: soon}":             "duration",
 		"regions: [{name: West US 2}]":         "lower case",
 		"regions: [{name: a}, {name: a}]":      "twice",
@@ -47,6 +54,8 @@ func TestMistakesAreNamed(t *testing.T) {
 		}
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: got %v, want a mention of %q", text, err, want)
+		} else if strings.Contains(err.Error(), "config.") || strings.Contains(err.Error(), "unmarshal") {
+			t.Errorf("%s: the message speaks of this program: %v", text, err)
 		}
 	}
 }

@@ -92,11 +92,11 @@ var ErrInUse = errors.New("in use by another server")
 // is called or the process ends.
 func (d Dir) Lock() (release func(), err error) {
 	if err := os.MkdirAll(string(d), 0o700); err != nil {
-		return nil, err
+		return nil, d.unusable(err)
 	}
 	f, err := os.OpenFile(d.path("lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
-		return nil, err
+		return nil, d.unusable(err)
 	}
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		owner := make([]byte, 32)
@@ -108,4 +108,24 @@ func (d Dir) Lock() (release func(), err error) {
 	_ = f.Truncate(0)
 	_, _ = f.WriteAt([]byte(fmt.Sprintf("%d\n", os.Getpid())), 0)
 	return func() { f.Close() }, nil
+}
+
+// unusable tells what to do about a folder that cannot be written to.
+func (d Dir) unusable(err error) error {
+	return fmt.Errorf("data folder %s cannot be used; give one that you can write to with --data: %w", d, err)
+}
+
+// Check says what is wrong with a data folder that shall be read: it is not there,
+// or it is not a folder. It makes nothing.
+func (d Dir) Check() error {
+	st, err := os.Stat(string(d))
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return fmt.Errorf("there is no data folder %s; name the one that a server has with --data, or make it with: millpond serve --data %s", d, d)
+	case err != nil:
+		return d.unusable(err)
+	case !st.IsDir():
+		return d.unusable(errors.New("it is not a folder"))
+	}
+	return nil
 }

@@ -2,6 +2,8 @@ package datadir
 
 import (
 	"errors"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -27,5 +29,30 @@ func TestDefaultFollowsTheEnvironment(t *testing.T) {
 	t.Setenv("MILLPOND_DATA", "/somewhere")
 	if d, err := Default(); err != nil || d != "/somewhere" {
 		t.Fatalf("got %q, %v", d, err)
+	}
+}
+
+func TestUnusableFoldersSayWhatToDo(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range []Dir{Dir(file), Dir(filepath.Join(file, "below"))} {
+		if _, err := d.Lock(); err == nil || !strings.Contains(err.Error(), "--data") {
+			t.Errorf("lock %s: %v", d, err)
+		}
+		if err := d.Check(); err == nil || !strings.Contains(err.Error(), "--data") {
+			t.Errorf("check %s: %v", d, err)
+		}
+	}
+	none := Dir(filepath.Join(filepath.Dir(file), "none"))
+	if err := none.Check(); err == nil || !strings.Contains(err.Error(), "millpond serve --data "+string(none)) {
+		t.Errorf("check: %v", err)
+	}
+	if _, err := os.Stat(string(none)); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a check has made the folder: %v", err)
+	}
+	if err := Dir(filepath.Dir(file)).Check(); err != nil {
+		t.Error(err)
 	}
 }

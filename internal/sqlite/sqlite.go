@@ -125,7 +125,7 @@ func Open(ctx context.Context, path string, c clock.Clock) (*DB, error) {
 		return nil, errors.Join(err, db.Close())
 	}
 	if _, err := p.Up(ctx); err != nil {
-		return nil, errors.Join(fmt.Errorf("bring %s up to date: %w", path, err), db.Close())
+		return nil, errors.Join(fmt.Errorf("bring %s up to date: %w", path, full(err)), db.Close())
 	}
 	return db, nil
 }
@@ -181,7 +181,17 @@ func (t *Tx) statement(query string) *sql.Stmt {
 func (db *DB) Update(ctx context.Context, fn func(*Tx) error) error {
 	db.mu.Lock()
 	defer db.mu.Unlock()
-	return run(ctx, db.write, &db.writes, db.clock, db.recorded(fn), db)
+	return full(run(ctx, db.write, &db.writes, db.clock, db.recorded(fn), db))
+}
+
+// full says of a disk that is full what is to be done; other errors stay as they are.
+func full(err error) error {
+	var e *sqlite.Error
+	if !errors.As(err, &e) || e.Code() != sqlite3.SQLITE_FULL {
+		return err
+	}
+	return millpond.Errorf(millpond.Unavailable, "ServerBusy",
+		"The disk that the server's data folder lies on is full. Nothing was changed. Give space back there (millpond image gc and millpond image du help), then try again.").Because(err)
 }
 
 // View runs fn on a consistent snapshot. fn must not write.
