@@ -6,12 +6,14 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
 	"os"
 	"strings"
+	"syscall"
 	"time"
 
 	"millpond.dev/millpond/internal/datadir"
@@ -22,6 +24,7 @@ import (
 // through the same API as everybody.
 type client struct {
 	http  *http.Client
+	data  datadir.Dir
 	base  string
 	creds directory.Credentials
 	// tokens by resource
@@ -38,7 +41,7 @@ func dial(data datadir.Dir) (*client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the administrator's credentials: %w", err)
 	}
-	c := &client{base: "https://" + addr, creds: creds, tokens: map[string]string{}}
+	c := &client{data: data, base: "https://" + addr, creds: creds, tokens: map[string]string{}}
 	pem, err := os.ReadFile(data.CA())
 	if err != nil {
 		return nil, err
@@ -103,6 +106,9 @@ func (c *client) get(ctx context.Context, resource, path string, into any) error
 
 func (c *client) do(req *http.Request, into any) error {
 	resp, err := c.http.Do(req)
+	if errors.Is(err, syscall.ECONNREFUSED) {
+		return silent(c.data, req.URL.Host, err)
+	}
 	if err != nil {
 		return err
 	}

@@ -77,3 +77,18 @@ func TestNamesOfThings(t *testing.T) {
 		t.Errorf("without a server: %v", err)
 	}
 }
+
+// TestServerThatWasKilled: its address is still there, and nobody answers.
+func TestServerThatWasKilled(t *testing.T) {
+	data := datadir.Dir(t.TempDir())
+	check(t, directory.Credentials{TenantID: "t", ClientID: "c", ClientSecret: "s", SubscriptionID: "u"}.Write(data.Credentials()))
+	s := httptest.NewTLSServer(http.NotFoundHandler())
+	check(t, os.WriteFile(data.CA(), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw}), 0o644))
+	check(t, os.WriteFile(data.Endpoint(), []byte(strings.TrimPrefix(s.URL, "https://")+"\n"), 0o644))
+	s.Close()
+	c, err := dial(data)
+	check(t, err)
+	if _, err := c.token(t.Context(), batchResource); err == nil || !strings.Contains(err.Error(), "millpond serve --data "+string(data)) {
+		t.Errorf("%v", err)
+	}
+}

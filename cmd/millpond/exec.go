@@ -119,6 +119,11 @@ func noServer(data datadir.Dir) error {
 	return fmt.Errorf("no server runs on data folder %s; start one with: millpond serve --data %s", data, data)
 }
 
+// silent is noServer of a server that was not stopped in order: its address is there.
+func silent(data datadir.Dir, address string, err error) error {
+	return fmt.Errorf("%w (%s, where it was last, does not answer: %w)", noServer(data), address, err)
+}
+
 // reachable says early and clearly that there is no server, where the child
 // would print a page about a proxy.
 func reachable(data datadir.Dir) error {
@@ -128,7 +133,7 @@ func reachable(data datadir.Dir) error {
 	}
 	c, err := net.DialTimeout("tcp", address, 2*time.Second)
 	if err != nil {
-		return fmt.Errorf("%w (%s, where it was last, does not answer: %v)", noServer(data), address, err)
+		return silent(data, address, err)
 	}
 	return c.Close()
 }

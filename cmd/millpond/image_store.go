@@ -47,7 +47,7 @@ func (f *storesFlags) open(ctx context.Context, g *Globals) (all []regionStores,
 		}
 	}
 	if len(chosen) == 0 {
-		return nil, nil, errors.Join(fmt.Errorf("there is no store %q in the configuration; `millpond image du` lists them", f.Store), closeStores(all))
+		return nil, nil, errors.Join(fmt.Errorf("there is no store %q in the configuration; `millpond image du --json` lists them", f.Store), closeStores(all))
 	}
 	return all, chosen, nil
 }
