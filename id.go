@@ -18,6 +18,8 @@ type (
 	TaskID string
 )
 
+// The key of an id is what it is found by, without regard to case.
+
 func (a AccountName) Key() string { return strings.ToLower(string(a)) }
 func (p PoolID) Key() string      { return strings.ToLower(string(p)) }
 func (n NodeID) Key() string      { return strings.ToLower(string(n)) }

@@ -27,6 +27,7 @@ type Cloner interface {
 // maxSettle bounds how long a machine's start may take.
 const maxSettle = 15 * time.Minute
 
+// Settle implements nodev1.AgentHandler.
 func (a *Agent) Settle(ctx context.Context, q *connect.Request[nodev1.SettleRequest]) (*connect.Response[nodev1.SettleResponse], error) {
 	c, err := a.cloner()
 	if err != nil {

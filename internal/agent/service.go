@@ -24,6 +24,7 @@ var ErrNotEmpty = errors.New("the directory is not empty; delete it recursively"
 
 var _ nodev1.AgentHandler = (*Agent)(nil)
 
+// Hello implements nodev1.AgentHandler.
 func (a *Agent) Hello(ctx context.Context, q *connect.Request[nodev1.HelloRequest]) (*connect.Response[nodev1.HelloResponse], error) {
 	answer, err := a.adoptAs(ctx, q.Msg)
 	if err != nil {
@@ -67,6 +68,7 @@ func (a *Agent) adoptAs(ctx context.Context, q *nodev1.HelloRequest) (*nodev1.He
 	return answer, nil
 }
 
+// Watch implements nodev1.AgentHandler.
 func (a *Agent) Watch(ctx context.Context, q *connect.Request[nodev1.WatchRequest], s *connect.ServerStream[nodev1.Event]) error {
 	ev, _, err := a.ready()
 	if err != nil {
@@ -125,6 +127,7 @@ func (a *Agent) beat(s *connect.ServerStream[nodev1.Event]) error {
 		What: &nodev1.Event_Heartbeat{Heartbeat: a.cfg.Machine.Heartbeat()}})
 }
 
+// Acknowledge implements nodev1.AgentHandler.
 func (a *Agent) Acknowledge(_ context.Context, q *connect.Request[nodev1.AcknowledgeRequest]) (*connect.Response[nodev1.AcknowledgeResponse], error) {
 	ev, _, err := a.ready()
 	if err != nil {
@@ -136,6 +139,7 @@ func (a *Agent) Acknowledge(_ context.Context, q *connect.Request[nodev1.Acknowl
 	return connect.NewResponse(&nodev1.AcknowledgeResponse{}), nil
 }
 
+// RunTask implements nodev1.AgentHandler.
 func (a *Agent) RunTask(_ context.Context, q *connect.Request[nodev1.RunTaskRequest]) (*connect.Response[nodev1.RunTaskResponse], error) {
 	if _, _, err := a.ready(); err != nil {
 		return nil, err
@@ -146,6 +150,7 @@ func (a *Agent) RunTask(_ context.Context, q *connect.Request[nodev1.RunTaskRequ
 	return connect.NewResponse(&nodev1.RunTaskResponse{}), nil
 }
 
+// RunTasks implements nodev1.AgentHandler.
 func (a *Agent) RunTasks(_ context.Context, q *connect.Request[nodev1.RunTasksRequest]) (*connect.Response[nodev1.RunTasksResponse], error) {
 	if _, _, err := a.ready(); err != nil {
 		return nil, err
@@ -185,6 +190,7 @@ func (a *Agent) start(q *nodev1.RunTaskRequest) *connect.Error {
 	return nil
 }
 
+// Prepare implements nodev1.AgentHandler.
 func (a *Agent) Prepare(ctx context.Context, q *connect.Request[nodev1.PrepareRequest]) (*connect.Response[nodev1.PrepareResponse], error) {
 	p, err := a.preparer()
 	if err != nil {
@@ -197,6 +203,7 @@ func (a *Agent) Prepare(ctx context.Context, q *connect.Request[nodev1.PrepareRe
 	return connect.NewResponse(&nodev1.PrepareResponse{Failure: failure}), nil
 }
 
+// Extend implements nodev1.AgentHandler.
 func (a *Agent) Extend(ctx context.Context, q *connect.Request[nodev1.ExtendRequest]) (*connect.Response[nodev1.ExtendResponse], error) {
 	p, err := a.preparer()
 	if err != nil {
@@ -209,11 +216,13 @@ func (a *Agent) Extend(ctx context.Context, q *connect.Request[nodev1.ExtendRequ
 	return connect.NewResponse(answer), nil
 }
 
+// GiveToken implements nodev1.AgentHandler.
 func (a *Agent) GiveToken(_ context.Context, q *connect.Request[nodev1.GiveTokenRequest]) (*connect.Response[nodev1.GiveTokenResponse], error) {
 	a.cfg.Tokens.Answer(q.Msg)
 	return connect.NewResponse(&nodev1.GiveTokenResponse{}), nil
 }
 
+// SetLogins implements nodev1.AgentHandler.
 func (a *Agent) SetLogins(_ context.Context, q *connect.Request[nodev1.SetLoginsRequest]) (*connect.Response[nodev1.SetLoginsResponse], error) {
 	if _, _, err := a.ready(); err != nil {
 		return nil, err
@@ -224,6 +233,7 @@ func (a *Agent) SetLogins(_ context.Context, q *connect.Request[nodev1.SetLogins
 	return connect.NewResponse(&nodev1.SetLoginsResponse{}), nil
 }
 
+// Notice implements nodev1.AgentHandler.
 func (a *Agent) Notice(_ context.Context, q *connect.Request[nodev1.NoticeRequest]) (*connect.Response[nodev1.NoticeResponse], error) {
 	p, err := a.preparer()
 	if err != nil {
@@ -235,6 +245,7 @@ func (a *Agent) Notice(_ context.Context, q *connect.Request[nodev1.NoticeReques
 	return connect.NewResponse(&nodev1.NoticeResponse{}), nil
 }
 
+// ProceedTask implements nodev1.AgentHandler.
 func (a *Agent) ProceedTask(_ context.Context, q *connect.Request[nodev1.ProceedTaskRequest]) (*connect.Response[nodev1.ProceedTaskResponse], error) {
 	return connect.NewResponse(&nodev1.ProceedTaskResponse{}), a.withAttempt(q.Msg.GetKey(), func(at *attempt) {
 		if at.cancel != nil && at.proceed != nil && !at.proceeded {
@@ -244,6 +255,7 @@ func (a *Agent) ProceedTask(_ context.Context, q *connect.Request[nodev1.Proceed
 	})
 }
 
+// StopTask implements nodev1.AgentHandler.
 func (a *Agent) StopTask(_ context.Context, q *connect.Request[nodev1.StopTaskRequest]) (*connect.Response[nodev1.StopTaskResponse], error) {
 	code, message := q.Msg.GetCode(), q.Msg.GetMessage()
 	if code == "" {
@@ -271,6 +283,7 @@ func (a *Agent) withAttempt(key *nodev1.TaskKey, fn func(*attempt)) error {
 	return nil
 }
 
+// RemoveTask implements nodev1.AgentHandler.
 func (a *Agent) RemoveTask(_ context.Context, q *connect.Request[nodev1.RemoveTaskRequest]) (*connect.Response[nodev1.RemoveTaskResponse], error) {
 	_, place, err := a.ready()
 	if err != nil {
@@ -297,6 +310,7 @@ func (a *Agent) Install(_ context.Context, q *connect.Request[nodev1.InstallRequ
 	return connect.NewResponse(&nodev1.InstallResponse{Failure: place.Runner.Install(a.ctx, q.Msg.GetPackages())}), nil
 }
 
+// ListFiles implements nodev1.AgentHandler.
 func (a *Agent) ListFiles(_ context.Context, q *connect.Request[nodev1.ListFilesRequest]) (*connect.Response[nodev1.ListFilesResponse], error) {
 	_, place, err := a.ready()
 	if err != nil {
@@ -309,6 +323,7 @@ func (a *Agent) ListFiles(_ context.Context, q *connect.Request[nodev1.ListFiles
 	return connect.NewResponse(&nodev1.ListFilesResponse{Files: list}), nil
 }
 
+// StatFile implements nodev1.AgentHandler.
 func (a *Agent) StatFile(_ context.Context, q *connect.Request[nodev1.StatFileRequest]) (*connect.Response[nodev1.FileInfo], error) {
 	_, place, err := a.ready()
 	if err != nil {
@@ -369,6 +384,7 @@ func sendRange(ctx context.Context, f File, offset, length int64, buf []byte, s 
 	return sent, ctx.Err()
 }
 
+// DeleteFile implements nodev1.AgentHandler.
 func (a *Agent) DeleteFile(_ context.Context, q *connect.Request[nodev1.DeleteFileRequest]) (*connect.Response[nodev1.DeleteFileResponse], error) {
 	_, place, err := a.ready()
 	if err != nil {
@@ -396,6 +412,7 @@ func (a *Agent) Shutdown(_ context.Context, q *connect.Request[nodev1.ShutdownRe
 // maxFreeze bounds how long a caller may hold the machine's writes.
 const maxFreeze = time.Minute
 
+// Freeze implements nodev1.AgentHandler.
 func (a *Agent) Freeze(_ context.Context, q *connect.Request[nodev1.FreezeRequest]) (*connect.Response[nodev1.FreezeResponse], error) {
 	if _, _, err := a.ready(); err != nil {
 		return nil, err

@@ -56,14 +56,6 @@ func NewAuthorization(az *authz.Service, log *slog.Logger) *AuthorizationHandler
 // Routes is the table, with the scope "/".
 func (a *AuthorizationHandler) Routes() []azwire.Route { return a.routes }
 
-// ServesAuthorization says whether a raw path is for AuthorizationHandler:
-// whether its last provider is Microsoft.Authorization.
-func ServesAuthorization(rawPath string) bool {
-	p := strings.ToLower(rawPath) + "/"
-	i := strings.LastIndex(p, authorizationProvider)
-	return i >= 0 && i == strings.LastIndex(p, "/providers/")
-}
-
 // ServeHTTP serves an authenticated request.
 func (a *AuthorizationHandler) ServeHTTP(w http.ResponseWriter, r *azwire.Request) {
 	if err := a.serve(w, r); err != nil {

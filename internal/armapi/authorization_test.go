@@ -151,21 +151,6 @@ func TestCustomRoleGrantsAtItsScopesOnly(t *testing.T) {
 	}
 }
 
-func TestServesAuthorization(t *testing.T) {
-	for path, want := range map[string]bool{
-		"/providers/Microsoft.Authorization/roleDefinitions":                                                         true,
-		testGroup + "/providers/microsoft.authorization/roleAssignments":                                             true,
-		testGroup + "/providers/Microsoft.Batch/batchAccounts/a/providers/Microsoft.Authorization/roleAssignments/x": true,
-		testGroup + "/providers/Microsoft.Authorization/locks/a/providers/Microsoft.Compute/disks/d":                 false,
-		testGroup + "/providers/Microsoft.Batch/batchAccounts/a":                                                     false,
-		"/subscriptions/s/providers/Microsoft.Authorization":                                                         true,
-	} {
-		if got := ServesAuthorization(path); got != want {
-			t.Errorf("%s: %v", path, got)
-		}
-	}
-}
-
 func FuzzRoleFilter(f *testing.F) {
 	for _, s := range []string{"atScope()", "principalId eq 'a'", "roleName eq 'it''s' and atScope()", "assignedTo('x')", "İ eq 'x'", "type EQ '"} {
 		f.Add(s)

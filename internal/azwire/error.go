@@ -110,17 +110,6 @@ func BatchError(e *millpond.Error, baseURL, requestID string, now time.Time) Bat
 	return b
 }
 
-// WriteBatchError renders err in the Batch service's shape.
-func WriteBatchError(w http.ResponseWriter, r *Request, err error, now time.Time) {
-	e := millpond.AsError(err)
-	status := Status(e.Kind)
-	if r.Method == http.MethodHead || status == http.StatusNotModified {
-		w.WriteHeader(status)
-		return
-	}
-	WriteJSON(w, status, BatchError(e, r.BaseURL, r.ID, now))
-}
-
 // TimeFormat is ISO 8601 with the seven digits that Batch writes.
 const TimeFormat = "2006-01-02T15:04:05.0000000Z"
 

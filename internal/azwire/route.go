@@ -84,6 +84,7 @@ type compiled struct {
 	segs  []string
 }
 
+// NewRouter makes a Router of a table, whose order does not matter.
 func NewRouter(routes []Route) *Router {
 	r := &Router{}
 	for i := range routes {

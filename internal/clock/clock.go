@@ -14,6 +14,7 @@ type Clock interface{ Now() time.Time }
 // database keeps.
 type System struct{}
 
+// Now is the time, UTC.
 func (System) Now() time.Time { return time.Now().UTC().Truncate(time.Microsecond) }
 
 // Manual is a clock that a test moves by hand. It is safe for concurrent use.
@@ -22,14 +23,17 @@ type Manual struct {
 	t  time.Time
 }
 
+// NewManual makes a clock that stands at t.
 func NewManual(t time.Time) *Manual { return &Manual{t: t.UTC()} }
 
+// Now is where the clock stands.
 func (m *Manual) Now() time.Time {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.t
 }
 
+// Advance moves the clock on; a negative d moves it back.
 func (m *Manual) Advance(d time.Duration) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

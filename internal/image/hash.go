@@ -28,9 +28,6 @@ func NewHasher(size int64) *Hasher { return &Hasher{size: size, chunks: map[int6
 // Set tells the digest of chunk n, whose bytes begin at n × ChunkSize.
 func (h *Hasher) Set(n int64, d Digest) { h.chunks[n] = d }
 
-// Chunk returns the digest of chunk n.
-func (h *Hasher) Chunk(n int64) (Digest, bool) { d, ok := h.chunks[n]; return d, ok }
-
 // ID is the content's name.
 func (h *Hasher) ID() ContentID {
 	sum := sha256.New()

@@ -78,12 +78,15 @@ var (
 	errLost  = errors.New("the connection is lost")
 )
 
+// New makes a Handler. Close ends its sessions.
 func New(auth Authenticator, sessions Sessions, log *slog.Logger) *Handler {
 	h := &Handler{auth: auth, sessions: sessions, log: log, open: map[string]*session{}}
 	h.ctx, h.cancel = context.WithCancel(context.Background())
 	return h
 }
 
+// ServeHTTP admits a node's machine by its credential and holds its session until one
+// of the two ends it.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	node, generation, said, err := h.admit(r)
 	if err != nil {

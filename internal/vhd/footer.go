@@ -1,7 +1,8 @@
 // Package vhd reads and writes fixed VHDs, the only disk format that Azure
-// takes: the disk's bytes, then a footer of 512 bytes. Dynamic VHDs and VHDX are
-// recognised and refused with the command that converts them. It never trusts a
-// footer and allocates nothing by what one says. Compute and cmd/millpond use it.
+// takes: the disk's bytes, then a footer of 512 bytes. It also reads dynamic VHDs
+// (dynamic.go) and tells other formats by their first bytes. It never trusts a
+// footer and allocates nothing by what one says. Packages compute and diskformat,
+// and cmd/millpond, use it.
 //
 // The format is in Microsoft's "Virtual Hard Disk Image Format Specification",
 // version 1.0 of 2006; Azure's demands are in its documentation of uploads.
@@ -139,7 +140,7 @@ const (
 
 // Detect tells the format of a file of size bytes by its first and last bytes. A
 // file that begins with a partition table and ends with a damaged footer is
-// Fixed: IsFixed then says what is wrong with it.
+// Fixed: ParseFooter then says what is wrong with it.
 func Detect(r io.ReaderAt, size int64) (Format, error) {
 	head := make([]byte, 8)
 	if size < FooterSize {
@@ -169,54 +170,8 @@ func Detect(r io.ReaderAt, size int64) (Format, error) {
 	return Fixed, nil
 }
 
-// IsFixed says whether the file is a fixed VHD that Azure would take, and what
-// its footer says. A raw file is (false, nil). A *millpond.Error of kind Invalid
-// refuses every other format, a damaged footer and sizes that do not fit, with
-// the command that mends it.
-func IsFixed(r io.ReaderAt, size int64) (bool, Footer, error) {
-	format, err := Detect(r, size)
-	if err != nil {
-		return false, Footer{}, err
-	}
-	switch format {
-	case Raw:
-		return false, Footer{}, nil
-	case Dynamic, VHDX, QCOW2, VMDK:
-		return false, Footer{}, invalid("The file is a %s. Azure takes fixed VHDs only. Convert it with: %s", format, convert(format))
-	}
-	b := make([]byte, FooterSize)
-	if _, err := r.ReadAt(b, size-FooterSize); err != nil && err != io.EOF {
-		return false, Footer{}, err
-	}
-	f, err := ParseFooter(b)
-	if err != nil {
-		return false, Footer{}, invalid("The file ends like a VHD, but %v. Copy or convert it again, for example with: %s", err, convert(Raw))
-	}
-	if f.CurrentSize != size-FooterSize {
-		return false, Footer{}, invalid("The VHD's footer names a disk of %d bytes, but %d bytes come before it. The file is cut off or has been appended to; copy it again.", f.CurrentSize, size-FooterSize)
-	}
-	if err := CheckAligned(f.CurrentSize); err != nil {
-		return false, Footer{}, err
-	}
-	return true, f, nil
-}
-
-// CheckAligned refuses a disk size that is not a multiple of 1 MiB.
-func CheckAligned(size int64) error {
-	if size > 0 && size%Alignment == 0 {
-		return nil
-	}
-	up := Align(size)
-	return invalid("The disk has %d bytes. Azure wants a multiple of 1 MiB (1,048,576 bytes). Grow the raw file with 'qemu-img resize -f raw FILE %d' and convert it with: %s", size, up, convert(Raw))
-}
-
 // Align rounds a size up to a multiple of 1 MiB.
 func Align(size int64) int64 { return (size + Alignment - 1) / Alignment * Alignment }
-
-func convert(from Format) string {
-	name := map[Format]string{Raw: "raw", Dynamic: "vpc", VHDX: "vhdx", QCOW2: "qcow2", VMDK: "vmdk"}[from]
-	return "qemu-img convert -f " + name + " -O vpc -o subformat=fixed,force_size=on IN OUT.vhd"
-}
 
 func invalid(format string, args ...any) error {
 	return millpond.Errorf(millpond.Invalid, "InvalidVhd", format, args...)

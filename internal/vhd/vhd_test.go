@@ -67,27 +67,23 @@ func TestParseFooterRefuses(t *testing.T) {
 	}
 }
 
-func TestIsFixed(t *testing.T) {
+func TestDetect(t *testing.T) {
 	disk := imagetest.Random(1, 2<<20)
-	with := func(size int64) []byte { return append(bytes.Clone(disk), vhd.NewFooter(size, id, created)...) }
-	for name, tc := range map[string]struct {
-		file  []byte
-		fixed bool
-		want  string // part of the error
-	}{
-		"fixed":       {with(2 << 20), true, ""},
-		"raw":         {disk, false, ""},
-		"empty":       {nil, false, ""},
-		"cut off":     {with(3 << 20), false, "cut off"},
-		"not aligned": {append(make([]byte, 4096), vhd.NewFooter(4096, id, created)...), false, "qemu-img resize -f raw FILE 1048576"},
-		"dynamic":     {append([]byte("conectix"), make([]byte, 4096)...), false, "qemu-img convert -f vpc"},
-		"vhdx":        {append([]byte("vhdxfile"), make([]byte, 4096)...), false, "qemu-img convert -f vhdx"},
-		"qcow2":       {append([]byte("QFI\xfb"), make([]byte, 4096)...), false, "qemu-img convert -f qcow2"},
+	behind := func(head string) []byte { return append([]byte(head), make([]byte, 4096)...) }
+	for want, file := range map[vhd.Format][]byte{
+		vhd.Fixed:   append(bytes.Clone(disk), vhd.NewFooter(2<<20, id, created)...),
+		vhd.Raw:     disk,
+		vhd.Dynamic: behind("conectix"),
+		vhd.VHDX:    behind("vhdxfile"),
+		vhd.QCOW2:   behind("QFI\xfb"),
+		vhd.VMDK:    behind("KDMV"),
 	} {
-		fixed, f, err := vhd.IsFixed(bytes.NewReader(tc.file), int64(len(tc.file)))
-		if fixed != tc.fixed || (err == nil) != (tc.want == "") || err != nil && !strings.Contains(err.Error(), tc.want) {
-			t.Errorf("%s: %v, %+v, %v", name, fixed, f, err)
+		if got, err := vhd.Detect(bytes.NewReader(file), int64(len(file))); got != want || err != nil {
+			t.Errorf("%s: %s, %v", want, got, err)
 		}
+	}
+	if got, err := vhd.Detect(bytes.NewReader(nil), 0); got != vhd.Raw || err != nil {
+		t.Errorf("nothing: %s, %v", got, err)
 	}
 }
 
@@ -111,9 +107,12 @@ func TestExport(t *testing.T) {
 	if !bytes.Equal(got, want) {
 		t.Fatal("the exported file has other bytes")
 	}
-	fixed, foot, err := vhd.IsFixed(bytes.NewReader(got), int64(len(got)))
-	if !fixed || err != nil {
-		t.Fatalf("IsFixed = %v, %v", fixed, err)
+	if format, err := vhd.Detect(bytes.NewReader(got), int64(len(got))); format != vhd.Fixed || err != nil {
+		t.Fatalf("Detect = %v, %v", format, err)
+	}
+	foot, err := vhd.ParseFooter(got[5<<20:])
+	if err != nil {
+		t.Fatal(err)
 	}
 	p := vhd.Payload(imagetest.Bytes(got), foot)
 	back, err := io.ReadAll(io.NewSectionReader(p, 0, p.Size()))
@@ -153,6 +152,6 @@ func FuzzParseFooter(f *testing.F) {
 			t.Errorf("accepted a size of %d", foot.CurrentSize)
 		}
 		// Must not panic or read outside, whatever the bytes.
-		_, _, _ = vhd.IsFixed(bytes.NewReader(b), int64(len(b)))
+		_, _ = vhd.Detect(bytes.NewReader(b), int64(len(b)))
 	})
 }

@@ -90,6 +90,7 @@ func known(err error) error {
 	return err
 }
 
+// Get implements Bucket.
 func (c *Cloud) Get(ctx context.Context, key string, most int64) ([]byte, error) {
 	// The in-memory one does not look.
 	if err := ctx.Err(); err != nil {
@@ -113,6 +114,7 @@ func (c *Cloud) Get(ctx context.Context, key string, most int64) ([]byte, error)
 	return data, nil
 }
 
+// Put implements Bucket.
 func (c *Cloud) Put(ctx context.Context, key string, data []byte, _ How) error {
 	ctx, l := limited(ctx)
 	defer l.end()
@@ -120,6 +122,7 @@ func (c *Cloud) Put(ctx context.Context, key string, data []byte, _ How) error {
 	return l.told(ctx, c.b.WriteAll(ctx, key, data, &blob.WriterOptions{ContentType: "application/octet-stream"}))
 }
 
+// Stat implements Bucket.
 func (c *Cloud) Stat(ctx context.Context, key string) (Info, error) {
 	ctx, l := limited(ctx)
 	defer l.end()
@@ -130,6 +133,7 @@ func (c *Cloud) Stat(ctx context.Context, key string) (Info, error) {
 	return Info{Key: key, Size: a.Size, Modified: a.ModTime}, nil
 }
 
+// List implements Bucket.
 func (c *Cloud) List(ctx context.Context, prefix string) iter.Seq2[Info, error] {
 	return func(yield func(Info, error) bool) {
 		it := c.b.List(&blob.ListOptions{Prefix: prefix})
@@ -153,6 +157,7 @@ func (c *Cloud) List(ctx context.Context, prefix string) iter.Seq2[Info, error] 
 	}
 }
 
+// Delete implements Bucket.
 func (c *Cloud) Delete(ctx context.Context, key string) error {
 	ctx, l := limited(ctx)
 	defer l.end()

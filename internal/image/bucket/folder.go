@@ -89,6 +89,7 @@ func missing(err error) error {
 	return err
 }
 
+// Get implements Bucket.
 func (f *Folder) Get(ctx context.Context, key string, limit int64) ([]byte, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -116,6 +117,7 @@ func (f *Folder) Get(ctx context.Context, key string, limit int64) ([]byte, erro
 	return data, nil
 }
 
+// Put implements Bucket.
 func (f *Folder) Put(ctx context.Context, key string, data []byte, how How) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -178,6 +180,7 @@ func syncDirs(top, dir string) error {
 	}
 }
 
+// Stat implements Bucket.
 func (f *Folder) Stat(ctx context.Context, key string) (Info, error) {
 	if err := ctx.Err(); err != nil {
 		return Info{}, err
@@ -193,6 +196,7 @@ func (f *Folder) Stat(ctx context.Context, key string) (Info, error) {
 	return Info{Key: key, Size: st.Size(), Modified: st.ModTime()}, nil
 }
 
+// List implements Bucket.
 func (f *Folder) List(ctx context.Context, prefix string) iter.Seq2[Info, error] {
 	return func(yield func(Info, error) bool) {
 		// A prefix ends within a name; the walk begins at the folder above it.
@@ -240,6 +244,7 @@ func (f *Folder) List(ctx context.Context, prefix string) iter.Seq2[Info, error]
 	}
 }
 
+// Delete implements Bucket.
 func (f *Folder) Delete(ctx context.Context, key string) error {
 	if err := ctx.Err(); err != nil {
 		return err

@@ -143,6 +143,7 @@ func (l *Launcher) AttachDisk(_ context.Context, node millpond.NodeID, d launch.
 	return l.disks(node, func(have map[int]string) { have[d.LUN] = d.Managed })
 }
 
+// DetachDisk implements launch.Attacher.
 func (l *Launcher) DetachDisk(_ context.Context, node millpond.NodeID, lun int) error {
 	return l.disks(node, func(have map[int]string) { delete(have, lun) })
 }
@@ -178,6 +179,7 @@ func (l *Launcher) SetPorts(_ context.Context, node millpond.NodeID, ports []lau
 	return nil
 }
 
+// Launch implements launch.Launcher.
 func (l *Launcher) Launch(_ context.Context, spec launch.Spec) error {
 	if spec.Node == "" {
 		return millpond.Errorf(millpond.Invalid, "InvalidSpec", "A machine needs a node id.")
@@ -214,6 +216,7 @@ func (l *Launcher) Launch(_ context.Context, spec launch.Spec) error {
 	return nil
 }
 
+// List implements launch.Launcher.
 func (l *Launcher) List(context.Context) ([]launch.Status, error) {
 	l.mu.Lock()
 	vms := make([]*vm, 0, len(l.vms))
@@ -237,6 +240,7 @@ func (l *Launcher) Tell(_ context.Context, node millpond.NodeID) (launch.Status,
 	return v.current(), true
 }
 
+// Reset implements launch.Launcher.
 func (l *Launcher) Reset(_ context.Context, node millpond.NodeID) error {
 	v, err := l.find(node)
 	if err != nil {
@@ -247,6 +251,7 @@ func (l *Launcher) Reset(_ context.Context, node millpond.NodeID) error {
 	return nil
 }
 
+// Stop implements launch.Launcher.
 func (l *Launcher) Stop(_ context.Context, node millpond.NodeID, _ time.Duration) error {
 	v, err := l.find(node)
 	if err != nil {
@@ -257,6 +262,7 @@ func (l *Launcher) Stop(_ context.Context, node millpond.NodeID, _ time.Duration
 	return nil
 }
 
+// Destroy implements launch.Launcher.
 func (l *Launcher) Destroy(_ context.Context, node millpond.NodeID) error {
 	l.mu.Lock()
 	v := l.vms[node.Key()]
@@ -270,6 +276,7 @@ func (l *Launcher) Destroy(_ context.Context, node millpond.NodeID) error {
 	return nil
 }
 
+// Capacity implements launch.Launcher.
 func (l *Launcher) Capacity(context.Context) (launch.Capacity, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
