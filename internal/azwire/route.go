@@ -84,7 +84,8 @@ type compiled struct {
 	segs  []string
 }
 
-// NewRouter makes a Router of a table, whose order does not matter.
+// NewRouter makes a Router of a table. Of two patterns that match, the one with more
+// literal parts is taken.
 func NewRouter(routes []Route) *Router {
 	r := &Router{}
 	for i := range routes {
