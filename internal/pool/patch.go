@@ -242,12 +242,7 @@ func (s *Service) revise(p *millpond.Pool, old millpond.Pool, patch Patch, now t
 		begin = true
 	}
 	if begin && p.Spec.Upgrade.Rolls() {
-		next := &millpond.Rollout{State: millpond.RolloutRunning, Started: now, WasBoot: old.Boot, WasStart: old.Spec.StartTask}
-		if r := p.Rollout; r != nil && r.State == millpond.RolloutStopped {
-			// What it was stopped for is nothing to go back to.
-			next.WasBoot, next.WasStart = r.WasBoot, r.WasStart
-		}
-		p.Rollout = next
+		p.Rollout = rolloutAfter(p.Rollout, millpond.Rollout{Started: now, WasBoot: old.Boot, WasStart: old.Spec.StartTask})
 		s.Wakes.Rollouts.Wake()
 	}
 }

@@ -81,7 +81,7 @@ func (s *Service) look(ctx context.Context, p millpond.Pool) (time.Time, error) 
 // renew makes a newer version the pool's image and begins to roll it out.
 func (s *Service) renew(p *millpond.Pool, boot millpond.BootImage, now time.Time) {
 	s.Log.Info("a newer version of an image is rolled out", "account", p.Account, "pool", p.Spec.ID, "image", boot.VersionID)
-	p.Rollout = &millpond.Rollout{State: millpond.RolloutRunning, Started: now, Automatic: true, WasBoot: p.Boot, WasStart: p.Spec.StartTask}
+	p.Rollout = rolloutAfter(p.Rollout, millpond.Rollout{Started: now, Automatic: true, WasBoot: p.Boot, WasStart: p.Spec.StartTask})
 	p.Boot = boot
 	p.ImageRevision++
 	s.Wakes.Rollouts.Wake()

@@ -62,6 +62,22 @@ func (v RolloutView) health() health {
 	return moving
 }
 
+// rolloutAfter begins the rollout next, which takes the place of another, nil if
+// there was none.
+func rolloutAfter(last *millpond.Rollout, next millpond.Rollout) *millpond.Rollout {
+	next.State = millpond.RolloutRunning
+	switch {
+	case last == nil:
+	case last.State == millpond.RolloutRunning:
+		// Its batch is waited for, or two would be away at the same time.
+		next.Nodes = last.Nodes
+	case last.State == millpond.RolloutStopped:
+		// What it was stopped for is nothing to go back to.
+		next.WasBoot, next.WasStart = last.WasBoot, last.WasStart
+	}
+	return &next
+}
+
 // MakeRollout plans the next step of a pool's rollout, which is under way. A
 // batch has ended when none of its nodes is on its way any more; before each
 // batch the policy's limits are looked at. Nodes that are unhealthy with what
@@ -86,11 +102,11 @@ func MakeRollout(p millpond.Pool, nodes []RolloutView, now time.Time) RolloutPla
 		}
 		total++
 		switch {
-		case h == moving && inBatch(v.ID):
-			return plan
 		case v.State == millpond.NodeWaitingForStartTask && !v.Pending && old(v):
 			// A start task that never ends would otherwise keep its own correction off.
 			waiting = append(waiting, v)
+		case h == moving && inBatch(v.ID):
+			return plan
 		case h == moving && old(v):
 			coming++
 		case old(v):

@@ -45,6 +45,8 @@ func TestMakeRollout(t *testing.T) {
 		{"half", rollingPool(func(l *millpond.RollingPolicy, _ *millpond.Rollout) { l.MaxBatch = 50 }), []RolloutView{node("a", idle, 0), node("b", idle, 0), node("c", idle, 0), node("d", idle, 0)}, "[a b]", "[]", "[]", millpond.RolloutRunning, "", 1},
 		{"a start task needs a reboot", rollingPool(nil), []RolloutView{startOnly}, "[]", "[a]", "[]", millpond.RolloutRunning, "", 1},
 		{"a batch under way", rollingPool(inBatch("a")), []RolloutView{node("a", up, 0), node("b", idle, 0)}, "[]", "[]", "[]", millpond.RolloutRunning, "", 1},
+		{"the batch of the rollout before", rollingPool(func(_ *millpond.RollingPolicy, r *millpond.Rollout) { r.Nodes = []millpond.NodeID{"a"} }), []RolloutView{node("a", up, 0), node("b", idle, 0)}, "[]", "[]", "[]", millpond.RolloutRunning, "", 0},
+		{"a start task of the rollout before that never ends", rollingPool(func(_ *millpond.RollingPolicy, r *millpond.Rollout) { r.Nodes = []millpond.NodeID{"a"} }), []RolloutView{node("a", millpond.NodeWaitingForStartTask, 0)}, "[a]", "[]", "[]", millpond.RolloutRunning, "", 1},
 		{"the next batch", rollingPool(inBatch("a")), []RolloutView{node("a", idle, 1), node("b", idle, 0)}, "[b]", "[]", "[]", millpond.RolloutRunning, "", 2},
 		{"a node that left", rollingPool(inBatch("a")), []RolloutView{node("b", idle, 0)}, "[b]", "[]", "[]", millpond.RolloutRunning, "", 2},
 		{"done", rollingPool(inBatch("a")), []RolloutView{node("a", idle, 1)}, "[]", "[]", "[]", millpond.RolloutDone, "", 1},
@@ -71,6 +73,31 @@ func TestMakeRollout(t *testing.T) {
 				t.Errorf("got %+v %s", p, code)
 			}
 		})
+	}
+}
+
+// TestRolloutAfterAnother: the batch that is under way is waited for, and what failed
+// is nothing to go back to.
+func TestRolloutAfterAnother(t *testing.T) {
+	v := func(id string) millpond.BootImage { return millpond.BootImage{VersionID: id} }
+	next := millpond.Rollout{Started: t0, Automatic: true, WasBoot: v("2")}
+	for state, want := range map[millpond.RolloutState]struct {
+		back  string
+		batch int
+	}{
+		"":                      {"2", 0},
+		millpond.RolloutDone:    {"2", 0},
+		millpond.RolloutRunning: {"2", 1},
+		millpond.RolloutStopped: {"1", 0},
+	} {
+		var last *millpond.Rollout
+		if state != "" {
+			last = &millpond.Rollout{State: state, WasBoot: v("1"), Batch: 3, Nodes: []millpond.NodeID{"a"}}
+		}
+		got := rolloutAfter(last, next)
+		if got.State != millpond.RolloutRunning || got.WasBoot.VersionID != want.back || len(got.Nodes) != want.batch || got.Batch != 0 || !got.Automatic || got.Started != t0 {
+			t.Errorf("after one that is %q: %+v", state, got)
+		}
 	}
 }
 
