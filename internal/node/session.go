@@ -474,6 +474,9 @@ func setPhase(n *millpond.Node, phase string, now time.Time) {
 // applied together.
 const mostEvents, perTake = 512, 256
 
+// mostTokens is how many tokens one node is given at the same time.
+const mostTokens = 8
+
 // listen takes the agent's events as they come. It runs ahead of what applies
 // them, so that events that come together are applied together.
 func (x *session) listen(w *work, kept uint64) error {
@@ -492,11 +495,19 @@ func (x *session) listen(w *work, kept uint64) error {
 	defer stream.Close()
 	silence := time.AfterFunc(x.svc.Config.Silence, func() { x.cancel(fmt.Errorf("nothing was heard of node %s for %s", x.node, x.svc.Config.Silence)) })
 	defer silence.Stop()
+	tokens := make(chan struct{}, mostTokens)
 	for stream.Receive() {
 		silence.Reset(x.svc.Config.Silence)
 		x.svc.heard(x.node)
 		if q := stream.Msg().GetTokenWanted(); q != nil {
+			// Who asks for more waits: a node whose root is somebody else's asks as it likes.
+			select {
+			case tokens <- struct{}{}:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
 			w.start(func(ctx context.Context) error {
+				defer func() { <-tokens }()
 				x.giveToken(ctx, q)
 				return nil
 			})

@@ -140,6 +140,15 @@ func TestIdentitiesOfNodes(t *testing.T) {
 		t.Errorf("%s", got)
 	}
 
+	// More are asked for at once than one node is given at the same time.
+	many := run("many", `/bin/sh -c 'for i in $(seq 24); do curl -s -H "Metadata: true" "$AT?api-version=2018-02-01&client_id=client-reader&resource=r$i" & done; wait'`, func(t *millpond.TaskSpec) {
+		t.Environment = []millpond.NameValue{{Name: "AT", Value: "http://" + s.metadata + "/metadata/identity/oauth2/token"}}
+		t.OutputFiles = []millpond.OutputFile{{Pattern: "../stdout.txt", ContainerURL: base + "out", Path: "many", Identity: writer, Condition: "taskcompletion"}}
+	})
+	if got := strings.Count(s.read(out, "many"), `"access_token":"reader for r`); many.Result != "success" || got != 24 {
+		t.Errorf("%d tokens; %+v", got, many.Failure)
+	}
+
 	n := c.list("p")[0]
 	done, err := c.nodes.UploadLogs(ctx, acct.Name, "p", n.ID, node.LogRequest{ContainerURL: base + "logs", Identity: writer, Start: n.Created.Add(-time.Hour)})
 	c.must(err)
