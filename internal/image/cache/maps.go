@@ -79,6 +79,7 @@ var errNoMap = errors.New("the cache has no room for a map")
 // lease is an area in use.
 type lease struct {
 	slots []int
+	// begun is when the map could be had first.
 	begun time.Time
 	// core is of what its map is, and at which of its chunks that has; nil for one of
 	// an earlier process, which does not grow any more.
@@ -86,8 +87,8 @@ type lease struct {
 	at   map[int64]int
 	// ahead fetches what a larger map is to have; nil if there is no larger one.
 	ahead *aheadRun
-	// growing keeps the area while its second half is written.
-	growing bool
+	// writing keeps the area while one of its halves is written.
+	writing bool
 }
 
 // mapped makes a map of a content that has those of its chunks that are kept and
@@ -118,6 +119,9 @@ func (s *slab) mapped(dir string, k *core, ahead *aheadRun) (Mapping, error) {
 		s.endLease(area)
 		return Mapping{}, err
 	}
+	s.mu.Lock()
+	l.writing, l.begun = false, s.clock.Now()
+	s.mu.Unlock()
 	return m, nil
 }
 
@@ -146,12 +150,12 @@ func (s *slab) grow(dir string, area int, k *core) (Mapping, map[int64]int, erro
 		return Mapping{}, nil, errNotGrowing
 	}
 	had := len(l.at)
-	l.ahead, l.growing = nil, true
+	l.ahead, l.writing = nil, true
 	s.fill(l)
 	s.mu.Unlock()
 	defer func() {
 		s.mu.Lock()
-		l.growing = false
+		l.writing = false
 		s.mu.Unlock()
 	}()
 	m := Mapping{File: s.chunks.Name(), Offset: int64(area) * mapArea, Lease: leaseFile(dir, area), Area: area, Chunks: len(l.at)}
@@ -205,7 +209,7 @@ func (s *slab) hire(k *core, ahead *aheadRun) (area int, l *lease) {
 			return 0, nil
 		}
 	}
-	l = &lease{begun: s.clock.Now(), core: k, at: map[int64]int{}, ahead: ahead}
+	l = &lease{writing: true, core: k, at: map[int64]int{}, ahead: ahead}
 	s.fill(l)
 	s.leases[area] = l
 	return area, l
@@ -254,7 +258,7 @@ func (s *slab) sweep(dir string) error {
 	s.mu.Lock()
 	var old []int
 	for area, l := range s.leases {
-		if s.clock.Now().Sub(l.begun) >= mapGrace && !l.growing {
+		if s.clock.Now().Sub(l.begun) >= mapGrace && !l.writing {
 			old = append(old, area)
 		}
 	}
@@ -447,10 +451,8 @@ func (c *Cache) Grow(ctx context.Context, id image.ContentID, area int, patience
 	}
 	timer := time.NewTimer(patience)
 	defer timer.Stop()
-	over := false
 	select {
 	case <-a.done:
-		over = true
 	case <-timer.C:
 	case <-ctx.Done():
 		return Mapping{}, ctx.Err()
@@ -462,9 +464,9 @@ func (c *Cache) Grow(ctx context.Context, id image.ContentID, area int, patience
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.mapped = max(k.mapped, m.Chunks)
-	if over && k.learn != nil {
-		// What was read ahead and mapped counts as read in the order in which it came,
-		// because nobody sees the real one.
+	if k.learn != nil {
+		// What was read ahead by now and mapped counts as read in the order in which it
+		// came, because nobody sees the real one.
 		for _, n := range a.order {
 			if _, mapped := at[n]; mapped {
 				k.learn.touch(n)

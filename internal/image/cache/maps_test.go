@@ -208,6 +208,42 @@ func TestMapTeachesTheOrder(t *testing.T) {
 	}
 }
 
+// A map that grows before the reading ahead is over teaches what had come by then, in
+// its order. (With the race detector: nobody reads the order unguarded.)
+func TestMapTeachesBeforeTheReadingAheadIsOver(t *testing.T) {
+	s := newStore("a")
+	data := content(1, 12)
+	id, _ := ingest(data, s)
+	looked, wait := make(chan struct{}), make(chan struct{})
+	c := openCache(t, t.TempDir(), 40, func(cfg *Config) {
+		cfg.Foresee = func(ctx context.Context, src io.ReaderAt, size int64, want func(int64) error) error {
+			if _, err := src.ReadAt(make([]byte, 512), 0); err != nil {
+				return err
+			}
+			close(looked)
+			<-wait
+			return want(5 * image.ChunkSize)
+		}
+	})
+	m, err := c.Map(context.Background(), id, asStores([]*memStore{s}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-looked
+	eventually(t, "the first chunk is kept", func() bool { st, _ := c.ContentStats(id); return st.Kept == 1 })
+	if m, err = c.Grow(context.Background(), id, m.Area, time.Millisecond); err != nil || m.Chunks != 1 {
+		t.Fatalf("%+v, %v", m, err)
+	}
+	close(wait)
+	o := openContent(t, c, id, s)
+	mustRead(t, o, data, 9*image.ChunkSize, 512)
+	o.Close()
+	order, err := c.loadOrder(id)
+	if err != nil || fmt.Sprint(order.chunks) != "[0 9]" {
+		t.Fatalf("%v, %v", order, err)
+	}
+}
+
 func FuzzLease(f *testing.F) {
 	f.Add(formatLease([]int{1, 2, 70000}))
 	f.Add([]byte(leaseMagic))

@@ -51,12 +51,33 @@ type lesson struct {
 	opened bool
 }
 
-// aheadRun is a reading ahead. order is what it wanted, also what was there
-// already; it is set when done is closed.
+// aheadRun is a reading ahead.
 type aheadRun struct {
-	end   context.CancelFunc
-	done  chan struct{}
+	end  context.CancelFunc
+	done chan struct{}
+	// order is what it has wanted so far, also what was there already, and seen the
+	// same as a set; its core guards them.
 	order []int64
+	seen  map[int64]bool
+}
+
+// want notes that a reading ahead wants a chunk; false if it did before.
+func (k *core) want(a *aheadRun, n int64) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if a.seen[n] {
+		return false
+	}
+	a.seen[n] = true
+	a.order = append(a.order, n)
+	return true
+}
+
+// wanted is the order so far.
+func (k *core) wanted(a *aheadRun) []int64 {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return slices.Clone(a.order)
 }
 
 // touch notes a read.
@@ -132,7 +153,7 @@ func (c *Cache) lookAhead(k *core) *aheadRun {
 		}
 	}
 	ctx, cancel := context.WithCancel(c.ctx)
-	a := &aheadRun{end: cancel, done: make(chan struct{})}
+	a := &aheadRun{end: cancel, done: make(chan struct{}), seen: map[int64]bool{}}
 	var known []int64
 	switch {
 	case len(o.chunks) > 0:
@@ -142,7 +163,7 @@ func (c *Cache) lookAhead(k *core) *aheadRun {
 	}
 	if !c.spawn(func() {
 		defer close(a.done)
-		a.order = c.ahead(ctx, k, known)
+		c.ahead(ctx, k, a, known)
 	}) {
 		cancel()
 		return nil
@@ -154,8 +175,8 @@ func (c *Cache) lookAhead(k *core) *aheadRun {
 // ahead fetches the chunks of an order that are not kept, and compares those that
 // an earlier process kept. Without an order it takes what is foreseen. It does not
 // fill more than half of the cache, and a failure only means that the guest will
-// ask. It returns the order.
-func (c *Cache) ahead(ctx context.Context, k *core, order []int64) (wanted []int64) {
+// ask.
+func (c *Cache) ahead(ctx context.Context, k *core, a *aheadRun, order []int64) {
 	begun := time.Now()
 	room := int(c.cfg.Limit / image.ChunkSize / 2)
 	var g errgroup.Group
@@ -163,23 +184,15 @@ func (c *Cache) ahead(ctx context.Context, k *core, order []int64) (wanted []int
 	var running atomic.Int64
 	wake := make(chan struct{}, aheadWidth)
 	fetched := 0
-	seen := map[int64]bool{}
-	note := func(n int64) {
-		if !seen[n] {
-			seen[n] = true
-			wanted = append(wanted, n)
-		}
-	}
 	chunks := slices.Values(order)
 	if order == nil {
-		chunks = c.foreseen(ctx, k, note)
+		chunks = c.foreseen(ctx, k, func(n int64) { k.want(a, n) })
 	}
 	for n := range chunks {
 		d, ok := k.m.Chunks[n]
-		if !ok || seen[n] {
+		if !ok || !k.want(a, n) {
 			continue
 		}
-		note(n)
 		if c.slab.verifiedHas(d) {
 			continue
 		}
@@ -214,13 +227,12 @@ func (c *Cache) ahead(ctx context.Context, k *core, order []int64) (wanted []int
 		})
 	}
 	_ = g.Wait()
-	for _, n := range wanted { // also those that were looked into
+	for _, n := range k.wanted(a) { // also those that were looked into
 		c.landed(k.m.Chunks[n])
 	}
 	if fetched > 0 {
 		c.log.Info("read ahead", "content", k.id, "chunks", fetched, "took", time.Since(begun).Round(time.Millisecond))
 	}
-	return wanted
 }
 
 // errStop ends a guess whose chunks nobody takes any more.
