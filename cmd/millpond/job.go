@@ -83,7 +83,7 @@ func (j *JobWaitCmd) Run(g *Globals) error {
 	if err != nil {
 		return err
 	}
-	fmt.Printf("job %s is %s: %d tasks succeeded, %d failed\n", t.id, state.State, now.Tasks.Succeeded, now.Tasks.Failed)
+	fmt.Printf("job %s is %s: %s succeeded, %d failed\n", t.id, state.State, many(now.Tasks.Succeeded, "task"), now.Tasks.Failed)
 	if now.Tasks.Failed > 0 {
 		return fmt.Errorf("%d of %d tasks failed", now.Tasks.Failed, now.Tasks.Completed)
 	}

@@ -53,6 +53,9 @@ func (n *NodeLogsCmd) Run(g *Globals) error {
 	if err := pool.get(ctx, batchResource, path+"?"+batchVersion, &logs); err != nil {
 		return err
 	}
+	if len(logs.Value) == 0 {
+		nothing("Nothing is kept of node %s: its machine has written nothing yet.", n.Node)
+	}
 	tw := tabwriter.NewWriter(os.Stdout, 0, 4, 2, ' ', 0)
 	for _, l := range logs.Value {
 		fmt.Fprintf(tw, "%s\t%d bytes\t%s\n", l.Name, l.ContentLength, l.LastModified.Local().Format(time.DateTime))

@@ -59,6 +59,9 @@ func (h *AutoscaleHistoryCmd) Run(g *Globals) error {
 	if err != nil {
 		return err
 	}
+	if len(runs) == 0 {
+		nothing("No formula of pool %s has been evaluated. Give it one with: az batch pool autoscale enable", h.Pool)
+	}
 	for i := len(runs) - 1; i >= 0; i-- {
 		v := runs[i]
 		outcome := "no change"
@@ -104,6 +107,9 @@ func (u *PoolUsageCmd) Run(g *Globals) error {
 	}](g, u.Pool, "/millpond/usage", "")
 	if err != nil {
 		return err
+	}
+	if len(nodes) == 0 {
+		nothing("No machine of pool %s has said yet what it uses; each does a few seconds after it has become idle.", u.Pool)
 	}
 	tw := tabwriter.NewWriter(os.Stdout, 0, 4, 2, ' ', 0)
 	for _, n := range nodes {

@@ -72,6 +72,9 @@ type taskView struct {
 	} `json:"nodeInfo"`
 }
 
+// nothing says why a list is empty, beside it: whoever reads the list finds none.
+func nothing(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) }
+
 // lookEvery is the time between two looks at what is waited for.
 const lookEvery = 200 * time.Millisecond
 

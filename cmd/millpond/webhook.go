@@ -112,6 +112,9 @@ func (*WebhookListCmd) Run(g *Globals, all *commands) error {
 	if err := c.get(ctx, batchResource, base+"?"+batchVersion, &list); err != nil {
 		return err
 	}
+	if len(list.Value) == 0 {
+		nothing("There are no webhooks. Add one with: millpond webhook add NAME URL")
+	}
 	tw := tabwriter.NewWriter(os.Stdout, 0, 4, 2, ' ', 0)
 	for _, w := range list.Value {
 		note := w.Reason

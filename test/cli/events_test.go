@@ -71,7 +71,7 @@ func TestEventsLogsWebhooks(t *testing.T) {
 		t.Errorf("followed %q", text)
 	}
 	r := <-waited
-	has(r.Stdout+r.Stderr, "jobs/j/tasks/t", "1 tasks succeeded, 0 failed")
+	has(r.Stdout+r.Stderr, "jobs/j/tasks/t", "1 task succeeded, 0 failed")
 	has(run("events", "--job", "j"), "jobs/j  active", "jobs/j/tasks/t  running", "jobs/j/tasks/t  completed", "success")
 	has(run("events", "--kind", "pool", "--json"), `"type":"millpond.batch.pool.active"`)
 	post("/jobs/j/tasks", map[string]any{"id": "bad", "commandLine": "/bin/sh -c 'echo why >&2; exit 3'"})
