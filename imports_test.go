@@ -36,7 +36,7 @@ var tiers = map[string]int{
 	"internal/template": 7, "internal/blobsign": 7,
 	"internal/ledger": 7, "internal/custody": 7,
 	"internal/sqlite": 8, "internal/kept": 8,
-	"internal/clock": 9, "internal/telemetry": 9, "internal/wake": 9, "internal/revert": 9, "internal/atomicfile": 9, "internal/datadir": 9, "internal/config": 9, "internal/process": 9, "internal/quickack": 9, "internal/inotify": 9, "internal/tunnel": 9,
+	"internal/clock": 9, "internal/telemetry": 9, "internal/telemetry/telemetrytest": 9, "internal/wake": 9, "internal/revert": 9, "internal/atomicfile": 9, "internal/datadir": 9, "internal/config": 9, "internal/process": 9, "internal/quickack": 9, "internal/inotify": 9, "internal/tunnel": 9,
 	"": 10,
 }
 

@@ -278,7 +278,7 @@ func (s *Service) launch(ctx context.Context, v *millpond.VirtualMachine) error 
 	token := base64.RawURLEncoding.EncodeToString(secret)
 	ok := false
 	err := s.edit(ctx, v.ID, millpond.VMStarting, func(tx *sqlite.Tx, now *millpond.VirtualMachine) error {
-		now.TokenHash, ok = hashToken(token), true
+		now.TokenHash, ok = launch.HashToken(token), true
 		*v = *now
 		return tx.Put(now)
 	})

@@ -14,9 +14,6 @@ package machine
 
 import (
 	"context"
-	"crypto/sha256"
-	"crypto/subtle"
-	"encoding/hex"
 	"errors"
 	"log/slog"
 	"strings"
@@ -216,15 +213,10 @@ func (s *Service) AuthenticateNode(ctx context.Context, node millpond.NodeID, ge
 	if err != nil {
 		return err
 	}
-	if v.TokenHash == "" || v.Generation != generation || subtle.ConstantTimeCompare([]byte(hashToken(token)), []byte(v.TokenHash)) != 1 {
+	if v.Generation != generation || !launch.IsToken(token, v.TokenHash) {
 		return refused
 	}
 	return nil
-}
-
-func hashToken(token string) string {
-	sum := sha256.Sum256([]byte(token))
-	return hex.EncodeToString(sum[:])
 }
 
 // move applies an event to a machine's row; the caller writes it. A refusal

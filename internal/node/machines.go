@@ -233,7 +233,7 @@ func (s *Service) launch(ctx context.Context, id millpond.NodeID) error {
 		}
 		ok = (row.State == millpond.NodeCreating || row.State == millpond.NodeReimaging || row.State == millpond.NodeUpgradingOS) && row.Pending == ""
 		if ok {
-			row.TokenHash = hashToken(token)
+			row.TokenHash = launch.HashToken(token)
 			if err := tx.NumberNode(row, most(p)); err != nil {
 				return err
 			}

@@ -7,9 +7,6 @@ package node
 
 import (
 	"context"
-	"crypto/sha256"
-	"crypto/subtle"
-	"encoding/hex"
 	"errors"
 	"log/slog"
 	"sync"
@@ -467,15 +464,10 @@ func (s *Service) AuthenticateNode(ctx context.Context, id millpond.NodeID, gene
 	if err != nil {
 		return err
 	}
-	if n.TokenHash == "" || n.Generation != generation || subtle.ConstantTimeCompare([]byte(hashToken(token)), []byte(n.TokenHash)) != 1 {
+	if n.Generation != generation || !launch.IsToken(token, n.TokenHash) {
 		return refused
 	}
 	return nil
-}
-
-func hashToken(token string) string {
-	sum := sha256.Sum256([]byte(token))
-	return hex.EncodeToString(sum[:])
 }
 
 // Wake makes a node's session look at its rows.

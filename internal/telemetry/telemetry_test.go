@@ -1,46 +1,14 @@
 package telemetry
 
 import (
-	"io"
 	"log/slog"
-	"net/http"
-	"net/http/httptest"
-	"sync"
 	"testing"
 	"time"
 
 	"go.opentelemetry.io/otel/trace"
-	collector "go.opentelemetry.io/proto/otlp/collector/trace/v1"
-	"google.golang.org/protobuf/proto"
+
+	"millpond.dev/millpond/internal/telemetry/telemetrytest"
 )
-
-// receiver is a collector that keeps what it gets.
-type receiver struct {
-	*httptest.Server
-	mu  sync.Mutex
-	got []*collector.ExportTraceServiceRequest
-}
-
-func receive(t *testing.T) *receiver {
-	r := &receiver{}
-	r.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
-		body, err := io.ReadAll(q.Body)
-		m := &collector.ExportTraceServiceRequest{}
-		if err == nil {
-			err = proto.Unmarshal(body, m)
-		}
-		if err != nil || q.URL.Path != "/v1/traces" || q.Header.Get("Content-Type") != "application/x-protobuf" {
-			t.Errorf("%s %s: %v", q.URL.Path, q.Header.Get("Content-Type"), err)
-			w.WriteHeader(http.StatusBadRequest)
-			return
-		}
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		r.got = append(r.got, m)
-	}))
-	t.Cleanup(r.Close)
-	return r
-}
 
 func config(endpoint string, env map[string]string) Config {
 	return Config{Endpoint: endpoint, Getenv: func(k string) string { return env[k] }, Version: "v1", Log: slog.New(slog.DiscardHandler)}
@@ -65,7 +33,7 @@ func TestOff(t *testing.T) {
 
 func TestSent(t *testing.T) {
 	for _, by := range []string{"configuration", "environment"} {
-		r := receive(t)
+		r := telemetrytest.New(t)
 		env, endpoint := map[string]string{}, r.URL+"/"
 		if by == "environment" {
 			// The exporter reads the process's own.
@@ -80,10 +48,10 @@ func TestSent(t *testing.T) {
 		_, s := tracer.Start(t.Context(), "boot", trace.WithTimestamp(began))
 		s.End(trace.WithTimestamp(began.Add(time.Second)))
 		end()
-		if len(r.got) != 1 {
-			t.Fatalf("%s: %d requests", by, len(r.got))
+		if len(r.Requests()) != 1 {
+			t.Fatalf("%s: %d requests", by, len(r.Requests()))
 		}
-		rs := r.got[0].GetResourceSpans()[0]
+		rs := r.Requests()[0].GetResourceSpans()[0]
 		about := map[string]string{}
 		for _, a := range rs.GetResource().GetAttributes() {
 			about[a.GetKey()] = a.GetValue().GetStringValue()
@@ -97,7 +65,7 @@ func TestSent(t *testing.T) {
 
 // TestNobodyListens: a collector that is not there costs nothing but the traces.
 func TestNobodyListens(t *testing.T) {
-	r := receive(t)
+	r := telemetrytest.New(t)
 	r.Close()
 	tracer, end, err := Start(t.Context(), config(r.URL, map[string]string{}))
 	if err != nil {

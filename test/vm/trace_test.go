@@ -6,59 +6,26 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"io"
 	"net/http"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"sort"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
-	collector "go.opentelemetry.io/proto/otlp/collector/trace/v1"
 	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
-	"google.golang.org/protobuf/proto"
 
+	"millpond.dev/millpond/internal/telemetry/telemetrytest"
 	"millpond.dev/millpond/test/lab"
 )
 
-// spans is a collector that keeps what it gets.
-type spans struct {
-	*httptest.Server
-	mu  sync.Mutex
-	all []*tracepb.Span
-}
-
-func collect(t *testing.T) *spans {
-	c := &spans{}
-	c.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
-		body, err := io.ReadAll(q.Body)
-		var m collector.ExportTraceServiceRequest
-		if err == nil {
-			err = proto.Unmarshal(body, &m)
-		}
-		if err != nil {
-			t.Error(err)
-		}
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		for _, r := range m.GetResourceSpans() {
-			for _, s := range r.GetScopeSpans() {
-				c.all = append(c.all, s.GetSpans()...)
-			}
-		}
-	}))
-	t.Cleanup(c.Close)
-	return c
-}
+// spans are those that a collector has.
+type spans struct{ *telemetrytest.Collector }
 
 // roots are the boots that have come, with their attributes.
-func (c *spans) roots() (out []*tracepb.Span) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for _, s := range c.all {
+func (c spans) roots() (out []*tracepb.Span) {
+	for _, s := range c.Spans() {
 		if len(s.GetParentSpanId()) == 0 {
 			out = append(out, s)
 		}
@@ -66,10 +33,8 @@ func (c *spans) roots() (out []*tracepb.Span) {
 	return out
 }
 
-func (c *spans) parts(of *tracepb.Span) (out []*tracepb.Span) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for _, s := range c.all {
+func (c spans) parts(of *tracepb.Span) (out []*tracepb.Span) {
+	for _, s := range c.Spans() {
 		if bytes.Equal(s.GetParentSpanId(), of.GetSpanId()) && bytes.Equal(s.GetTraceId(), of.GetTraceId()) {
 			out = append(out, s)
 		}
@@ -79,7 +44,7 @@ func (c *spans) parts(of *tracepb.Span) (out []*tracepb.Span) {
 }
 
 // names is a boot's tree as text; it logs it with times.
-func (c *spans) names(t *testing.T, of *tracepb.Span, depth int, from uint64) string {
+func (c spans) names(t *testing.T, of *tracepb.Span, depth int, from uint64) string {
 	t.Logf("%s%s: %.1f +%.1f ms", strings.Repeat("  ", depth), of.GetName(), float64(of.GetStartTimeUnixNano()-from)/1e6, float64(of.GetEndTimeUnixNano()-of.GetStartTimeUnixNano())/1e6)
 	var names []string
 	for _, p := range c.parts(of) {
@@ -107,7 +72,7 @@ func attributes(s *tracepb.Span) map[string]string {
 func TestTraces(t *testing.T) {
 	for name, args := range map[string][]string{"fake": {"--launcher", "fake"}, "tiny": nil} {
 		t.Run(name, func(t *testing.T) {
-			c := collect(t)
+			c := spans{telemetrytest.New(t)}
 			t.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", c.URL)
 			t.Setenv("OTEL_BSP_SCHEDULE_DELAY", "100")
 			s := lab.New(t, args...)
