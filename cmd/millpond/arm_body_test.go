@@ -249,6 +249,25 @@ func TestAccountRefusals(t *testing.T) {
 	}
 }
 
+// TestStorageRefusals: the same of a storage account.
+func TestStorageRefusals(t *testing.T) {
+	d := newARMDoor(t)
+	account := armName + d.scope() + "/resourceGroups/g/providers/Microsoft.Storage/storageAccounts/authstore?api-version=2023-05-01"
+	for properties, want := range map[string]string{
+		`{"isSftpEnabled":true}`:                            "SFTP",
+		`{"encryption":{"keySource":"Microsoft.Keyvault"}}`: "Microsoft.Storage",
+		`{"networkAcls":{"defaultAction":"Deny"}}`:          "networkAcls",
+	} {
+		for _, method := range []string{"PUT", "PATCH"} {
+			before := d.written(t)
+			d.send(method, account, d.as, `{"location":"westus2","kind":"StorageV2","sku":{"name":"Standard_LRS"},"properties":`+properties+`}`).is(t, 400, want)
+			if d.written(t) != before {
+				t.Errorf("%s %s was refused and has written", method, properties)
+			}
+		}
+	}
+}
+
 // variants are bodies in each of which one member, so deep at most, has a value of
 // another type. Null for a word or a number is leaving it out, and not tried.
 func variants(t testing.TB, text string, depth int) []string {

@@ -104,7 +104,7 @@ func (in diskIn) into(d *millpond.Disk) (err error) {
 		d.Creation.ImageID, d.Creation.ImageLUN = val(g.ID), g.Lun
 	}
 	if c.SecurityDataURI != nil {
-		return unsupported("creationData.securityDataUri", "Confidential disks are not supported.")
+		return unsupported("creationData.securityDataUri", "Confidential disks are not supported. Leave it out.")
 	}
 	return nil
 }
@@ -122,9 +122,9 @@ func plain(encryption *armcompute.Encryption, shares *int32, auth *armcompute.Da
 	case auth != nil && !strings.EqualFold(string(*auth), string(armcompute.DataAccessAuthModeNone)):
 		return unsupported("properties.dataAccessAuthMode", "A signed URL alone gives access to a disk's bytes; asking for a token beside it is not supported. Leave out --data-access-auth-mode.")
 	case val(shares) > 1:
-		return unsupported("properties.maxShares", "Shared disks are not supported.")
+		return unsupported("properties.maxShares", "Shared disks are not supported. Leave maxShares out, or give 1.")
 	case encryption != nil && val(encryption.DiskEncryptionSetID) != "":
-		return unsupported("properties.encryption", "Disk encryption sets are not supported.")
+		return unsupported("properties.encryption", "Disk encryption sets are not supported. Use the type EncryptionAtRestWithPlatformKey, or leave encryption out.")
 	}
 	return nil
 }
@@ -401,7 +401,7 @@ func (e *Edge) grantAccess(w http.ResponseWriter, r *azwire.Request, full string
 		return millpond.Errorf(millpond.Invalid, "InvalidParameter", "Required parameter 'access' is missing (null). Give Read or Write.")
 	}
 	if val(body.GetSecureVMGuestStateSAS) {
-		return unsupported("getSecureVMGuestStateSAS", "Confidential disks are not supported.")
+		return unsupported("getSecureVMGuestStateSAS", "Confidential disks are not supported. Leave it out.")
 	}
 	if body.FileFormat != nil && !strings.EqualFold(string(*body.FileFormat), "VHD") {
 		return unsupported("fileFormat", "Disks are exported as VHD only.")

@@ -38,7 +38,7 @@ func (e *Edge) galleryBody(r *azwire.Request) (*armcompute.Gallery, error) {
 		body.Properties = &armcompute.GalleryProperties{}
 	}
 	if s := body.Properties.SoftDeletePolicy; s != nil && val(s.IsSoftDeleteEnabled) {
-		return nil, unsupported("softDeletePolicy", "Soft delete of galleries is not supported yet.")
+		return nil, unsupported("softDeletePolicy", "Soft delete of galleries is not supported. Leave softDeletePolicy out; a lock keeps versions: az lock create --lock-type CanNotDelete.")
 	}
 	if body.Identity != nil && val(body.Identity.Type) != "" && !strings.EqualFold(string(*body.Identity.Type), string(armcompute.ResourceIdentityTypeNone)) {
 		return nil, unsupported("identity", "Managed identities are not supported. A gallery needs none here.")

@@ -39,7 +39,7 @@ func (e *Edge) putImage(w http.ResponseWriter, r *azwire.Request) error {
 	m.ZoneResilient = val(sp.ZoneResilient)
 	if os := sp.OSDisk; os != nil {
 		if os.DiskEncryptionSet != nil {
-			return unsupported("osDisk.diskEncryptionSet", "Disk encryption sets are not supported.")
+			return unsupported("osDisk.diskEncryptionSet", "Disk encryption sets are not supported. Leave diskEncryptionSet out.")
 		}
 		if m.OSType, err = canonical(os.OSType, armcompute.PossibleOperatingSystemTypesValues(), "osDisk.osType"); err != nil {
 			return err
@@ -59,7 +59,7 @@ func (e *Edge) putImage(w http.ResponseWriter, r *azwire.Request) error {
 			return millpond.Errorf(millpond.Invalid, "InvalidParameter", "Required parameter 'dataDisks.lun' is missing (null).")
 		}
 		if d.DiskEncryptionSet != nil {
-			return unsupported("dataDisks.diskEncryptionSet", "Disk encryption sets are not supported.")
+			return unsupported("dataDisks.diskEncryptionSet", "Disk encryption sets are not supported. Leave diskEncryptionSet out.")
 		}
 		disk, err := imageDisk(d.Snapshot, d.ManagedDisk, d.BlobURI, d.Caching, d.StorageAccountType)
 		if err != nil {

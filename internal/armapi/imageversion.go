@@ -84,14 +84,14 @@ func versionIn(r *azwire.Request, body *armcompute.GalleryImageVersion) (gallery
 	}
 	sp.ReplicaCount, sp.ExcludeFromLatest, sp.EndOfLife = pp.ReplicaCount, pp.ExcludeFromLatest, pp.EndOfLifeDate
 	if len(pp.TargetExtendedLocations) > 0 {
-		return sp, unsupported("publishingProfile.targetExtendedLocations", "Edge zones are not supported.")
+		return sp, unsupported("publishingProfile.targetExtendedLocations", "Edge zones are not supported. Name regions in targetRegions.")
 	}
 	for _, t := range pp.TargetRegions {
 		if t == nil {
 			continue
 		}
 		if t.Encryption != nil {
-			return sp, unsupported("publishingProfile.targetRegions.encryption", "Encryption of replicas with own keys is not supported.")
+			return sp, unsupported("publishingProfile.targetRegions.encryption", "Encryption of replicas with own keys is not supported. Leave encryption out.")
 		}
 		st, err := canonical(t.StorageAccountType, armcompute.PossibleStorageAccountTypeValues(), "publishingProfile.targetRegions.storageAccountType")
 		if err != nil {

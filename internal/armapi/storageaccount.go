@@ -48,11 +48,11 @@ func (in storageAccountIn) into(c *storage.Change) (err error) {
 	case in.rules != nil && strings.EqualFold(string(val(in.rules.DefaultAction)), "Deny"):
 		return unsupported("properties.networkAcls", "Network rules of storage accounts are not supported. Leave networkAcls out, or let its defaultAction be Allow.")
 	case in.encryption != nil && strings.EqualFold(string(val(in.encryption.KeySource)), "Microsoft.Keyvault"):
-		return unsupported("properties.encryption", "Encryption with own keys is not supported.")
+		return unsupported("properties.encryption", "Encryption with own keys is not supported. Use the keySource Microsoft.Storage.")
 	case in.domain != nil && val(in.domain.Name) != "":
-		return unsupported("properties.customDomain", "Custom domains are not supported.")
+		return unsupported("properties.customDomain", "Custom domains are not supported. Leave customDomain out.")
 	case in.identity != nil && in.identity.Type != nil && !strings.EqualFold(string(*in.identity.Type), "None"):
-		return unsupported("identity", "Managed identities of storage accounts are not supported.")
+		return unsupported("identity", "Managed identities of storage accounts are not supported. Leave identity out.")
 	}
 	if c.Kind, err = canonical(in.kind, armstorage.PossibleKindValues(), "kind"); err != nil {
 		return err
@@ -86,10 +86,14 @@ func (e *Edge) putStorage(w http.ResponseWriter, r *azwire.Request) error {
 		return unsupported("properties.isHnsEnabled", "Hierarchical namespaces are not supported. Leave isHnsEnabled out; names of blobs may have slashes.")
 	}
 	if val(p.IsSftpEnabled) || val(p.EnableNfsV3) {
-		return unsupported("properties", "SFTP and NFS access to blobs are not supported.")
+		return noFileProtocols()
 	}
 	return e.changeStorage(w, r, storage.Change{Location: val(body.Location), Tags: tagsIn(body.Tags)},
 		storageAccountIn{body.Kind, body.SKU, p.AccessTier, p.MinimumTLSVersion, p.PublicNetworkAccess, p.AllowSharedKeyAccess, p.AllowBlobPublicAccess, p.EnableHTTPSTrafficOnly, p.NetworkRuleSet, p.Encryption, p.CustomDomain, body.Identity})
+}
+
+func noFileProtocols() error {
+	return unsupported("properties", "SFTP and NFS access to blobs are not supported. Leave isSftpEnabled and isNfsV3Enabled out.")
 }
 
 func (e *Edge) patchStorage(w http.ResponseWriter, r *azwire.Request) error {
@@ -98,6 +102,9 @@ func (e *Edge) patchStorage(w http.ResponseWriter, r *azwire.Request) error {
 		return err
 	}
 	p := val(body.Properties)
+	if val(p.IsSftpEnabled) {
+		return noFileProtocols()
+	}
 	return e.changeStorage(w, r, storage.Change{Tags: tagsIn(body.Tags), Patch: true},
 		storageAccountIn{body.Kind, body.SKU, p.AccessTier, p.MinimumTLSVersion, p.PublicNetworkAccess, p.AllowSharedKeyAccess, p.AllowBlobPublicAccess, p.EnableHTTPSTrafficOnly, p.NetworkRuleSet, p.Encryption, p.CustomDomain, body.Identity})
 }
