@@ -45,25 +45,30 @@ func TestStoresThatAreAway(t *testing.T) {
 		return "s3://images?region=us-east-1&endpoint=http://" + address
 	}
 
-	data := datadir.Dir(t.TempDir())
-	release, err := data.Lock()
-	check(t, err)
-	defer release()
-	cfg := config.Default()
-	cfg.Launcher = "fake"
-	cfg.Regions = []config.Region{
-		{Name: "westus2", Stores: []string{t.TempDir(), place(silent.Addr().String())}},
-		{Name: "eastus", Stores: []string{place(gone), place(strings.TrimPrefix(empty.URL, "http://"))}},
+	start := func(log io.Writer, regions ...config.Region) (*server, time.Duration) {
+		data := datadir.Dir(t.TempDir())
+		release, err := data.Lock()
+		check(t, err)
+		t.Cleanup(release)
+		cfg := config.Default()
+		cfg.Launcher, cfg.Regions = "fake", regions
+		began := time.Now()
+		s, err := newServer(t.Context(), cfg, data, "127.0.0.1:8443", slog.New(slog.NewTextHandler(log, nil)))
+		check(t, err)
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		check(t, err)
+		s.start(t.Context(), l)
+		return s, time.Since(began)
 	}
+	// What a start takes by itself depends on what else the machine does.
+	plain, usual := start(io.Discard, config.Region{Name: "westus2", Stores: []string{t.TempDir()}})
+	check(t, plain.stop("stop"))
 	var log lines
-	began := time.Now()
-	s, err := newServer(t.Context(), cfg, data, "127.0.0.1:8443", slog.New(slog.NewTextHandler(&log, nil)))
-	check(t, err)
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	check(t, err)
-	s.start(t.Context(), l)
-	if took := time.Since(began); took > 30*time.Second {
-		t.Errorf("the start took %s", took)
+	s, took := start(&log,
+		config.Region{Name: "westus2", Stores: []string{t.TempDir(), place(silent.Addr().String())}},
+		config.Region{Name: "eastus", Stores: []string{place(gone), place(strings.TrimPrefix(empty.URL, "http://"))}})
+	if took > 30*time.Second+2*usual {
+		t.Errorf("the start took %s, and %s without such stores", took, usual)
 	}
 	var status string
 	for limit := time.Now().Add(time.Minute); ; {
@@ -87,7 +92,7 @@ func TestStoresThatAreAway(t *testing.T) {
 			t.Errorf("the log does not name %s", name)
 		}
 	}
-	began = time.Now()
+	began := time.Now()
 	if err := s.stop("stop"); err != nil {
 		t.Log(err)
 	}
