@@ -3,12 +3,13 @@
 package bench
 
 import (
+	"slices"
 	"testing"
 	"time"
 )
 
 // atMost and atLeast print a bar of a document beside what was seen. A bar that is
-// not met fails nothing: it is there to be read.
+// not met fails nothing: it is there to be read, and test/report keeps the line.
 func atMost(b *testing.B, what string, seen, bar float64, unit string) {
 	b.Helper()
 	say(b, what, seen, "at most", bar, unit, seen <= bar)
@@ -34,4 +35,10 @@ func seconds(all []time.Duration) []float64 {
 		out[i] = d.Seconds()
 	}
 	return out
+}
+
+// high is the 99th percentile in ms, as report has it; the last of few.
+func high(all []time.Duration) float64 {
+	all = slices.Sorted(slices.Values(all))
+	return 1000 * all[int(0.99*float64(len(all)-1)+0.5)].Seconds()
 }

@@ -27,9 +27,11 @@ def quietly(fn, *args):
         os.close(keep)
 
 
-def percentiles(all):
+def percentiles(what, all):
+    """A line for each: test/report keeps lines of one figure."""
     all.sort()
-    return f"p50 {all[len(all) // 2]:.1f} ms, p99 {all[int(len(all) * 0.99)]:.1f} ms"
+    print(f"hyperqueue: {what}, p50: {all[len(all) // 2]:.1f} ms")
+    print(f"hyperqueue: {what}, p99: {all[int(len(all) * 0.99)]:.1f} ms")
 
 
 with tempfile.TemporaryDirectory() as top:
@@ -45,7 +47,7 @@ with tempfile.TemporaryDirectory() as top:
             began = time.time()
             quietly(client.wait_for_jobs, [client.submit(job)])
             rates.append(n / (time.time() - began))
-        print(f"hyperqueue: {n} tasks: {sorted(rates)[1]:.0f} tasks/s (median of 3)")
+        print(f"hyperqueue: {n} tasks: {sorted(rates)[1]:.0f} tasks/s")  # the median of three
         starts = []
         for i in range(50):
             job = Job(default_workdir=top)
@@ -53,11 +55,11 @@ with tempfile.TemporaryDirectory() as top:
             began = time.time_ns()
             quietly(client.wait_for_jobs, [client.submit(job)])
             starts.append((int(Path(f"{top}/start{i}").read_text()) - began) / 1e6)
-        print("hyperqueue: submission to the start on an idle worker:", percentiles(starts))
+        percentiles("submission to the start on an idle worker", starts)
         job = Job(default_workdir=top)
         last = None
         for i in range(50):
             last = job.program(stamp, stdout=f"{top}/chain{i}", deps=[last] if last else [])
         quietly(client.wait_for_jobs, [client.submit(job)])
         at = [int(Path(f"{top}/chain{i}").read_text()) / 1e6 for i in range(50)]
-        print("hyperqueue: from one task of a chain to the next, the task included:", percentiles([b - a for a, b in zip(at, at[1:])]))
+        percentiles("from one task of a chain to the next, the task included", [b - a for a, b in zip(at, at[1:])])

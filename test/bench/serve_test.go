@@ -32,6 +32,7 @@ func BenchmarkServeReady(b *testing.B) {
 		all = append(all, time.Since(began))
 	}
 	report(b, all, "ready")
+	atMost(b, "start on an existing data folder", middle(all).Seconds(), 1, "s")
 }
 
 // BenchmarkRead: one pool, one node, by a client that keeps its connection, with
@@ -67,6 +68,7 @@ func BenchmarkRead(b *testing.B) {
 				all = append(all, time.Since(began))
 			}
 			report(b, all, "read")
+			atMost(b, "reading one "+name, 1000*middle(all).Seconds(), 3, "ms")
 		})
 	}
 }
@@ -109,14 +111,18 @@ func BenchmarkPoolOfTwo(b *testing.B) {
 		b.StartTimer()
 	}
 	report(b, all, "idle")
+	atMost(b, "two tiny machines from the request to idle", middle(all).Seconds(), 8, "s")
 }
 
 // BenchmarkIdleMemory: the server with nothing to do. Bar: 80 MiB.
 func BenchmarkIdleMemory(b *testing.B) {
 	s := lab.Start(b, "--launcher", "fake")
+	var all []float64
 	for b.Loop() {
-		b.ReportMetric(pss(b, s.Pid()), "MiB-server-PSS")
+		all = append(all, pss(b, s.Pid()))
 	}
+	b.ReportMetric(median(all), "MiB-server-PSS")
+	atMost(b, "memory of the idle server", median(all), 80, "MiB")
 }
 
 // report adds median and 99th percentile in milliseconds.

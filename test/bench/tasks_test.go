@@ -211,6 +211,7 @@ func BenchmarkTasksFake(b *testing.B) {
 	b.ReportMetric(median(rate), "tasks/s")
 	b.ReportMetric(median(adds), "adds/s")
 	b.ReportMetric(median(used), "µs-server-cpu/task")
+	atLeast(b, "trivial tasks end to end, fake launcher", median(rate), 5000, "tasks/s")
 }
 
 // BenchmarkTaskLatency: one task at a time on an idle node of the fake launcher:
@@ -236,6 +237,7 @@ func BenchmarkTaskLatency(b *testing.B) {
 		all = append(all, t.Exec.Start.Sub(sent[t.ID]))
 	}
 	report(b, all, "start")
+	atMost(b, "from the request to the start, fake launcher, p99", high(all), 50, "ms")
 }
 
 // BenchmarkTasksPlain: 10,000 trivial tasks through HTTP on 2 nodes of 4 slots,
@@ -256,6 +258,7 @@ func BenchmarkTasksPlain(b *testing.B) {
 		rate = append(rate, n/time.Since(began).Seconds())
 	}
 	b.ReportMetric(median(rate), "tasks/s")
+	atLeast(b, "trivial tasks end to end, processes on 8 slots", median(rate), 1000, "tasks/s")
 }
 
 // BenchmarkTasksVMs: 400 trivial tasks through HTTP on two real tiny VMs of 4
@@ -383,7 +386,10 @@ func BenchmarkLatencyPlain(b *testing.B) {
 		start = append(start, t.Exec.Start.Sub(sent[t.ID]))
 	}
 	report(b, start, "start")
-	report(b, c.chain("chain", "p", i), "dependent")
+	atMost(b, "from the request to the start, processes, p99", high(start), 50, "ms")
+	chain := c.chain("chain", "p", i)
+	report(b, chain, "dependent")
+	atMost(b, "from the parent's end to the dependent's start, processes, p99", high(chain), 50, "ms")
 }
 
 // BenchmarkMillion: an account with 1,000,000 tasks in one job, of which one in
@@ -431,6 +437,7 @@ func BenchmarkMillion(b *testing.B) {
 		add = append(add, time.Since(at))
 	}
 	report(b, page, "page")
+	atMost(b, "a page of 1,000 of 1,000,000 tasks by a filter", 1000*middle(page).Seconds(), 100, "ms")
 	report(b, counts, "counts")
 	report(b, add, "add-100")
 	var m runtime.MemStats

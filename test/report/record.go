@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -27,6 +28,10 @@ type result struct {
 	Machine machine   `json:"machine"`
 	// Figures are what benchmarks and programs beside them printed.
 	Figures []figure `json:"figures,omitempty"`
+	// Bars are what a benchmark compared with what is promised.
+	Bars []bar `json:"bars,omitempty"`
+	// Notes are lines of programs beside that have no figure, such as why one did not run.
+	Notes []string `json:"notes,omitempty"`
 	// Outcomes are simulated pools.
 	Outcomes []fleet.Outcome `json:"outcomes,omitempty"`
 }
@@ -51,14 +56,28 @@ type figure struct {
 	Value float64 `json:"value"`
 }
 
+// bar is a promise beside what was seen.
+type bar struct {
+	What string  `json:"what"`
+	Seen float64 `json:"seen"`
+	Unit string  `json:"unit"`
+	// How is "at most" or "at least".
+	How string  `json:"how"`
+	Bar float64 `json:"bar"`
+	Met bool    `json:"met"`
+}
+
 var (
 	benchLine  = regexp.MustCompile(`^Benchmark(\S+?)(?:-\d+)?\s+\d+\s+(.*)$`)
-	besideLine = regexp.MustCompile(`^(slurm|hyperqueue|nomad|beside): (.*?):? ([0-9.]+) ([^ ]+)$`)
+	besideLine = regexp.MustCompile(`^(slurm|hyperqueue|nomad|beside): (?:(.*?):? ([0-9.]+) ([^ ]+)|(.*))$`)
+	// barLine is what atMost and atLeast of test/bench print, behind the place that the
+	// testing package puts before it.
+	barLine = regexp.MustCompile(`^(?:\S+\.go:\d+: )?BAR (.+): (\S+) (\S+), (at most|at least) (\S+): (met|NOT MET)$`)
 )
 
 // parse reads what `go test -bench` and the programs beside it print; lines of
 // other forms are passed by.
-func parse(r io.Reader) (out []figure, outcomes []fleet.Outcome, err error) {
+func parse(r io.Reader) (out result, err error) {
 	lines := bufio.NewScanner(r)
 	lines.Buffer(nil, 16<<20)
 	for lines.Scan() {
@@ -66,15 +85,24 @@ func parse(r io.Reader) (out []figure, outcomes []fleet.Outcome, err error) {
 		if rest, ok := strings.CutPrefix(line, "outcome "); ok {
 			var o fleet.Outcome
 			if err := json.Unmarshal([]byte(rest), &o); err != nil {
-				return nil, nil, fmt.Errorf("an outcome: %w", err)
+				return result{}, fmt.Errorf("an outcome: %w", err)
 			}
-			outcomes = append(outcomes, o)
+			out.Outcomes = append(out.Outcomes, o)
 			continue
 		}
 		if m := besideLine.FindStringSubmatch(line); m != nil {
-			v, err := strconv.ParseFloat(m[3], 64)
-			if err == nil {
-				out = append(out, figure{m[1] + ": " + m[2], m[4], v})
+			if v, err := strconv.ParseFloat(m[3], 64); err == nil {
+				out.Figures = append(out.Figures, figure{m[1] + ": " + m[2], m[4], v})
+			} else {
+				out.Notes = append(out.Notes, line)
+			}
+			continue
+		}
+		if m := barLine.FindStringSubmatch(line); m != nil {
+			seen, err := finite(m[2])
+			limit, err2 := finite(m[5])
+			if err == nil && err2 == nil {
+				out.Bars = append(out.Bars, bar{m[1], seen, m[3], m[4], limit, m[6] == "met"})
 			}
 			continue
 		}
@@ -84,28 +112,38 @@ func parse(r io.Reader) (out []figure, outcomes []fleet.Outcome, err error) {
 		}
 		f := strings.Fields(m[2])
 		for i := 0; i+1 < len(f); i += 2 {
-			v, err := strconv.ParseFloat(f[i], 64)
+			v, err := finite(f[i])
 			if err != nil {
 				break // not pairs: a benchmark's own output
 			}
-			out = append(out, figure{m[1], f[i+1], v})
+			out.Figures = append(out.Figures, figure{m[1], f[i+1], v})
 		}
 	}
-	return out, outcomes, lines.Err()
+	return out, lines.Err()
+}
+
+// finite reads a number that JSON has.
+func finite(text string) (float64, error) {
+	v, err := strconv.ParseFloat(text, 64)
+	if err == nil && (math.IsNaN(v) || math.IsInf(v, 0)) {
+		err = fmt.Errorf("%s is no figure", text)
+	}
+	return v, err
 }
 
 func record(suite string, r io.Reader, path string) error {
-	figures, outcomes, err := parse(r)
+	out, err := parse(r)
 	if err != nil {
 		return err
 	}
-	if len(figures)+len(outcomes) == 0 {
+	if len(out.Figures)+len(out.Outcomes) == 0 {
 		return fmt.Errorf("%s printed no figure; what was recorded before stays", suite)
 	}
-	for i := range outcomes {
-		outcomes[i].Curve = thin(outcomes[i].Curve, 80)
+	for i := range out.Outcomes {
+		out.Outcomes[i].Curve = thin(out.Outcomes[i].Curve, 80)
 	}
-	text, err := json.MarshalIndent(result{suite, time.Now().UTC().Truncate(time.Second), here(), figures, outcomes}, "", " ")
+	out.Suite, out.Time, out.Machine = suite, time.Now().UTC().Truncate(time.Second), here()
+	text, err := json.MarshalIndent(out, "", " ")
 	if err != nil {
 		return err
 	}
