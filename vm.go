@@ -130,7 +130,7 @@ const (
 // Ended says whether nothing more happens to the command.
 func (s CommandState) Ended() bool { return s != CommandPending && s != CommandRunning }
 
-// GuestCommand is a script that the agent runs once as root, and what came of it.
+// GuestCommand is a script that the agent runs once, and what came of it.
 type GuestCommand struct {
 	// ID names it to the agent; each run has a new one.
 	ID     string
@@ -138,6 +138,8 @@ type GuestCommand struct {
 	// Args are given to the script as $1, $2 …; Env as variables.
 	Args []string    `json:",omitempty"`
 	Env  []NameValue `json:",omitempty"`
+	// User is whom it runs as, an account that is there; empty for root.
+	User string `json:",omitempty"`
 	// Limit bounds its run.
 	Limit time.Duration
 	State CommandState
@@ -170,5 +172,20 @@ type VMExtension struct {
 type VMRunCommand struct {
 	Resource `json:"-"`
 	Async    bool
-	Command  GuestCommand
+	// Timeout is the limit that was asked for, 0 for the server's own.
+	Timeout time.Duration `json:",omitempty"`
+	// Parameters and Protected are what was given; Command has both as arguments
+	// and variables. The protected ones are not shown.
+	Parameters []NameValue `json:",omitempty"`
+	Protected  []NameValue `json:",omitempty"`
+	Command    GuestCommand
+}
+
+// VMRunCommandPatch changes a script that is a resource; what is nil stays.
+type VMRunCommandPatch struct {
+	Tags                  map[string]string
+	Script, User          *string
+	Async                 *bool
+	Timeout               *time.Duration
+	Parameters, Protected []NameValue
 }

@@ -3,7 +3,6 @@ package armapi
 import (
 	"fmt"
 	"net/http"
-	"regexp"
 	"strings"
 	"time"
 
@@ -11,6 +10,7 @@ import (
 
 	millpond "millpond.dev/millpond"
 	"millpond.dev/millpond/internal/azwire"
+	"millpond.dev/millpond/internal/machine"
 )
 
 func (e *Edge) commandRoutes() []azwire.Route {
@@ -22,27 +22,24 @@ func (e *Edge) commandRoutes() []azwire.Route {
 		{Name: "VirtualMachineRunCommands_GetByVirtualMachine", Method: "GET", Path: at + "/{name}", Action: action + "/read", Handle: e.getRunCommand},
 		{Name: "VirtualMachineRunCommands_ListByVirtualMachine", Method: "GET", Path: at, Action: action + "/read", Handle: e.listRunCommands},
 		{Name: "VirtualMachineRunCommands_Delete", Method: "DELETE", Path: at + "/{name}", Action: action + "/delete", Handle: e.deleteRunCommand},
-		{Name: "VirtualMachineRunCommands_Update", Method: "PATCH", Path: at + "/{name}", Action: action + "/write", Refused: "A run command is replaced as a whole. Create it again under its name: az vm run-command create"},
+		{Name: "VirtualMachineRunCommands_Update", Method: "PATCH", Path: at + "/{name}", Action: action + "/write", Handle: e.patchRunCommand},
 		{Name: "VirtualMachineRunCommands_List", Method: "GET", Path: known, Action: "Microsoft.Compute/locations/runCommands/read", Handle: e.listKnownCommands},
 		{Name: "VirtualMachineRunCommands_Get", Method: "GET", Path: known + "/{name}", Action: "Microsoft.Compute/locations/runCommands/read", Handle: e.getKnownCommand},
 	}
 }
 
-// variable is what a parameter's name must be to be a variable of a shell.
-var variable = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
-
-// parameters are given to a script both by position and, where the name can be
-// one, as variables.
-func parameters(in []*armcompute.RunCommandInputParameter, c *millpond.GuestCommand) {
+// parameters are a script's; nil if the member is missing.
+func parameters(in []*armcompute.RunCommandInputParameter) []millpond.NameValue {
+	if in == nil {
+		return nil
+	}
+	out := []millpond.NameValue{}
 	for _, p := range in {
-		if p == nil {
-			continue
-		}
-		c.Args = append(c.Args, val(p.Value))
-		if variable.MatchString(val(p.Name)) {
-			c.Env = append(c.Env, millpond.NameValue{Name: *p.Name, Value: val(p.Value)})
+		if p != nil {
+			out = append(out, millpond.NameValue{Name: val(p.Name), Value: val(p.Value)})
 		}
 	}
+	return out
 }
 
 const onlyShell = "The command %s is not available for a Linux machine. Use RunShellScript: az vm run-command invoke --command-id RunShellScript --scripts 'COMMAND'"
@@ -64,7 +61,7 @@ func (e *Edge) invokeCommand(w http.ResponseWriter, r *azwire.Request) error {
 		lines = append(lines, val(l))
 	}
 	c.Script = strings.Join(lines, "\n")
-	parameters(body.Parameters, &c)
+	c = machine.WithParameters(c, parameters(body.Parameters))
 	at := id(r, millpond.TypeVM, "vm")
 	op, err := e.Machines.Invoke(r.Context(), at, c)
 	if err != nil {
@@ -95,21 +92,12 @@ func (e *Edge) putRunCommand(w http.ResponseWriter, r *azwire.Request) error {
 		return err
 	}
 	p := val(body.Properties)
-	switch {
-	case val(p.RunAsUser) != "":
-		return unsupported("properties.runAsUser", "Scripts run as root. Change to another user in the script: sudo -u NAME.")
-	case val(p.OutputBlobURI) != "" || val(p.ErrorBlobURI) != "":
-		return unsupported("properties.outputBlobUri", "Output to a blob is not supported. The last 4 KiB of it are kept with the command; write more to a file in the machine.")
-	case val(p.Source).ScriptURI != nil:
-		return unsupported("properties.source.scriptUri", "Scripts by URL are not supported. Give the script's text, which may fetch others with curl.")
-	case val(p.Source).CommandID != nil && !strings.EqualFold(*p.Source.CommandID, "RunShellScript"):
-		return unsupported("properties.source.commandId", "Only the text of a script is taken. Give it with --script.")
+	if err := runCommandRefused(p); err != nil {
+		return err
 	}
-	c := &millpond.VMRunCommand{Async: val(p.AsyncExecution)}
+	c := &millpond.VMRunCommand{Async: val(p.AsyncExecution), Timeout: seconds(p.TimeoutInSeconds), Parameters: parameters(p.Parameters), Protected: parameters(p.ProtectedParameters)}
 	c.ID, c.Tags = id(r, millpond.TypeRunCommand, "vm", "name"), tagsIn(body.Tags)
-	c.Command.Script, c.Command.Limit = val(val(p.Source).Script), time.Duration(val(p.TimeoutInSeconds))*time.Second
-	parameters(p.Parameters, &c.Command)
-	parameters(p.ProtectedParameters, &c.Command)
+	c.Command.Script, c.Command.User = val(val(p.Source).Script), val(p.RunAsUser)
 	out, created, op, err := e.Machines.PutRunCommand(r.Context(), c)
 	if err != nil {
 		return err
@@ -125,9 +113,55 @@ func (e *Edge) putRunCommand(w http.ResponseWriter, r *azwire.Request) error {
 	return nil
 }
 
+func (e *Edge) patchRunCommand(w http.ResponseWriter, r *azwire.Request) error {
+	var body armcompute.VirtualMachineRunCommandUpdate
+	if err := decode(r, &body); err != nil {
+		return err
+	}
+	p := val(body.Properties)
+	if err := runCommandRefused(p); err != nil {
+		return err
+	}
+	change := millpond.VMRunCommandPatch{Script: val(p.Source).Script, User: p.RunAsUser, Async: p.AsyncExecution, Parameters: parameters(p.Parameters), Protected: parameters(p.ProtectedParameters)}
+	if body.Tags != nil {
+		change.Tags = tagsIn(body.Tags)
+	}
+	if p.TimeoutInSeconds != nil {
+		change.Timeout = ptr(seconds(p.TimeoutInSeconds))
+	}
+	out, op, err := e.Machines.PatchRunCommand(r.Context(), id(r, millpond.TypeRunCommand, "vm", "name"), change)
+	if err != nil {
+		return err
+	}
+	if op != nil {
+		e.polling(w, r, *op, "Microsoft.Compute", out.Location)
+	}
+	azwire.WriteJSON(w, http.StatusOK, encodeRunCommand(out, false))
+	return nil
+}
+
+func seconds(n *int32) time.Duration { return time.Duration(val(n)) * time.Second }
+
+// runCommandRefused refuses by name what a script cannot have here. The password
+// of its user is not needed: the agent may become any.
+func runCommandRefused(p armcompute.VirtualMachineRunCommandProperties) error {
+	switch {
+	case val(p.OutputBlobURI) != "" || val(p.ErrorBlobURI) != "":
+		return unsupported("properties.outputBlobUri", "Output to a blob is not supported. The last 4 KiB of it are kept with the command; write more to a file in the machine.")
+	case val(p.Source).ScriptURI != nil:
+		return unsupported("properties.source.scriptUri", "Scripts by URL are not supported. Give the script's text, which may fetch others with curl.")
+	case val(p.Source).CommandID != nil && !strings.EqualFold(*p.Source.CommandID, "RunShellScript"):
+		return unsupported("properties.source.commandId", "Only the text of a script is taken. Give it with --script.")
+	}
+	return nil
+}
+
 func encodeRunCommand(c *millpond.VMRunCommand, view bool) *armcompute.VirtualMachineRunCommand {
 	p := &armcompute.VirtualMachineRunCommandProperties{AsyncExecution: ptr(c.Async), ProvisioningState: ptr(string(c.Base().State)),
-		Source: &armcompute.VirtualMachineRunCommandScriptSource{Script: ptr(c.Command.Script)}, TimeoutInSeconds: ptr(int32(c.Command.Limit / time.Second))}
+		Source: &armcompute.VirtualMachineRunCommandScriptSource{Script: ptr(c.Command.Script)}, TimeoutInSeconds: ptr(int32(c.Timeout / time.Second)), RunAsUser: strOrNil(c.Command.User)}
+	for _, v := range c.Parameters {
+		p.Parameters = append(p.Parameters, &armcompute.RunCommandInputParameter{Name: ptr(v.Name), Value: ptr(v.Value)})
+	}
 	if view {
 		v := &armcompute.VirtualMachineRunCommandInstanceView{ExecutionState: ptr(armcompute.ExecutionState(c.Command.State)), ExitCode: ptr(c.Command.Exit),
 			Output: ptr(c.Command.Stdout), Error: ptr(c.Command.Stderr), ExecutionMessage: strOrNil(c.Command.Message)}

@@ -3,6 +3,8 @@ package machine
 import (
 	"context"
 	"fmt"
+	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -104,11 +106,76 @@ func (s *Service) Invocation(ctx context.Context, vm millpond.ResourceID, comman
 // PutRunCommand creates a script as a resource, or runs it again when it is
 // another one.
 func (s *Service) PutRunCommand(ctx context.Context, want *millpond.VMRunCommand) (out *millpond.VMRunCommand, created bool, op *millpond.Operation, err error) {
-	if err := checkScript(want.Command); err != nil {
-		return nil, false, nil, err
+	return s.writeRunCommand(ctx, want.ID, func(*millpond.VMRunCommand) (*millpond.VMRunCommand, error) {
+		filled(want)
+		return want, nil
+	})
+}
+
+// PatchRunCommand changes a script that is a resource and runs it again.
+func (s *Service) PatchRunCommand(ctx context.Context, id millpond.ResourceID, p millpond.VMRunCommandPatch) (out *millpond.VMRunCommand, op *millpond.Operation, err error) {
+	out, _, op, err = s.writeRunCommand(ctx, id, func(old *millpond.VMRunCommand) (*millpond.VMRunCommand, error) {
+		if old == nil {
+			return nil, millpond.Errorf(millpond.NotFound, "ResourceNotFound", "The run command '%s' is not there to be changed. Create it: az vm run-command create", id.Name())
+		}
+		c := *old
+		if p.Tags != nil {
+			c.Tags = p.Tags
+		}
+		if p.Script != nil {
+			c.Command.Script = *p.Script
+		}
+		if p.User != nil {
+			c.Command.User = *p.User
+		}
+		if p.Async != nil {
+			c.Async = *p.Async
+		}
+		if p.Timeout != nil {
+			c.Timeout = *p.Timeout
+		}
+		if p.Parameters != nil {
+			c.Parameters = p.Parameters
+		}
+		if p.Protected != nil {
+			c.Protected = p.Protected
+		}
+		// Rows of earlier releases have their parameters only as arguments.
+		if c.Parameters != nil || c.Protected != nil {
+			filled(&c)
+		}
+		c.Command.Limit = c.Timeout
+		return &c, nil
+	})
+	return out, op, err
+}
+
+// variable is what a parameter's name must be to be a variable of a shell.
+var variable = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+
+// filled gives a command its parameters.
+func filled(c *millpond.VMRunCommand) {
+	c.Command.Args, c.Command.Env, c.Command.Limit = nil, nil, c.Timeout
+	c.Command = WithParameters(c.Command, slices.Concat(c.Parameters, c.Protected))
+}
+
+// WithParameters gives a script parameters both by position and, where the name
+// can be one, as variables.
+func WithParameters(c millpond.GuestCommand, in []millpond.NameValue) millpond.GuestCommand {
+	for _, p := range in {
+		c.Args = append(c.Args, p.Value)
+		if variable.MatchString(p.Name) {
+			c.Env = append(c.Env, p)
+		}
 	}
+	return c
+}
+
+// writeRunCommand writes what made makes of the row that is there, nil if there
+// is none, and has it run.
+func (s *Service) writeRunCommand(ctx context.Context, at millpond.ResourceID, made func(old *millpond.VMRunCommand) (*millpond.VMRunCommand, error)) (out *millpond.VMRunCommand, created bool, op *millpond.Operation, err error) {
 	err = s.DB.Update(ctx, func(tx *sqlite.Tx) error {
-		vm, _ := want.ID.Parent()
+		vm, _ := at.Parent()
 		v, err := load[millpond.VirtualMachine](s, tx, vm)
 		if err != nil {
 			return err
@@ -116,7 +183,7 @@ func (s *Service) PutRunCommand(ctx context.Context, want *millpond.VMRunCommand
 		if _, err := move(v, millpond.VMCommand, tx.Now); err != nil {
 			return err
 		}
-		id, location, err := s.Resources.Admit(tx, want.ID, v.Location)
+		id, location, err := s.Resources.Admit(tx, at, v.Location)
 		if err != nil {
 			return err
 		}
@@ -127,6 +194,13 @@ func (s *Service) PutRunCommand(ctx context.Context, want *millpond.VMRunCommand
 		created = old == nil
 		if old != nil && !old.Command.State.Ended() {
 			return millpond.Errorf(millpond.Conflict, "Conflict", "The run command '%s' still runs. Wait until it has ended, or delete it.", id.Name())
+		}
+		want, err := made(old)
+		if err != nil {
+			return err
+		}
+		if err := checkScript(want.Command); err != nil {
+			return err
 		}
 		want.ID, want.Location = id, location
 		want.Command = s.fresh(want.Command, tx.Now)

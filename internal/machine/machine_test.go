@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -445,5 +446,61 @@ func TestAMachineThatDiesAndComesBack(t *testing.T) {
 	})
 	if p := b.get("vm1"); p.Power != millpond.VMRunning {
 		t.Errorf("%s", p.Power)
+	}
+}
+
+// A script that is a resource keeps what it was given, and a change of a part of
+// it runs the whole again.
+func TestChangedScripts(t *testing.T) {
+	b := newBench(t)
+	b.create(want("vm1"))
+	c := &millpond.VMRunCommand{Parameters: []millpond.NameValue{{Name: "who", Value: "me"}}, Protected: []millpond.NameValue{{Name: "word", Value: "secret"}}}
+	c.ID = vmID("vm1").Child("runCommands", "greet")
+	c.Command.Script = `echo "$who $word"`
+	result := func(op *millpond.Operation) *millpond.VMRunCommand {
+		t.Helper()
+		if o := b.ended(op); o.Status != millpond.OperationSucceeded {
+			t.Fatalf("run command: %+v", o)
+		}
+		got, err := b.svc.GetRunCommand(b.ctx, c.ID)
+		b.ok(err)
+		return got
+	}
+	_, _, err := b.svc.PatchRunCommand(b.ctx, c.ID, millpond.VMRunCommandPatch{})
+	b.refused("a change of what is not there", err, "ResourceNotFound", "az vm run-command create")
+	_, created, op, err := b.svc.PutRunCommand(b.ctx, c)
+	b.ok(err)
+	got := result(op)
+	if !created || got.Command.Stdout != "me secret\n" || got.Timeout != 0 {
+		t.Errorf("created: %v %+v", created, got)
+	}
+	limit := time.Minute
+	_, op, err = b.svc.PatchRunCommand(b.ctx, c.ID, millpond.VMRunCommandPatch{Parameters: []millpond.NameValue{{Name: "who", Value: "you"}}, Timeout: &limit})
+	b.ok(err)
+	if got = result(op); got.Command.Stdout != "you secret\n" || got.Timeout != limit || got.Command.Limit != limit || !slices.Equal(got.Command.Args, []string{"you", "secret"}) {
+		t.Errorf("with other parameters: %+v", got)
+	}
+	script := "echo $who"
+	_, op, err = b.svc.PatchRunCommand(b.ctx, c.ID, millpond.VMRunCommandPatch{Script: &script})
+	b.ok(err)
+	if got = result(op); got.Command.Stdout != "you\n" || got.Command.Limit != limit {
+		t.Errorf("with another script: %+v", got)
+	}
+	empty := " "
+	_, _, err = b.svc.PatchRunCommand(b.ctx, c.ID, millpond.VMRunCommandPatch{Script: &empty})
+	b.refused("no script", err, "InvalidParameter", "--scripts")
+	if now, err := b.svc.GetRunCommand(b.ctx, c.ID); err != nil || now.Command.Script != script || now.Command.ID != got.Command.ID {
+		t.Errorf("a refused change changed it: %v %+v", err, now)
+	}
+	// Rows of earlier releases have only the command.
+	err = b.svc.DB.Update(b.ctx, func(tx *sqlite.Tx) error {
+		got.Parameters, got.Protected, got.Command.Env = nil, nil, []millpond.NameValue{{Name: "who", Value: "kept"}}
+		return tx.Put(got)
+	})
+	b.ok(err)
+	_, op, err = b.svc.PatchRunCommand(b.ctx, c.ID, millpond.VMRunCommandPatch{Tags: map[string]string{"a": "b"}})
+	b.ok(err)
+	if got = result(op); got.Command.Stdout != "kept\n" || got.Tags["a"] != "b" {
+		t.Errorf("of an earlier release: %+v", got)
 	}
 }

@@ -277,8 +277,12 @@ func (x *session) request(v *millpond.VirtualMachine, c millpond.GuestCommand) *
 	for _, a := range c.Args {
 		line += " " + quote(a)
 	}
+	user := &nodev1.User{Admin: true}
+	if c.User != "" && c.User != "root" {
+		user = &nodev1.User{Name: c.User, Existing: true}
+	}
 	return &nodev1.RunTaskRequest{Key: scriptKey(c.ID), CommandLine: line, Directory: scriptFolder(c.ID), Environment: env,
-		User: &nodev1.User{Admin: true}, MaxWallClock: durationpb.New(c.Limit)}
+		User: user, MaxWallClock: durationpb.New(c.Limit)}
 }
 
 // quote makes one word of a text for the agent's splitter.

@@ -47,6 +47,12 @@ func (r *Runner) account(q *nodev1.RunTaskRequest) (who account, drop func(), er
 		return who, drop, nil
 	}
 	switch {
+	case u.GetExisting():
+		who.name = u.GetName()
+		var ok bool
+		if who.uid, who.gid, ok, err = r.users.lookup(u.GetName()); err == nil && !ok {
+			return who, func() {}, &failure{code: "UserNotFound", message: fmt.Sprintf("There is no account %q on the machine. Make it first, for example with useradd.", u.GetName())}
+		}
 	case u.GetName() != "":
 		who.name = u.GetName()
 		who.uid, who.gid, err = r.users.ensure(u.GetName(), int(u.GetUid()), int(u.GetGid()))
@@ -106,6 +112,20 @@ type accounts struct{ etc string }
 // Uids from here are tried for accounts that come without one.
 const firstUID, lastUID = 20000, 59999
 
+// lookup finds an account in the machine's own files.
+func (a *accounts) lookup(name string) (uid, gid int, ok bool, err error) {
+	unlock, err := a.lock()
+	if err != nil {
+		return 0, 0, false, err
+	}
+	defer unlock()
+	passwd, err := a.read("passwd")
+	if err != nil {
+		return 0, 0, false, err
+	}
+	return passwd.ids(name)
+}
+
 // ensure makes an account unless it exists, with the given ids unless 0.
 func (a *accounts) ensure(name string, uid, gid int) (int, int, error) {
 	return a.ensureAs(name, uid, gid, "", "/")
@@ -125,13 +145,8 @@ func (a *accounts) ensureAs(name string, uid, gid int, comment, home string) (in
 	if err != nil {
 		return 0, 0, err
 	}
-	if f := passwd.find(name); len(f) >= 4 {
-		u, err1 := strconv.Atoi(f[2])
-		g, err2 := strconv.Atoi(f[3])
-		if err1 != nil || err2 != nil {
-			return 0, 0, fmt.Errorf("the entry of %q in passwd is damaged", name)
-		}
-		return u, g, nil
+	if u, g, ok, err := passwd.ids(name); ok || err != nil {
+		return u, g, err
 	}
 	group, err := a.read("group")
 	if err != nil {
@@ -276,6 +291,20 @@ func (t *table) find(name string) []string {
 		}
 	}
 	return nil
+}
+
+// ids are the user and group of passwd's entry for an account, if there is one.
+func (t *table) ids(name string) (uid, gid int, ok bool, err error) {
+	f := t.find(name)
+	if len(f) < 4 {
+		return 0, 0, false, nil
+	}
+	u, err1 := strconv.Atoi(f[2])
+	g, err2 := strconv.Atoi(f[3])
+	if err1 != nil || err2 != nil {
+		return 0, 0, false, fmt.Errorf("the entry of %q in passwd is damaged", name)
+	}
+	return u, g, true, nil
 }
 
 func (t *table) uses(field, id int) bool {

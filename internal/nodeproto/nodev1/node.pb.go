@@ -2023,9 +2023,11 @@ type User struct {
 	Name  string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	Admin bool   `protobuf:"varint,2,opt,name=admin,proto3" json:"admin,omitempty"`
 	// task_scope makes an account for this task alone.
-	TaskScope     bool  `protobuf:"varint,3,opt,name=task_scope,json=taskScope,proto3" json:"task_scope,omitempty"`
-	Uid           int32 `protobuf:"varint,4,opt,name=uid,proto3" json:"uid,omitempty"` // of a named account, 0 to choose
-	Gid           int32 `protobuf:"varint,5,opt,name=gid,proto3" json:"gid,omitempty"`
+	TaskScope bool  `protobuf:"varint,3,opt,name=task_scope,json=taskScope,proto3" json:"task_scope,omitempty"`
+	Uid       int32 `protobuf:"varint,4,opt,name=uid,proto3" json:"uid,omitempty"` // of a named account, 0 to choose
+	Gid       int32 `protobuf:"varint,5,opt,name=gid,proto3" json:"gid,omitempty"`
+	// existing refuses a named account that is not on the node instead of making it.
+	Existing      bool `protobuf:"varint,205,opt,name=existing,proto3" json:"existing,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2093,6 +2095,13 @@ func (x *User) GetGid() int32 {
 		return x.Gid
 	}
 	return 0
+}
+
+func (x *User) GetExisting() bool {
+	if x != nil {
+		return x.Existing
+	}
+	return false
 }
 
 type ResourceFile struct {
@@ -5026,14 +5035,15 @@ const file_node_proto_rawDesc = "" +
 	"\x0eInstallRequest\x12@\n" +
 	"\bpackages\x18\x01 \x03(\v2$.millpond.node.v1.ApplicationPackageR\bpackages\"F\n" +
 	"\x0fInstallResponse\x123\n" +
-	"\afailure\x18\x01 \x01(\v2\x19.millpond.node.v1.FailureR\afailure\"s\n" +
+	"\afailure\x18\x01 \x01(\v2\x19.millpond.node.v1.FailureR\afailure\"\x90\x01\n" +
 	"\x04User\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05admin\x18\x02 \x01(\bR\x05admin\x12\x1d\n" +
 	"\n" +
 	"task_scope\x18\x03 \x01(\bR\ttaskScope\x12\x10\n" +
 	"\x03uid\x18\x04 \x01(\x05R\x03uid\x12\x10\n" +
-	"\x03gid\x18\x05 \x01(\x05R\x03gid\"\xa4\x01\n" +
+	"\x03gid\x18\x05 \x01(\x05R\x03gid\x12\x1b\n" +
+	"\bexisting\x18\xcd\x01 \x01(\bR\bexisting\"\xa4\x01\n" +
 	"\fResourceFile\x12\x10\n" +
 	"\x03url\x18\x01 \x01(\tR\x03url\x12\x12\n" +
 	"\x04path\x18\x02 \x01(\tR\x04path\x12\x12\n" +
