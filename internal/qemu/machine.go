@@ -23,10 +23,11 @@ const (
 
 // cloneCodeMiB bounds what QEMU keeps of the code that it has translated for each
 // processor of a clone: by default it keeps up to 1 GiB, which nobody has counted. A
-// Debian clone has 100 MiB after half a minute and 250 after some programs; those then
-// take 7 % longer with this bound, 15 % with 32. A boot runs more code once, and would
-// translate much of it again and again.
-const cloneCodeMiB = 48
+// clone at rest has filled it, whatever it is. Programs that start at the same
+// addresses each time, as agents see to, take no longer with it than with 48 MiB and
+// random ones; with 24 MiB they take a fifth longer (decision 61). A boot runs more
+// code once, and would translate much of it again and again.
+const cloneCodeMiB = 32
 
 // Args are the options for the acceleration of a machine that boots.
 func (a Accel) Args() []string { return a.args(0) }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime/debug"
 	"strconv"
 	"time"
 
@@ -16,6 +17,22 @@ import (
 // waits for, where a machine that is not a node yet is waited for. Alone it loses
 // nothing.
 const backstage = 10 * time.Second
+
+// atRest is when a machine is taken to have begun: what its supervisor's memory grew by
+// then is given back. There are as many supervisors as machines, and each waits from
+// then on.
+const atRest = 15 * time.Second
+
+// shrink gives the host what the supervisor's heap does not use, when it is at rest.
+func shrink(ctx context.Context) {
+	timer := time.NewTimer(atRest)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		debug.FreeOSMemory()
+	case <-ctx.Done():
+	}
+}
 
 // lowest is the priority of the last in line.
 const lowest = 19

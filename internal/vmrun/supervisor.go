@@ -276,6 +276,8 @@ func (s *supervisor) watch(ctx context.Context) error {
 		ch.run(channelCtx, s.host)
 	})
 
+	s.loops.Go(func() { shrink(channelCtx) })
+
 	var silence <-chan time.Time
 	if s.cfg.Accel == qemu.KVM {
 		timer := time.NewTimer(silenceLimit)

@@ -114,6 +114,7 @@ func New(cfg Config) *Machine {
 	m := &Machine{cfg: cfg, started: uptime(), still: newFreezer(), hosts: hostsFile{path: "/etc/hosts"}, adopted: make(chan struct{}), logins: logins{wanted: make(chan struct{})}}
 	if cfg.Privileged {
 		m.attempt("timer slack", calm())
+		m.attempt("addresses of programs", repeatAddresses("/"))
 		// A task that takes all memory must not take the agent with it.
 		m.attempt("oom_score_adj", os.WriteFile("/proc/self/oom_score_adj", []byte("-900"), 0))
 	}

@@ -248,21 +248,42 @@ func (m *Machine) wakeUp(s sleeping, oldID, newID string) {
 		}
 	case <-time.After(wakeLimit):
 	}
+	// One program for all: under emulation each costs what it does and its translation,
+	// and memory for both.
+	var units []string
 	if len(s.keys) > 0 {
-		if exec.Command("systemctl", "start", "millpond-hostkeys.service").Run() != nil {
+		if unit := hostKeysUnit("/"); unit != "" {
+			units = append(units, unit) // it orders itself before the others
+		} else {
 			m.attempt("host keys", exec.Command("ssh-keygen", "-A").Run())
 		}
-		m.attempt("services with host keys", exec.Command("systemctl", append([]string{"start", "--no-block"}, s.keys...)...).Run())
+		units = append(units, s.keys...)
 	}
 	// The journal goes on under the machine's new name.
 	if oldID != "" {
 		const journals = "/run/log/journal/"
 		if os.Rename(journals+oldID, journals+newID) == nil {
-			m.attempt("journal", exec.Command("systemctl", "try-restart", "--no-block", "systemd-journald.service").Run())
+			units = append(units, "systemd-journald.service")
 		}
+	}
+	if len(units) > 0 {
+		// What does not run is started by that as well.
+		m.attempt("services with host keys, and the journal", exec.Command("systemctl", append([]string{"restart", "--no-block"}, units...)...).Run())
 	}
 	if len(s.timers) > 0 {
 		time.Sleep(timersAfter)
 		m.attempt("timers", exec.Command("systemctl", append([]string{"start", "--no-block"}, s.timers...)...).Run())
 	}
+}
+
+// hostKeysUnit is the unit of our images that makes host keys; empty if the machine has
+// none.
+func hostKeysUnit(root string) string {
+	const unit = "millpond-hostkeys.service"
+	for _, dir := range []string{"etc", "usr/lib", "lib"} {
+		if _, err := os.Stat(filepath.Join(root, dir, "systemd/system", unit)); err == nil {
+			return unit
+		}
+	}
+	return ""
 }
