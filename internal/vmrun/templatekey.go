@@ -44,6 +44,11 @@ func Unclonable(s launch.Spec) string {
 // TemplateKey names the template that a VM of c can be a clone of: two VMs have
 // the same one if their machines, their images and what runs them are the same.
 func TemplateKey(c Config) (string, error) {
+	return templateKey(c, processor)
+}
+
+// templateKey is TemplateKey on a host whose processor is host's answer.
+func templateKey(c Config, host func() string) (string, error) {
 	c.Template, c.Freeze = "", false
 	c.Spec.Node, c.Spec.Generation, c.Spec.Hostname = "template", 0, "template"
 	if c.Network.IsValid() {
@@ -63,7 +68,7 @@ func TemplateKey(c Config) (string, error) {
 		about = append(about, fileState(c.Tools.OVMFCode), fileState(c.Tools.OVMFVars))
 	}
 	if c.Accel == qemu.KVM {
-		about = append(about, processor())
+		about = append(about, host())
 	}
 	b, err := json.Marshal(about)
 	if err != nil {

@@ -1,6 +1,7 @@
 package local
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -127,6 +128,116 @@ func TestLaterNodesAreClones(t *testing.T) {
 	if _, err := os.Stat(dir); !os.IsNotExist(err) {
 		t.Errorf("a template that nobody uses any more is still there: %v", err)
 	}
+}
+
+// TestTemplatesBySize: when templates take more than they may, those go that nobody
+// uses, the least used first; one that a machine lies on stays however much it takes.
+func TestTemplatesBySize(t *testing.T) {
+	f := newFixture(t, func(c *Config) { withTemplates(c); c.Templates.MaxMiB = 1 })
+	there := func(dir string) bool { _, err := vmrun.LoadTemplate(dir); return err == nil }
+	// sized says what a template of the stub's, which takes next to nothing, takes.
+	sized := func(dir string, bytes int64, used time.Time) {
+		t.Helper()
+		tpl, err := vmrun.LoadTemplate(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		tpl.Bytes = bytes
+		b, err := json.Marshal(tpl)
+		if err == nil {
+			err = os.WriteFile(filepath.Join(dir, "template.json"), b, 0o600)
+		}
+		if err == nil {
+			err = vmrun.TouchTemplate(dir, used)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	// kind has the host make a template of nodes with so much memory.
+	kind := func(memory int) string {
+		t.Helper()
+		spec := f.spec(t, qemutest.Clones)
+		boot := func(n int) {
+			s := spec(millpond.NodeID(fmt.Sprintf("node-%d-%d", memory, n)), 1)
+			s.MemoryMiB = memory
+			if err := f.l.Launch(t.Context(), s); err != nil {
+				t.Fatal(err)
+			}
+			f.until(t, s.Node, launch.Running)
+		}
+		known := map[string]bool{}
+		for _, dir := range f.templateDirs(t) {
+			known[dir] = true
+		}
+		boot(0)
+		boot(1)
+		deadline := time.Now().Add(launchtest.Bound)
+		for {
+			for _, dir := range f.templateDirs(t) {
+				if !known[dir] && f.templateReady(dir) {
+					return dir
+				}
+			}
+			if time.Now().After(deadline) {
+				t.Fatal("no template")
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+	}
+	now := time.Now()
+	older := kind(64)
+	newer := kind(96)
+	sized(older, 700<<10, now.Add(-2*time.Hour))
+	sized(newer, 700<<10, now.Add(-time.Hour))
+	f.l.templates.evict()
+	if there(older) || !there(newer) {
+		t.Fatalf("of 1.4 MiB with room for 1 the older must go: older %t, newer %t", there(older), there(newer))
+	}
+	used := kind(128)
+	s := f.spec(t, qemutest.Clones)("node-on-it", 1)
+	s.MemoryMiB = 128
+	if err := f.l.Launch(t.Context(), s); err != nil {
+		t.Fatal(err)
+	}
+	if st := f.until(t, s.Node, launch.Running); st.Clone.Template == "" {
+		t.Fatalf("no clone: %+v", st.Clone)
+	}
+	sized(newer, 100<<10, now)
+	sized(used, 5<<20, now.Add(-3*time.Hour))
+	f.l.templates.evict()
+	if !there(used) || there(newer) {
+		t.Errorf("one in use stays, the other must make room: in use %t, other %t", there(used), there(newer))
+	}
+	if err := f.l.Destroy(t.Context(), s.Node); err != nil {
+		t.Fatal(err)
+	}
+	f.l.templates.evict()
+	if there(used) {
+		t.Error("5 MiB stay with room for 1 and nobody on them")
+	}
+}
+
+// templateReady says that the making of the template has ended.
+func (f *fixture) templateReady(dir string) bool {
+	t := f.l.templates
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	e := t.known[strings.TrimPrefix(filepath.Base(dir), templatePrefix)]
+	return e != nil && e.ready && e.made == nil
+}
+
+// templateDirs are the folders of the templates that have been made.
+func (f *fixture) templateDirs(t *testing.T) (out []string) {
+	t.Helper()
+	found, err := filepath.Glob(filepath.Join(f.cfg.Dir, templatePrefix+"*", "template.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range found {
+		out = append(out, filepath.Dir(p))
+	}
+	return out
 }
 
 // TestDamagedTemplate: what an earlier server has left is checked before it is used.
