@@ -5,7 +5,9 @@ package vm
 import (
 	"bufio"
 	"net/http"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -14,11 +16,18 @@ import (
 )
 
 // TestWhatAMachineTells follows the output of a task on a real machine, asks what
-// the machine uses, and reads output and console after the machine is gone.
+// the machine uses, and reads output and console after the machine is gone. The
+// machine is of a size without a temporary disk.
 func TestWhatAMachineTells(t *testing.T) {
-	s := lab.Start(t)
+	file := filepath.Join(t.TempDir(), "millpond.yaml")
+	if err := os.WriteFile(file, []byte("vmSizes: [{name: Standard_Bare, vcpus: 1, memoryMiB: 512, maxDataDisks: 4}]\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := lab.Start(t, "--config", file)
 	l := s.Furnish(s.TinyVHD("ubuntu-16.04"), "V1")
-	l.AddPool(l.PoolBody("p", 1), 5*time.Minute)
+	body := l.PoolBody("p", 1)
+	body["vmSize"] = "Standard_Bare"
+	l.AddPool(body, 5*time.Minute)
 	node := l.Nodes("p")[0].ID
 	if a := l.Batch(http.MethodPost, "/jobs", map[string]any{"id": "j", "poolInfo": map[string]any{"poolId": "p"}}); a.Status != 201 {
 		t.Fatalf("%d %s", a.Status, a.Body)
@@ -53,6 +62,11 @@ func TestWhatAMachineTells(t *testing.T) {
 		r := s.RunBin("pool", "usage", l.Account+"/p")
 		return r.Code == 0 && strings.Contains(r.Stdout, node) && strings.Contains(r.Stdout, "memory "), r.Stdout + r.Stderr
 	})
+	l.AddJob("where", "p", shell("t", "echo $AZ_BATCH_NODE_ROOT_DIR; ls -d $AZ_BATCH_TASK_WORKING_DIR"))
+	l.WaitTasks("where", time.Minute)
+	if out := l.Stdout("where", "t"); !strings.HasPrefix(out, "/opt/batch/data\n/opt/batch/data/workitems/where/job-1/t/wd") {
+		t.Errorf("the root directory without a temporary disk: %s", out)
+	}
 	t.Logf("usage: %s", s.RunBin("pool", "usage", l.Account+"/p").Stdout)
 	l.Resize("p", 0)
 	lab.Wait(t, time.Minute, "the node is gone", func() (bool, string) {
