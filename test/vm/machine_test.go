@@ -146,6 +146,23 @@ cat /etc/machine-id; ip -4 -o addr; mytool`)
 	if said := s.AzRefused("image", "create", "-g", "lab", "-n", "early", "--source", "prep"); !strings.Contains(said, "waagent -deprovision") {
 		t.Errorf("an image before its time: %s", said)
 	}
+	// What an extension leaves makes an image that the check refuses, until it is taken off.
+	on := []string{"-g", "lab", "--vm-name", "prep"}
+	s.Az(append([]string{"vm", "extension", "set", "--publisher", "Microsoft.Azure.Extensions", "-n", "CustomScript", "--version", "2.1",
+		"--settings", `{"commandToExecute": "echo by an extension of $(hostname) > /opt/extended"}`}, on...)...)
+	if said := s.Az(append([]string{"vm", "extension", "show", "-n", "CustomScript", "--query", "provisioningState"}, on...)...); !strings.Contains(said, "Succeeded") {
+		t.Errorf("az vm extension show: %s", said)
+	}
+	if said := s.Az("vm", "run-command", "invoke", "-g", "lab", "-n", "prep", "--command-id", "RunShellScript", "--scripts", "cat /opt/extended; id -un"); !strings.Contains(said, `by an extension of prep\nroot`) {
+		t.Errorf("az vm run-command invoke: %s", said)
+	}
+	osDisk := strings.TrimSpace(s.Az("vm", "show", "-g", "lab", "-n", "prep", "--query", "storageProfile.osDisk.managedDisk.id", "-o", "tsv"))
+	var extended struct{ ID string }
+	s.AzJSON(&extended, "snapshot", "create", "-g", "lab", "-n", "extended", "--source", osDisk)
+	if r := s.RunBin("image", "check", "--data", s.Data, extended.ID); r.Code == 0 || !strings.Contains(r.Stdout, "ExtensionsInstalled") || !strings.Contains(r.Stdout, "Microsoft.Azure.Extensions.CustomScript-2.1.0") {
+		t.Errorf("the check of a machine with an extension: exit code %d %s%s", r.Code, r.Stdout, r.Stderr)
+	}
+	s.Az(append([]string{"vm", "extension", "delete", "-n", "CustomScript"}, on...)...)
 	ssh(t, "ssh", file, at, "sudo waagent -deprovision+user -force")
 	s.Az("vm", "deallocate", "-g", "lab", "-n", "prep")
 	s.Az("vm", "generalize", "-g", "lab", "-n", "prep")
