@@ -27,7 +27,7 @@ check: ## format, vet, lint, import tiers, unit tests with -race; no root, boots
 	@scripts/check
 
 test: ## everything: check, real VMs, the real az, the SDKs
-	@scripts/install run az oldaz python azurite shares
+	@scripts/install run az oldaz python azurite shares signed
 	@scripts/check
 	@$(MAKE) --no-print-directory build
 	@scripts/test

@@ -58,6 +58,12 @@ func TestVMSizes(t *testing.T) {
 	if s, ok := FindVMSize("STANDARD_D2_V3"); !ok || s.VCPUs != 2 || s.MemoryMiB != 8192 {
 		t.Errorf("STANDARD_D2_V3: %+v %v", s, ok)
 	}
+	// Azure's published caches, in GiB.
+	for name, want := range map[string]int{"Standard_D2_v3": 0, "Standard_D2s_v3": 50, "Standard_DS1_v2": 43, "Standard_DS12_v2": 144, "Standard_F72s_v2": 1520, "Standard_E64ds_v5": 1600, "Standard_B2s": 0, "Standard_D4s_v5": 0} {
+		if s, ok := FindVMSize(name); !ok || s.CacheGiB != want {
+			t.Errorf("%s: a cache of %d GiB, want %d", name, s.CacheGiB, want)
+		}
+	}
 	if s, ok := FindVMSize("standard_a1_v2"); !ok || s.TempDiskMiB != 10240 {
 		t.Errorf("Standard_A1_v2: %+v %v", s, ok)
 	}

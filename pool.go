@@ -101,6 +101,7 @@ type PoolSpec struct {
 	OSDisk OSDiskSpec `json:"osDisk,omitzero"`
 	// Encrypted are the disks of its nodes that are encrypted where they lie.
 	Encrypted []DiskTarget `json:"encrypted,omitempty"`
+	Security  SecuritySpec `json:"security,omitzero"`
 	// Upgrade is nil when the pool was added without a policy.
 	Upgrade    *UpgradePolicy `json:"upgrade,omitempty"`
 	Mounts     []Mount        `json:"mounts,omitempty"`
@@ -133,8 +134,34 @@ type OSDiskSpec struct {
 	SizeGB  int    `json:"sizeGB,omitempty"`
 	Caching string `json:"caching,omitempty"`
 	Storage string `json:"storage,omitempty"`
-	// Placement is that of ephemeralOSDiskSettings.
+	// Placement is that of ephemeralOSDiskSettings: the disk must fit into the size's
+	// cache, and a node is not deallocated, which would lose it.
 	Placement string `json:"placement,omitempty"`
+}
+
+// SecuritySpec is a machine's securityProfile.
+type SecuritySpec struct {
+	// TrustedLaunch is the security type; without it the machine is a standard one.
+	// SecureBoot and TPM are its settings.
+	TrustedLaunch bool `json:"trustedLaunch,omitempty"`
+	SecureBoot    bool `json:"secureBoot,omitempty"`
+	TPM           bool `json:"tpm,omitempty"`
+	// AtHost has all disks of a node encrypted.
+	AtHost bool `json:"atHost,omitempty"`
+	// Given tells a profile that says nothing from none.
+	Given bool `json:"given,omitempty"`
+}
+
+// Check refuses settings that do not go with each other or with the generation of
+// the image, V1 or V2; empty for one that is not known.
+func (s SecuritySpec) Check(generation string) error {
+	switch {
+	case !s.TrustedLaunch && (s.SecureBoot || s.TPM):
+		return InvalidProperty("uefiSettings", "", "Use of UEFI settings is not supported when security type is not set. Set securityType to trustedLaunch.")
+	case s.TrustedLaunch && generation == "V1":
+		return InvalidProperty("securityType", "trustedLaunch", "Use of TrustedLaunch setting is not supported for the provided image. Please select Trusted Launch Supported Gen2 OS Image.")
+	}
+	return nil
 }
 
 // DiskTarget is a disk of a node that can be encrypted.

@@ -13,6 +13,9 @@ type VMSize struct {
 	MemoryMiB    int
 	TempDiskMiB  int // 0: the size has no temporary disk
 	MaxDataDisks int
+	// CacheGiB is the size's cache, which an ephemeral OS disk has to fit into; 0: the
+	// size can have none.
+	CacheGiB int
 	// Gen1 and Gen2 say which firmware generations may boot on it.
 	Gen1, Gen2 bool
 }
@@ -57,7 +60,7 @@ func VMSizes() []VMSize {
 	}
 	var out []VMSize
 	add := func(family string, g1, g2 bool, r row) {
-		out = append(out, VMSize{r.name, family, r.vcpu, int(r.memGiB * 1024), r.tempGiB * 1024, r.data, g1, g2})
+		out = append(out, VMSize{r.name, family, r.vcpu, int(r.memGiB * 1024), r.tempGiB * 1024, r.data, cacheGiB(family, r.name, r.vcpu), g1, g2})
 	}
 	for _, f := range families {
 		for _, r := range f.rows {
@@ -102,6 +105,22 @@ func VMSizes() []VMSize {
 		}
 	}
 	return out
+}
+
+// cacheGiB is the cache of a size, as Azure publishes it; it counts for ephemeral OS
+// disks, which only sizes with premium storage and a cache have.
+func cacheGiB(family, name string, vcpus int) int {
+	perCPU := map[string]int{"standardDSv2Family": 43, "standardFSFamily": 12, "standardFSv2Family": 16, "standardDSv3Family": 25, "standardDDSv4Family": 25, "standardDASv4Family": 25, "standardDDSv5Family": 25,
+		"standardESv3Family": 25, "standardEDSv4Family": 25, "standardEDSv5Family": 25}[family]
+	switch {
+	case strings.HasPrefix(name, "Standard_DS1") && len(name) == len("Standard_DS11_v2"): // the sizes with much memory
+		perCPU = 36
+	case name == "Standard_E20s_v3":
+		return 400
+	case name == "Standard_F72s_v2":
+		return 1520
+	}
+	return perCPU * vcpus
 }
 
 // FindVMSize looks a size up in any casing.

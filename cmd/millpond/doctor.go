@@ -42,6 +42,7 @@ func (d *DoctorCmd) Run(g *Globals) error {
 		tool(ctx, "QEMU", true, "qemu-system-x86", "qemu-system-x86_64", "--version"),
 		tool(ctx, "qemu-img", true, "qemu-utils", "qemu-img", "--version"),
 		file("UEFI firmware", "ovmf", "/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_CODE.fd"),
+		tool(ctx, "swtpm", false, "swtpm", "swtpm", "--version"),
 		tool(ctx, "mke2fs", true, "e2fsprogs", "mke2fs", "-V"),
 		tool(ctx, "mmdebstrap", false, "mmdebstrap", "mmdebstrap", "--version"),
 		d.acceleration(ctx, g),

@@ -27,8 +27,10 @@ type machines interface {
 // tools are where Debian's packages put the programs and firmware.
 func tools() vmrun.Tools {
 	return vmrun.Tools{QEMU: "qemu-system-x86_64", MkE2fs: "mke2fs",
-		OVMFCode: firstFile("/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_CODE.fd", "/usr/share/edk2/x64/OVMF_CODE.4m.fd"),
-		OVMFVars: firstFile("/usr/share/OVMF/OVMF_VARS_4M.fd", "/usr/share/OVMF/OVMF_VARS.fd", "/usr/share/edk2/x64/OVMF_VARS.4m.fd")}
+		OVMFCode:   firstFile("/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_CODE.fd", "/usr/share/edk2/x64/OVMF_CODE.4m.fd"),
+		OVMFVars:   firstFile("/usr/share/OVMF/OVMF_VARS_4M.fd", "/usr/share/OVMF/OVMF_VARS.fd", "/usr/share/edk2/x64/OVMF_VARS.4m.fd"),
+		SecureCode: firstFile("/usr/share/OVMF/OVMF_CODE_4M.secboot.fd", "/usr/share/OVMF/OVMF_CODE.secboot.fd"),
+		SecureVars: firstFile("/usr/share/OVMF/OVMF_VARS_4M.ms.fd", "/usr/share/OVMF/OVMF_VARS.ms.fd"), SWTPM: "swtpm"}
 }
 
 func firstFile(paths ...string) string {

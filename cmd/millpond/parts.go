@@ -146,7 +146,7 @@ func (s *server) sizes() []millpond.VMSize {
 	own := map[string]bool{}
 	for _, v := range s.cfg.VMSizes {
 		own[strings.ToLower(v.Name)] = true
-		out = append(out, millpond.VMSize{Name: v.Name, VCPUs: v.VCPUs, MemoryMiB: v.MemoryMiB, TempDiskMiB: int(v.TempDiskMiB), MaxDataDisks: v.MaxDataDisks, Gen1: true, Gen2: true})
+		out = append(out, millpond.VMSize{Name: v.Name, VCPUs: v.VCPUs, MemoryMiB: v.MemoryMiB, TempDiskMiB: int(v.TempDiskMiB), MaxDataDisks: v.MaxDataDisks, CacheGiB: v.CacheDiskGiB, Gen1: true, Gen2: true})
 	}
 	for _, v := range millpond.VMSizes() {
 		if !own[strings.ToLower(v.Name)] {

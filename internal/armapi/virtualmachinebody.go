@@ -65,7 +65,7 @@ func machineRefused(p *armcompute.VirtualMachineProperties) error {
 	}
 	if s := p.SecurityProfile; s != nil {
 		if t := string(val(s.SecurityType)); t != "" && !strings.EqualFold(t, "Standard") {
-			return unsupported("properties.securityProfile.securityType", "Security type %s needs secure boot and a virtual TPM, which machines here do not have. Create the machine with --security-type Standard.", t)
+			return unsupported("properties.securityProfile.securityType", "Security type %s is for nodes of pools only: a machine's virtual TPM would lose what it keeps when the machine is deallocated. Create the machine with --security-type Standard.", t)
 		}
 		if val(s.EncryptionAtHost) {
 			return unsupported("properties.securityProfile.encryptionAtHost", "Encryption at host is not supported. Leave out --encryption-at-host.")

@@ -103,7 +103,7 @@ func poolSpec(in azbatch.CreatePoolContent) millpond.PoolSpec {
 	m := machine(in.VirtualMachineConfiguration)
 	spec := millpond.PoolSpec{
 		ID: millpond.PoolID(text0(in.ID)), DisplayName: text0(in.DisplayName), VMSize: text0(in.VMSize),
-		Image: m.Image, NodeAgentSKU: m.NodeAgentSKU, DataDisks: m.DataDisks, OSDisk: m.OSDisk, Encrypted: m.Encrypted, Containers: m.Containers, Extensions: m.Extensions, Zonal: m.Zonal, Mounts: mounts(in.MountConfiguration),
+		Image: m.Image, NodeAgentSKU: m.NodeAgentSKU, DataDisks: m.DataDisks, OSDisk: m.OSDisk, Encrypted: m.Encrypted, Security: m.Security, Containers: m.Containers, Extensions: m.Extensions, Zonal: m.Zonal, Mounts: mounts(in.MountConfiguration),
 		TaskSlotsPerNode: 1, FillType: millpond.FillSpread, NodeCommunication: "default",
 		StartTask: startTask(in.StartTask), Metadata: metadata(in.Metadata), UserAccounts: userAccounts(in.UserAccounts), ResourceTags: tags(in.ResourceTags),
 		Packages: packages(in.ApplicationPackageReferences), Certificates: certificateRefs(in.CertificateReferences),
@@ -148,6 +148,12 @@ func machine(vm *azbatch.VirtualMachineConfiguration) pool.Machine {
 	if c := vm.DiskEncryptionConfiguration; c != nil {
 		for _, target := range c.Targets {
 			m.Encrypted = append(m.Encrypted, millpond.DiskTarget(target))
+		}
+	}
+	if p := vm.SecurityProfile; p != nil {
+		m.Security = millpond.SecuritySpec{Given: true, AtHost: truth0(p.EncryptionAtHost), TrustedLaunch: p.SecurityType != nil && *p.SecurityType == azbatch.SecurityTypesTrustedLaunch}
+		if u := p.UefiSettings; u != nil {
+			m.Security.SecureBoot, m.Security.TPM = truth0(u.SecureBootEnabled), truth0(u.VTPMEnabled)
 		}
 	}
 	if d := vm.OSDisk; d != nil {
@@ -212,6 +218,13 @@ func machineModel(s millpond.PoolSpec) *azbatch.VirtualMachineConfiguration {
 		vm.DiskEncryptionConfiguration = &azbatch.DiskEncryptionConfiguration{}
 		for _, target := range s.Encrypted {
 			vm.DiskEncryptionConfiguration.Targets = append(vm.DiskEncryptionConfiguration.Targets, azbatch.DiskEncryptionTarget(target))
+		}
+	}
+	if p := s.Security; p.Given {
+		vm.SecurityProfile = &azbatch.SecurityProfile{EncryptionAtHost: ptr(p.AtHost)}
+		if p.TrustedLaunch {
+			vm.SecurityProfile.SecurityType = ptr(azbatch.SecurityTypesTrustedLaunch)
+			vm.SecurityProfile.UefiSettings = &azbatch.UEFISettings{SecureBootEnabled: ptr(p.SecureBoot), VTPMEnabled: ptr(p.TPM)}
 		}
 	}
 	for _, e := range s.Extensions {

@@ -32,7 +32,7 @@ func (e *Edge) Refusals() []Refusal {
 		{"certificate add", s.certificateAdd}, {"task add", s.taskAdd}, {"task update", s.taskUpdate},
 		{"job schedule add", s.scheduleAdd}, {"job schedule patch", s.schedulePatch}, {"job schedule update", s.scheduleUpdate}} {
 		x.shape.refusals("", func(path string, r *rule) {
-			out = append(out, Refusal{Body: x.name, Property: strings.TrimPrefix(path, "."), Unused: r.unused, Why: cmp.Or(r.refused, r.ended), From: r.until})
+			out = append(out, Refusal{Body: x.name, Property: strings.TrimPrefix(path, "."), Unused: r.unused, Why: cmp.Or(r.refused, r.ended, r.unfit), From: r.until})
 		})
 	}
 	slices.SortStableFunc(out, func(a, b Refusal) int {
@@ -48,6 +48,9 @@ func (r *rule) refusals(path string, found func(path string, r *rule)) {
 	if r.refused != "" || r.until != "" {
 		found(path, r)
 		return
+	}
+	if r.unfit != "" {
+		found(path+" = "+strings.Join(r.barred, ", "), r)
 	}
 	r.elem.refusals(path+"[]", found)
 	for name, m := range r.members {

@@ -60,6 +60,9 @@ type rule struct {
 	// it. Null, empty, and the values in unused mean that it is not used.
 	refused string
 	unused  []any
+	// barred are words that are understood and refused, for the reason unfit.
+	barred []string
+	unfit  string
 	// until is the first api-version, YYYY-MM-DD, from which the member is refused
 	// for the reason ended; empty for one that is taken of all.
 	until, ended string
@@ -86,6 +89,12 @@ func object(members map[string]*rule) *rule { return &rule{kind: kindObject, mem
 
 // refuse is a member that is an error unless it is not really used.
 func refuse(reason string, unused ...any) *rule { return &rule{refused: reason, unused: unused} }
+
+// without has some words refused for a reason.
+func (r *rule) without(reason string, words ...string) *rule {
+	r.barred, r.unfit = words, reason
+	return r
+}
 
 func (r *rule) needed() *rule {
 	r.required = true
@@ -182,6 +191,11 @@ func (b *body) walk(r *rule, v any, path string) (any, error) {
 			for _, w := range r.words {
 				if strings.EqualFold(w, s) {
 					return w, nil
+				}
+			}
+			for _, w := range r.barred {
+				if strings.EqualFold(w, s) {
+					return nil, unsupportedMember(path[strings.LastIndexByte(path, '.')+1:], path, r.unfit)
 				}
 			}
 			return nil, invalid(path, v, "It must be one of "+strings.Join(r.words, ", ")+".")

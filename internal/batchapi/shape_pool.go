@@ -175,7 +175,7 @@ func idRule() *rule {
 
 func machineRule() *rule {
 	const vault = "Keys of a key vault are not supported: there is none. Disks are encrypted with keys of this host by diskEncryptionConfiguration.targets."
-	const security = "Security profiles are not supported yet."
+	const confidential = "Confidential machines need processors that hosts here do not have. Use trustedLaunch, and encryptionAtHost for the disks."
 	return object(map[string]*rule{
 		"imageReference": imageRule().needed(),
 		"nodeAgentSKUId": text(256).needed(),
@@ -197,14 +197,14 @@ func machineRule() *rule {
 			"caching":                 word("none", "readonly", "readwrite"),
 			"diskSizeGB":              number(1, 4095),
 			"managedDisk": object(map[string]*rule{"storageAccountType": word("standard_lrs", "premium_lrs", "standardssd_lrs"),
-				"securityProfile": refuse(security), "diskEncryptionSet": refuse(vault)}),
+				"securityProfile": refuse(confidential), "diskEncryptionSet": refuse(vault)}),
 			"writeAcceleratorEnabled": refuse("There is no write accelerator in front of a local disk.", false),
 		}),
 		"securityProfile": object(map[string]*rule{
-			"encryptionAtHost":   refuse(security, false),
-			"securityType":       refuse(security, "standard"),
-			"uefiSettings":       object(map[string]*rule{"secureBootEnabled": refuse(security, false), "vTpmEnabled": refuse(security, false)}),
-			"proxyAgentSettings": refuse(security),
+			"encryptionAtHost":   truth(),
+			"securityType":       word("trustedLaunch", "standard").without(confidential, "confidentialVM"),
+			"uefiSettings":       object(map[string]*rule{"secureBootEnabled": truth(), "vTpmEnabled": truth()}),
+			"proxyAgentSettings": refuse("Nodes have no metadata service that a proxy agent would guard but that of their identities."),
 		}),
 		"serviceArtifactReference": refuse("Service artifacts are not supported. Name the image version in virtualMachineImageId."),
 	})

@@ -56,7 +56,7 @@ func TestWhatIsNotSupportedIsRefusedOnlyWhenItIsUsed(t *testing.T) {
 			`{"startTask":{"commandLine":"x","containerSettings":{"imageName":"i","registry":{"identityReference":{"resourceId":"x"}}}}}`,
 			vm(`"containerConfiguration":{"type":"dockerCompatible","containerRegistries":[{"identityReference":{"resourceId":"x"}}]}`), vm(`"windowsConfiguration":{"x":1,"enableAutomaticUpdates":"maybe"}`),
 			vm(`"diskEncryptionConfiguration":{"targets":["osdisk"],"customerManagedKey":{"keyUrl":"https://v/keys/k"}}`),
-			vm(`"osDisk":{"writeAcceleratorEnabled":true}`), vm(`"securityProfile":{"securityType":"trustedLaunch"}`), vm(`"securityProfile":{"uefiSettings":{"secureBootEnabled":true}}`),
+			vm(`"osDisk":{"writeAcceleratorEnabled":true}`), vm(`"securityProfile":{"securityType":"ConfidentialVM"}`), vm(`"securityProfile":{"proxyAgentSettings":{"enabled":true}}`),
 			vm(`"serviceArtifactReference":{"id":"x"}`), vm(`"licenseType":"Windows_Server"`),
 		}, []string{
 			`{"enableAutoScale":false,"autoScaleFormula":null}`, `{"certificateReferences":[],"applicationPackageReferences":[],"mountConfiguration":[],"applicationLicenses":null}`,
@@ -66,6 +66,7 @@ func TestWhatIsNotSupportedIsRefusedOnlyWhenItIsUsed(t *testing.T) {
 			vm(`"nodePlacementConfiguration":{"policy":"regional"},"extensions":[],"containerConfiguration":{"type":"dockercompatible","containerImageNames":["a/b:1"],"containerRegistries":[{"registryServer":"r","username":"u","password":"p"}]},"osDisk":{"caching":"None","writeAcceleratorEnabled":false,"diskSizeGB":100,"ephemeralOSDiskSettings":{"placement":"CacheDisk"},"managedDisk":{"storageAccountType":"premium_lrs"}}`),
 			`{"mountConfiguration":[{"nfsMountConfiguration":{"source":"h:/x","relativeMountPath":"a","mountOptions":"-o ro"}},{"azureFileShareConfiguration":{"accountName":"a","accountKey":"k","azureFileUrl":"https://a.file.core.windows.net/s","relativeMountPath":"b"}}]}`,
 			vm(`"diskEncryptionConfiguration":{"targets":["OsDisk","temporarydisk"]}`),
+			vm(`"securityProfile":{"encryptionAtHost":true,"securityType":"TrustedLaunch","uefiSettings":{"secureBootEnabled":true,"vTpmEnabled":true}}`),
 			vm(`"securityProfile":{"encryptionAtHost":false,"uefiSettings":{"vTpmEnabled":false}},"dataDisks":[]`),
 		}},
 		{"job", s.jobAdd, jobBody, []string{

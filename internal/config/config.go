@@ -88,6 +88,8 @@ type VMSize struct {
 	MemoryMiB    int    `yaml:"memoryMiB"`
 	TempDiskMiB  int64  `yaml:"tempDiskMiB"`
 	MaxDataDisks int    `yaml:"maxDataDisks"`
+	// CacheDiskGiB is what an ephemeral OS disk has to fit into; 0: it has none.
+	CacheDiskGiB int `yaml:"cacheDiskGiB"`
 }
 
 // Quotas of each Batch account; Azure's defaults where it has one.
@@ -389,7 +391,7 @@ func (c Config) Check() error {
 		}
 	}
 	for _, s := range c.VMSizes {
-		if s.Name == "" || s.VCPUs <= 0 || s.MemoryMiB <= 0 || s.TempDiskMiB < 0 || s.MaxDataDisks < 0 {
+		if s.Name == "" || s.VCPUs <= 0 || s.MemoryMiB <= 0 || s.TempDiskMiB < 0 || s.CacheDiskGiB < 0 || s.MaxDataDisks < 0 {
 			bad("VM size %q needs a name, vcpus and memoryMiB above 0", s.Name)
 		}
 	}

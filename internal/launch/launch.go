@@ -128,6 +128,10 @@ type Spec struct {
 	FirstBoot *FirstBoot `json:"firstBoot,omitempty"`
 	// Cold has the VM boot by itself even where it could be copied from one that has.
 	Cold bool `json:"cold,omitempty"`
+	// SecureBoot has the firmware start signed boot loaders only, and TPM gives the VM
+	// a TPM of its own; both are for UEFI.
+	SecureBoot bool `json:"secureBoot,omitempty"`
+	TPM        bool `json:"tpm,omitempty"`
 	// Greeting is what the server would say to the machine's agent first, for a
 	// launcher that can do so sooner; nil has the server say it.
 	Greeting *Greeting `json:"greeting,omitempty"`

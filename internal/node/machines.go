@@ -329,6 +329,10 @@ func (s *Service) spec(ctx context.Context, n millpond.Node, p millpond.Pool, to
 		spec.DataDisks = append(spec.DataDisks, launch.Disk{LUN: d.LUN, SizeBytes: int64(d.SizeGB) << 30})
 	}
 	encrypt(&spec, p.Spec.Encrypted)
+	if p.Spec.Security.AtHost {
+		encrypt(&spec, []millpond.DiskTarget{millpond.EncryptOSDisk, millpond.EncryptTemporary})
+	}
+	spec.SecureBoot, spec.TPM = p.Spec.Security.SecureBoot, p.Spec.Security.TPM
 	return spec, nil
 }
 

@@ -382,6 +382,15 @@ func (s *Service) interrupt(ctx context.Context, acct millpond.AccountName, pool
 		if err != nil {
 			return err
 		}
+		if ev == millpond.NodeDeallocate {
+			p, err := tx.Pool(n.Account, n.Pool)
+			if err != nil {
+				return err
+			}
+			if p.Spec.OSDisk.Placement != "" {
+				return millpond.Errorf(millpond.Conflict, "OperationNotAllowed", "The operation 'deallocate' is not supported on the node %s since its OS disk is ephemeral and would be lost. Reimage the node, or remove it from the pool.", n.ID)
+			}
+		}
 		_, outcome, reason := millpond.NodeTransition(n.State, ev)
 		if outcome == millpond.Accepted && n.Pending == millpond.NodePreempt {
 			outcome, reason = millpond.Refused, "the node is about to be preempted"

@@ -50,6 +50,7 @@ type Machine struct {
 	DataDisks    []millpond.DataDiskSpec
 	OSDisk       millpond.OSDiskSpec
 	Encrypted    []millpond.DiskTarget
+	Security     millpond.SecuritySpec
 	Containers   *millpond.ContainerPool
 	Zonal        bool
 	Extensions   []millpond.PoolExtension
@@ -87,7 +88,7 @@ func (p Patch) apply(s millpond.PoolSpec) millpond.PoolSpec {
 		s.Subnet, s.Accelerated, s.Inbound = n.Subnet, n.Accelerated, n.Inbound
 	}
 	if m := p.Machine; m != nil {
-		s.Image, s.NodeAgentSKU, s.DataDisks, s.OSDisk, s.Encrypted, s.Containers, s.Zonal, s.Extensions = m.Image, m.NodeAgentSKU, m.DataDisks, m.OSDisk, m.Encrypted, m.Containers, m.Zonal, m.Extensions
+		s.Image, s.NodeAgentSKU, s.DataDisks, s.OSDisk, s.Encrypted, s.Security, s.Containers, s.Zonal, s.Extensions = m.Image, m.NodeAgentSKU, m.DataDisks, m.OSDisk, m.Encrypted, m.Security, m.Containers, m.Zonal, m.Extensions
 	}
 	if c := p.Scheduling; c != nil {
 		s.FillType, s.OldestJobFirst = c.FillType, c.OldestJobFirst
@@ -118,6 +119,7 @@ func fixed(was, is millpond.PoolSpec) (names []string) {
 	if len(was.Encrypted)+len(is.Encrypted) > 0 {
 		differ("virtualMachineConfiguration.diskEncryptionConfiguration", was.Encrypted, is.Encrypted)
 	}
+	differ("virtualMachineConfiguration.securityProfile", was.Security, is.Security)
 	differ("virtualMachineConfiguration.containerConfiguration", was.Containers, is.Containers)
 	if len(was.Extensions)+len(is.Extensions) > 0 {
 		differ("virtualMachineConfiguration.extensions", was.Extensions, is.Extensions)

@@ -31,6 +31,9 @@ func (m Machine) check() error {
 		m.ConsoleFD == m.QMPFD || m.QMPFD == m.AgentFD || m.AgentFD == m.ConsoleFD:
 		return fmt.Errorf("qemu: descriptors %d, %d, %d for console, QMP and agent must differ and be above 2", m.ConsoleFD, m.QMPFD, m.AgentFD)
 	}
+	if m.TPMFD != 0 && (m.TPMFD < 3 || m.UEFI == nil) {
+		return fmt.Errorf("qemu: descriptor %d cannot be the TPM's, or the machine has no UEFI firmware", m.TPMFD)
+	}
 	for _, d := range m.Drives {
 		if d.Encrypted && (m.DiskKey == nil || d.Format != QCOW2 || d.NBD != nil) {
 			return fmt.Errorf("qemu: drive %s cannot be encrypted: it is no qcow2 file, or there is no key", d.ID)

@@ -65,6 +65,8 @@ type Machine struct {
 	NoReboot bool
 	// UEFI is nil for a BIOS machine.
 	UEFI *UEFI
+	// TPMFD, if not 0, is an inherited descriptor of the control socket of a TPM.
+	TPMFD int
 	// SCSI puts the data disks' controller in even if there are none yet.
 	SCSI   bool
 	Drives []Drive
@@ -96,7 +98,12 @@ type Memory struct {
 type DiskKey struct{ Host, Wrapped string }
 
 // UEFI is the firmware's code, shared and read-only, and this VM's own variables.
-type UEFI struct{ Code, Vars string }
+type UEFI struct {
+	Code, Vars string
+	// Secure says that Code keeps Vars from the guest, for which it needs system
+	// management mode.
+	Secure bool
+}
 
 // Format is a disk format that QEMU is told; it never probes.
 type Format string
@@ -228,6 +235,10 @@ func (m Machine) Args() ([]string, error) {
 	}
 	args = append(args, m.Accel.args(code)...)
 	args = append(args, "-smp", strconv.Itoa(m.VCPUs), "-m", strconv.Itoa(m.MemoryMiB))
+	if m.UEFI != nil && m.UEFI.Secure {
+		machine += ",smm=on"
+		args = append(args, "-global", "driver=cfi.pflash01,property=secure,value=on")
+	}
 	if m.UEFI != nil {
 		machine += ",pflash0=fwcode,pflash1=fwvars"
 		args = append(args,
@@ -258,6 +269,11 @@ func (m Machine) Args() ([]string, error) {
 		"-device", "virtio-serial-pci,id=serial0,max_ports=2",
 		"-chardev", fmt.Sprintf("socket,id=agent,fd=%d", m.AgentFD),
 		"-device", "virtserialport,bus=serial0.0,chardev=agent,name="+nodeproto.PortName)
+	if m.TPMFD != 0 {
+		args = append(args,
+			"-chardev", fmt.Sprintf("socket,id=tpm,fd=%d", m.TPMFD),
+			"-tpmdev", "emulator,id=tpm0,chardev=tpm", "-device", "tpm-crb,tpmdev=tpm0")
+	}
 	if k := m.DiskKey; k != nil {
 		args = append(args,
 			"-object", "secret,id=hostkey,format=base64,file="+escape(k.Host),

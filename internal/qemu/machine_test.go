@@ -50,8 +50,15 @@ func encrypted() Machine {
 	return m
 }
 
+// trusted is full with secure boot and a TPM.
+func trusted() Machine {
+	m := full()
+	m.UEFI.Secure, m.TPMFD = true, 8
+	return m
+}
+
 func TestArgsGolden(t *testing.T) {
-	for name, m := range map[string]Machine{"bios-tcg": tiny(), "uefi-kvm": full(), "mapped": mapped(), "encrypted": encrypted()} {
+	for name, m := range map[string]Machine{"bios-tcg": tiny(), "uefi-kvm": full(), "mapped": mapped(), "encrypted": encrypted(), "trusted": trusted()} {
 		args, err := m.Args()
 		if err != nil {
 			t.Fatal(err)
@@ -78,6 +85,7 @@ func TestArgsGolden(t *testing.T) {
 
 func TestRefusals(t *testing.T) {
 	for name, spoil := range map[string]func(*Machine){
+		"TPM without UEFI":        func(m *Machine) { m.TPMFD, m.UEFI = 8, nil },
 		"encrypted without a key": func(m *Machine) { m.Drives[0].Encrypted = true },
 		"name with a comma":       func(m *Machine) { m.Name = "a,debug-threads=on" },
 		"no UUID":                 func(m *Machine) { m.UUID = "" },

@@ -65,6 +65,19 @@ type Tools struct {
 	MkE2fs   string `json:"mke2fs"`
 	OVMFCode string `json:"ovmfCode"`
 	OVMFVars string `json:"ovmfVars"`
+	// SecureCode and SecureVars are the firmware for secure boot, with Microsoft's keys.
+	SecureCode string `json:"secureCode,omitempty"`
+	SecureVars string `json:"secureVars,omitempty"`
+	// SWTPM is the emulator of TPMs.
+	SWTPM string `json:"swtpm,omitempty"`
+}
+
+// firmware is the code and the template of the variables that a UEFI machine gets.
+func (c Config) firmware() (code, vars string) {
+	if c.Spec.SecureBoot {
+		return c.Tools.SecureCode, c.Tools.SecureVars
+	}
+	return c.Tools.OVMFCode, c.Tools.OVMFVars
 }
 
 // Save makes dir a VM's folder that Run can be started on.

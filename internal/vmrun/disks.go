@@ -227,11 +227,11 @@ func (d *disks) firmware(context.Context) error {
 	default:
 		return fmt.Errorf("firmware %q is not known", d.cfg.Spec.Firmware)
 	}
-	if _, err := os.Stat(d.cfg.Tools.OVMFCode); err != nil {
+	code, vars := d.cfg.firmware()
+	if _, err := os.Stat(code); err != nil {
 		return fmt.Errorf("the UEFI firmware is not there (Debian: apt install ovmf): %w", err)
 	}
 	return d.make(stepFirmware, firmwareVars, func(p string) error {
-		vars := d.cfg.Tools.OVMFVars
 		if d.clones {
 			vars = filepath.Join(d.cfg.Template, firmwareVars)
 		}
@@ -287,7 +287,11 @@ func (d *disks) machine(consoleFD, qmpFD, agentFD int) qemu.Machine {
 		Drives: d.drives(), ConsoleFD: consoleFD, QMPFD: qmpFD, AgentFD: agentFD,
 	}
 	if c.Spec.Firmware == launch.UEFI {
-		m.UEFI = &qemu.UEFI{Code: c.Tools.OVMFCode, Vars: firmwareVars}
+		code, _ := c.firmware()
+		m.UEFI = &qemu.UEFI{Code: code, Vars: firmwareVars, Secure: c.Spec.SecureBoot}
+	}
+	if c.Spec.TPM {
+		m.TPMFD = tpmFD
 	}
 	for _, drive := range m.Drives {
 		if drive.Encrypted {

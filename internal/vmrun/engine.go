@@ -22,6 +22,8 @@ const (
 	agentFD   = 5
 	// stateFD is the file that a template's state goes to or a clone's comes from.
 	stateFD = 6
+	// tpmFD is the control socket of the machine's TPM, of one that has one.
+	tpmFD = 8
 	// Of a machine that shares a network only, which is neither.
 	cardFD    = 6
 	gatewayFD = 7
@@ -42,13 +44,15 @@ type engine struct {
 // startEngine starts QEMU as a child in dir. It gets a session of its own, so
 // that no signal of a terminal reaches it, and SIGKILL when the supervisor dies.
 // state, if not nil, is its stateFD; it is closed here. shares gives it the
-// sockets of a shared network; one of the two at most. keep, if not nil, is a file
-// that QEMU only holds open.
-func startEngine(dir, program string, args []string, state *os.File, shares bool, keep *os.File) (*engine, error) {
+// sockets of a shared network; one of the two at most. tpm, if not nil, is its tpmFD;
+// it is closed here. keep, if not nil, is a file that QEMU only holds open.
+func startEngine(dir, program string, args []string, state *os.File, shares bool, tpm, keep *os.File) (*engine, error) {
 	var theirs []*os.File
 	defer func() {
-		for _, f := range theirs {
-			f.Close()
+		for _, f := range append(theirs, tpm) {
+			if f != nil {
+				f.Close()
+			}
 		}
 	}()
 	e := &engine{done: make(chan struct{})}
@@ -85,25 +89,18 @@ func startEngine(dir, program string, args []string, state *os.File, shares bool
 	e.cmd.Dir = dir
 	e.cmd.Stdout, e.cmd.Stderr = log, log
 	e.cmd.ExtraFiles = theirs
+	if tpm != nil {
+		for len(e.cmd.ExtraFiles) < tpmFD-consoleFD { // descriptors that it does not get
+			e.cmd.ExtraFiles = append(e.cmd.ExtraFiles, nil)
+		}
+		e.cmd.ExtraFiles = append(e.cmd.ExtraFiles, tpm)
+	}
 	if keep != nil {
 		e.cmd.ExtraFiles = append(e.cmd.ExtraFiles, keep)
 	}
 	e.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}
 
-	started := make(chan error)
-	go func() {
-		// The kernel sends the parent-death signal when the thread that forked
-		// ends, not the process. This thread is therefore kept for the child.
-		runtime.LockOSThread()
-		if err := e.cmd.Start(); err != nil {
-			started <- err
-			return
-		}
-		started <- nil
-		e.cmd.Wait()
-		close(e.done)
-	}()
-	if err := <-started; err != nil {
+	if err := startChild(e.cmd, e.done); err != nil {
 		e.closeEnds()
 		return nil, fmt.Errorf("start %s: %w", program, err)
 	}
@@ -112,6 +109,25 @@ func startEngine(dir, program string, args []string, state *os.File, shares bool
 		return nil, errors.Join(err, e.kill())
 	}
 	return e, nil
+}
+
+// startChild starts a child that the kernel ends with this process (Pdeathsig); done
+// is closed when it has ended and been waited for.
+func startChild(cmd *exec.Cmd, done chan struct{}) error {
+	started := make(chan error)
+	go func() {
+		// The kernel sends the parent-death signal when the thread that forked
+		// ends, not the process. This thread is therefore kept for the child.
+		runtime.LockOSThread()
+		if err := cmd.Start(); err != nil {
+			started <- err
+			return
+		}
+		started <- nil
+		cmd.Wait()
+		close(done)
+	}()
+	return <-started
 }
 
 // kill ends QEMU at once and waits for it. A process that is stuck in the

@@ -19,8 +19,10 @@ const (
 	CodeRootNotFound = "RootNotFound"
 	// CodeKernelNotLoaded: the boot loader ran and found no kernel that it can start.
 	CodeKernelNotLoaded = "KernelNotLoaded"
-	CodeKernelPanic     = "KernelPanic"
-	CodeEmergency       = "EmergencyMode"
+	// CodeSecureBoot: the firmware or the boot loader met something that is not signed.
+	CodeSecureBoot  = "SecureBootViolation"
+	CodeKernelPanic = "KernelPanic"
+	CodeEmergency   = "EmergencyMode"
 
 	CodeLaunchFailed   = "LaunchFailed"
 	CodeQEMURejected   = "QemuRejected"
@@ -56,9 +58,15 @@ func signs() []sign {
 	noKernel := sign{code: CodeKernelNotLoaded,
 		message:    "The boot loader started but could not load a kernel.",
 		suggestion: "The boot loader's configuration must name a kernel and an initrd that are on the disk; install the kernel again (Debian: apt install --reinstall linux-image-cloud-amd64; update-grub)." + checkImage}
+	unsigned := sign{code: CodeSecureBoot,
+		message:    "Secure boot refused what is on the OS disk: its boot loader or kernel is not signed with a key that the firmware has.",
+		suggestion: "The EFI system partition needs Microsoft's signed shim as /EFI/BOOT/BOOTX64.EFI, and the distribution's signed boot loader and kernel behind it (Debian: apt install shim-signed grub-efi-amd64-signed; grub-install --uefi-secure-boot --removable). Or set secureBootEnabled to false."}
 	with := func(s sign, text string) sign { s.text = text; return s }
 	prompt := func(s sign) sign { s.prompt = true; return s }
 	return []sign{
+		with(unsigned, ": Access Denied"),
+		with(unsigned, "Security Violation"),
+		with(unsigned, "bad shim signature"),
 		with(noBoot, "No bootable device"),
 		with(noBoot, "BdsDxe: No bootable option or device was found"),
 		with(noBoot, "UEFI Interactive Shell"),

@@ -41,6 +41,7 @@ const (
 	consoleFile    = "console.log"
 	oldConsoleFile = "console.old.log"
 	qemuLog        = "qemu.log"
+	tpmLog         = "tpm.log"
 	supervisorLog  = "supervisor.log"
 	diskFolder     = "disks"
 )
@@ -53,6 +54,7 @@ const (
 	seedDisk     = diskFolder + "/seed.iso"
 	firmwareVars = diskFolder + "/vars.fd"
 	diskKey      = diskFolder + "/key"
+	tpmState     = diskFolder + "/tpm"
 )
 
 func dataDisk(lun int) string { return fmt.Sprintf(diskFolder+"/data-%d.qcow2", lun) }

@@ -84,6 +84,7 @@ func TestFindSign(t *testing.T) {
 		{"No bootable device", ""}, // its line is not complete
 		{"Boot failed: not a bootable disk\r\n\r\nNo bootable device.\r\n", CodeBootFailed},
 		{"BdsDxe: No bootable option or device was found.\r\n", CodeBootFailed},
+		{"BdsDxe: failed to load Boot0001 \"UEFI Misc Device\" from PciRoot(0x0)/Pci(0x1,0x0): Access Denied\r\nBdsDxe: No bootable option or device was found.\r\n", CodeSecureBoot},
 		{"error: unknown filesystem.\r\ngrub rescue> ", CodeBootFailed},
 		{"[1.0] Kernel panic - not syncing: VFS: Unable to mount root fs on unknown-block(0,0)\n", CodeRootNotFound},
 		{"[1.0] VFS: Unable to mount root fs on x\n[1.1] Kernel panic - not syncing: VFS\n", CodeRootNotFound},

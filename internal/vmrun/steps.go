@@ -24,6 +24,7 @@ const (
 	stepFirmware  = "firmware"
 	stepConsole   = "console"
 	stepLAN       = "lan"
+	stepTPM       = "tpm"
 	stepQEMU      = "start-qemu"
 	stepQMP       = "qmp"
 )
@@ -44,6 +45,9 @@ func (s *supervisor) steps() []revert.Step {
 		{Name: stepConsole, Do: s.openConsole, Undo: s.closeConsole},
 		{Name: stepQEMU, Do: s.startQEMU, Undo: s.killQEMU},
 		{Name: stepQMP, Do: s.connectQMP, Undo: nil},
+	}
+	if s.cfg.Spec.TPM {
+		list = slices.Insert(list, slices.IndexFunc(list, func(x revert.Step) bool { return x.Name == stepQEMU }), revert.Step{Name: stepTPM, Do: s.startTPM, Undo: s.killTPM})
 	}
 	if s.cfg.LAN != "" {
 		list = slices.Insert(list, slices.IndexFunc(list, func(x revert.Step) bool { return x.Name == stepQEMU }), revert.Step{Name: stepLAN, Do: s.joinLAN, Undo: s.leaveLAN})
@@ -111,7 +115,7 @@ func (s *supervisor) startQEMU(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.engine, err = startEngine(s.dir, s.cfg.Tools.QEMU, args, state, s.port != nil, lease)
+	s.engine, err = startEngine(s.dir, s.cfg.Tools.QEMU, args, state, s.port != nil, s.tpm.forQEMU(), lease)
 	if err != nil {
 		s.engine = nil
 		return err

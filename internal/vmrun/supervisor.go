@@ -72,7 +72,9 @@ type supervisor struct {
 	growing *growingMap
 	console *console
 	// port is the machine's place in a network that it shares; nil without one.
-	port   *lan.Port
+	port *lan.Port
+	// tpm is the machine's; nil without one.
+	tpm    *tpm
 	engine *engine
 	qmp    *qmp.Client
 	handle Handle
@@ -350,6 +352,9 @@ func (s *supervisor) watch(ctx context.Context) error {
 	e := s.ending()
 	s.loops.Wait() // the pump has taken the console's last bytes
 	s.engine.closeEnds()
+	if err := s.killTPM(); err != nil {
+		s.log.Warn("the machine's TPM did not end", "err", err)
+	}
 	if err := s.leaveLAN(); err != nil {
 		s.log.Warn("the machine's place in its network was not given up", "err", err)
 	}

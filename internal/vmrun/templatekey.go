@@ -30,6 +30,9 @@ func Unclonable(s launch.Spec) string {
 	case s.FirstBoot != nil || s.Card != nil && s.Card.Network.IsValid():
 		return "It is a machine of its own and no node."
 	}
+	if s.TPM || s.SecureBoot {
+		return "It has trusted launch: its firmware and its TPM are to see a boot of its own."
+	}
 	for _, d := range append([]launch.Disk{s.OSDisk}, s.DataDisks...) {
 		if d.Managed != "" {
 			return "It writes to a managed disk."

@@ -24,7 +24,7 @@ func TestPatchPool(t *testing.T) {
 	// What it has already is no change.
 	c.must(patch(pool.Patch{VMSize: ptr(was.Spec.VMSize), TaskSlots: ptr(was.Spec.TaskSlotsPerNode), Machine: &same}))
 	bigger := same
-	bigger.OSDisk = millpond.OSDiskSpec{SizeGB: 64, Caching: "readonly", Placement: "cachedisk"}
+	bigger.OSDisk = millpond.OSDiskSpec{SizeGB: 64, Caching: "readonly"}
 	whenEmpty := map[string]pool.Patch{
 		"displayName":                        {DisplayName: ptr("x")},
 		"taskSlotsPerNode":                   {TaskSlots: ptr(2)},

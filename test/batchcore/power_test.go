@@ -9,6 +9,23 @@ import (
 	"millpond.dev/millpond/internal/pool"
 )
 
+// TestEphemeralNodesAreNotDeallocated: their OS disk would be lost.
+func TestEphemeralNodesAreNotDeallocated(t *testing.T) {
+	c, _, _ := setup(t, node.Config{})
+	c.addPool("p", 1, func(s *millpond.PoolSpec) {
+		s.VMSize = "STANDARD_D2S_V3"
+		s.OSDisk.Placement = "cachedisk"
+	})
+	c.idle("p", 1)
+	id := c.list("p")[0].ID
+	c.code(c.nodes.Deallocate(ctx, acct.Name, "p", id, ""), "OperationNotAllowed")
+	if n := c.list("p")[0]; n.State != millpond.NodeIdle || n.Pending != "" {
+		t.Errorf("%+v", n)
+	}
+	c.must(c.nodes.Reimage(ctx, acct.Name, "p", id, ""))
+	c.idle("p", 1)
+}
+
 // TestDeallocateAndStart stops a node under each option, over restarts of the
 // server, and starts it again with its disks.
 func TestDeallocateAndStart(t *testing.T) {
