@@ -133,6 +133,11 @@ func TestNetworkRefusals(t *testing.T) {
 		})
 	}
 	w.t = t
+	// What is in a network or security group is where that is, which need not be the group's region.
+	w.do("PUT", mn+"/virtualNetworks/away", `{"location":"eastus","properties":{"addressSpace":{"addressPrefixes":["10.9.0.0/16"]}}}`, 201)
+	w.do("PUT", mn+"/virtualNetworks/away/subnets/s", `{"properties":{"addressPrefix":"10.9.0.0/24"}}`, 201)
+	w.do("PUT", mn+"/networkSecurityGroups/away", `{"location":"eastus"}`, 201)
+	w.do("PUT", mn+"/networkSecurityGroups/away/securityRules/r", `{"properties":{"protocol":"Tcp","sourcePortRange":"*","destinationPortRange":"1","sourceAddressPrefix":"*","destinationAddressPrefix":"*","access":"Allow","priority":1000,"direction":"Inbound"}}`, 201)
 	w.code("ParentResourceNotFound", w.do("PUT", mn+"/virtualNetworks/none/subnets/s", `{"properties":{"addressPrefix":"10.0.0.0/24"}}`, 404))
 	w.rights.deny["bob Microsoft.Network/virtualNetworks/subnets/join/action"] = true
 	out, _ := w.as("bob", "PUT", mn+"/networkInterfaces/n", nic(""), 403)

@@ -82,7 +82,7 @@ func RuleOf(g *millpond.SecurityGroup, name string) *millpond.SecurityRule {
 func (s *Service) PutRule(ctx context.Context, id millpond.ResourceID, rule millpond.SecurityRule) (out *millpond.SecurityGroup, created bool, err error) {
 	parent, _ := id.Parent()
 	err = s.update(ctx, func(tx *sqlite.Tx) error {
-		admitted, _, err := s.resources.Admit(tx, parent, "")
+		admitted, err := s.admitWithin(tx, parent)
 		if err != nil {
 			return err
 		}

@@ -2,6 +2,7 @@ package network
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"strings"
 
@@ -199,7 +200,7 @@ func (s *Service) PutSubnet(ctx context.Context, caller millpond.Caller, id mill
 		return nil, false, err
 	}
 	err = s.update(ctx, func(tx *sqlite.Tx) error {
-		admitted, _, err := s.resources.Admit(tx, parent, "")
+		admitted, err := s.admitWithin(tx, parent)
 		if err != nil {
 			return err
 		}
@@ -230,6 +231,20 @@ func (s *Service) PutSubnet(ctx context.Context, caller millpond.Caller, id mill
 		return tx.Put(&now)
 	})
 	return out, created, err
+}
+
+// admitWithin admits a change of what is in a resource: it names no region, and
+// the resource may be in another one than its group.
+func (s *Service) admitWithin(tx *sqlite.Tx, id millpond.ResourceID) (millpond.ResourceID, error) {
+	location := ""
+	switch old, err := tx.Resource(id.Key()); {
+	case err == nil:
+		location = old.Location
+	case !errors.Is(err, sqlite.ErrNoRow):
+		return id, err
+	}
+	id, _, err := s.resources.Admit(tx, id, location)
+	return id, err
 }
 
 func (s *Service) parentNetwork(tx *sqlite.Tx, id millpond.ResourceID) (*millpond.VirtualNetwork, error) {
