@@ -159,7 +159,9 @@ type VMExtension struct {
 	Resource                 `json:"-"`
 	Publisher, Type, Version string
 	AutoUpgradeMinor         bool
-	ForceUpdateTag           string `json:",omitempty"`
+	// AutoUpgrade is shown as it was given; nothing upgrades here.
+	AutoUpgrade    *bool  `json:",omitempty"`
+	ForceUpdateTag string `json:",omitempty"`
 	// Settings is the public configuration as it was given; the protected one is
 	// not kept longer than the command that needs it.
 	Settings []byte `json:",omitempty"`

@@ -10,6 +10,7 @@ import (
 
 	millpond "millpond.dev/millpond"
 	"millpond.dev/millpond/internal/azwire"
+	"millpond.dev/millpond/internal/extension"
 )
 
 func (e *Edge) extensionRoutes() []azwire.Route {
@@ -28,13 +29,6 @@ func (e *Edge) extensionRoutes() []azwire.Route {
 	}
 }
 
-// The one extension that runs here, as its publisher names it.
-const (
-	customScriptPublisher = "Microsoft.Azure.Extensions"
-	customScriptType      = "CustomScript"
-	customScriptVersion   = "2.1.10"
-)
-
 func (e *Edge) putExtension(w http.ResponseWriter, r *azwire.Request) error {
 	var body armcompute.VirtualMachineExtension
 	if err := decode(r, &body); err != nil {
@@ -44,7 +38,7 @@ func (e *Edge) putExtension(w http.ResponseWriter, r *azwire.Request) error {
 	if p.ProtectedSettingsFromKeyVault != nil {
 		return unsupported("properties.protectedSettingsFromKeyVault", "Settings out of a key vault are not supported. Give them as protected settings.")
 	}
-	x := &millpond.VMExtension{Publisher: val(p.Publisher), Type: val(p.Type), Version: val(p.TypeHandlerVersion), AutoUpgradeMinor: val(p.AutoUpgradeMinorVersion), ForceUpdateTag: val(p.ForceUpdateTag)}
+	x := &millpond.VMExtension{Publisher: val(p.Publisher), Type: val(p.Type), Version: val(p.TypeHandlerVersion), AutoUpgradeMinor: val(p.AutoUpgradeMinorVersion), ForceUpdateTag: val(p.ForceUpdateTag), AutoUpgrade: p.EnableAutomaticUpgrade}
 	x.ID, x.Tags = id(r, millpond.TypeExtension, "vm", "name"), tagsIn(body.Tags)
 	if r.Method == http.MethodPatch {
 		old, err := e.Machines.GetExtension(r.Context(), x.ID)
@@ -54,6 +48,9 @@ func (e *Edge) putExtension(w http.ResponseWriter, r *azwire.Request) error {
 		x.Publisher, x.Type = old.Publisher, old.Type
 		if x.Version == "" {
 			x.Version = old.Version
+		}
+		if x.AutoUpgrade == nil {
+			x.AutoUpgrade = old.AutoUpgrade
 		}
 		if p.Settings == nil {
 			x.Settings = old.Settings
@@ -87,7 +84,7 @@ func (e *Edge) putExtension(w http.ResponseWriter, r *azwire.Request) error {
 }
 
 func encodeExtension(x *millpond.VMExtension) *armcompute.VirtualMachineExtension {
-	p := &armcompute.VirtualMachineExtensionProperties{Publisher: ptr(x.Publisher), Type: ptr(x.Type), TypeHandlerVersion: ptr(x.Version), AutoUpgradeMinorVersion: ptr(x.AutoUpgradeMinor),
+	p := &armcompute.VirtualMachineExtensionProperties{Publisher: ptr(x.Publisher), Type: ptr(x.Type), TypeHandlerVersion: ptr(x.Version), AutoUpgradeMinorVersion: ptr(x.AutoUpgradeMinor), EnableAutomaticUpgrade: x.AutoUpgrade,
 		ForceUpdateTag: strOrNil(x.ForceUpdateTag), ProvisioningState: ptr(string(x.Base().State))}
 	if len(x.Settings) > 0 {
 		p.Settings = json.RawMessage(x.Settings)
@@ -107,8 +104,18 @@ func extensionView(x *millpond.VMExtension) *armcompute.VirtualMachineExtensionI
 	default:
 		code, display, message = "ProvisioningState/transitioning", "Transitioning", "Execution in progress."
 	}
-	return &armcompute.VirtualMachineExtensionInstanceView{Name: ptr(x.ID.Name()), Type: ptr(x.Publisher + "." + x.Type), TypeHandlerVersion: ptr(x.Version),
+	return &armcompute.VirtualMachineExtensionInstanceView{Name: ptr(x.ID.Name()), Type: ptr(x.Publisher + "." + x.Type), TypeHandlerVersion: ptr(installedVersion(x)),
 		Statuses: []*armcompute.InstanceViewStatus{status(code, display, message, level, x.Command.Ended)}}
+}
+
+// installedVersion is the version that runs: the catalogue's, if the one that was
+// asked for may grow to it.
+func installedVersion(x *millpond.VMExtension) string {
+	major := func(v string) string { m, _, _ := strings.Cut(v, "."); return m }
+	if k, ok := extension.Find(x.Publisher, x.Type); ok && x.AutoUpgradeMinor && major(k.Version) == major(x.Version) {
+		return k.Version
+	}
+	return x.Version
 }
 
 func (e *Edge) getExtension(w http.ResponseWriter, r *azwire.Request) error {
@@ -148,37 +155,41 @@ func (e *Edge) deleteExtension(w http.ResponseWriter, r *azwire.Request) error {
 }
 
 // extensionImage is an entry of the catalogue of extensions.
-func (e *Edge) extensionImage(r *azwire.Request, path, name string) any {
-	return map[string]any{"id": "/Subscriptions/" + r.Param("sub") + "/Providers/Microsoft.Compute/Locations/" + r.Param("loc") + "/Publishers/" + customScriptPublisher + "/ArtifactTypes/VMExtension/Types/" + path,
+func (e *Edge) extensionImage(r *azwire.Request, k extension.Kind, path, name string) map[string]any {
+	return map[string]any{"id": "/Subscriptions/" + r.Param("sub") + "/Providers/Microsoft.Compute/Locations/" + r.Param("loc") + "/Publishers/" + k.Publisher + "/ArtifactTypes/VMExtension/Types/" + path,
 		"name": name, "location": r.Param("loc")}
 }
 
 func (e *Edge) listExtensionTypes(w http.ResponseWriter, r *azwire.Request) error {
 	out := []any{}
-	if strings.EqualFold(r.Param("publisher"), customScriptPublisher) {
-		out = append(out, e.extensionImage(r, customScriptType, customScriptType))
+	for _, k := range extension.Kinds() {
+		if strings.EqualFold(r.Param("publisher"), k.Publisher) {
+			out = append(out, e.extensionImage(r, k, k.Type, k.Type))
+		}
 	}
 	azwire.WriteJSON(w, http.StatusOK, out)
 	return nil
 }
 
 func (e *Edge) listExtensionVersions(w http.ResponseWriter, r *azwire.Request) error {
-	if !strings.EqualFold(r.Param("publisher"), customScriptPublisher) || !strings.EqualFold(r.Param("type"), customScriptType) {
+	k, ok := extension.Find(r.Param("publisher"), r.Param("type"))
+	if !ok {
 		return noExtension(r)
 	}
-	azwire.WriteJSON(w, http.StatusOK, []any{e.extensionImage(r, customScriptType+"/Versions/"+customScriptVersion, customScriptVersion)})
+	azwire.WriteJSON(w, http.StatusOK, []any{e.extensionImage(r, k, k.Type+"/Versions/"+k.Version, k.Version)})
 	return nil
 }
 
 func noExtension(r *azwire.Request) error {
-	return millpond.Errorf(millpond.NotFound, "NotFound", "The extension %s.%s is not available here. What runs on a machine is %s.%s.", r.Param("publisher"), r.Param("type"), customScriptPublisher, customScriptType)
+	return millpond.Errorf(millpond.NotFound, "NotFound", "%s", extension.Unavailable(r.Param("publisher"), r.Param("type")))
 }
 
 func (e *Edge) getExtensionImage(w http.ResponseWriter, r *azwire.Request) error {
-	if !strings.EqualFold(r.Param("publisher"), customScriptPublisher) || !strings.EqualFold(r.Param("type"), customScriptType) || r.Param("version") != customScriptVersion {
+	k, ok := extension.Find(r.Param("publisher"), r.Param("type"))
+	if !ok || r.Param("version") != k.Version {
 		return noExtension(r)
 	}
-	image := e.extensionImage(r, customScriptType+"/Versions/"+customScriptVersion, customScriptVersion).(map[string]any)
+	image := e.extensionImage(r, k, k.Type+"/Versions/"+k.Version, k.Version)
 	image["properties"] = map[string]any{"operatingSystem": "Linux", "computeRole": "IaaS", "vmScaleSetEnabled": false, "supportsMultipleExtensions": false}
 	azwire.WriteJSON(w, http.StatusOK, image)
 	return nil

@@ -9,6 +9,7 @@ import (
 
 	millpond "millpond.dev/millpond"
 	"millpond.dev/millpond/internal/azwire"
+	"millpond.dev/millpond/internal/extension"
 	"millpond.dev/millpond/internal/machine"
 	"millpond.dev/millpond/internal/sqlite"
 )
@@ -61,7 +62,9 @@ func (e *Edge) names(w http.ResponseWriter, r *azwire.Request, name func(machine
 	}
 	if r.Param("publisher") == "" {
 		// Publishers of extensions stand in the same list.
-		list = append(list, machine.Offer{Publisher: customScriptPublisher})
+		for _, k := range extension.Kinds() {
+			list = append(list, machine.Offer{Publisher: k.Publisher})
+		}
 	}
 	out := []any{}
 	seen := map[string]bool{}

@@ -30,6 +30,8 @@ type Program struct {
 	Script  string
 	Env     []millpond.NameValue
 	Version string
+	// Always: who asks for it again wants it run again, whatever Version says.
+	Always bool
 }
 
 // Problem is why an extension cannot run: Property is the wrong member, empty for
@@ -38,19 +40,36 @@ type Problem struct{ Property, Reason string }
 
 func (p *Problem) Error() string { return strings.TrimPrefix(p.Property+": "+p.Reason, ": ") }
 
-// Available says whether an extension can run here: Azure's custom script for
-// Linux, under its name of today and the one before.
-func Available(publisher, kind string) bool {
-	switch strings.ToLower(publisher + "." + kind) {
-	case "microsoft.azure.extensions.customscript", "microsoft.ostcextensions.customscriptforlinux":
-		return true
+// Kind is an extension of the catalogue, with the version that runs.
+type Kind struct{ Publisher, Type, Version string }
+
+// Kinds lists the extensions that can run here: the custom script for Linux, under
+// its name of today and the one before, and users and keys of a machine.
+func Kinds() []Kind {
+	return []Kind{{"Microsoft.Azure.Extensions", "CustomScript", "2.1.10"}, {"Microsoft.OSTCExtensions", "CustomScriptForLinux", "1.5.5"}, {"Microsoft.OSTCExtensions", accessType, "1.5.21"}}
+}
+
+const accessType = "VMAccessForLinux"
+
+// Find finds the kind with those names in any case.
+func Find(publisher, kind string) (Kind, bool) {
+	for _, k := range Kinds() {
+		if strings.EqualFold(k.Publisher, publisher) && strings.EqualFold(k.Type, kind) {
+			return k, true
+		}
 	}
-	return false
+	return Kind{}, false
+}
+
+// Available says whether an extension can run here.
+func Available(publisher, kind string) bool {
+	_, ok := Find(publisher, kind)
+	return ok
 }
 
 // Unavailable is why an extension that is not Available does not run.
 func Unavailable(publisher, kind string) string {
-	return fmt.Sprintf("The extension %s.%s is not available here: it is a program of Azure's own catalogue. What runs on a machine is the custom script for Linux, Microsoft.Azure.Extensions.CustomScript.", publisher, kind)
+	return fmt.Sprintf("The extension %s.%s is not available here: it is a program of Azure's own catalogue. What runs on a machine is the custom script for Linux, Microsoft.Azure.Extensions.CustomScript, and Microsoft.OSTCExtensions.VMAccessForLinux.", publisher, kind)
 }
 
 // checkVersion checks the version that every extension has; the error is a
@@ -85,6 +104,9 @@ func Make(a Asked) (Program, error) {
 	if err := checkVersion(a.Version); err != nil {
 		return none, err
 	}
+	if strings.EqualFold(a.Type, accessType) {
+		return makeAccess(a)
+	}
 	var c customScript
 	for i, part := range [][]byte{a.Settings, a.Protected} {
 		if len(part) == 0 {
@@ -112,7 +134,7 @@ func Make(a Asked) (Program, error) {
 	if strings.ContainsRune(command+strings.Join(c.FileURIs, ""), 0) {
 		return none, &Problem{"settings", "A command and the addresses of files have no zero bytes."}
 	}
-	text := prepareScript
+	text := handlerScript + downloadScript
 	if len(c.FileURIs) > 0 {
 		text += fetchScript
 	}
@@ -134,17 +156,20 @@ func Handler(publisher, kind, version string) string {
 	return fmt.Sprintf("%s.%s-%s", publisher, kind, version)
 }
 
-// prepareScript, fetchScript and runScript do what Azure's agent and the
+// handlerScript, downloadScript, fetchScript and runScript do what Azure's agent and the
 // extension do: they keep the handler's folder, fetch the files, run the command
 // in the download folder and write the status. What they leave is what a
 // preflight finds. An agent that may not write to the machine's own folders gives
 // another for MILLPOND_WAAGENT.
-const prepareScript = `a=${MILLPOND_WAAGENT:-/var/lib/waagent}
+const handlerScript = `a=${MILLPOND_WAAGENT:-/var/lib/waagent}
 h="$a/$MILLPOND_HANDLER"
 mkdir -p "$h/config" "$h/status"
 printf '%s' "$MILLPOND_SETTINGS" > "$h/config/0.settings"
 printf 'Enabled' > "$h/config/HandlerState"
-w="$a/custom-script/download/0"
+`
+
+// downloadScript goes to the folder of a custom script's files.
+const downloadScript = `w="$a/custom-script/download/0"
 mkdir -p "$w" && chmod 700 "$a/custom-script" && cd "$w"
 `
 
@@ -170,7 +195,8 @@ exit $code
 // RemoveScript takes the traces of the extension with the folder MILLPOND_HANDLER
 // out of the guest.
 const RemoveScript = `a=${MILLPOND_WAAGENT:-/var/lib/waagent}
-rm -rf "$a/$MILLPOND_HANDLER" "$a/custom-script"
+rm -rf "$a/$MILLPOND_HANDLER"
+case $MILLPOND_HANDLER in *[cC]ustom[sS]cript*) rm -rf "$a/custom-script" ;; esac
 exit 0
 `
 

@@ -11,10 +11,9 @@ import (
 )
 
 // PutExtension installs an extension on a machine, or runs one again whose
-// settings or forceUpdateTag are others. The custom script for Linux is the one
-// that there is.
+// settings or forceUpdateTag are others; package extension has those that run.
 func (s *Service) PutExtension(ctx context.Context, want *millpond.VMExtension, protected []byte) (out *millpond.VMExtension, created bool, op *millpond.Operation, err error) {
-	script, err := s.customScript(want, protected)
+	script, always, err := s.extensionScript(want, protected)
 	if err != nil {
 		return nil, false, nil, err
 	}
@@ -49,7 +48,7 @@ func (s *Service) PutExtension(ctx context.Context, want *millpond.VMExtension, 
 			return millpond.Errorf(millpond.Conflict, "OperationNotAllowed", "The extension '%s' is still being installed. Wait until that has ended.", id.Name())
 		}
 		want.ID, want.Location, out = id, location, want
-		if old != nil && old.Base().State == millpond.StateSucceeded && old.ForceUpdateTag == want.ForceUpdateTag && old.Command.Script == script.Script {
+		if old != nil && !always && old.Base().State == millpond.StateSucceeded && old.ForceUpdateTag == want.ForceUpdateTag && old.Command.Script == script.Script {
 			// The same again installs nothing again.
 			want.Command = old.Command
 			want.Base().State, want.Base().Created = old.Base().State, old.Base().Created
@@ -68,17 +67,18 @@ func (s *Service) PutExtension(ctx context.Context, want *millpond.VMExtension, 
 	return out, created, op, err
 }
 
-// customScript checks an extension and makes the script that installs it.
-func (s *Service) customScript(e *millpond.VMExtension, protected []byte) (millpond.GuestCommand, error) {
+// extensionScript checks an extension and makes the script that installs it;
+// always says that it runs again though it is the same.
+func (s *Service) extensionScript(e *millpond.VMExtension, protected []byte) (g millpond.GuestCommand, always bool, err error) {
 	p, err := extension.Make(extension.Asked{Publisher: e.Publisher, Type: e.Type, Version: e.Version, Settings: e.Settings, Protected: protected})
 	if problem := (*extension.Problem)(nil); errors.As(err, &problem) {
 		if problem.Property == "" {
-			return millpond.GuestCommand{}, millpond.Errorf(millpond.Unsupported, "NotSupported", "%s az vm extension set --publisher Microsoft.Azure.Extensions --name CustomScript --settings '{\"commandToExecute\": \"…\"}'", problem.Reason)
+			return g, false, millpond.Errorf(millpond.Unsupported, "NotSupported", "%s az vm extension set --publisher Microsoft.Azure.Extensions --name CustomScript --settings '{\"commandToExecute\": \"…\"}'", problem.Reason)
 		}
-		return millpond.GuestCommand{}, invalid(problem.Property, "%s", problem.Reason)
+		return g, false, invalid(problem.Property, "%s", problem.Reason)
 	}
-	g := millpond.GuestCommand{Script: p.Script, Env: p.Env}
-	return g, checkScript(g)
+	g = millpond.GuestCommand{Script: p.Script, Env: p.Env}
+	return g, p.Always, checkScript(g)
 }
 
 // extensionEdited writes an extension whose command has changed; one that was
