@@ -87,6 +87,10 @@ func (r *runner) run(ctx context.Context, q *nodev1.RunTaskRequest, started func
 	if err != nil {
 		return fail(false, "CommandLaunchFailed", "The command line cannot be divided into words: "+err.Error()+".")
 	}
+	if strings.Contains(strings.ToLower(q.GetEnvironment()["MILLPOND_HANDLER"]), ".vmaccessforlinux-") {
+		// There are no accounts that the access extension could change.
+		words = []string{"true"}
+	}
 	sh := &shell{ctx: ctx, disk: disk, dir: dir, env: environment(q, dir), speed: r.boot.vm.l.cfg.Speed}
 	if !sh.knows(words[0]) {
 		return fail(false, "CommandProgramNotFound", fmt.Sprintf("The specified command program is not found: the fake node has no %q.", words[0]))
