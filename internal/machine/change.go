@@ -204,18 +204,32 @@ func (s *Service) newDisks(ctx context.Context, c Change) ([]millpond.ResourceID
 	var made []millpond.ResourceID
 	for i := range c.VM.DataDisks {
 		d := &c.VM.DataDisks[i]
-		if d.Option != millpond.CreateEmpty || d.ID != "" {
+		if d.Option != millpond.CreateEmpty {
 			continue
 		}
-		if old := atLUN(v.DataDisks, d.LUN); old != nil {
+		old := atLUN(v.DataDisks, d.LUN)
+		switch {
+		case d.ID == "" && old != nil:
 			d.ID = old.ID
 			continue
+		case d.ID == "":
+			d.ID = diskID(v.ID, fmt.Sprintf("%s_disk%d_%s", v.ID.Name(), d.LUN+2, strings.ReplaceAll(uuid.NewString(), "-", "")))
+		case old != nil && same(old.ID, d.ID):
+			continue
+		default:
+			// A name in the machine's group; one that is there already is attached.
+			if there, err := s.hasDisk(ctx, v, d.ID); err != nil || there {
+				if err != nil {
+					s.unmake(ctx, made)
+					return nil, err
+				}
+				continue
+			}
 		}
 		if d.SizeGB == 0 {
 			s.unmake(ctx, made)
 			return nil, invalid("dataDisk.diskSizeGB", "Required parameter 'dataDisk.diskSizeGB' is missing (null) for LUN %d. Give it with --size-gb.", d.LUN)
 		}
-		d.ID = diskID(v.ID, fmt.Sprintf("%s_disk%d_%s", v.ID.Name(), d.LUN+2, strings.ReplaceAll(uuid.NewString(), "-", "")))
 		if err := s.makeDisk(ctx, v, d, false); err != nil {
 			s.unmake(ctx, made)
 			return nil, err
@@ -224,6 +238,23 @@ func (s *Service) newDisks(ctx context.Context, c Change) ([]millpond.ResourceID
 		made = append(made, id)
 	}
 	return made, nil
+}
+
+// hasDisk says whether a disk is there, or is none that a machine may make: it
+// makes them in its own group only.
+func (s *Service) hasDisk(ctx context.Context, v *millpond.VirtualMachine, text string) (bool, error) {
+	id, ok := millpond.ParseResourceID(text)
+	if !ok || !same(diskID(v.ID, id.Name()), text) {
+		return true, nil // attaching it tells what is wrong
+	}
+	err := s.DB.View(ctx, func(tx *sqlite.Tx) error {
+		_, err := tx.Resource(id.Key())
+		return err
+	})
+	if errors.Is(err, sqlite.ErrNoRow) {
+		return false, nil
+	}
+	return true, err
 }
 
 // unmake deletes disks of a change that was refused.

@@ -264,6 +264,19 @@ func TestALifeOfAMachine(t *testing.T) {
 		if s := b.diskState(extra); s != millpond.DiskAttached && s != millpond.DiskReserved {
 			t.Errorf("the new disk is %s", s)
 		}
+		// A new disk may have a name; the same change again makes no other.
+		named := mc + "/disks/named" + strings.ToLower(string(e))
+		for range 2 {
+			more.VM.DataDisks = append(after.DataDisks[:2:2], millpond.VMDisk{LUN: 2, ID: named, Option: millpond.CreateEmpty, SizeGB: 1})
+			with, _, _, err := b.svc.Put(b.ctx, millpond.Caller{}, more)
+			b.ok(err)
+			if s := b.diskState(named); len(with.DataDisks) != 3 || s != millpond.DiskAttached && s != millpond.DiskReserved {
+				t.Fatalf("with a named disk: %+v, %s", with.DataDisks, s)
+			}
+		}
+		more.VM.DataDisks[2].ID = strings.Replace(named, "/resourceGroups/rg/", "/resourceGroups/elsewhere/", 1)
+		_, _, _, err = b.svc.Put(b.ctx, millpond.Caller{}, more)
+		b.refused("a new disk in another group", err, "ResourceGroupNotFound", "")
 		more.VM.DataDisks = after.DataDisks[:1]
 		after, _, _, err = b.svc.Put(b.ctx, millpond.Caller{}, more)
 		b.ok(err)
