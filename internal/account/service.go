@@ -54,6 +54,9 @@ type Account struct {
 	Tenant       string
 	// Identities are the resource ids of the account's user-assigned identities.
 	Identities []string `json:",omitempty"`
+	// Access says from where the Batch service of the account is reached; nil where
+	// nobody said.
+	Access *millpond.EndpointRules `json:",omitempty"`
 	// AutoStorage is the linked storage account, nil without one.
 	AutoStorage *millpond.AutoStorage `json:",omitempty"`
 }
@@ -125,6 +128,8 @@ type Change struct {
 	Tags         map[string]string
 	Modes        []string
 	PublicAccess string
+	// Access is who reaches it; a PUT without it opens it to all.
+	Access *millpond.EndpointRules
 	// AutoStorage is the id of a storage account to link; a PUT without one unlinks.
 	AutoStorage string
 	// StorageMode is how it is opened; empty is by its keys. NodeIdentity is for the
@@ -260,6 +265,9 @@ func (s *Service) Put(ctx context.Context, c Change) (out *Account, err error) {
 		}
 		if c.PublicAccess != "" {
 			out.PublicAccess = c.PublicAccess
+		}
+		if c.Access != nil || !c.Patch {
+			out.Access = c.Access
 		}
 		if link != nil || !c.Patch {
 			out.AutoStorage = link
@@ -461,6 +469,9 @@ func (s *Service) Lookup(ctx context.Context, name millpond.AccountName) (millpo
 	for _, m := range a.Modes {
 		b.SharedKeyAllowed = b.SharedKeyAllowed || strings.EqualFold(m, "SharedKey")
 		b.TaskTokenAllowed = b.TaskTokenAllowed || strings.EqualFold(m, "TaskAuthenticationToken")
+	}
+	if a.Access != nil {
+		b.Access = *a.Access
 	}
 	if a.AutoStorage != nil {
 		b.AutoStorage = a.AutoStorage.ID

@@ -29,10 +29,11 @@ func (e *Edge) accountRoutes() []azwire.Route {
 		{Name: "BatchAccount_SynchronizeAutoStorageKeys", Method: "POST", Path: at + "/{name}/syncAutoStorageKeys", Action: a + "/syncAutoStorageKeys/action", Handle: e.syncStorageKeys},
 		// Nothing makes any of these; clients look before they go on.
 		{Name: "BatchAccount_ListOutboundNetworkDependenciesEndpoints", Method: "GET", Path: at + "/{name}/outboundNetworkDependenciesEndpoints", Action: a + "/outboundNetworkDependenciesEndpoints/read", Handle: e.listNothing},
-		{Name: "BatchAccount_ListDetectors", Method: "GET", Path: at + "/{name}/detectors", Action: a + "/detectors/read", Handle: e.listNothing},
 		{Name: "PrivateLinkResource_ListByBatchAccount", Method: "GET", Path: at + "/{name}/privateLinkResources", Action: a + "/privateLinkResources/read", Handle: e.listNothing},
 		{Name: "PrivateEndpointConnection_ListByBatchAccount", Method: "GET", Path: at + "/{name}/privateEndpointConnections", Action: a + "/privateEndpointConnections/read", Handle: e.listNothing},
 		{Name: "NetworkSecurityPerimeter_ListConfigurations", Method: "GET", Path: at + "/{name}/networkSecurityPerimeterConfigurations", Action: a + "/networkSecurityPerimeterConfigurations/read", Handle: e.listNothing},
+		{Name: "BatchAccount_ListDetectors", Method: "GET", Path: at + "/{name}/detectors", Action: a + "/detectors/read", Handle: e.listDetectors},
+		{Name: "BatchAccount_GetDetector", Method: "GET", Path: at + "/{name}/detectors/{detector}", Action: a + "/detectors/read", Handle: e.getDetector},
 		{Name: "Location_GetQuotas", Method: "GET", Path: loc + "/quotas", Action: "Microsoft.Batch/locations/quotas/read", Handle: e.locationQuotas},
 		{Name: "Location_CheckNameAvailability", Method: "POST", Path: loc + "/checkNameAvailability", Action: "Microsoft.Batch/locations/checkNameAvailability/action", Handle: e.checkAccountName},
 		{Name: "Location_ListSupportedCloudServiceSkus", Method: "GET", Path: loc + "/cloudServiceSkus", Action: "Microsoft.Batch/locations/cloudServiceSkus/read", Handle: e.cloudSizes},
@@ -138,18 +139,61 @@ func (e *Edge) accountIdentity(r *azwire.Request, ids []string) *armbatch.Accoun
 	return out
 }
 
-// accountAccess refuses what would close an account's address to some; who may reach
-// the server is the host's own affair.
-func accountAccess(n *armbatch.NetworkProfile) error {
+// maxAddressRules is how many rules a profile may have, as in Azure.
+const maxAddressRules = 200
+
+// accountAccess reads who may reach an account's Batch service; nil if the body
+// does not say. Nodes do not come through the network, so there is nothing that
+// rules for them could hold off, and they are refused.
+func accountAccess(n *armbatch.NetworkProfile) (*millpond.EndpointRules, error) {
 	if n == nil {
+		return nil, nil
+	}
+	if p := n.NodeManagementAccess; p != nil && (p.DefaultAction != nil && !strings.EqualFold(string(*p.DefaultAction), "Allow") || len(p.IPRules) > 0) {
+		return nil, unsupported("properties.networkProfile.nodeManagementAccess", "Rules about where nodes come from are not supported: they are served through their machines' own channel, not through a network. Leave nodeManagementAccess out.")
+	}
+	p := n.AccountAccess
+	if p == nil {
+		return nil, nil
+	}
+	const at = "properties.networkProfile.accountAccess"
+	action, err := canonical(p.DefaultAction, armbatch.PossibleEndpointAccessDefaultActionValues(), at+".defaultAction")
+	if err != nil {
+		return nil, err
+	}
+	wrong := func(format string, args ...any) error {
+		e := millpond.Errorf(millpond.Invalid, "InvalidParameter", format, args...)
+		e.Target = at + ".ipRules"
+		return e
+	}
+	if len(p.IPRules) > maxAddressRules {
+		return nil, wrong("An account may have at most %d rules of addresses, and these are %d.", maxAddressRules, len(p.IPRules))
+	}
+	out := &millpond.EndpointRules{Deny: action == string(armbatch.EndpointAccessDefaultActionDeny)}
+	for _, rule := range p.IPRules {
+		value := val(val(rule).Value)
+		if _, ok := millpond.AddressRange(value); !ok {
+			return nil, wrong("%q is not an IPv4 address or range such as 203.0.113.0/24.", value)
+		}
+		out.Addresses = append(out.Addresses, value)
+	}
+	return out, nil
+}
+
+// networkProfile is how accountAccess is shown.
+func networkProfile(r *millpond.EndpointRules) *armbatch.NetworkProfile {
+	if r == nil {
 		return nil
 	}
-	for _, p := range []*armbatch.EndpointAccessProfile{n.AccountAccess, n.NodeManagementAccess} {
-		if p != nil && (p.DefaultAction != nil && !strings.EqualFold(string(*p.DefaultAction), "Allow") || len(p.IPRules) > 0) {
-			return unsupported("properties.networkProfile", "Rules about who reaches an account are not supported. Choose the address that the server listens on, or put a firewall before it.")
-		}
+	allow := armbatch.EndpointAccessDefaultActionAllow
+	p := &armbatch.EndpointAccessProfile{DefaultAction: ptr(allow), IPRules: []*armbatch.IPRule{}}
+	if r.Deny {
+		p.DefaultAction = ptr(armbatch.EndpointAccessDefaultActionDeny)
 	}
-	return nil
+	for _, a := range r.Addresses {
+		p.IPRules = append(p.IPRules, &armbatch.IPRule{Action: ptr("Allow"), Value: ptr(a)})
+	}
+	return &armbatch.NetworkProfile{AccountAccess: p, NodeManagementAccess: &armbatch.EndpointAccessProfile{DefaultAction: ptr(allow)}}
 }
 
 func (e *Edge) putAccount(w http.ResponseWriter, r *azwire.Request) error {
@@ -182,10 +226,10 @@ func (e *Edge) accountChange(r *azwire.Request, p armbatch.AccountCreateProperti
 	if p.Encryption != nil && p.Encryption.KeySource != nil && !strings.EqualFold(string(*p.Encryption.KeySource), string(armbatch.KeySourceMicrosoftBatch)) {
 		return c, unsupported("properties.encryption", "Encryption with own keys is not supported. Use the keySource Microsoft.Batch.")
 	}
-	if err := accountAccess(p.NetworkProfile); err != nil {
+	var err error
+	if c.Access, err = accountAccess(p.NetworkProfile); err != nil {
 		return c, err
 	}
-	var err error
 	if c.Modes, err = modesIn(p.AllowedAuthenticationModes); err != nil {
 		return c, err
 	}
@@ -232,7 +276,7 @@ func (e *Edge) encodeAccount(r *azwire.Request, a *account.Account) *armbatch.Ac
 	q := e.Accounts.Quotas
 	p := &armbatch.AccountProperties{
 		AccountEndpoint: ptr(endpoint(r, a)), NodeManagementEndpoint: ptr(strings.ToLower(a.ID.Name()) + "." + a.Location + ".service.batch.azure.com"), ProvisioningState: ptr(armbatch.ProvisioningState(a.State)),
-		PoolAllocationMode: ptr(armbatch.PoolAllocationModeBatchService), PublicNetworkAccess: ptr(armbatch.PublicNetworkAccessType(a.PublicAccess)),
+		PoolAllocationMode: ptr(armbatch.PoolAllocationModeBatchService), PublicNetworkAccess: ptr(armbatch.PublicNetworkAccessType(a.PublicAccess)), NetworkProfile: networkProfile(a.Access),
 		DedicatedCoreQuota: ptr(int32(q.Cores)), LowPriorityCoreQuota: ptr(int32(q.Cores)), DedicatedCoreQuotaPerVMFamilyEnforced: ptr(false), PoolQuota: ptr(int32(q.Pools)), ActiveJobAndJobScheduleQuota: ptr(int32(q.ActiveJobs)),
 		Encryption: &armbatch.EncryptionProperties{KeySource: ptr(armbatch.KeySourceMicrosoftBatch)}, PrivateEndpointConnections: []*armbatch.PrivateEndpointConnection{},
 	}

@@ -71,6 +71,31 @@ func (c poolCall) do(method, path string, header http.Header, body map[string]an
 	return m, json.Unmarshal(out, &m)
 }
 
+// each reads a list of the Batch service page by page.
+func (c poolCall) each(path, query string, do func(doc map[string]any)) error {
+	for next := path + query; next != ""; {
+		page, err := c.do("GET", next, nil, nil)
+		if err != nil {
+			return err
+		}
+		list, _ := page["value"].([]any)
+		for _, x := range list {
+			if doc, ok := x.(map[string]any); ok {
+				do(doc)
+			}
+		}
+		next = ""
+		if link, _ := page["odata.nextLink"].(string); link != "" {
+			u, err := url.Parse(link)
+			if err != nil {
+				return err
+			}
+			next = path + "?" + u.RawQuery
+		}
+	}
+	return nil
+}
+
 func (c poolCall) get() (map[string]any, error) { return c.do("GET", c.path, nil, nil) }
 
 func (c poolCall) encode(doc map[string]any) map[string]any {
@@ -112,26 +137,10 @@ func (e *Edge) listPools(w http.ResponseWriter, r *azwire.Request) error {
 	if err != nil {
 		return err
 	}
-	value, next := []any{}, "/pools"
-	for next != "" {
-		page, err := c.do("GET", next, nil, nil)
-		if err != nil {
-			return err
-		}
-		list, _ := page["value"].([]any)
-		for _, x := range list {
-			if doc, ok := x.(map[string]any); ok {
-				value = append(value, c.encode(doc))
-			}
-		}
-		next = ""
-		if link, _ := page["odata.nextLink"].(string); link != "" {
-			u, err := url.Parse(link)
-			if err != nil {
-				return err
-			}
-			next = "/pools?" + u.RawQuery
-		}
+	value := []any{}
+	err = c.each("/pools", "", func(doc map[string]any) { value = append(value, c.encode(doc)) })
+	if err != nil {
+		return err
 	}
 	azwire.WriteJSON(w, http.StatusOK, map[string]any{"value": value})
 	return nil

@@ -200,6 +200,10 @@ func (e *Edge) serve(w http.ResponseWriter, r *request, front azwire.Front) erro
 	if err := e.authenticate(w, r); err != nil {
 		return err
 	}
+	// Tasks call from nodes, which no address tells.
+	if r.Caller.Method != millpond.AuthTaskToken && !r.acct.Access.Admits(r.RemoteAddr) {
+		return millpond.Errorf(millpond.Forbidden, "AuthorizationFailure", "This request is not authorized to perform this operation: the account %s is closed to the address %s. Its owner can open it: az batch account network-profile network-rule add --name %s --profile BatchAccount --ip-address ADDRESS", r.acct.Name, azwire.Clip(r.RemoteAddr), r.acct.Name)
+	}
 	route, params, allowed := e.router.Match(r.Method, r.URL.EscapedPath())
 	if route == nil {
 		if len(allowed) > 0 {
