@@ -119,6 +119,8 @@ type PoolSpec struct {
 	Subnet string `json:"subnet,omitempty"`
 	// Inbound are ports of every node that can be reached from the host.
 	Inbound []InboundPool `json:"inbound,omitempty"`
+	// Private closes the nodes to the host: no remote login, no endpoints.
+	Private bool `json:"private,omitempty"`
 	// NodeCommunication is kept and echoed: default, classic or simplified.
 	NodeCommunication string `json:"nodeCommunication,omitempty"`
 	// Zonal and Accelerated are kept and echoed: the zones of a region are one

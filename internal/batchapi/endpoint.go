@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
+	"strings"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/batch/azbatch"
 
@@ -96,6 +97,14 @@ func inboundPools(in *azbatch.NetworkConfiguration) (out []millpond.InboundPool)
 	return out
 }
 
+// private tells whether a pool's nodes are to have no public addresses.
+func private(in *azbatch.NetworkConfiguration) bool {
+	if in == nil || in.PublicIPAddressConfiguration == nil || in.PublicIPAddressConfiguration.IPAddressProvisioningType == nil {
+		return false
+	}
+	return strings.EqualFold(string(*in.PublicIPAddressConfiguration.IPAddressProvisioningType), string(azbatch.IPAddressProvisioningTypeNoPublicIPAddresses))
+}
+
 func protocol(udp bool) *azbatch.InboundEndpointProtocol {
 	if udp {
 		return ptr(azbatch.InboundEndpointProtocolUDP)
@@ -106,12 +115,15 @@ func protocol(udp bool) *azbatch.InboundEndpointProtocol {
 // networkModel is a pool's networkConfiguration; nil for a pool that has none.
 // What was left out is shown with the value that it has, as Azure does.
 func networkModel(s millpond.PoolSpec) *azbatch.NetworkConfiguration {
-	if len(s.Inbound) == 0 && !s.Accelerated && s.Subnet == "" {
+	if len(s.Inbound) == 0 && !s.Accelerated && s.Subnet == "" && !s.Private {
 		return nil
 	}
 	m := &azbatch.NetworkConfiguration{DynamicVNetAssignmentScope: ptr(azbatch.DynamicVNetAssignmentScopeNone), EnableAcceleratedNetworking: ptr(s.Accelerated)}
 	if len(s.Inbound) > 0 {
 		m.EndpointConfiguration = &azbatch.PoolEndpointConfiguration{InboundNATPools: inboundModel(s.Inbound)}
+	}
+	if s.Private {
+		m.PublicIPAddressConfiguration = &azbatch.PublicIPAddressConfiguration{IPAddressProvisioningType: ptr(azbatch.IPAddressProvisioningTypeNoPublicIPAddresses)}
 	}
 	if s.Subnet != "" {
 		m.SubnetID = ptr(s.Subnet)

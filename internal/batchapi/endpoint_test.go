@@ -54,6 +54,9 @@ func TestPoolNetwork(t *testing.T) {
 	if m := networkModel(millpond.PoolSpec{Accelerated: true}); m == nil || !*m.EnableAcceleratedNetworking || m.EndpointConfiguration != nil {
 		t.Errorf("accelerated: %+v", m)
 	}
+	if m := networkModel(millpond.PoolSpec{Private: true}); m == nil || *m.PublicIPAddressConfiguration.IPAddressProvisioningType != "nopublicipaddresses" {
+		t.Errorf("private: %+v", m)
+	}
 	vm := machineModel(millpond.PoolSpec{Zonal: true})
 	if vm.NodePlacementConfiguration == nil || *vm.NodePlacementConfiguration.Policy != "zonal" {
 		t.Errorf("zonal: %+v", vm.NodePlacementConfiguration)

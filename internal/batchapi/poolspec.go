@@ -51,7 +51,7 @@ func (e *Edge) patchPool(w http.ResponseWriter, r *request) error {
 	p.InterNode = in.EnableInterNodeCommunication
 	if in.NetworkConfiguration != nil {
 		n := in.NetworkConfiguration
-		p.Network = &pool.Network{Subnet: text0(n.SubnetID), Accelerated: truth0(n.EnableAcceleratedNetworking), Inbound: inboundPools(n)}
+		p.Network = &pool.Network{Subnet: text0(n.SubnetID), Accelerated: truth0(n.EnableAcceleratedNetworking), Inbound: inboundPools(n), Private: private(n)}
 	}
 	if given("resourceTags") {
 		p.ResourceTags = ptr(tags(in.ResourceTags))
@@ -119,7 +119,7 @@ func poolSpec(in azbatch.CreatePoolContent) millpond.PoolSpec {
 	}
 	spec.InterNode, spec.Inbound = truth0(in.EnableInterNodeCommunication), inboundPools(in.NetworkConfiguration)
 	if n := in.NetworkConfiguration; n != nil {
-		spec.Accelerated, spec.Subnet = truth0(n.EnableAcceleratedNetworking), text0(n.SubnetID)
+		spec.Accelerated, spec.Subnet, spec.Private = truth0(n.EnableAcceleratedNetworking), text0(n.SubnetID), private(n)
 	}
 	return spec
 }

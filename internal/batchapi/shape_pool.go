@@ -283,10 +283,16 @@ func networkRule() *rule {
 		"subnetId":                   text(2048),
 		"dynamicVNetAssignmentScope": refuse(network, "none"),
 		"endpointConfiguration":      endpointsRule(),
-		"publicIPAddressConfiguration": object(map[string]*rule{"provision": refuse(public, "batchmanaged"), "ipAddressIds": refuse(public),
+		"publicIPAddressConfiguration": object(map[string]*rule{"provision": word("batchmanaged", "nopublicipaddresses"), "ipAddressIds": refuse(public),
 			"ipFamilies": refuse(public, "IPv4"), "ipTags": refuse(public)}),
 		"publicIPs":                   refuse(public),
 		"enableAcceleratedNetworking": truth(),
+	}).check(func(_ *body, m map[string]any, path string) error {
+		p, _ := m["publicIPAddressConfiguration"].(map[string]any)
+		if provision, _ := p["provision"].(string); strings.EqualFold(provision, "NoPublicIPAddresses") && m["endpointConfiguration"] != nil {
+			return invalid(path+".endpointConfiguration", "inboundNATPools", "Endpoints are at public addresses, and the pool is to have none. Leave one of the two out.")
+		}
+		return nil
 	})
 }
 

@@ -70,14 +70,15 @@ func most(p millpond.Pool) int {
 }
 
 // login is where SSH of a node can be reached: at the endpoint that the pool has
-// for it, or at the one that every node has whose number is not too high.
+// for it, or at the one that every node has whose number is not too high; nowhere
+// for those of a private pool.
 func login(p millpond.Pool, n millpond.Node) netip.AddrPort {
 	for _, e := range endpoints(p, n) {
 		if e.Backend == sshPort && !e.UDP {
 			return e.Frontend
 		}
 	}
-	if n.Number > mostNumbers {
+	if n.Number > mostNumbers || p.Spec.Private {
 		return netip.AddrPort{}
 	}
 	return netip.AddrPortFrom(publicAddress(p), uint16(loginPorts+n.Number))

@@ -26,6 +26,11 @@ func TestNumbersOfALargePool(t *testing.T) {
 	if got := most(p); got != mostNumbers {
 		t.Errorf("numbers end at %d", got)
 	}
+	private := millpond.Pool{Spec: millpond.PoolSpec{Private: true}}
+	n = millpond.Node{Number: 1}
+	if n.Login = login(private, n); n.Login.IsValid() || len(card(private, n).Ports) != 0 {
+		t.Errorf("a node without public addresses has %s and %v", n.Login, card(private, n).Ports)
+	}
 	p.Spec.InterNode = true
 	if got := most(p); got != mostAddresses {
 		t.Errorf("numbers of nodes that reach each other end at %d", got)

@@ -219,7 +219,16 @@ func (s *Service) RemoteLogin(ctx context.Context, acct millpond.AccountName, po
 	if err != nil {
 		return netip.AddrPort{}, err
 	}
+	var p millpond.Pool
+	if err := s.DB.View(ctx, func(tx *sqlite.Tx) (err error) {
+		p, err = tx.Pool(acct, pool)
+		return err
+	}); err != nil {
+		return netip.AddrPort{}, err
+	}
 	switch {
+	case p.Spec.Private:
+		return n.Login, millpond.Errorf(millpond.Conflict, "OperationNotValidOnNode", "The pool has no public IP addresses (networkConfiguration.publicIPAddressConfiguration), so nobody can log in to its nodes from outside. Run a task, or make a pool with provision BatchManaged.")
 	case n.State == millpond.NodeDeallocated || n.State == millpond.NodePreempted:
 		return n.Login, millpond.NodeRefusal(n.State, "the node has no machine that runs")
 	case n.BootID == "":

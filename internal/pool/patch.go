@@ -40,6 +40,7 @@ type Patch struct {
 type Network struct {
 	Subnet      string
 	Accelerated bool
+	Private     bool
 	Inbound     []millpond.InboundPool
 }
 
@@ -85,7 +86,7 @@ func (p Patch) apply(s millpond.PoolSpec) millpond.PoolSpec {
 	set(&s.Mounts, p.Mounts)
 	set(&s.InterNode, p.InterNode)
 	if n := p.Network; n != nil {
-		s.Subnet, s.Accelerated, s.Inbound = n.Subnet, n.Accelerated, n.Inbound
+		s.Subnet, s.Accelerated, s.Inbound, s.Private = n.Subnet, n.Accelerated, n.Inbound, n.Private
 	}
 	if m := p.Machine; m != nil {
 		s.Image, s.NodeAgentSKU, s.DataDisks, s.OSDisk, s.Encrypted, s.Security, s.Containers, s.Zonal, s.Extensions = m.Image, m.NodeAgentSKU, m.DataDisks, m.OSDisk, m.Encrypted, m.Security, m.Containers, m.Zonal, m.Extensions
@@ -138,6 +139,7 @@ func fixed(was, is millpond.PoolSpec) (names []string) {
 	differ("enableInterNodeCommunication", was.InterNode, is.InterNode)
 	differ("virtualMachineConfiguration.nodePlacementConfiguration", was.Zonal, is.Zonal)
 	differ("networkConfiguration.enableAcceleratedNetworking", was.Accelerated, is.Accelerated)
+	differ("networkConfiguration.publicIPAddressConfiguration", was.Private, is.Private)
 	differ("networkConfiguration.subnetId", was.Subnet, is.Subnet)
 	if len(was.Inbound)+len(is.Inbound) > 0 {
 		differ("networkConfiguration", was.Inbound, is.Inbound)
