@@ -62,3 +62,18 @@ func TestPoolNetwork(t *testing.T) {
 		t.Errorf("zonal: %+v", vm.NodePlacementConfiguration)
 	}
 }
+
+// TestFailureDetails: a failure always has details; clients go through them.
+func TestFailureDetails(t *testing.T) {
+	if failureModel(nil) != nil {
+		t.Error("a failure of none")
+	}
+	m := failureModel(&millpond.TaskFailure{Category: "usererror", Code: "TaskEnded", Message: "The task was ended"})
+	if len(m.Details) != 1 || *m.Details[0].Name != "Message" || *m.Details[0].Value != "The task was ended" {
+		t.Errorf("%+v", m.Details)
+	}
+	m = failureModel(&millpond.TaskFailure{Code: "BlobNotFound", Message: "m", Details: []millpond.NameValue{{Name: "FilePath", Value: "x"}}})
+	if len(m.Details) != 1 || *m.Details[0].Name != "FilePath" {
+		t.Errorf("%+v", m.Details)
+	}
+}

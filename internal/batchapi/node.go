@@ -180,5 +180,10 @@ func failureModel(f *millpond.TaskFailure) *azbatch.TaskFailureInfo {
 	if f == nil {
 		return nil
 	}
-	return &azbatch.TaskFailureInfo{Category: ptr(azbatch.ErrorCategory(f.Category)), Code: ptr(f.Code), Message: ptr(f.Message), Details: pairs(f.Details)}
+	details := pairs(f.Details)
+	if len(details) == 0 {
+		// Never none: clients go through them without a look.
+		details = []azbatch.NameValuePair{{Name: ptr("Message"), Value: ptr(f.Message)}}
+	}
+	return &azbatch.TaskFailureInfo{Category: ptr(azbatch.ErrorCategory(f.Category)), Code: ptr(f.Code), Message: ptr(f.Message), Details: details}
 }
