@@ -388,7 +388,7 @@ func TestEveryRouteAsksWhoAndWhetherOne(t *testing.T) {
 	d := newDoor(t)
 	armValues := map[string]string{"sub": d.admin.SubscriptionID, "rg": "g", "name": "disk", "loc": region, "op": d.operation, "ns": "Microsoft.Other", "rest": "things/x",
 		"type": "things", "type2": "parts", "name2": "p", "type3": "bolts", "name3": "b", "alias": "taken", "gallery": "gallery", "image": "image", "version": "1.0.0",
-		"vm": "vm", "publisher": "debian", "offer": "debian-12", "sku": "12", "pool": "pool", "kind": "images", "app": "app", "cert": "sha1-00", "id": noGUID}
+		"vm": "vm", "publisher": "debian", "offer": "debian-12", "sku": "12", "pool": "pool", "detector": "poolsAndNodes", "kind": "images", "app": "app", "cert": "sha1-00", "id": noGUID}
 	batchValues := map[string]string{"poolId": "pool", "nodeId": "node", "userName": "user", "extensionName": "extension", "jobId": "job", "taskId": "task",
 		"filePath": "stdout.txt", "logName": "console.log", "webhookId": "hook", "jobScheduleId": "schedule", "applicationId": "application", "key": "thumbprintAlgorithm=sha1,thumbprint=00"}
 	with := func(values map[string]string) func(*testing.T, azwire.Route) string {

@@ -36,13 +36,18 @@ type nodeLinks struct {
 }
 
 func newNodeLinks(accounts *account.Service, st *storage.Service, apps *application.Service, tokens *directory.Service, addr string, ca []byte) nodeLinks {
+	reach := &transfer.Reach{}
+	reach.Set(addr, ca, azwire.ServedHosts())
+	return nodeLinks{accounts, st, apps, tokens, ownAddresses(addr), transfer.NewBlobs(reach, time.Minute)}
+}
+
+// ownAddresses are those under which clients write links to this server.
+func ownAddresses(addr string) []string {
 	own := []string{addr}
 	if _, port, err := net.SplitHostPort(addr); err == nil {
 		own = append(own, "localhost:"+port, "127.0.0.1:"+port)
 	}
-	reach := &transfer.Reach{}
-	reach.Set(addr, ca, azwire.ServedHosts())
-	return nodeLinks{accounts, st, apps, tokens, own, transfer.NewBlobs(reach, time.Minute)}
+	return own
 }
 
 func (l nodeLinks) Container(ctx context.Context, acct millpond.AccountName, container string) (link, identity string, err error) {

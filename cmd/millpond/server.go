@@ -165,6 +165,10 @@ func newServer(ctx context.Context, cfg config.Config, data datadir.Dir, addr st
 		return nil, err
 	}
 
+	authority, err := httpd.LoadAuthority(data.CA(), data.CAKey(), s.clock)
+	if err != nil {
+		return nil, err
+	}
 	// Disks, images, galleries, accounts.
 	keeper, disks, err := s.openStores(ctx)
 	if err != nil {
@@ -172,7 +176,7 @@ func newServer(ctx context.Context, cfg config.Config, data datadir.Dir, addr st
 	}
 	var galleries *gallery.Service
 	comp, err := compute.New(ctx, compute.Options{DB: s.db, Clock: s.clock, Log: log, Keeper: keeper, Disks: disks, Live: liveDisks{s}, Guests: guests{s}, Resources: resources, Auth: rights,
-		HTTP: &http.Client{Timeout: time.Hour},
+		HTTP: blobReader(addr, authority.PEM()),
 		Base: s.baseFile,
 		Latest: func(ctx context.Context, definition millpond.ResourceID, region string) (millpond.ResourceID, error) {
 			return galleries.Latest(ctx, definition, region)
@@ -192,6 +196,7 @@ func newServer(ctx context.Context, cfg config.Config, data datadir.Dir, addr st
 		return nil, err
 	}
 	stores := storage.New(storage.Options{DB: s.db, Clock: s.clock, Log: log, Rand: rand.Reader, Resources: resources, Behind: blobs})
+	comp.Own = ownBlobs{stores, ownAddresses(addr)}
 	var pools *pool.Service
 	var work *job.Service
 	var accounts *account.Service
@@ -210,10 +215,6 @@ func newServer(ctx context.Context, cfg config.Config, data datadir.Dir, addr st
 		Quotas: account.Quotas{Pools: cfg.Quotas.Pools, Cores: cfg.Quotas.Cores, ActiveJobs: cfg.Quotas.ActiveJobs, Accounts: cfg.Quotas.Accounts}})
 
 	apps = application.New(s.db, rand.Reader, resources, accounts, stores)
-	authority, err := httpd.LoadAuthority(data.CA(), data.CAKey(), s.clock)
-	if err != nil {
-		return nil, err
-	}
 
 	// Batch. The loops wake each other by these four signals.
 	allocate, nodes, schedule, jobs := wake.New(), wake.New(), wake.New(), wake.New()

@@ -36,6 +36,11 @@ func (s *Service) PutDisk(ctx context.Context, caller millpond.Caller, c Change)
 			return nil, nil, err
 		}
 	}
+	if d.Creation.Option == millpond.CreateImport && !c.Patch {
+		if d.Creation.SourceURI, err = s.Source(ctx, caller, d.Creation.SourceURI, "creationData.sourceUri"); err != nil {
+			return nil, nil, err
+		}
+	}
 	return s.put(ctx, c)
 }
 

@@ -43,6 +43,28 @@ func (s *Service) fetch(ctx context.Context, uri, file string, atLeast int64) (i
 	return s.importVHD(ctx, file, atLeast, total, tail, resp.Body)
 }
 
+// Source is a URL of a VHD as it is read. One of this server's own storage accounts
+// needs no signature if the caller may have the account's keys, with which any could
+// be made.
+func (s *Service) Source(ctx context.Context, caller millpond.Caller, uri, target string) (string, error) {
+	if s.Own == nil || uri == "" {
+		return uri, nil
+	}
+	if id, ok := s.Own.Account(ctx, uri); ok && s.Auth != nil {
+		err := s.Auth.Authorize(ctx, caller, millpond.TypeStorageAccount+"/listKeys/action", id.String())
+		if err != nil && millpond.KindOf(err) == millpond.Forbidden {
+			// Whose the account is, is not told: the URL has no more than its name.
+			linked := millpond.Errorf(millpond.Forbidden, "LinkedAuthorizationFailed", "%s is a blob of a storage account whose keys you may not have. Sign the URL ('az storage blob generate-sas --permissions r'), or let somebody who may assign roles give you one with %s/listKeys/action on the account, such as Storage Account Contributor.", ShownURI(uri), millpond.TypeStorageAccount)
+			linked.Target = target
+			return "", linked
+		}
+		if err != nil {
+			return "", err
+		}
+	}
+	return s.Own.Signed(ctx, uri)
+}
+
 // importVHD checks the footer at the end of a VHD of total bytes, which footerAt
 // reads, and copies the disk that body begins with.
 func (s *Service) importVHD(ctx context.Context, file string, atLeast, total int64, footerAt io.ReaderAt, body io.Reader) (int64, error) {
@@ -107,7 +129,16 @@ func footerOf(b []byte, size int64) error {
 
 // tail learns a URL's size and reads its last 512 bytes.
 func (s *Service) tail(ctx context.Context, uri string) (int64, io.ReaderAt, error) {
-	resp, err := s.get(ctx, uri, "bytes=-512")
+	// Blob services know no range that counts from the end; other servers sign links
+	// for GET alone.
+	last := "bytes=-512"
+	if head, err := s.do(ctx, http.MethodHead, uri, ""); err == nil {
+		head.Body.Close()
+		if n := head.ContentLength; head.StatusCode == http.StatusOK && n >= footer {
+			last = fmt.Sprintf("bytes=%d-%d", n-footer, n-1)
+		}
+	}
+	resp, err := s.get(ctx, uri, last)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -170,7 +201,11 @@ func lastBytes(r io.Reader) (last []byte, total int64, err error) {
 }
 
 func (s *Service) get(ctx context.Context, uri, byteRange string) (*http.Response, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, uri, nil)
+	return s.do(ctx, http.MethodGet, uri, byteRange)
+}
+
+func (s *Service) do(ctx context.Context, method, uri, byteRange string) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, method, uri, nil)
 	if err != nil {
 		return nil, invalid("sourceUri", "%q is not a URL.", ShownURI(uri))
 	}

@@ -25,6 +25,11 @@ func (s *Service) PutImage(ctx context.Context, caller millpond.Caller, m *millp
 			}
 		}
 	}
+	for _, d := range imageDisks(m) {
+		if d.BlobURI, err = s.Source(ctx, caller, d.BlobURI, "storageProfile.blobUri"); err != nil {
+			return nil, false, nil, err
+		}
+	}
 	err = s.DB.Update(ctx, func(tx *sqlite.Tx) error {
 		id, loc, err := s.Resources.Admit(tx, m.ID, m.Location)
 		if err != nil {

@@ -42,6 +42,16 @@ type Authorizer interface {
 	Authorize(ctx context.Context, caller millpond.Caller, action, scope string) error
 }
 
+// OwnBlobs knows the storage accounts of this server.
+type OwnBlobs interface {
+	// Account is the account that a URL is of, if it is one of this server's and the
+	// URL has no signature of its own.
+	Account(ctx context.Context, uri string) (id millpond.ResourceID, ok bool)
+	// Signed is the URL, at an address and with a signature by which HTTP can read it
+	// for a while; others it leaves alone.
+	Signed(ctx context.Context, uri string) (string, error)
+}
+
 // Options are what a Service needs.
 type Options struct {
 	DB        *sqlite.DB
@@ -57,6 +67,9 @@ type Options struct {
 	Guests Guests
 	// HTTP fetches imported VHDs.
 	HTTP *http.Client
+	// Own makes URLs readable that are of storage accounts of this server; nil where
+	// there are none.
+	Own OwnBlobs
 	// Base finds a built base image by its name.
 	Base func(ctx context.Context, name string) (Base, error)
 	// Latest resolves an image definition to a version for a region.

@@ -41,6 +41,8 @@ type Authorizer interface {
 // Freezer makes the bytes of disks and snapshots immutable; compute does.
 type Freezer interface {
 	Freeze(ctx context.Context, hold *custody.Hold, id millpond.ResourceID, region string) (store, content string, size int64, err error)
+	// Source is a URL as FreezeURL reads it; the error refuses the caller.
+	Source(ctx context.Context, caller millpond.Caller, uri, target string) (string, error)
 	FreezeURL(ctx context.Context, hold *custody.Hold, url, scratch, region string) (store, content string, size int64, err error)
 }
 

@@ -168,6 +168,20 @@ func (s *Service) maySource(ctx context.Context, caller millpond.Caller, sp *Ver
 			return err
 		}
 	}
+	source := func(d *DiskSource) (err error) {
+		d.URI, err = s.Freezer.Source(ctx, caller, d.URI, "storageProfile")
+		return err
+	}
+	if sp.OSDisk != nil {
+		if err := source(sp.OSDisk); err != nil {
+			return err
+		}
+	}
+	for i := range sp.DataDisks {
+		if err := source(&sp.DataDisks[i]); err != nil {
+			return err
+		}
+	}
 	disks := sp.DataDisks
 	if sp.OSDisk != nil {
 		disks = append([]DiskSource{*sp.OSDisk}, disks...)

@@ -51,6 +51,23 @@ func TestStorageAccounts(t *testing.T) {
 		}
 		az("batch", "account", "autostorage-keys", "sync", "--name", "batch"+c.name, "--resource-group", "g")
 	}
+	// A VHD in a storage account becomes a disk and an image, without a signature.
+	raw, disk := filepath.Join(t.TempDir(), "disk.raw"), filepath.Join(t.TempDir(), "disk.vhd")
+	if err := os.WriteFile(raw, make([]byte, 1<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if r := s.RunBin("image", "export", raw, "--vhd", disk); r.Code != 0 {
+		t.Fatalf("%s%s", r.Stdout, r.Stderr)
+	}
+	key := strings.TrimSpace(s.Az("storage", "account", "keys", "list", "--account-name", "storecurrent", "--query", "[0].value", "--output", "tsv"))
+	s.Az("storage", "blob", "upload", "--container-name", "c", "--name", "disk.vhd", "--file", disk, "--type", "page", "--account-name", "storecurrent", "--account-key", key)
+	const blob = "https://storecurrent.blob.core.windows.net/c/disk.vhd"
+	if got := strings.TrimSpace(s.Az("disk", "create", "--name", "fromblob", "--resource-group", "g", "--source", blob, "--query", "[provisioningState, creationData.sourceUri]", "--output", "tsv")); got != "Succeeded\n"+blob {
+		t.Errorf("a disk of a blob: %q", got)
+	}
+	if got := strings.TrimSpace(s.Az("image", "create", "--name", "fromblob", "--resource-group", "g", "--source", blob, "--os-type", "Linux", "--query", "provisioningState", "--output", "tsv")); got != "Succeeded" {
+		t.Errorf("an image of a blob: %q", got)
+	}
 	// By a token: a data role is needed, whoever one is.
 	list := []string{"storage", "blob", "list", "--container-name", "c", "--account-name", "storecurrent", "--auth-mode", "login", "--query", "[].name", "--output", "tsv"}
 	if text := s.AzRefused(list...); !strings.Contains(text, "permissions") {
