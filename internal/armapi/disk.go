@@ -1,7 +1,9 @@
 package armapi
 
 import (
+	"context"
 	"net/http"
+	"regexp"
 	"strings"
 	"time"
 
@@ -109,6 +111,29 @@ func (in diskIn) into(d *millpond.Disk) (err error) {
 	return nil
 }
 
+var platformImage = regexp.MustCompile(`(?i)^/subscriptions/[^/]+/providers/microsoft\.compute/locations/[^/]+/publishers/([^/]+)/artifacttypes/vmimage/offers/([^/]+)/skus/([^/]+)/versions/([^/]+)$`)
+
+// platformSource finds the base image for a disk that is to be made of a Marketplace
+// image, and tells its version in the place of latest.
+func (e *Edge) platformSource(ctx context.Context, c *millpond.CreationData) error {
+	m := platformImage.FindStringSubmatch(c.ImageID)
+	if m == nil || c.Option != millpond.CreateFromImage {
+		return nil
+	}
+	if c.ImageLUN != nil {
+		return unsupported("creationData.imageReference.lun", "Images of the Marketplace have no data disks here. Leave lun out.")
+	}
+	if e.Machines == nil {
+		return unsupported("creationData.imageReference", "There is no Marketplace here.")
+	}
+	base, version, err := e.Machines.Platform(ctx, millpond.ImageReference{Publisher: m[1], Offer: m[2], SKU: m[3], Version: m[4]})
+	if err != nil {
+		return err
+	}
+	c.PlatformID, c.ImageID = strings.TrimSuffix(c.ImageID, m[4])+version, base
+	return nil
+}
+
 func diskSKU(sku *armcompute.DiskSKU, fallback string) (string, error) {
 	if sku == nil || sku.Name == nil {
 		return fallback, nil
@@ -173,6 +198,9 @@ func (e *Edge) putDisk(w http.ResponseWriter, r *azwire.Request, full string) er
 			return unsupported("properties.securityProfile", "Security type %s is not supported. Create the disk with --security-type Standard.", *p.SecurityProfile.SecurityType)
 		}
 		if err := (diskIn{p.CreationData, p.OSType, p.HyperVGeneration, p.NetworkAccessPolicy, p.DiskAccessID, p.PublicNetworkAccess, sku, promise(p, p.SupportedCapabilities, p.SupportsHibernation)}).into(d); err != nil {
+			return err
+		}
+		if err := e.platformSource(r.Context(), &d.Creation); err != nil {
 			return err
 		}
 		for _, z := range body.Zones {
@@ -265,7 +293,9 @@ func encodeCreation(c millpond.CreationData) *armcompute.CreationData {
 	if c.UploadBytes > 0 {
 		out.UploadSizeBytes = ptr(c.UploadBytes)
 	}
-	if c.ImageID != "" {
+	if c.PlatformID != "" {
+		out.ImageReference = &armcompute.ImageDiskReference{ID: ptr(c.PlatformID)}
+	} else if c.ImageID != "" {
 		ref := &armcompute.ImageDiskReference{ID: ptr(c.ImageID), Lun: c.ImageLUN}
 		if p, ok := millpond.ParseResourceID(c.ImageID); ok && p.Is(millpond.TypeImage) {
 			out.ImageReference = ref

@@ -31,7 +31,7 @@ func (s *Service) PutDisk(ctx context.Context, caller millpond.Caller, c Change)
 			return nil, nil, err
 		}
 	}
-	if d.Creation.Option == millpond.CreateFromImage && d.Creation.ImageID != "" && !c.Patch {
+	if d.Creation.Option == millpond.CreateFromImage && d.Creation.ImageID != "" && d.Creation.PlatformID == "" && !c.Patch {
 		if err := s.mayRead(ctx, caller, d.Creation.ImageID, "creationData.galleryImageReference.id", millpond.TypeVersion, millpond.TypeDefinition, millpond.TypeImage); err != nil {
 			return nil, nil, err
 		}

@@ -81,7 +81,7 @@ func CheckNew(d *millpond.Disk, sizeGB int32) error {
 		}
 	case millpond.CreateFromImage:
 		if c.ImageID == "" {
-			return invalid("creationData.galleryImageReference", "FromImage needs creationData.galleryImageReference.id. Marketplace images (imageReference) as a source of disks are not supported yet.")
+			return invalid("creationData.galleryImageReference", "FromImage needs creationData.galleryImageReference.id, or imageReference.id for a Marketplace or managed image.")
 		}
 		if d.Snapshot {
 			return invalid("snapshot.creationData.createOption", "A snapshot is made by createOption Copy or Import, not FromImage.")

@@ -17,7 +17,9 @@ type source struct {
 	hyperV      string
 	specialized bool
 	osBytes     int64
-	dataLUNs    []int32
+	// version is that of a Marketplace image.
+	version  string
+	dataLUNs []int32
 }
 
 // resolve finds what an image reference means in a region now.
@@ -102,6 +104,13 @@ func (s *Service) fromVersion(ctx context.Context, id millpond.ResourceID, regio
 	return src, nil
 }
 
+// Platform is the base image, behind millpond.BasePrefix, and the version that a
+// Marketplace reference has here.
+func (s *Service) Platform(ctx context.Context, ref millpond.ImageReference) (base, version string, err error) {
+	src, err := s.marketplace(ctx, ref)
+	return src.exact, src.version, err
+}
+
 // marketplace finds the built base image of a Marketplace reference.
 func (s *Service) marketplace(ctx context.Context, ref millpond.ImageReference) (source, error) {
 	offers, err := s.Catalogue(ctx)
@@ -118,7 +127,7 @@ func (s *Service) marketplace(ctx context.Context, ref millpond.ImageReference) 
 		if ref.Version != "" && !strings.EqualFold(ref.Version, "latest") && ref.Version != o.Version {
 			return source{}, noImage(ref, "It has the version "+o.Version+" here. Use latest.")
 		}
-		return source{exact: millpond.BasePrefix + o.Base.Name, osType: o.OSType, hyperV: o.Base.HyperV, osBytes: o.Base.Size}, nil
+		return source{exact: millpond.BasePrefix + o.Base.Name, version: o.Version, osType: o.OSType, hyperV: o.Base.HyperV, osBytes: o.Base.Size}, nil
 	}
 	return source{}, noImage(ref, "List what there is with: az vm image list --all -o table")
 }
