@@ -83,9 +83,9 @@ type CreationData struct {
 	ImageLUN         *int32 `json:",omitempty"` // FromImage: a data disk of it; nil is the OS disk
 	// PlatformID is the id of the Marketplace image that ImageID's base image stands
 	// for; empty for other images.
-	PlatformID string `json:",omitempty"`
-	UploadBytes      int64  `json:",omitempty"`
-	SourceUniqueID   string `json:",omitempty"`
+	PlatformID     string `json:",omitempty"`
+	UploadBytes    int64  `json:",omitempty"`
+	SourceUniqueID string `json:",omitempty"`
 	// PerformancePlus and CopySpeed (Enhanced, Standard) are kept and shown.
 	PerformancePlus bool   `json:",omitempty"`
 	CopySpeed       string `json:",omitempty"`

@@ -18,6 +18,9 @@ import (
 // BatchPools runs an operation of the Batch service for a caller whose right
 // is proved: what /pools… answers there, with its headers.
 type BatchPools interface {
+	// Check reads the body of POST …/resize or …/enableautoscale, the operation op, and
+	// does no more.
+	Check(op string, body []byte) error
 	Call(ctx context.Context, caller millpond.Caller, acct millpond.BatchAccount, method, path string, header http.Header, body []byte) ([]byte, http.Header, error)
 }
 
@@ -293,8 +296,21 @@ func (e *Edge) patchPool(w http.ResponseWriter, r *azwire.Request) error {
 }
 
 // change applies a patch and then the scale settings, each of which is an
-// operation of its own in the Batch service; conditions hold for the first.
+// operation of its own in the Batch service; conditions hold for the first. The
+// bodies of the later ones are read before the first is done, so that what is
+// refused for its form has changed nothing.
 func (c poolCall) change(have, patch, scale map[string]any) error {
+	auto, _ := have["enableAutoScale"].(bool)
+	op, body := scaling(have, scale)
+	if op != "" {
+		text, err := json.Marshal(body)
+		if err != nil {
+			return err
+		}
+		if err := c.e.Pools.Check(op, text); err != nil {
+			return err
+		}
+	}
 	header := conditions(c.r)
 	if len(patch) > 0 {
 		if _, err := c.do("PATCH", c.path, header, patch); err != nil {
@@ -302,20 +318,7 @@ func (c poolCall) change(have, patch, scale map[string]any) error {
 		}
 		header = nil
 	}
-	auto, _ := have["enableAutoScale"].(bool)
-	if a := object(scale, "autoScale"); a != nil {
-		body := batchAutoScale(a)
-		if auto && within(body, have) {
-			return nil
-		}
-		_, err := c.do("POST", c.path+"/enableautoscale", header, body)
-		return err
-	}
-	fixed := object(scale, "fixedScale")
-	if fixed == nil {
-		return nil
-	}
-	if auto {
+	if auto && object(scale, "autoScale") == nil && object(scale, "fixedScale") != nil {
 		// That operation takes no condition, and the resize would be checked
 		// against the version that it makes.
 		tag, _ := have["eTag"].(string)
@@ -327,6 +330,24 @@ func (c poolCall) change(have, patch, scale map[string]any) error {
 		}
 		header = nil
 	}
+	if op == "" {
+		return nil
+	}
+	_, err := c.do("POST", c.path+"/"+op, header, body)
+	return err
+}
+
+// scaling is the operation, and its body, that gives a pool the scale settings; op is
+// empty if it has them.
+func scaling(have, scale map[string]any) (op string, body map[string]any) {
+	if a := object(scale, "autoScale"); a != nil {
+		body = batchAutoScale(a)
+		if auto, _ := have["enableAutoScale"].(bool); auto && within(body, have) {
+			return "", nil
+		}
+		return "enableautoscale", body
+	}
+	fixed := object(scale, "fixedScale")
 	resize := map[string]any{}
 	for _, k := range []string{"targetDedicatedNodes", "targetLowPriorityNodes"} {
 		if v, ok := fixed[k]; ok && !reflect.DeepEqual(v, have[k]) {
@@ -334,18 +355,18 @@ func (c poolCall) change(have, patch, scale map[string]any) error {
 		}
 	}
 	if len(resize) == 0 {
-		return nil
+		return "", nil
 	}
 	for _, k := range []string{"resizeTimeout", "nodeDeallocationOption"} {
-		if s, ok := fixed[k].(string); ok {
-			if k == "nodeDeallocationOption" {
-				s = strings.ToLower(s)
-			}
-			resize[k] = s
+		v := fixed[k]
+		if s, ok := v.(string); ok && k == "nodeDeallocationOption" {
+			v = strings.ToLower(s)
+		}
+		if v != nil {
+			resize[k] = v
 		}
 	}
-	_, err := c.do("POST", c.path+"/resize", header, resize)
-	return err
+	return "resize", resize
 }
 
 // poolTag is the version of a pool that was read.

@@ -20,8 +20,8 @@ const InfiniteDuration = "P10675199DT2H48M5.4775807S"
 const longest = float64(math.MaxInt64) * 0.99
 
 // ParseDuration reads an ISO 8601 duration. Without limit, the result is 0 and
-// infinite is true. A bare P, which Python's SDK writes for nothing, is 0. Years
-// and months, which have no fixed length, and negative durations are refused.
+// infinite is true. A bare P, which Python's SDK writes for nothing, is 0. Negative
+// durations are refused.
 func ParseDuration(s string) (d time.Duration, infinite bool, err error) {
 	if len(s) > 64 {
 		return 0, false, fmt.Errorf("longer than any duration")
@@ -36,10 +36,8 @@ func ParseDuration(s string) (d time.Duration, infinite bool, err error) {
 	if p.Negative {
 		return 0, false, fmt.Errorf("negative")
 	}
-	if p.Years != 0 || p.Months != 0 {
-		return 0, false, fmt.Errorf("years and months have no fixed length; write days, as in P30D")
-	}
-	seconds := ((p.Weeks*7+p.Days)*24+p.Hours)*3600 + p.Minutes*60 + p.Seconds
+	// A year has 365 days and a month 30, as .NET reads them for Azure.
+	seconds := ((p.Years*365+p.Months*30+p.Weeks*7+p.Days)*24+p.Hours)*3600 + p.Minutes*60 + p.Seconds
 	if math.IsNaN(seconds) || seconds < 0 {
 		return 0, false, fmt.Errorf("not an ISO 8601 duration such as PT15M")
 	}

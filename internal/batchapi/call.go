@@ -42,6 +42,17 @@ func (e *Edge) Call(ctx context.Context, caller millpond.Caller, acct millpond.B
 	return w.body.Bytes(), w.header, nil
 }
 
+// Check reads the body of one of the operations on a pool's size, resize or
+// enableautoscale, as Call would, and does nothing.
+func (e *Edge) Check(op string, body []byte) error {
+	shape := map[string]*rule{"resize": e.shapes.poolResize, "enableautoscale": e.shapes.enableAutoScale}[op]
+	if shape == nil {
+		return millpond.Errorf(millpond.NotFound, "ResourceNotFound", "There is no operation %s of pools.", azwire.Clip(op))
+	}
+	_, err := decodeBody(body, callVersion, shape, false, nil)
+	return err
+}
+
 // callVersion is the api-version that Call speaks: the newest that has all that
 // pools of the Resource Manager may have.
 const callVersion = "2024-07-01.20.0"

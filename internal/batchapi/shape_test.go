@@ -125,7 +125,7 @@ func TestWrongBodies(t *testing.T) {
 		{s.poolAdd, galleryPool, `{"networkConfiguration":{"subnetId":7}}`, "InvalidPropertyValue", "networkConfiguration.subnetId", "string is expected"},
 		{s.jobAdd, jobBody, `{"poolInfo":{}}`, "MissingRequiredProperty", "poolInfo.poolId", ""},
 		{s.jobAdd, jobBody, `{"maxParallelTasks":0}`, "InvalidPropertyValue", "maxParallelTasks", "greater than 0"},
-		{s.jobAdd, jobBody, `{"constraints":{"maxWallClockTime":"P1Y"}}`, "InvalidPropertyValue", "constraints.maxWallClockTime", "years"},
+		{s.jobAdd, jobBody, `{"constraints":{"maxWallClockTime":"1Y"}}`, "InvalidPropertyValue", "constraints.maxWallClockTime", "ISO 8601"},
 		{s.jobAdd, jobBody, `{"priority":1001}`, "OutOfRangePriority", "priority", ""},
 		{s.taskAdd, taskBody, `{"commandLine":null}`, "MissingRequiredProperty", "commandLine", ""},
 		{s.taskAdd, taskBody, `{"requiredSlots":0}`, "InvalidPropertyValue", "requiredSlots", ""},
