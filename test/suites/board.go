@@ -123,7 +123,7 @@ func Board(results []Result) string {
 		"Azure-Samples, az's tests and those of JavaScript are in no package index: `MILLPOND_SUITES` names a folder with clones (`batch-python-quickstart`,\n" +
 		"`azure-batch-samples`, `azure-cli`, `azure-sdk-for-js`); a version's second part is the clone's commit. Of az's compute module those tests are run that\n" +
 		"are about galleries, images, disks and snapshots. Java's `azure-compute-batch` (Maven) brings no tests; those of its forerunner `azure-batch` 5.0.1 were\n" +
-		"run by hand, and each of their classes begins with a pool of cloud services, which left Azure in 2024.\n\n" +
+		"run by hand, and each of their classes begins with a pool of cloud services, which left Azure in 2024. What other programs did is in [README](README.md#clients).\n\n" +
 		"| Suite | Version | On | Passed | Failed | Skipped |\n|---|---|---|--:|--:|--:|\n")
 	for _, r := range results {
 		fmt.Fprintf(&b, "| [%s](#%s) | %s | %s | %d | %d | %d |\n", r.Title, r.Suite, r.Version, r.On, r.count(Passed), r.count(Failed), r.count(Skipped))
