@@ -234,7 +234,7 @@ func TestAccountRefusals(t *testing.T) {
 	account := armName + d.scope() + "/resourceGroups/g/providers/Microsoft.Batch/batchAccounts/" + mainAcct + "?api-version=2024-07-01"
 	for properties, want := range map[string]string{
 		`{"encryption":{"keySource":"Microsoft.KeyVault"}}`:                           "Microsoft.Batch",
-		`{"networkProfile":{"accountAccess":{"defaultAction":"Deny"}}}`:               "networkProfile",
+		`{"networkProfile":{"nodeManagementAccess":{"defaultAction":"Deny"}}}`:        "networkProfile",
 		`{"allowedAuthenticationModes":["Password"]}`:                                 "allowedAuthenticationModes",
 		`{"publicNetworkAccess":"Sometimes"}`:                                         "publicNetworkAccess",
 		`{"autoStorage":{"storageAccountId":"x","authenticationMode":"StorageKeys"}}`: "autoStorage",
