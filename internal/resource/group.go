@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/google/uuid"
 
@@ -15,7 +16,16 @@ import (
 	"millpond.dev/millpond/internal/sqlite"
 )
 
-var groupName = regexp.MustCompile(`^[\p{L}\p{N}_\-.()]{1,90}$`)
+// groupName leaves the length to its caller: a bound of repetitions would be compiled into
+// as many copies of all letters there are, 4 MB in each process.
+var groupName = regexp.MustCompile(`^[\p{L}\p{N}_\-.()]+$`)
+
+// groupNameLimit is how many characters a name has at most.
+const groupNameLimit = 90
+
+func validGroupName(name string) bool {
+	return groupName.MatchString(name) && utf8.RuneCountInString(name) <= groupNameLimit && !strings.HasSuffix(name, ".")
+}
 
 // NoGroup is the error for a group that is not there.
 func NoGroup(name string) error {
@@ -24,7 +34,7 @@ func NoGroup(name string) error {
 
 // PutGroup makes a group or changes its tags. created tells which.
 func (s *Service) PutGroup(ctx context.Context, g millpond.Group) (out millpond.Group, created bool, err error) {
-	if !groupName.MatchString(g.Name) || strings.HasSuffix(g.Name, ".") {
+	if !validGroupName(g.Name) {
 		return g, false, millpond.Errorf(millpond.Invalid, "InvalidResourceGroup", "The group name %q is not valid: 1 to 90 letters, digits, '_', '-', '.', '(' or ')', not ending in '.'.", g.Name)
 	}
 	if err := CheckTags(g.Tags); err != nil {
