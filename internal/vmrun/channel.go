@@ -111,13 +111,13 @@ func (c *channel) reach(ctx context.Context) (net.Conn, error) {
 			last = text
 		}
 		if first {
-			// Before the next attempt, so that no change falls between the two.
-			if w, err := inotify.Watch(c.spec.Channel.EndpointFile); err == nil {
+			w, err := inotify.Watch(c.spec.Channel.EndpointFile)
+			if err == nil {
 				defer w.Close()
 				told = w.Changed()
-			} else {
-				c.log.Warn("the server is looked for once a second only", "err", err)
+				continue // the server may have come back before anybody watched
 			}
+			c.log.Warn("the server is looked for once a second only", "err", err)
 		}
 		if unwanted(err) {
 			wait = unwantedRetry

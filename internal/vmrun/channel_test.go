@@ -172,7 +172,8 @@ func TestChannel(t *testing.T) {
 // wait for longer than this test does.
 func TestTheServerIsDialledWhenItSaysWhereItIs(t *testing.T) {
 	e := newEdge(t)
-	e.refus, e.refusal, e.refused = 2, "410 Gone", make(chan struct{}, 2)
+	const refusals = 3
+	e.refus, e.refusal, e.refused = refusals, "410 Gone", make(chan struct{}, refusals)
 	addr, closeEdge := e.listen(t)
 	dir := t.TempDir()
 	spec := launch.Spec{Node: "Node-1", Generation: 2, Channel: launch.Channel{Token: "secret",
@@ -193,13 +194,13 @@ func TestTheServerIsDialledWhenItSaysWhereItIs(t *testing.T) {
 		}
 		reached <- err
 	}()
-	for i := range 2 {
+	for i := range refusals {
 		select {
 		case <-e.refused:
 		case <-ctx.Done():
 			t.Fatal("the server was not dialled")
 		}
-		// The second refusal is an answer to the first word.
+		// The second attempt is made whatever is said, the third is an answer to a word.
 		if err := atomicfile.Write(spec.Channel.EndpointFile, []byte(addr+"\n"), 0o600); err != nil {
 			t.Fatal(i, err)
 		}
