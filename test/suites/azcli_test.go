@@ -56,9 +56,15 @@ func TestAzureCLI(t *testing.T) {
 }
 
 // azVM picks the tests of disks, snapshots, images and galleries that make no
-// machine, and those without a server. The others of the module make machines
-// and wait for minutes; test/vm and test/az do that with real ones.
+// machine, those without a server, and of those that make machines the ones that
+// ask for nothing that is refused. Most others name images that the Marketplace
+// here has not, such as CentOS 7.5, or unmanaged disks.
 const azVM = "DiskRPTestScenario or TestSnapShotAccess or DiskBursting or DiskAccess or DiskHibernation or LogicalSector or snapshot_incremental or snapshot_copy_start" +
 	" or managed_disk or max_shares or frequent_attach or ultra_ssd_disk_update or standard_zrs_sku or ImageListByAliases or ImageListThruService or ImageListOffers or ImageListPublishers" +
 	" or ImageListSkus or ImageShow or VMSizeList or VMUsage or community_gallery_operations or gallery_soft_delete or update_gallery_permissions or gallery_specialized or replicated_location_deletion" +
-	" or GalleryApplication or TestActions or Validat or Defaults or template or test_vm_parameters or test_custom_vm"
+	" or GalleryApplication or TestActions or Validat or Defaults or template or test_vm_parameters or test_custom_vm" + azMachines
+
+// azMachines picks those that make machines: the fake launcher acts them out.
+const azMachines = " or test_run_command_v2 or test_vm_run_command_with_parameters or test_vm_extension_debian or test_vm_extension_list or test_vm_extension_instance_name or VMAvailSetScenarioTest" +
+	" or test_vm_create_no_wait or test_vm_create_count or test_vm_create_special_name or test_vm_create_zones or test_vm_disk_create_zones or test_vm_create_auth or test_vm_accelerated_networking" +
+	" or test_vm_create_auto_create_subnet or test_vm_create_none_options"
