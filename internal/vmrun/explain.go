@@ -39,6 +39,8 @@ const (
 // sign is a text on the console that tells that this boot leads nowhere.
 type sign struct {
 	text, code, message, suggestion string
+	// behind, if not empty, stands before the text in its line.
+	behind string
 	// prompt: the text is not followed by the end of a line. Other signs count
 	// only when their line is complete, because its rest may say more.
 	prompt bool
@@ -63,10 +65,11 @@ func signs() []sign {
 		suggestion: "The EFI system partition needs Microsoft's signed shim as /EFI/BOOT/BOOTX64.EFI, and the distribution's signed boot loader and kernel behind it (Debian: apt install shim-signed grub-efi-amd64-signed; grub-install --uefi-secure-boot --removable). Or set secureBootEnabled to false."}
 	with := func(s sign, text string) sign { s.text = text; return s }
 	prompt := func(s sign) sign { s.prompt = true; return s }
+	behind := func(s sign, text string) sign { s.behind = text; return s }
 	return []sign{
-		with(unsigned, ": Access Denied"),
-		with(unsigned, "Security Violation"),
-		with(unsigned, "bad shim signature"),
+		behind(with(unsigned, ": Access Denied"), "BdsDxe: failed to load "),
+		with(unsigned, "Verification failed: (0x1A) Security Violation"),
+		with(unsigned, "error: bad shim signature"),
 		with(noBoot, "No bootable device"),
 		with(noBoot, "BdsDxe: No bootable option or device was found"),
 		with(noBoot, "UEFI Interactive Shell"),
@@ -88,6 +91,21 @@ func signs() []sign {
 	}
 }
 
+// index is where the sign is in text; -1 if it is not there.
+func (s sign) index(text string) int {
+	for from := 0; ; {
+		i := strings.Index(text[from:], s.text)
+		if i < 0 {
+			return -1
+		}
+		i += from
+		if strings.Contains(text[strings.LastIndexByte(text[:i], '\n')+1:i], s.behind) {
+			return i
+		}
+		from = i + len(s.text)
+	}
+}
+
 // findSign looks for the first sign in text.
 func findSign(text string) *launch.Failure {
 	at, found := len(text), sign{}
@@ -95,7 +113,7 @@ func findSign(text string) *launch.Failure {
 	for _, s := range signs() {
 		// At the same place the earlier, more special sign counts: a panic line
 		// says "Kernel panic - not syncing: VFS: Unable to mount root fs".
-		i := strings.Index(text, s.text)
+		i := s.index(text)
 		if i < 0 || i > complete && !s.prompt {
 			continue
 		}

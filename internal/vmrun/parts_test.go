@@ -85,6 +85,8 @@ func TestFindSign(t *testing.T) {
 		{"Boot failed: not a bootable disk\r\n\r\nNo bootable device.\r\n", CodeBootFailed},
 		{"BdsDxe: No bootable option or device was found.\r\n", CodeBootFailed},
 		{"BdsDxe: failed to load Boot0001 \"UEFI Misc Device\" from PciRoot(0x0)/Pci(0x1,0x0): Access Denied\r\nBdsDxe: No bootable option or device was found.\r\n", CodeSecureBoot},
+		{"cloud-init: s3://x: Access Denied\r\n\x1b[2JBdsDxe: failed to load Boot0001 \"UEFI Misc Device\" from PciRoot(0x0)/Pci(0x1,0x0): Access Denied\r\n", CodeSecureBoot},
+		{"BdsDxe: loading Boot0001\r\ncloud-init: s3://x: Access Denied\r\nSecurity Violation\r\n", ""},
 		{"error: unknown filesystem.\r\ngrub rescue> ", CodeBootFailed},
 		{"[1.0] Kernel panic - not syncing: VFS: Unable to mount root fs on unknown-block(0,0)\n", CodeRootNotFound},
 		{"[1.0] VFS: Unable to mount root fs on x\n[1.1] Kernel panic - not syncing: VFS\n", CodeRootNotFound},
