@@ -309,7 +309,7 @@ func (s *Service) changeDisks(tx *sqlite.Tx, v *millpond.VirtualMachine, want []
 	}
 	for i := range added {
 		id, _ := millpond.ParseResourceID(added[i].ID)
-		if err := s.attachable(tx, id, v); err != nil {
+		if added[i].SKU, err = s.attachable(tx, id, v); err != nil {
 			return nil, nil, err
 		}
 		if err := s.Disks.Event(tx, id, millpond.DiskAttach, v.ID); err != nil {

@@ -157,7 +157,7 @@ func (s *Service) create(ctx context.Context, caller millpond.Caller, c Change) 
 				continue
 			}
 			disk, _ := millpond.ParseResourceID(d.ID)
-			if err := s.attachable(tx, disk, v); err != nil {
+			if d.SKU, err = s.attachable(tx, disk, v); err != nil {
 				return err
 			}
 			if err := s.Disks.Event(tx, disk, millpond.DiskAttach, v.ID); err != nil {
@@ -232,21 +232,21 @@ func (s *Service) attached(ctx context.Context, v *millpond.VirtualMachine) (sou
 	return src, nil
 }
 
-// attachable checks a disk that is to be attached.
-func (s *Service) attachable(tx *sqlite.Tx, id millpond.ResourceID, v *millpond.VirtualMachine) error {
+// attachable checks a disk that is to be attached, and returns its SKU.
+func (s *Service) attachable(tx *sqlite.Tx, id millpond.ResourceID, v *millpond.VirtualMachine) (sku string, err error) {
 	d, err := load[millpond.Disk](s, tx, id)
 	if err != nil {
-		return err
+		return "", err
 	}
 	switch {
 	case d.Base().State != millpond.StateSucceeded:
-		return millpond.Errorf(millpond.Conflict, "ResourceNotReady", "The disk '%s' is not ready: it is %s.", id.Name(), d.Base().State)
+		return "", millpond.Errorf(millpond.Conflict, "ResourceNotReady", "The disk '%s' is not ready: it is %s.", id.Name(), d.Base().State)
 	case d.Location != v.Location:
-		return invalid("managedDisk.id", "The disk '%s' is in %s and the machine in %s. A disk is attached in its own region.", id.Name(), d.Location, v.Location)
+		return "", invalid("managedDisk.id", "The disk '%s' is in %s and the machine in %s. A disk is attached in its own region.", id.Name(), d.Location, v.Location)
 	case d.ManagedBy != "" && !same(d.ManagedBy, v.ID.String()):
-		return millpond.Errorf(millpond.Conflict, "AttachDiskWhileBeingDetached", "Disk %s cannot be attached to the VM because it is already owned by VM %s. Detach it there first: az vm disk detach", id.Name(), d.ManagedBy)
+		return "", millpond.Errorf(millpond.Conflict, "AttachDiskWhileBeingDetached", "Disk %s cannot be attached to the VM because it is already owned by VM %s. Detach it there first: az vm disk detach", id.Name(), d.ManagedBy)
 	}
-	return nil
+	return d.SKU, nil
 }
 
 // plan names the disks that are to be made and fills in what follows from the

@@ -277,6 +277,18 @@ func TestALifeOfAMachine(t *testing.T) {
 		more.VM.DataDisks[2].ID = strings.Replace(named, "/resourceGroups/rg/", "/resourceGroups/elsewhere/", 1)
 		_, _, _, err = b.svc.Put(b.ctx, millpond.Caller{}, more)
 		b.refused("a new disk in another group", err, "ResourceGroupNotFound", "")
+		// One that was there is shown as what it is.
+		slow := millpond.Disk{SKU: "StandardSSD_LRS"}
+		slow.ID, _ = millpond.ParseResourceID(mc + "/disks/slow" + strings.ToLower(string(e)))
+		slow.Location = "westus2"
+		_, err = (rows{b.db}).Make(b.ctx, slow, 1)
+		b.ok(err)
+		more.VM.DataDisks = append(after.DataDisks[:2:2], millpond.VMDisk{LUN: 4, ID: slow.ID.String(), Option: millpond.CreateAttach})
+		with, _, _, err := b.svc.Put(b.ctx, millpond.Caller{}, more)
+		b.ok(err)
+		if len(with.DataDisks) != 3 || with.DataDisks[2].SKU != slow.SKU {
+			t.Errorf("with a disk that was there: %+v", with.DataDisks)
+		}
 		more.VM.DataDisks = after.DataDisks[:1]
 		after, _, _, err = b.svc.Put(b.ctx, millpond.Caller{}, more)
 		b.ok(err)
