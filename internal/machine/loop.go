@@ -92,7 +92,7 @@ func (s *Service) run(ctx context.Context) (string, time.Time, error) {
 		}
 		if w := decide(v, f); w != "" {
 			n++
-			s.begin(ctx, v.ID, w, f.machine)
+			s.begin(ctx, v, w, f.machine)
 		}
 	}
 	for _, m := range byKey {
@@ -125,8 +125,10 @@ func diskStates(tx *sqlite.Tx, v *millpond.VirtualMachine) ([]millpond.Provision
 	return out, nil
 }
 
-// begin does one thing about a machine on a goroutine, unless another is under way.
-func (s *Service) begin(ctx context.Context, id millpond.ResourceID, w What, m *launch.Status) {
+// begin does one thing about a machine on a goroutine, unless another is under way. v
+// and m are what it was decided by.
+func (s *Service) begin(ctx context.Context, v *millpond.VirtualMachine, w What, m *launch.Status) {
+	id := v.ID
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.working[id.Key()] || ctx.Err() != nil {
@@ -136,7 +138,7 @@ func (s *Service) begin(ctx context.Context, id millpond.ResourceID, w What, m *
 	s.wg.Add(1)
 	go func() {
 		defer s.wg.Done()
-		err := s.act(ctx, id, w, m)
+		err := s.act(ctx, v, w, m)
 		if err != nil && ctx.Err() == nil {
 			s.Log.Error("a machine's step failed", "vm", id.String(), "step", string(w), "err", err)
 		}
@@ -164,13 +166,19 @@ func (s *Service) edit(ctx context.Context, id millpond.ResourceID, state millpo
 	})
 }
 
-func (s *Service) act(ctx context.Context, id millpond.ResourceID, w What, m *launch.Status) error {
+func (s *Service) act(ctx context.Context, by *millpond.VirtualMachine, w What, m *launch.Status) error {
+	id := by.ID
 	v, err := s.Get(ctx, id)
 	if err != nil {
 		if millpond.KindOf(err) == millpond.NotFound {
 			return nil
 		}
 		return err
+	}
+	// Between the decision and its turn another step may have ended: the end of a
+	// machine that was restarted is not the end of the one that starts.
+	if v.Power != by.Power || v.Generation != by.Generation {
+		return nil
 	}
 	switch w {
 	case MakeDisks:
