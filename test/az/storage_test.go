@@ -75,7 +75,7 @@ func TestStorageAccounts(t *testing.T) {
 	}
 	me := strings.TrimSpace(s.Az("ad", "sp", "show", "--id", s.Creds.ClientID, "--query", "id", "--output", "tsv"))
 	s.Az("role", "assignment", "create", "--assignee-object-id", me, "--assignee-principal-type", "ServicePrincipal", "--role", "Storage Blob Data Reader", "--scope", "/subscriptions/"+s.Creds.SubscriptionID)
-	if got := strings.TrimSpace(s.Az(list...)); got != "dir/f.txt" {
+	if got := strings.TrimSpace(s.Az(list...)); got != "dir/f.txt\ndisk.vhd" {
 		t.Errorf("by token: %q", got)
 	}
 }
