@@ -18,6 +18,18 @@ import (
 	"millpond.dev/millpond/internal/qemu/qmp"
 )
 
+// served is an image host in dir that serves a content of 16 chunks.
+func served(t *testing.T, dir string) (*Client, image.ContentID, []byte) {
+	t.Helper()
+	r := newRunner(t, dir, "v1")
+	data := disk(16 * image.ChunkSize)
+	place, id := stored(t, "store", data)
+	if err := r.Provide(context.Background(), []Export{{Name: string(id), Kind: Content, Stores: []Place{place}}}); err != nil {
+		t.Fatal(err)
+	}
+	return r.Client(), id, data
+}
+
 // A content that has been read is mapped: QEMU reads it from the host's file, and
 // what the map lacks through the export below it.
 func TestMap(t *testing.T) {
@@ -25,13 +37,7 @@ func TestMap(t *testing.T) {
 		t.Skip("qemu-img is not installed (Debian: apt install qemu-utils)")
 	}
 	ctx, dir := context.Background(), t.TempDir()
-	r := newRunner(t, dir, "v1")
-	data := disk(16 * image.ChunkSize)
-	place, id := stored(t, "store", data)
-	if err := r.Provide(ctx, []Export{{Name: string(id), Kind: Content, Stores: []Place{place}}}); err != nil {
-		t.Fatal(err)
-	}
-	client := r.Client()
+	client, id, data := served(t, dir)
 	if _, err := client.Map(ctx, "no-such-export"); millpond.KindOf(err) != millpond.NotFound {
 		t.Errorf("a map of nothing: %v", err)
 	}
@@ -62,12 +68,7 @@ func TestMapGrowsBelowQEMU(t *testing.T) {
 		t.Skip("qemu-storage-daemon is not installed (Debian: apt install qemu-system-common)")
 	}
 	ctx, dir := context.Background(), t.TempDir()
-	r := newRunner(t, dir, "v1")
-	data := disk(16 * image.ChunkSize)
-	place, id := stored(t, "store", data)
-	if err := r.Provide(ctx, []Export{{Name: string(id), Kind: Content, Stores: []Place{place}}}); err != nil {
-		t.Fatal(err)
-	}
+	client, id, data := served(t, dir)
 	read := func(socket, export string, off int) []byte {
 		t.Helper()
 		out := filepath.Join(t.TempDir(), "part")
@@ -83,14 +84,14 @@ func TestMapGrowsBelowQEMU(t *testing.T) {
 	}
 	touched := func() int {
 		t.Helper()
-		list, err := r.Client().Touched(ctx, string(id))
+		list, err := client.Touched(ctx, string(id))
 		if err != nil {
 			t.Fatal(err)
 		}
 		return len(list)
 	}
 	read(Socket(dir), string(id), 0)
-	m, err := r.Client().Map(ctx, string(id))
+	m, err := client.Map(ctx, string(id))
 	if err != nil || m.Chunks == 0 || !m.Grows {
 		t.Fatalf("%+v, %v", m, err)
 	}
@@ -129,7 +130,7 @@ func TestMapGrowsBelowQEMU(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer q.Close()
-	larger, err := r.Client().Grow(ctx, string(id), m)
+	larger, err := client.Grow(ctx, string(id), m)
 	if err != nil || larger.Chunks <= m.Chunks {
 		t.Fatalf("%+v after %+v, %v", larger, m, err)
 	}

@@ -16,11 +16,9 @@ import (
 	"millpond.dev/millpond/internal/sqlite"
 )
 
-// hello gives the node its identity and brings its row to what booted.
-func (x *session) hello(ctx context.Context) (*nodev1.HelloResponse, millpond.Node, error) {
-	var n millpond.Node
-	var p millpond.Pool
-	err := x.svc.DB.View(ctx, func(tx *sqlite.Tx) (err error) {
+// rows are the session's node and that node's pool as they are now.
+func (x *session) rows(ctx context.Context) (n millpond.Node, p millpond.Pool, err error) {
+	err = x.svc.DB.View(ctx, func(tx *sqlite.Tx) (err error) {
 		if n, err = tx.Node(x.node); err != nil {
 			return err
 		}
@@ -28,8 +26,14 @@ func (x *session) hello(ctx context.Context) (*nodev1.HelloResponse, millpond.No
 		return err
 	})
 	if errors.Is(err, sqlite.ErrNoRow) {
-		return nil, n, errNoNode()
+		err = errNoNode()
 	}
+	return n, p, err
+}
+
+// hello gives the node its identity and brings its row to what booted.
+func (x *session) hello(ctx context.Context) (*nodev1.HelloResponse, millpond.Node, error) {
+	n, p, err := x.rows(ctx)
 	if err != nil {
 		return nil, n, err
 	}

@@ -10,7 +10,6 @@ import (
 
 	millpond "millpond.dev/millpond"
 	"millpond.dev/millpond/internal/nodeproto/nodev1"
-	"millpond.dev/millpond/internal/sqlite"
 )
 
 // TokenWant is a token that is wanted: for a resource, of the identity that one of
@@ -50,15 +49,7 @@ func (x *session) giveToken(ctx context.Context, w *nodev1.TokenWanted) {
 
 // token is a token of one of the identities that the node's pool has now.
 func (x *session) token(ctx context.Context, w TokenWant) (t IdentityToken, err error) {
-	var p millpond.Pool
-	err = x.svc.DB.View(ctx, func(tx *sqlite.Tx) error {
-		n, err := tx.Node(x.node)
-		if err != nil {
-			return err
-		}
-		p, err = readPool(tx, n.Account, n.Pool)
-		return err
-	})
+	_, p, err := x.rows(ctx)
 	if err != nil {
 		return t, err
 	}

@@ -2,7 +2,6 @@ package node
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -21,18 +20,7 @@ const installLimit = time.Hour
 // booted, before its start task. A package that cannot be installed makes the
 // node unusable; a call that was cut short is made again by the next session.
 func (x *session) install(ctx context.Context) error {
-	var n millpond.Node
-	var p millpond.Pool
-	err := x.svc.DB.View(ctx, func(tx *sqlite.Tx) (err error) {
-		if n, err = tx.Node(x.node); err != nil {
-			return err
-		}
-		p, err = readPool(tx, n.Account, n.Pool)
-		return err
-	})
-	if errors.Is(err, sqlite.ErrNoRow) {
-		return errNoNode()
-	}
+	n, p, err := x.rows(ctx)
 	if err != nil || !n.Installing {
 		return err
 	}

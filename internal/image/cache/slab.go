@@ -41,8 +41,8 @@ type slab struct {
 	pinned map[int]int
 	// hand is the clock's: the slot that is looked at next for eviction.
 	hand int
-	// noGrowth is until when the file is not made longer, because the disk was
-	// full; meanwhile chunks replace each other.
+	// noGrowth is until when no slot is taken that was never used, because the disk
+	// was full; meanwhile chunks replace each other.
 	noGrowth  time.Time
 	evictions int64
 	// fail replaces a write's outcome in tests of a full disk.
