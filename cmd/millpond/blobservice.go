@@ -1,14 +1,17 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"net/http"
 	"os"
 	"time"
 
+	"millpond.dev/millpond/internal/compute"
 	"millpond.dev/millpond/internal/config"
 	"millpond.dev/millpond/internal/storage"
+	"millpond.dev/millpond/internal/storageapi"
 )
 
 // openBlobService is the real blob service behind storage accounts, nil without
@@ -35,4 +38,15 @@ func openBlobService(cfg config.BlobService) (*storage.Backend, error) {
 		TLSHandshakeTimeout:   10 * time.Second,
 		ResponseHeaderTimeout: 2 * time.Minute,
 	})
+}
+
+// diskOpener is storageapi.Options.OpenDisk by the disks.
+func diskOpener(disks *compute.Service) func(context.Context, compute.Access) (storageapi.Disk, error) {
+	return func(ctx context.Context, a compute.Access) (storageapi.Disk, error) {
+		b, err := disks.OpenBlob(ctx, a)
+		if err != nil {
+			return nil, err // not b, whose nil would be a disk
+		}
+		return b, nil
+	}
 }

@@ -301,7 +301,7 @@ func newServer(ctx context.Context, cfg config.Config, data datadir.Dir, addr st
 	}
 	s.edges = edges{identity: identity.New(dir, s.clock, log), graph: identity.NewGraph(dir, rights, s.clock, log), arm: rm, authorization: assignments,
 		batch: batch, blob: blobapi.New(comp, log),
-		storage: storageapi.New(storageapi.Options{Accounts: stores, Behind: blobs, Auth: rights, Clock: s.clock, Log: log, Verify: func(ctx context.Context, token string) (millpond.Caller, error) {
+		storage: storageapi.New(storageapi.Options{Accounts: stores, OpenDisk: diskOpener(comp), Behind: blobs, Auth: rights, Clock: s.clock, Log: log, Verify: func(ctx context.Context, token string) (millpond.Caller, error) {
 			return dir.Verify(ctx, token, directory.AudienceStorage)
 		}}),
 		status: map[string]http.Handler{"/metrics": pages.Metrics, "/healthz": http.HandlerFunc(s.healthz), "/": pages.Status}}
@@ -325,7 +325,7 @@ func (s *server) start(ctx context.Context, l net.Listener) <-chan error {
 	for _, loop := range s.loops {
 		s.driver.Start(loops, loop)
 	}
-	for _, run := range []func(context.Context){s.hooks.Run, s.forward, s.nodes.Forward, s.machines.Forward} {
+	for _, run := range []func(context.Context){s.hooks.Run, s.forward, s.edges.storage.Run, s.nodes.Forward, s.machines.Forward} {
 		s.beside.Go(func() { run(loops) })
 	}
 	failed := make(chan error, 1)

@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"millpond.dev/millpond/internal/atomicfile"
+	"millpond.dev/millpond/internal/azwire"
 	"millpond.dev/millpond/internal/clock"
 )
 
@@ -159,7 +160,19 @@ func (a *Authority) PEM() []byte { return a.pem }
 
 // TLS is the listener's configuration.
 func (a *Authority) TLS() *tls.Config {
-	return &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}, GetCertificate: a.certificateFor}
+	all := &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}, GetCertificate: a.certificateFor}
+	// Azure's storage speaks HTTP/1.1 alone, and its clients are written for that:
+	// azcopy closes a body that is slow and takes what HTTP/2 says to it for a
+	// failure.
+	blobs := all.Clone()
+	blobs.NextProtos = []string{"http/1.1"}
+	all.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+		if azwire.ServiceOf(hello.ServerName) == azwire.ServiceBlob {
+			return blobs, nil
+		}
+		return nil, nil
+	}
+	return all
 }
 
 var hostName = regexp.MustCompile(`^[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?)*$`)

@@ -136,6 +136,22 @@ func (b *lockedBuffer) String() string {
 	return b.b.String()
 }
 
+// Storage has no HTTP/2 in Azure, and its clients do not expect it.
+func TestBlobsComeByHTTP1(t *testing.T) {
+	client, _, _, _ := running(t, Handlers{Storage: echo("storage"), Blob: echo("blob")})
+	for _, url := range []string{"https://acct.blob.core.windows.net/c/b", "https://md-1.blob.storage.azure.net/c/abcd"} {
+		resp, err := client.Get(url)
+		if err != nil {
+			t.Errorf("%s: %v", url, err)
+			continue
+		}
+		resp.Body.Close()
+		if resp.StatusCode != 200 || resp.ProtoMajor != 1 {
+			t.Errorf("%s: %s %s", url, resp.Proto, resp.Status)
+		}
+	}
+}
+
 func TestEveryNameHasItsCertificate(t *testing.T) {
 	client, address, _, _ := running(t, Handlers{ARM: echo("arm"), Batch: echo("batch"), Status: echo("status")})
 	for _, url := range []string{"https://management.azure.com/subscriptions", "https://acct.westus2.batch.azure.com/pools", "https://localhost/", "https://millpond.internal/", "https://" + address + "/"} {

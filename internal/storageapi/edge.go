@@ -5,13 +5,16 @@
 // signed anew. What a signed link permits is enforced by the service behind,
 // which gets a link with the same words.
 //
-// It stores nothing and reads no blob itself. httpd mounts it for
+// It stores nothing. It reads a blob or a disk only where a request's content is
+// to come from another address of this server, which the service behind cannot
+// reach. httpd mounts it for
 // *.blob.core.windows.net and, in direct use, for /{account}/….
 package storageapi
 
 import (
 	"context"
 	"encoding/xml"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httputil"
@@ -25,12 +28,22 @@ import (
 	"millpond.dev/millpond/internal/azwire"
 	"millpond.dev/millpond/internal/blobsign"
 	"millpond.dev/millpond/internal/clock"
+	"millpond.dev/millpond/internal/compute"
 	"millpond.dev/millpond/internal/storage"
 )
 
 // Accounts finds storage accounts by name; storage.Service does.
 type Accounts interface {
 	Lookup(ctx context.Context, name string) (*millpond.StorageAccount, error)
+}
+
+// Disk is a disk as a page blob; *compute.Blob is one.
+type Disk interface {
+	io.ReaderAt
+	io.Closer
+	Size() int64
+	// Data lists the ranges that may hold more than zeros.
+	Data(off, n int64) ([]compute.Extent, error)
 }
 
 // Authorizer decides rights; an error says which right is missing.
@@ -41,6 +54,8 @@ type Authorizer interface {
 // Options are what an Edge is made of.
 type Options struct {
 	Accounts Accounts
+	// OpenDisk opens what is behind a disk's signed URL, to be copied into a blob.
+	OpenDisk func(ctx context.Context, a compute.Access) (Disk, error)
 	// Behind is the real service; nil answers that there is none.
 	Behind *storage.Backend
 	Auth   Authorizer
@@ -55,6 +70,7 @@ type Edge struct {
 	Options
 	router *azwire.Router
 	proxy  *httputil.ReverseProxy
+	copies copies
 }
 
 // Proven is the Action of every operation: a signature, a token with a role
@@ -63,7 +79,7 @@ const Proven = "(the account's key, a signed URL, or a token with a data role)"
 
 // New makes the handler.
 func New(o Options) *Edge {
-	e := &Edge{Options: o}
+	e := &Edge{Options: o, copies: copies{waiting: make(chan *diskCopy, maxCopies), by: map[string]*diskCopy{}}}
 	e.router = azwire.NewRouter(e.Routes())
 	e.proxy = &httputil.ReverseProxy{Rewrite: e.rewrite, ModifyResponse: e.answer, ErrorHandler: e.unreachable}
 	if o.Behind != nil {
@@ -191,8 +207,6 @@ func refused(r *request) error {
 		return no("This operation of the whole blob service is not supported: the service is shared by all storage accounts of this server. Use an operation of a container.")
 	case strings.HasPrefix(r.place.Container, "$"):
 		return no("The container " + r.place.Container + " is not supported: it belongs to the whole blob service. Use a container of another name.")
-	case r.Header.Get("x-ms-copy-source-authorization") != "":
-		return no("x-ms-copy-source-authorization is not supported. Sign the source's URL.")
 	}
 	return r.confined()
 }

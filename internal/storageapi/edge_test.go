@@ -22,6 +22,7 @@ import (
 
 	millpond "millpond.dev/millpond"
 	"millpond.dev/millpond/internal/clock"
+	"millpond.dev/millpond/internal/compute"
 	"millpond.dev/millpond/internal/storage"
 	"millpond.dev/millpond/internal/storageapi"
 	"millpond.dev/millpond/test/lab"
@@ -58,11 +59,18 @@ func (rights) Authorize(_ context.Context, _ millpond.Caller, action, scope stri
 // under Azure's names.
 func edge(t *testing.T, all accounts) (*httptest.Server, http.RoundTripper) {
 	t.Helper()
+	_, srv, rt := edgeWith(t, all, opening(nil))
+	return srv, rt
+}
+
+// edgeWith is the edge itself, for tests of what goes on beside the requests.
+func edgeWith(t *testing.T, all accounts, open func(context.Context, compute.Access) (storageapi.Disk, error)) (*storageapi.Edge, *httptest.Server, http.RoundTripper) {
+	t.Helper()
 	behind, err := storage.NewBackend(lab.Azurite(t), "", http.DefaultTransport)
 	if err != nil {
 		t.Fatal(err)
 	}
-	e := storageapi.New(storageapi.Options{Accounts: all, Behind: behind, Auth: rights{}, Clock: clock.System{}, Log: slog.New(slog.DiscardHandler),
+	e := storageapi.New(storageapi.Options{Accounts: all, OpenDisk: open, Behind: behind, Auth: rights{}, Clock: clock.System{}, Log: slog.New(slog.DiscardHandler),
 		Verify: func(_ context.Context, token string) (millpond.Caller, error) {
 			if token != "good" {
 				return millpond.Caller{}, millpond.Errorf(millpond.Unauthenticated, "InvalidAuthenticationToken", "bad token")
@@ -71,7 +79,7 @@ func edge(t *testing.T, all accounts) (*httptest.Server, http.RoundTripper) {
 		}})
 	srv := httptest.NewServer(e)
 	t.Cleanup(srv.Close)
-	return srv, roundTrip(func(q *http.Request) (*http.Response, error) {
+	return e, srv, roundTrip(func(q *http.Request) (*http.Response, error) {
 		q = q.Clone(q.Context())
 		q.Host = q.URL.Host
 		q.URL.Scheme, q.URL.Host = "http", strings.TrimPrefix(srv.URL, "http://")

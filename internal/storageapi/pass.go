@@ -10,7 +10,6 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
-	"time"
 
 	millpond "millpond.dev/millpond"
 	"millpond.dev/millpond/internal/azwire"
@@ -36,16 +35,31 @@ func (e *Edge) pass(w http.ResponseWriter, ar *azwire.Request) error {
 	if b.url, err = e.address(r.account, r.path, r.place, r.query, r.by == byLink); err != nil {
 		return err
 	}
+	hr := r.Request.Request
 	if link := r.Header.Get("x-ms-copy-source"); link != "" {
-		if b.source, err = e.copySource(r, link); err != nil {
+		s, err := e.copySource(r, link)
+		if err != nil {
 			return err
+		}
+		switch here := s.behind != "" || s.disk != nil; {
+		case here && takes(r):
+			if hr, err = e.fill(r, s); err != nil {
+				return err
+			}
+			defer hr.Body.Close()
+		case s.disk != nil:
+			return e.copyDisk(w, b, s)
+		case here:
+			b.source = s.behind
+		default:
+			b.source = link
 		}
 	}
 	// What the server sets itself comes from behind.
 	for _, h := range []string{"x-ms-request-id", "x-ms-version", "x-ms-client-request-id", "X-Content-Type-Options"} {
 		w.Header().Del(h)
 	}
-	e.proxy.ServeHTTP(w, r.Request.Request.WithContext(context.WithValue(r.Context(), passKey{}, b)))
+	e.proxy.ServeHTTP(w, hr.WithContext(context.WithValue(r.Context(), passKey{}, b)))
 	return nil
 }
 
@@ -87,62 +101,6 @@ func (e *Edge) address(a *millpond.StorageAccount, path string, p blobsign.Place
 	return &own, nil
 }
 
-// copySource is the address behind of a blob that is copied from an account of
-// this server; every other address is the service's own to fetch.
-func (e *Edge) copySource(r *request, link string) (string, error) {
-	bad := func(why string) error {
-		return millpond.Errorf(millpond.Invalid, "InvalidHeaderValue", "The value for one of the HTTP headers is not in the correct format: x-ms-copy-source. %s", why)
-	}
-	u, err := url.Parse(link)
-	if err != nil || u.Host == "" {
-		return "", bad("It must be a URL.")
-	}
-	s := &request{Request: &azwire.Request{Request: &http.Request{Method: http.MethodGet, Host: u.Host, URL: u, Header: http.Header{}, RemoteAddr: r.RemoteAddr}}}
-	if !strings.HasSuffix(strings.ToLower(hostOf(u.Host)), azwire.BlobSuffix) && u.Host != r.Host {
-		return link, nil
-	}
-	if s.account, err = e.Accounts.Lookup(r.Context(), s.locate()); err != nil {
-		return "", err
-	}
-	_, params, _ := e.router.Match(http.MethodGet, s.path)
-	s.place = blobsign.Place{Container: params["container"], Blob: params["blob"]}
-	if s.place.Blob == "" {
-		return "", bad("It must lead to a blob.")
-	}
-	if err := s.confined(); err != nil {
-		return "", err
-	}
-	if blobsign.IsSAS(s.query) {
-		if err := e.proveLink(s); err != nil {
-			return "", err
-		}
-		to, err := e.address(s.account, s.path, s.place, s.query, true)
-		if err != nil {
-			return "", err
-		}
-		return to.String(), nil
-	}
-	// Without a signature of its own the source must be the same account's, which
-	// the key opens; the service behind must not think that of all of it.
-	if r.by == byKey && s.account.ID.Key() == r.account.ID.Key() {
-		to, err := e.address(s.account, s.path, s.place, s.query, false)
-		if err != nil {
-			return "", err
-		}
-		q, err := e.Behind.Key.SAS(blobsign.Place{Container: storage.Name(s.account.ID.Name(), s.place.Container), Blob: s.place.Blob},
-			blobsign.Grant{Permissions: "r", Expiry: e.Clock.Now().Add(24 * time.Hour), Plain: e.Behind.URL.Scheme == "http"})
-		if err != nil {
-			return "", err
-		}
-		for k, v := range s.query {
-			q[k] = v
-		}
-		to.RawQuery = q.Encode()
-		return to.String(), nil
-	}
-	return "", millpond.Errorf(millpond.Conflict, "CannotVerifyCopySource", "The source of the copy cannot be read without a signature. Sign its URL.")
-}
-
 // rewrite makes the request behind and signs it.
 func (e *Edge) rewrite(p *httputil.ProxyRequest) {
 	b := p.In.Context().Value(passKey{}).(*behind)
@@ -153,6 +111,7 @@ func (e *Edge) rewrite(p *httputil.ProxyRequest) {
 	}
 	if b.source != "" {
 		h.Set("x-ms-copy-source", b.source)
+		h.Del("x-ms-copy-source-authorization") // it was for this server
 	}
 	if h.Get("x-ms-version") == "" && b.by != byLink {
 		h.Set("x-ms-version", blobsign.SASVersion)
@@ -169,6 +128,7 @@ const maxList = 64 << 20
 var (
 	endpointAttr  = regexp.MustCompile(`ServiceEndpoint="[^"]*"`)
 	containerAttr = regexp.MustCompile(`ContainerName="[^"]*"`)
+	markElement   = regexp.MustCompile(`(?i)<` + copyMark + `>[^<]*</` + copyMark + `>`)
 )
 
 // answer puts the account's own names into what the service behind says.
@@ -176,6 +136,9 @@ func (e *Edge) answer(resp *http.Response) error {
 	b := resp.Request.Context().Value(passKey{}).(*behind)
 	if from := resp.Header.Get("x-ms-copy-source"); from != "" {
 		resp.Header.Set("x-ms-copy-source", e.clientURL(b, from))
+	}
+	if b.place.Blob != "" && resp.Header.Get(markHeader) != "" {
+		e.showCopy(resp.Header)
 	}
 	comp := strings.ToLower(b.query.Get("comp"))
 	if resp.StatusCode != http.StatusOK || b.Method != http.MethodGet || comp != "list" && comp != "blobs" || b.place.Blob != "" {
@@ -205,6 +168,7 @@ func rename(body []byte, account, base, container string) []byte {
 	rest := body[head+1:]
 	if container != "" {
 		top = containerAttr.ReplaceAllLiteral(top, []byte(`ContainerName="`+container+`"`))
+		rest = markElement.ReplaceAllLiteral(rest, nil)
 	} else {
 		for _, tag := range []string{"<Name>", "<Prefix>"} {
 			rest = bytes.ReplaceAll(rest, []byte(tag+account+"-"), []byte(tag))
@@ -238,6 +202,11 @@ func (e *Edge) unreachable(w http.ResponseWriter, hr *http.Request, err error) {
 		w.WriteHeader(499)
 		return
 	}
-	e.Log.Warn("the blob service behind does not answer", "request", b.ID, "host", e.Behind.URL.Host, "err", err)
-	e.writeError(w, b.request, millpond.Errorf(millpond.Unavailable, "ServerBusy", "The blob service behind this server's storage accounts does not answer. Whoever runs the server must see that it runs at %s.", e.Behind.URL.Host))
+	e.writeError(w, b.request, e.silent(err))
+}
+
+// silent is the answer when the service behind gives none.
+func (e *Edge) silent(err error) error {
+	e.Log.Warn("the blob service behind does not answer", "host", e.Behind.URL.Host, "err", err)
+	return millpond.Errorf(millpond.Unavailable, "ServerBusy", "The blob service behind this server's storage accounts does not answer. Whoever runs the server must see that it runs at %s.", e.Behind.URL.Host)
 }
