@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"time"
 
 	millpond "millpond.dev/millpond"
 	"millpond.dev/millpond/internal/extension"
@@ -23,7 +24,7 @@ func (s *Service) PutExtension(ctx context.Context, want *millpond.VMExtension, 
 		if err != nil {
 			return err
 		}
-		if _, err := move(v, millpond.VMCommand, tx.Now); err != nil {
+		if err := moveForExtension(v, tx.Now); err != nil {
 			return err
 		}
 		id, location, err := s.Resources.Admit(tx, want.ID, v.Location)
@@ -65,6 +66,19 @@ func (s *Service) PutExtension(ctx context.Context, want *millpond.VMExtension, 
 	})
 	s.tellAll()
 	return out, created, op, err
+}
+
+// moveForExtension says whether a machine can take an extension or lose one now,
+// which is its guest's work.
+func moveForExtension(v *millpond.VirtualMachine, now time.Time) error {
+	switch v.Power {
+	case millpond.VMStopping, millpond.VMStopped, millpond.VMDeallocating, millpond.VMDeallocated:
+		if !v.Generalized {
+			return millpond.Errorf(millpond.Conflict, "OperationNotAllowed", "Cannot modify extensions in the VM when the VM is not running: VM '%s' is %s. Start it first: az vm start --ids %s", v.ID.Name(), v.Power, v.ID)
+		}
+	}
+	_, err := moveAs(v, millpond.VMCommand, "extension", now)
+	return err
 }
 
 // extensionScript checks an extension and makes the script that installs it;
@@ -149,7 +163,7 @@ func (s *Service) DeleteExtension(ctx context.Context, id millpond.ResourceID) (
 		if err != nil {
 			return err
 		}
-		if _, err := move(v, millpond.VMCommand, tx.Now); err != nil {
+		if err := moveForExtension(v, tx.Now); err != nil {
 			return err
 		}
 		if !e.Command.State.Ended() {

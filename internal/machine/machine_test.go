@@ -405,6 +405,8 @@ func TestScriptsAndExtensions(t *testing.T) {
 	b.power("vm1", millpond.VMDeallocate, millpond.VMDeallocated)
 	_, err = b.svc.Invoke(b.ctx, vmID("vm1"), millpond.GuestCommand{Script: "true"})
 	b.refused("a script on a machine that is off", err, "OperationNotAllowed", "must be running")
+	_, _, _, err = b.svc.PutExtension(b.ctx, x, nil)
+	b.refused("an extension on a machine that is off", err, "OperationNotAllowed", "Cannot modify extensions in the VM when the VM is not running: VM 'vm1' is deallocated. Start it first")
 }
 
 func TestRefusalsOfNewMachines(t *testing.T) {

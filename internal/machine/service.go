@@ -222,15 +222,20 @@ func (s *Service) AuthenticateNode(ctx context.Context, node millpond.NodeID, ge
 // move applies an event to a machine's row; the caller writes it. A refusal
 // comes in Azure's words.
 func move(v *millpond.VirtualMachine, e millpond.VMEvent, now time.Time) (millpond.Outcome, error) {
+	return moveAs(v, e, string(e), now)
+}
+
+// moveAs is move for an operation that has another name than its event.
+func moveAs(v *millpond.VirtualMachine, e millpond.VMEvent, operation string, now time.Time) (millpond.Outcome, error) {
 	if v.Generalized && (e == millpond.VMStart || e == millpond.VMRestart || e == millpond.VMChange || e == millpond.VMCommand) {
 		return millpond.Refused, millpond.Errorf(millpond.Conflict, "OperationNotAllowed",
-			"Operation '%s' is not allowed on VM '%s' since the VM is generalized. Make an image of it, az image create --source %s, and create machines from that.", e, v.ID.Name(), v.ID.Name())
+			"Operation '%s' is not allowed on VM '%s' since the VM is generalized. Make an image of it, az image create --source %s, and create machines from that.", operation, v.ID.Name(), v.ID.Name())
 	}
 	next, outcome, reason := millpond.VMTransition(v.Power, e)
 	switch {
 	case outcome == millpond.Refused:
 		return outcome, millpond.Errorf(millpond.Conflict, "OperationNotAllowed", "Operation '%s' is not allowed on VM '%s': %s (its state is %s). See it with: az vm get-instance-view --ids %s",
-			e, v.ID.Name(), reason, v.Power, v.ID)
+			operation, v.ID.Name(), reason, v.Power, v.ID)
 	case outcome == millpond.Accepted && next != v.Power:
 		v.Power, v.Began = next, now
 	}
