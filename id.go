@@ -3,6 +3,7 @@ package millpond
 import (
 	"regexp"
 	"strings"
+	"unicode/utf8"
 )
 
 // Each kind of id has a type of its own, so that one cannot be passed as
@@ -31,6 +32,18 @@ var batchID = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
 // ValidBatchID says whether s may name a pool, job, job schedule or task that a
 // caller adds: 1–64 of letters, digits, hyphen and underscore.
 func ValidBatchID(s string) bool { return batchID.MatchString(s) }
+
+// mostDisplayName is the length of a display name, in characters.
+const mostDisplayName = 1024
+
+// CheckDisplayName refuses what a pool, job, job schedule or task cannot be called for
+// people.
+func CheckDisplayName(s string) *Error {
+	if utf8.RuneCountInString(s) > mostDisplayName {
+		return InvalidProperty("displayName", "", "A display name has at most 1024 characters.")
+	}
+	return nil
+}
 
 // ResourceID is a parsed Resource Manager id:
 // /subscriptions/{s}/resourceGroups/{g}/providers/{ns}/{type}/{name}[/{type}/{name}…].

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -437,6 +438,20 @@ func TestProtocol(t *testing.T) {
 	w.code("InvalidRequestContent", w.do("PUT", mc+"/disks/d", `{"properties":7}`, 400))
 	w.do("HEAD", rg, "", 204)
 	w.do("PUT", strings.Replace(rg, "rg", "RG", 1), `{"location":"westus2"}`, 200)
+	// Filters: clients delete what is listed.
+	other := strings.Replace(rg, "rg", "other", 1)
+	w.do("PUT", other, `{"location":"westus2","tags":{"env":"it's","x":"y"}}`, 201)
+	groups := strings.TrimSuffix(rg, "/rg")
+	for filter, want := range map[string]int{"": 2, "tagName eq 'ENV'": 1, "tagname eq 'env' and tagValue eq 'it''s'": 1, "(tagName eq 'env') and (tagValue eq 'test')": 0, "tagName eq 'none'": 0} {
+		if got := len(w.do("GET", groups+"?$filter="+url.QueryEscape(filter), "", 200)["value"].([]any)); got != want {
+			t.Errorf("%d groups with %q, not %d", got, filter, want)
+		}
+	}
+	for _, filter := range []string{"tagValue eq 'x'", "name eq 'rg'", "tagName eq 'a' or tagName eq 'b'", "tagName eq 'a' tagValue eq 'b'", "tagName ne 'a'", "tagName eq 'a' and", "tagName eq 'a' and tagName eq 'b'", "x"} {
+		w.code("InvalidFilterInQueryString", w.do("GET", groups+"?$filter="+url.QueryEscape(filter), "", 400))
+	}
+	w.code("InvalidFilterInQueryString", w.do("GET", rg+"/resources?$filter="+url.QueryEscape("resourceType eq 'a' and name ne 'b'"), "", 400))
+	w.do("DELETE", other, "", 202)
 	// Paging: five disks, pages of three.
 	for i := range 5 {
 		w.do("PUT", fmt.Sprintf("%s/disks/d%d", mc, i), `{"location":"westus2","properties":{"creationData":{"createOption":"Empty"},"diskSizeGB":1}}`, 200)

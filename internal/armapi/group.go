@@ -39,7 +39,11 @@ func (e *Edge) listGroups(w http.ResponseWriter, r *azwire.Request) error {
 	if err != nil {
 		return err
 	}
-	gs, err := e.Resources.Groups(r.Context(), r.Param("sub"), after, limit)
+	terms, err := filterTerms(r, "tagName", "tagValue")
+	if err != nil {
+		return err
+	}
+	gs, err := e.Resources.Groups(r.Context(), r.Param("sub"), after, limit, tagOf(terms))
 	if err != nil {
 		return err
 	}

@@ -3,6 +3,7 @@ package armapi
 import (
 	"net/http"
 	"regexp"
+	"slices"
 	"strings"
 
 	millpond "millpond.dev/millpond"
@@ -30,8 +31,53 @@ func (e *Edge) resourceRoutes() []azwire.Route {
 	return out
 }
 
-// filterTerm reads the terms that clients put into $filter of a resource list.
-var filterTerm = regexp.MustCompile(`(?i)(resourceGroup|resourceType|name|tagName|tagValue|location)\s+eq\s+'([^']*)'`)
+// filterTerm is a term of a $filter, and filterAnd what joins two.
+var (
+	filterTerm = regexp.MustCompile(`(?i)^([a-z]+)\s+eq\s+'((?:[^']|'')*)'`)
+	filterAnd  = regexp.MustCompile(`(?i)^and\b`)
+)
+
+// filterTerms reads a $filter of terms that are joined by and, by their properties in
+// lower case. A list that left out a term would show what nobody asked for, to clients
+// that delete what is listed.
+func filterTerms(r *azwire.Request, properties ...string) (map[string]string, error) {
+	filter := r.QueryValue("$filter")
+	bad := millpond.Errorf(millpond.Invalid, "InvalidFilterInQueryString", "The $filter '%s' is not supported. Use %s with eq, joined by and, such as %s eq 'x'.", azwire.Clip(filter), strings.Join(properties, ", "), properties[0])
+	out := map[string]string{}
+	// Where all is joined by and, parentheses say nothing.
+	trim := func(s string) string { return strings.TrimLeft(s, " ()") }
+	for rest := trim(filter); rest != ""; {
+		m := filterTerm.FindStringSubmatch(rest)
+		if m == nil || !slices.ContainsFunc(properties, func(p string) bool { return strings.EqualFold(p, m[1]) }) {
+			return nil, bad
+		}
+		key, value := strings.ToLower(m[1]), strings.ReplaceAll(m[2], "''", "'")
+		if old, twice := out[key]; twice && old != value {
+			return nil, bad
+		}
+		out[key] = value
+		if rest = trim(rest[len(m[0]):]); rest == "" {
+			break
+		}
+		and := filterAnd.FindString(rest)
+		if rest = trim(rest[len(and):]); and == "" || rest == "" {
+			return nil, bad
+		}
+	}
+	if _, value := out["tagvalue"]; value && out["tagname"] == "" {
+		return nil, bad
+	}
+	return out, nil
+}
+
+// tagOf is the tag that a filter asks for, NAME or NAME=VALUE.
+func tagOf(terms map[string]string) string {
+	tag := terms["tagname"]
+	if value, given := terms["tagvalue"]; given {
+		tag += "=" + value
+	}
+	return tag
+}
 
 func (e *Edge) listResources(w http.ResponseWriter, r *azwire.Request) error {
 	after, limit, err := e.page(r)
@@ -42,28 +88,15 @@ func (e *Edge) listResources(w http.ResponseWriter, r *azwire.Request) error {
 	if r.Param("rg") != "" {
 		q.Group = groupScope(r)
 	}
-	location := ""
-	rest := r.QueryValue("$filter")
-	for _, m := range filterTerm.FindAllStringSubmatch(rest, -1) {
-		switch strings.ToLower(m[1]) {
-		case "resourcegroup":
-			q.Group = "/subscriptions/" + r.Param("sub") + "/resourceGroups/" + m[2]
-		case "resourcetype":
-			q.Type = m[2]
-		case "name":
-			q.Name = m[2]
-		case "location":
-			location = millpond.NormalizeRegion(m[2])
-		case "tagname":
-			q.Tag = m[2] + q.Tag
-		case "tagvalue":
-			q.Tag += "=" + m[2]
-		}
+	terms, err := filterTerms(r, "resourceGroup", "resourceType", "name", "location", "tagName", "tagValue")
+	if err != nil {
+		return err
 	}
-	left := filterTerm.ReplaceAllString(rest, "")
-	if strings.Trim(strings.ReplaceAll(strings.ToLower(left), "and", ""), " ()") != "" {
-		return millpond.Errorf(millpond.Invalid, "InvalidFilterInQueryString", "The $filter '%s' is not supported. Use resourceGroup, resourceType, name, location, tagName or tagValue with eq, joined by and.", rest)
+	if group := terms["resourcegroup"]; group != "" {
+		q.Group = "/subscriptions/" + r.Param("sub") + "/resourceGroups/" + group
 	}
+	q.Type, q.Name, q.Tag = terms["resourcetype"], terms["name"], tagOf(terms)
+	location := millpond.NormalizeRegion(terms["location"])
 	if q.Tag != "" || location != "" {
 		q.Limit = 0 // these filter after the page is cut
 	}

@@ -380,13 +380,20 @@ func checkVersion(r *request) error {
 	return nil
 }
 
-// checkCommon checks what every operation takes and few use: the seconds that
-// the answer may take, of which it needs a fraction, and the client's clock.
+// checkCommon checks what many operations take and few use: the seconds that the
+// answer may take, of which it needs a fraction, what is true or false, and the
+// client's clock.
 func checkCommon(r *request) error {
 	if v := r.QueryValue("timeout"); v != "" {
 		if n, err := strconv.ParseInt(v, 10, 32); err != nil || n < 0 {
 			return millpond.Errorf(millpond.Invalid, "InvalidQueryParameterValue", "The value of the query parameter timeout is not a number of seconds.").
 				With("QueryParameterName", "timeout").With("QueryParameterValue", azwire.Clip(v)).With("Reason", "Give a whole number; 30 is the most and the default.")
+		}
+	}
+	for _, name := range []string{"force", "recursive"} {
+		if v := r.QueryValue(name); v != "" && !strings.EqualFold(v, "true") && !strings.EqualFold(v, "false") {
+			return millpond.Errorf(millpond.Invalid, "InvalidQueryParameterValue", "The value of the query parameter %s is neither true nor false.", name).
+				With("QueryParameterName", name).With("QueryParameterValue", azwire.Clip(v)).With("Reason", "Give true or false.")
 		}
 	}
 	if v := r.Header.Get("ocp-date"); v != "" {

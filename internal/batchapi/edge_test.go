@@ -172,8 +172,11 @@ func TestCommonParameters(t *testing.T) {
 		refused(t, send(e, "GET", "/pools?timeout="+v, "", "admin"), 400, "InvalidQueryParameterValue")
 		refused(t, send(e, "DELETE", "/jobs/j?timeOut="+v, "", "admin"), 400, "InvalidQueryParameterValue")
 	}
+	for _, q := range []string{"force=perhaps", "force=1", "recursive=yes"} {
+		refused(t, send(e, "DELETE", "/jobs/j?"+q, "", "admin"), 400, "InvalidQueryParameterValue")
+	}
 	refused(t, send(e, "GET", "/pools", "", "admin", "ocp-date", "yesterday"), 400, "InvalidHeaderValue")
-	for _, q := range []string{"timeout=0", "timeout=30", "timeOut=3600", "timeout="} {
+	for _, q := range []string{"timeout=0", "timeout=30", "timeOut=3600", "timeout=", "force=True", "recursive=false"} {
 		if w := send(e, "GET", "/pools?"+q, "", "admin", "ocp-date", "Tue, 01 Oct 2024 12:00:00 GMT"); w.Code != 200 {
 			t.Errorf("%s: %d %s", q, w.Code, w.Body)
 		}

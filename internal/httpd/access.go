@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"runtime/debug"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -53,7 +54,7 @@ func header(w http.ResponseWriter, r *http.Request, id string) {
 	if c := r.Header.Get("x-ms-client-request-id"); c != "" {
 		h.Set("x-ms-client-request-id", c)
 	}
-	if c := r.Header.Get("client-request-id"); c != "" && r.Header.Get("return-client-request-id") == "true" {
+	if c := r.Header.Get("client-request-id"); c != "" && strings.EqualFold(r.Header.Get("return-client-request-id"), "true") {
 		h.Set("client-request-id", c)
 	}
 }

@@ -183,6 +183,21 @@ func TestPanicBecomesAnAnswerAndALogLine(t *testing.T) {
 	}
 }
 
+// TestClientRequestID: it is told to who asks, in whatever case a language writes true.
+func TestClientRequestID(t *testing.T) {
+	for asks, want := range map[string]string{"true": "mine", "True": "mine", "TRUE": "mine", "false": "", "": ""} {
+		s := New(Config{Handlers: Handlers{Batch: echo("batch")}, Clock: clock.System{}, Rand: rand.Reader, Log: slog.New(slog.DiscardHandler)})
+		r := httptest.NewRequest("GET", "https://acct.westus2.batch.azure.com/pools", nil)
+		r.Header.Set("client-request-id", "mine")
+		r.Header.Set("return-client-request-id", asks)
+		w := httptest.NewRecorder()
+		s.ServeHTTP(w, r)
+		if got := w.Header().Get("client-request-id"); got != want {
+			t.Errorf("return-client-request-id: %q gives %q", asks, got)
+		}
+	}
+}
+
 func TestAnswersWithoutBodyHaveNone(t *testing.T) {
 	client, _, _, _ := running(t, Handlers{ARM: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method == "HEAD" {

@@ -12,6 +12,7 @@ import (
 	millpond "millpond.dev/millpond"
 	"millpond.dev/millpond/internal/image"
 	"millpond.dev/millpond/internal/image/cache"
+	"millpond.dev/millpond/internal/image/layer"
 	"millpond.dev/millpond/internal/process"
 )
 
@@ -152,11 +153,13 @@ func (h *host) register(r *http.Request, e Export) (ExportStatus, error) {
 	x, err := h.enter(e)
 	if err == nil && e.Kind == Disk {
 		if err = h.openDisk(r.Context(), x); err != nil {
+			var k *layer.Disk
 			h.mu.Lock()
 			if x.clients == 0 {
-				h.remove(x)
+				k = h.remove(x)
 			}
 			h.mu.Unlock()
+			h.closeDisk(k)
 		}
 	}
 	if err != nil {
@@ -219,15 +222,15 @@ func (h *host) mapContent(ctx context.Context, name string) (cache.Mapping, erro
 // unregister ends an export, when its last client has gone.
 func (h *host) unregister(name string) {
 	h.mu.Lock()
-	defer h.mu.Unlock()
-	e := h.exports[name]
-	if e == nil {
-		return
+	var k *layer.Disk
+	if e := h.exports[name]; e != nil {
+		e.leaving = true
+		if e.clients == 0 {
+			k = h.remove(e)
+		}
 	}
-	e.leaving = true
-	if e.clients == 0 {
-		h.remove(e)
-	}
+	h.mu.Unlock()
+	h.closeDisk(k)
 }
 
 func (h *host) status(name string) (ExportStatus, error) {

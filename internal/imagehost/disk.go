@@ -244,14 +244,18 @@ func (h *host) diskRoutes(mux *http.ServeMux) {
 // release ends the export of a disk that no machine has open.
 func (h *host) release(name string) error {
 	h.mu.Lock()
-	defer h.mu.Unlock()
 	e := h.exports[name]
 	if e == nil || e.Kind != Disk {
+		h.mu.Unlock()
 		return nil
 	}
 	if e.clients > 0 {
+		h.mu.Unlock()
 		return millpond.Errorf(millpond.Conflict, "DiskInUse", "A machine has the disk %s open. Stop the machine first.", name)
 	}
-	h.remove(e)
+	k := h.remove(e)
+	h.mu.Unlock()
+	// The server opens it next, so the answer waits.
+	h.closeDisk(k)
 	return nil
 }

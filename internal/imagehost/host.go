@@ -74,9 +74,10 @@ type host struct {
 	stores  map[Place]cache.Store
 	folders map[string]*layer.Disks
 
-	// spoken is when somebody last used a socket. It is outside of mu, which is
-	// held while a disk is made durable: the answer that all is well must not wait.
+	// spoken is when somebody last used a socket.
 	spoken atomic.Pointer[time.Time]
+	// closing are the disks that are being made durable after their export.
+	closing sync.WaitGroup
 }
 
 // export is one that is served, with its clients.
@@ -143,13 +144,34 @@ func foresee(ctx context.Context, src io.ReaderAt, size int64, want func(off int
 // closeDisks makes what machines wrote durable at the end.
 func (h *host) closeDisks() {
 	h.mu.Lock()
-	defer h.mu.Unlock()
 	for _, e := range h.exports {
-		if e.disk != nil {
-			if err := errors.Join(e.disk.Sync(), e.disk.Close()); err != nil {
-				h.cfg.Log.Error("a managed disk was not closed", "disk", e.Name, "err", err)
-			}
-		}
+		h.closeDisk(h.takeDisk(e))
+	}
+	h.mu.Unlock()
+	h.closing.Wait()
+}
+
+// takeDisk takes the open disk of an export, if there is one, for closeDisk; with h.mu.
+func (h *host) takeDisk(e *export) *layer.Disk {
+	k := e.disk
+	if e.disk = nil; k != nil {
+		h.closing.Add(1)
+	}
+	return k
+}
+
+// closeDisk makes durable what a machine wrote, and closes the disk, nil for none.
+// Without h.mu: it takes as long as the host's disk does, and other machines start
+// meanwhile. One that opens this disk has a handle of its own on the same files.
+func (h *host) closeDisk(k *layer.Disk) {
+	if k == nil {
+		return
+	}
+	defer h.closing.Done()
+	// Also without it the disk would be durable at the end of a machine that shut down;
+	// one that was killed gets here what it wrote.
+	if err := errors.Join(k.Sync(), k.Close()); err != nil {
+		h.cfg.Log.Error("a managed disk was not closed", "disk", k.ID(), "err", err)
 	}
 }
 
@@ -330,33 +352,28 @@ func (h *host) Open(ctx context.Context, name string) (nbd.Device, func(), error
 // leave counts a client out.
 func (h *host) leave(e *export) {
 	h.mu.Lock()
-	defer h.mu.Unlock()
+	var k *layer.Disk
 	e.clients--
 	h.spoke()
 	if e.leaving && e.clients == 0 {
-		h.remove(e)
+		k = h.remove(e)
 	}
+	h.mu.Unlock()
+	h.closeDisk(k)
 }
 
-// remove takes an export away; with h.mu.
-func (h *host) remove(e *export) {
+// remove takes an export away; with h.mu. Its disk is for closeDisk.
+func (h *host) remove(e *export) *layer.Disk {
 	if h.exports[e.Name] == e {
 		delete(h.exports, e.Name)
 	}
 	if e.Kind == Content {
 		h.cache.Forget(image.ContentID(e.Name))
 	}
-	if e.disk != nil {
-		// Also without it the disk would be durable at the end of a machine that
-		// shut down; one that was killed gets here what it wrote.
-		if err := errors.Join(e.disk.Sync(), e.disk.Close()); err != nil {
-			h.cfg.Log.Error("a managed disk was not closed", "disk", e.Name, "err", err)
-		}
-		e.disk = nil
-	}
 	if err := h.save(); err != nil {
 		h.cfg.Log.Error("the exports were not saved", "err", err)
 	}
+	return h.takeDisk(e)
 }
 
 // save writes the exports down; with h.mu.

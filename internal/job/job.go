@@ -54,8 +54,8 @@ func check(j *millpond.JobSpec) error {
 	if !millpond.ValidBatchID(string(j.ID)) {
 		return millpond.InvalidProperty("id", string(j.ID), "An id has 1 to 64 letters, digits, hyphens and underscores.")
 	}
-	if len(j.DisplayName) > 1024 {
-		return millpond.InvalidProperty("displayName", "", "A display name has at most 1024 characters.")
+	if err := millpond.CheckDisplayName(j.DisplayName); err != nil {
+		return err
 	}
 	if j.Priority < -1000 || j.Priority > 1000 {
 		return millpond.Errorf(millpond.Invalid, "OutOfRangePriority", "The specified job priority is out of range. Give a value from -1000 to 1000.").With("PropertyValue", strconv.Itoa(j.Priority))

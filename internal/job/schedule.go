@@ -27,8 +27,8 @@ func checkSchedule(s *millpond.JobScheduleSpec, now time.Time) error {
 	if !millpond.ValidBatchID(string(s.ID)) {
 		return millpond.InvalidProperty("id", string(s.ID), "An id has 1 to 64 letters, digits, hyphens and underscores.")
 	}
-	if len([]rune(s.DisplayName)) > 1024 {
-		return millpond.InvalidProperty("displayName", "", "A display name has at most 1024 characters.")
+	if err := millpond.CheckDisplayName(s.DisplayName); err != nil {
+		return err
 	}
 	r := s.Recurrence
 	if r.Interval != 0 && r.Interval < millpond.MinRecurrence {

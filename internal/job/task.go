@@ -37,8 +37,8 @@ func checkTask(t *millpond.TaskSpec) *millpond.Error {
 	if !millpond.ValidBatchID(string(t.ID)) {
 		return millpond.InvalidProperty("id", string(t.ID), "An id has 1 to 64 letters, digits, hyphens and underscores.")
 	}
-	if len(t.DisplayName) > 1024 {
-		return millpond.InvalidProperty("displayName", "", "A display name has at most 1024 characters.")
+	if err := millpond.CheckDisplayName(t.DisplayName); err != nil {
+		return err
 	}
 	if t.CommandLine == "" {
 		return millpond.MissingProperty("commandLine")

@@ -236,6 +236,13 @@ func TestALifeOfAMachine(t *testing.T) {
 		t.Errorf("the OS disk is %s", s)
 	}
 	b.power("vm1", millpond.VMRestart, millpond.VMRunning)
+	for range 3 {
+		_, _, err := b.svc.Power(b.ctx, vmID("vm1"), millpond.VMRestart)
+		b.ok(err)
+		// Switched off while it is on its way to be started again, it stays off.
+		b.power("vm1", millpond.VMPowerOff, millpond.VMStopped)
+		b.power("vm1", millpond.VMStart, millpond.VMRunning)
+	}
 	b.power("vm1", millpond.VMPowerOff, millpond.VMStopped)
 	b.power("vm1", millpond.VMStart, millpond.VMRunning)
 	b.power("vm1", millpond.VMDeallocate, millpond.VMDeallocated)

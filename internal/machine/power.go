@@ -22,6 +22,13 @@ func (s *Service) Power(ctx context.Context, id millpond.ResourceID, e millpond.
 		if outcome == millpond.Duplicate && settled(v) {
 			return nil
 		}
+		if outcome == millpond.Duplicate && e == millpond.VMPowerOff && v.Restart {
+			// It is on its way down to be started again, which is not wanted any more.
+			v.Restart = false
+			if err := tx.Put(v); err != nil {
+				return err
+			}
+		}
 		if outcome == millpond.Accepted {
 			v.Failure, v.FailureCode = "", ""
 			v.Restart = e == millpond.VMRestart

@@ -21,11 +21,21 @@ type birth struct {
 	id     uint64
 	answer chan []byte // takes one
 	whole  chan error  // takes one
+	// answered: the answer has come; the port's lock guards it.
+	answered bool
+}
+
+// done says how what was put off has ended; only the first time counts.
+func (b *birth) done(err error) {
+	select {
+	case b.whole <- err:
+	default:
+	}
 }
 
 // Birth sends q, of at most MaxBirth bytes, and returns the guest's answer. whole gets
-// nil when the guest has done what it had put off, or why it could not; nothing, if
-// its agent restarts. Birth is called once. The error is ctx's or the port's.
+// nil when the guest has done what it had put off, or why it could not: ErrRestarted,
+// if its agent restarts before. Birth is called once. The error is ctx's or the port's.
 func (h *Host) Birth(ctx context.Context, q []byte) (answer []byte, whole <-chan error, err error) {
 	if len(q) > MaxBirth {
 		return nil, nil, fmt.Errorf("nodeproto: a birth has %d bytes; at most %d are possible", len(q), MaxBirth)
@@ -68,12 +78,10 @@ func (h *Host) answered(f frame) {
 		if len(f.payload) > 0 {
 			err = errors.New(string(f.payload))
 		}
-		select {
-		case b.whole <- err:
-		default:
-		}
+		b.done(err)
 		return
 	}
+	b.answered = true
 	select {
 	case b.answer <- slices.Clone(f.payload):
 	default: // asked twice, answered twice
@@ -106,6 +114,12 @@ func (g *Guest) bear(f frame) {
 	q := slices.Clone(f.payload)
 	go func() {
 		answer, rest := g.birth(q)
+		// To the host an UP behind the answer is another agent's.
+		select {
+		case <-p.announced:
+		case <-p.done:
+			return
+		}
 		p.mu.Lock()
 		if g.bornOf != f.session {
 			p.mu.Unlock()

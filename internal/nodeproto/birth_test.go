@@ -102,6 +102,32 @@ func TestBirthAskedAgain(t *testing.T) {
 	}
 }
 
+// TestBirthOfAnAgentThatRestarts: what was put off is lost with the agent that has
+// answered, and the host is told.
+func TestBirthOfAnAgentThatRestarts(t *testing.T) {
+	d := newDevice()
+	let := make(chan struct{})
+	defer close(let)
+	g := NewGuest(d.guest(), func([]byte) ([]byte, func() error) { return []byte("yes"), func() error { <-let; return nil } })
+	h := NewHost(d.host())
+	defer h.Close()
+	_, whole, err := h.Birth(within(t), []byte("who"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.Close()
+	g = NewGuest(d.guest(), nil)
+	defer g.Close()
+	select {
+	case err := <-whole:
+		if !errors.Is(err, ErrRestarted) {
+			t.Errorf("the end is told as %v", err)
+		}
+	case <-within(t).Done():
+		t.Fatal("it is not said that the agent has restarted")
+	}
+}
+
 // TestBirthOfNobody: who does not answer is asked until the context ends, and a
 // question that is too long is not put.
 func TestBirthOfNobody(t *testing.T) {

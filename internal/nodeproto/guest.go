@@ -25,7 +25,7 @@ type Guest struct {
 func NewGuest(rw io.ReadWriteCloser, birth Birth) *Guest {
 	g := &Guest{port: newPort(rw), sessions: make(chan *session, 1), birth: birth}
 	g.port.handle = g.frame
-	g.port.up = true
+	g.port.up, g.port.announced = true, make(chan struct{})
 	g.port.wake()
 	g.port.start()
 	return g

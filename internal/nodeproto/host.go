@@ -122,10 +122,14 @@ func (h *Host) ack(id uint64) {
 }
 
 // restarted ends a session that the last agent had, or asks the new agent at
-// once for the session that Open waits for.
+// once for the session that Open waits for. What the last one had put off at a
+// birth is lost with it.
 func (h *Host) restarted() {
 	p := h.port
 	p.mu.Lock()
+	if b := h.born; b != nil && b.answered {
+		b.done(ErrRestarted)
+	}
 	s := p.current
 	if s == nil {
 		p.mu.Unlock()

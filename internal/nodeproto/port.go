@@ -22,9 +22,11 @@ type port struct {
 	reset   *session // host: RESET is to be sent
 	ack     *session // guest: RESET-ACK is to be sent
 	up      bool     // guest: UP is to be sent
-	gone    uint64   // CLOSE of this session is to be sent, 0 for none
-	birth   []frame  // what is to be sent of a birth: at most one of a kind
-	err     error
+	// announced is closed when UP is sent; nil at the host.
+	announced chan struct{}
+	gone      uint64  // CLOSE of this session is to be sent, 0 for none
+	birth     []frame // what is to be sent of a birth: at most one of a kind
+	err       error
 
 	wakeup chan struct{}
 	done   chan struct{}
@@ -83,7 +85,7 @@ func (p *port) nextControl() (f frame, pad bool, after func(), ok bool) {
 	switch {
 	case p.up:
 		p.up = false
-		return frame{kind: frameUp}, false, nil, true
+		return frame{kind: frameUp}, false, func() { close(p.announced) }, true
 	case p.gone != 0:
 		id := p.gone
 		p.gone = 0

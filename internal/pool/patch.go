@@ -2,6 +2,7 @@ package pool
 
 import (
 	"context"
+	"errors"
 	"reflect"
 	"time"
 
@@ -147,10 +148,22 @@ func fixed(was, is millpond.PoolSpec) (names []string) {
 	return names
 }
 
+// errOvertaken says that a pool has changed since what a patch asks for was looked up.
+var errOvertaken = errors.New("the pool changed meanwhile")
+
 // Patch changes what users may change of a pool. Nodes see a new start task
 // after their next reboot or reimage, and a new image after a reimage, which the
 // pool's upgrade policy may do. A new image is resolved for caller.
 func (s *Service) Patch(ctx context.Context, caller millpond.Caller, acct millpond.BatchAccount, id millpond.PoolID, cond millpond.Condition, patch Patch) error {
+	for {
+		// Each time it is overtaken another patch has come through.
+		if err := s.patch(ctx, caller, acct, id, cond, patch); !errors.Is(err, errOvertaken) {
+			return err
+		}
+	}
+}
+
+func (s *Service) patch(ctx context.Context, caller millpond.Caller, acct millpond.BatchAccount, id millpond.PoolID, cond millpond.Condition, patch Patch) error {
 	var was millpond.Pool
 	err := s.DB.View(ctx, func(tx *sqlite.Tx) (err error) {
 		if was, err = read(tx, acct.Name, id); err != nil {
@@ -193,6 +206,10 @@ func (s *Service) Patch(ctx context.Context, caller millpond.Caller, acct millpo
 	return s.change(ctx, acct.Name, id, cond, func(tx *sqlite.Tx, p *millpond.Pool) error {
 		if p.State == millpond.PoolDeleting {
 			return shift(p, millpond.PoolResize, time.Time{}) // the table has the words
+		}
+		// Whether there was anything to look up was told from the pool as it was.
+		if p.Version != was.Version && (patch.Machine != nil || patch.Network != nil || patch.Identities != nil) {
+			return errOvertaken
 		}
 		is := patch.apply(p.Spec)
 		size, err := s.checkSpec(&is)

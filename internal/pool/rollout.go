@@ -26,8 +26,12 @@ func (s *Service) rollOut(ctx context.Context) (string, time.Time, error) {
 		return err
 	})
 	s.rolling.Store(len(pools) > 0)
-	if err != nil || len(pools) == 0 {
-		return "no pool changes its nodes", time.Time{}, err
+	if err != nil {
+		return "", time.Time{}, err
+	}
+	s.forgetLooks(pools)
+	if len(pools) == 0 {
+		return "no pool changes its nodes", time.Time{}, nil
 	}
 	var next time.Time
 	var failed error
@@ -45,6 +49,18 @@ func (s *Service) rollOut(ctx context.Context) (string, time.Time, error) {
 		next = reconcile.Sooner(next, at)
 	}
 	return fmt.Sprintf("%d pools change their nodes", len(pools)), next, failed
+}
+
+// forgetLooks keeps of looked what is of these pools.
+func (s *Service) forgetLooks(pools []millpond.Pool) {
+	old := s.looked
+	s.looked = make(map[poolKey]time.Time, len(pools))
+	for _, p := range pools {
+		key := poolKey{p.Account.Key(), p.Spec.ID.Key()}
+		if at, did := old[key]; did {
+			s.looked[key] = at
+		}
+	}
 }
 
 // look resolves the image of a pool anew and begins a rollout of a newer version.

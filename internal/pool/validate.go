@@ -22,8 +22,8 @@ func (s *Service) checkSpec(p *millpond.PoolSpec) (millpond.VMSize, error) {
 	if !millpond.ValidBatchID(string(p.ID)) {
 		return size, millpond.InvalidProperty("id", string(p.ID), "An id has 1 to 64 letters, digits, hyphens and underscores.")
 	}
-	if len(p.DisplayName) > 1024 {
-		return size, millpond.InvalidProperty("displayName", "", "A display name has at most 1024 characters.")
+	if err := millpond.CheckDisplayName(p.DisplayName); err != nil {
+		return size, err
 	}
 	if p.VMSize == "" {
 		return size, millpond.MissingProperty("vmSize")

@@ -3,6 +3,7 @@ package resource
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 
 	"github.com/google/uuid"
@@ -88,17 +89,18 @@ func (s *Service) List(ctx context.Context, q sqlite.Query) (out []millpond.Reso
 	if q.Tag == "" {
 		return out, err
 	}
-	name, value, withValue := strings.Cut(q.Tag, "=")
-	kept := out[:0]
-	for _, r := range out {
-		for k, v := range r.Tags {
-			if strings.EqualFold(k, name) && (!withValue || v == value) {
-				kept = append(kept, r)
-				break
-			}
+	return slices.DeleteFunc(out, func(r millpond.Resource) bool { return !tagged(r.Tags, q.Tag) }), err
+}
+
+// tagged says whether tags have one of NAME or NAME=VALUE. Names have no case.
+func tagged(tags map[string]string, tag string) bool {
+	name, value, withValue := strings.Cut(tag, "=")
+	for k, v := range tags {
+		if strings.EqualFold(k, name) && (!withValue || v == value) {
+			return true
 		}
 	}
-	return kept, err
+	return false
 }
 
 // Get returns one resource of any kind.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -103,11 +104,17 @@ func (s *Service) Group(ctx context.Context, scope string) (g millpond.Group, er
 }
 
 // Groups lists a subscription's groups after a key.
-func (s *Service) Groups(ctx context.Context, subscription, after string, limit int) (out []millpond.Group, err error) {
+func (s *Service) Groups(ctx context.Context, subscription, after string, limit int, tag string) (out []millpond.Group, err error) {
+	if tag != "" {
+		limit = 0 // it filters after the page is cut
+	}
 	err = s.db.View(ctx, func(tx *sqlite.Tx) error {
 		out, err = tx.Groups(subscription, after, limit)
 		return err
 	})
+	if tag != "" {
+		out = slices.DeleteFunc(out, func(g millpond.Group) bool { return !tagged(g.Tags, tag) })
+	}
 	return out, err
 }
 

@@ -177,23 +177,34 @@ func (s *supervisor) personalise(ctx context.Context) error {
 	return nil
 }
 
-// plugIn plugs the cable in when the agent has given the card its address.
-func (s *supervisor) plugIn(ctx context.Context) {
-	late := time.NewTimer(wholeLimit)
-	defer late.Stop()
-	select {
-	case err := <-s.whole:
-		if err != nil {
-			s.unborn(err)
+// plugIn plugs the cable in when the agent has given the card its address, or when
+// late says that this takes too long. A machine that turns out not to become one of its
+// own ends, also then: nothing of its user's has run.
+func (s *supervisor) plugIn(ctx context.Context, late <-chan time.Time) {
+	plugged := false
+	for {
+		whole := false
+		select {
+		case err := <-s.whole:
+			if err != nil {
+				s.unborn(err)
+				return
+			}
+			whole = true
+		case <-late:
+			s.log.Warn("the agent does not say that its machine is whole", "waited", wholeLimit)
+		case <-ctx.Done():
 			return
 		}
-	case <-late.C:
-		s.log.Warn("the agent does not say that its machine is whole", "waited", wholeLimit)
-	case <-ctx.Done():
-		return
-	}
-	if err := s.setLink(ctx, true); err != nil && ctx.Err() == nil {
-		s.log.Error("the machine's cable was not plugged in", "err", err)
+		if !plugged {
+			plugged = true
+			if err := s.setLink(ctx, true); err != nil && ctx.Err() == nil {
+				s.log.Error("the machine's cable was not plugged in", "err", err)
+			}
+		}
+		if whole {
+			return
+		}
 	}
 }
 

@@ -271,7 +271,11 @@ func (s *supervisor) watch(ctx context.Context) error {
 			s.host = nodeproto.NewHost(s.engine.agent)
 		}
 		if s.whole != nil {
-			s.loops.Go(func() { s.plugIn(channelCtx) })
+			s.loops.Go(func() {
+				late := time.NewTimer(wholeLimit)
+				defer late.Stop()
+				s.plugIn(channelCtx, late.C)
+			})
 			s.loops.Go(func() { comeForth(channelCtx, s.back) })
 		}
 		ch := &channel{spec: s.cfg.Spec, log: s.log, heard: s.heard, hello: s.hello}
