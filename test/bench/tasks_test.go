@@ -246,18 +246,20 @@ func BenchmarkTasksPlain(b *testing.B) {
 	const n = 10_000
 	c := startPlain(b).client(b)
 	c.addPool("p", 2, 4)
-	var rate []float64
+	var rate, used []float64
 	i := 0
 	for b.Loop() {
 		i++
 		job := fmt.Sprint("j", i)
 		c.addJob(job, "p")
-		began := time.Now()
+		began, before := time.Now(), ownTime(b)+childTime(b)
 		c.add(job, n, 2, trivial)
 		c.untilCompleted(job, n, 5*time.Minute)
 		rate = append(rate, n/time.Since(began).Seconds())
+		used = append(used, (ownTime(b)+childTime(b)-before).Seconds()*1000/n)
 	}
 	b.ReportMetric(median(rate), "tasks/s")
+	b.ReportMetric(median(used), "ms-processor/task") // agents, commands and client included
 	atLeast(b, "trivial tasks end to end, processes on 8 slots", median(rate), 1000, "tasks/s")
 }
 
@@ -363,6 +365,7 @@ func BenchmarkFollow(b *testing.B) {
 		}
 	}
 	report(b, behind, "behind")
+	atMost(b, "a followed line, from its writing to its reader, p99", high(behind), 1000, "ms")
 }
 
 // BenchmarkLatencyPlain: one task at a time on an idle node, from before the
@@ -443,7 +446,9 @@ func BenchmarkMillion(b *testing.B) {
 	var m runtime.MemStats
 	runtime.GC()
 	runtime.ReadMemStats(&m)
-	b.ReportMetric(float64(m.HeapAlloc)/(n/100_000)/(1<<20), "MiB-heap/100,000")
+	mib := float64(m.HeapAlloc) / (n / 100_000) / (1 << 20)
+	b.ReportMetric(mib, "MiB-heap/100,000")
+	atMost(b, "memory of 100,000 waiting tasks", mib, 100, "MiB")
 }
 
 func bytesContain(data []byte, part string) bool { return bytes.Contains(data, []byte(part)) }
