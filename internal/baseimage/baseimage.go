@@ -140,6 +140,13 @@ func Build(ctx context.Context, o Options) (Result, error) {
 	if err := os.MkdirAll(filepath.Dir(o.Out), 0o755); err != nil {
 		return Result{}, err
 	}
+	release, err := lockCache(ctx, o.CacheDir, func() {
+		o.Progress(Step{Name: "wait for another build", Note: "in " + o.CacheDir})
+	})
+	if err != nil {
+		return Result{}, err
+	}
+	defer release()
 	if err := b.run(ctx, "resolve packages", b.resolve); err != nil {
 		return Result{}, err
 	}
