@@ -154,14 +154,10 @@ type SecuritySpec struct {
 	Given bool `json:"given,omitempty"`
 }
 
-// Check refuses settings that do not go with each other or with the generation of
-// the image, V1 or V2; empty for one that is not known.
-func (s SecuritySpec) Check(generation string) error {
-	switch {
-	case !s.TrustedLaunch && (s.SecureBoot || s.TPM):
+// Check refuses settings that do not go with each other.
+func (s SecuritySpec) Check() error {
+	if !s.TrustedLaunch && (s.SecureBoot || s.TPM) {
 		return InvalidProperty("uefiSettings", "", "Use of UEFI settings is not supported when security type is not set. Set securityType to trustedLaunch.")
-	case s.TrustedLaunch && generation == "V1":
-		return InvalidProperty("securityType", "trustedLaunch", "Use of TrustedLaunch setting is not supported for the provided image. Please select Trusted Launch Supported Gen2 OS Image.")
 	}
 	return nil
 }

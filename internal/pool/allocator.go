@@ -221,7 +221,9 @@ func (s *Service) snapshot(ctx context.Context, p millpond.Pool) (Snapshot, mill
 		return snap, acct, err
 	}
 	size, ok := s.Sizes(p.Spec.VMSize)
-	if !ok {
+	if ok {
+		snap.ImageError = unfit(p.Spec, p.Boot, size)
+	} else {
 		snap.ImageError = "The VM size " + p.Spec.VMSize + " is not available any more."
 	}
 	var capacity launch.Capacity

@@ -169,17 +169,7 @@ func checkDisks(p millpond.PoolSpec, boot millpond.BootImage, size millpond.VMSi
 	if has := (boot.OSDisk.SizeBytes + 1<<30 - 1) >> 30; p.OSDisk.SizeGB != 0 && int64(p.OSDisk.SizeGB) < has {
 		return millpond.InvalidProperty("diskSizeGB", strconv.Itoa(p.OSDisk.SizeGB), fmt.Sprintf("The specified disk size is smaller than the size of the OS disk in the image: %d GB.", has))
 	}
-	if p.OSDisk.Placement != "" {
-		const member = "ephemeralOSDiskSettings.placement"
-		has := max(int64(p.OSDisk.SizeGB), (boot.OSDisk.SizeBytes+1<<30-1)>>30)
-		switch {
-		case size.CacheGiB == 0:
-			return millpond.InvalidProperty(member, p.OSDisk.Placement, fmt.Sprintf("The Diff Disk Placement of type 'CacheDisk' is not supported for VM size %s. Please use a different VM Sku which supports it, such as Standard_D2s_v3.", size.Name))
-		case has > int64(size.CacheGiB):
-			return millpond.InvalidProperty(member, p.OSDisk.Placement, fmt.Sprintf("OS disk of Ephemeral VM with size greater than %d GB is not allowed for VM size %s when the DiffDiskPlacement is CacheDisk. This one has %d GB.", size.CacheGiB, size.Name, has))
-		}
-	}
-	if err := p.Security.Check(boot.HyperV); err != nil {
+	if err := p.Security.Check(); err != nil {
 		return err
 	}
 	if n := len(boot.DataDisks) + len(p.DataDisks); n > size.MaxDataDisks {
@@ -189,6 +179,25 @@ func checkDisks(p millpond.PoolSpec, boot millpond.BootImage, size millpond.VMSi
 		return millpond.InvalidProperty("vmSize", size.Name, "The size cannot boot Hypervisor Generation '"+boot.HyperV+"' of the image. Choose another size or image.")
 	}
 	return nil
+}
+
+// unfit says why no machine of the size can be what the pool asks for; empty when
+// one can. Azure takes such a pool and fails its resize, and vendors' tests count
+// on the first, so this is no part of checkDisks.
+func unfit(p millpond.PoolSpec, boot millpond.BootImage, size millpond.VMSize) string {
+	if p.OSDisk.Placement != "" {
+		has := max(int64(p.OSDisk.SizeGB), (boot.OSDisk.SizeBytes+1<<30-1)>>30)
+		switch {
+		case size.CacheGiB == 0:
+			return fmt.Sprintf("The Diff Disk Placement of type 'CacheDisk' is not supported for VM size %s. Please use a different VM Sku which supports it, such as Standard_D2s_v3.", size.Name)
+		case has > int64(size.CacheGiB):
+			return fmt.Sprintf("OS disk of Ephemeral VM with size greater than %d GB is not allowed for VM size %s when the DiffDiskPlacement is CacheDisk. This one has %d GB.", size.CacheGiB, size.Name, has)
+		}
+	}
+	if p.Security.TrustedLaunch && boot.HyperV == "V1" {
+		return "Use of TrustedLaunch setting is not supported for the provided image. Please select Trusted Launch Supported Gen2 OS Image."
+	}
+	return ""
 }
 
 func checkTargets(t Targets) error {

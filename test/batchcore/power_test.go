@@ -1,6 +1,7 @@
 package batchcore
 
 import (
+	"strings"
 	"testing"
 
 	millpond "millpond.dev/millpond"
@@ -24,6 +25,23 @@ func TestEphemeralNodesAreNotDeallocated(t *testing.T) {
 	}
 	c.must(c.nodes.Reimage(ctx, acct.Name, "p", id, ""))
 	c.idle("p", 1)
+}
+
+// TestPoolThatNoMachineCanBe: it is made, as in Azure, and its resize says why it
+// has no nodes.
+func TestPoolThatNoMachineCanBe(t *testing.T) {
+	c, _, _ := setup(t, node.Config{})
+	c.addPool("p", 1, func(s *millpond.PoolSpec) {
+		s.VMSize = "STANDARD_D2S_V3"
+		s.OSDisk.Placement, s.OSDisk.SizeGB = "cachedisk", 51
+	})
+	p := c.steady("p")
+	if len(p.ResizeErrors) != 1 || p.ResizeErrors[0].Code != "AllocationFailed" || !strings.Contains(p.ResizeErrors[0].Values[0].Value, "greater than 50 GB is not allowed for VM size Standard_D2s_v3") {
+		t.Errorf("%+v", p.ResizeErrors)
+	}
+	if p.CurrentDedicated != 0 || p.TargetDedicated != 1 {
+		t.Errorf("%+v", p)
+	}
 }
 
 // TestDeallocateAndStart stops a node under each option, over restarts of the

@@ -32,7 +32,6 @@ func known() map[string]map[string]string {
 			"BatchDataPlaneScenarioTests.test_batch_file_download_cmd":         "Wants a task to have printed something. Nodes that are acted out print nothing.",
 			"BatchDataPlaneScenarioTests.test_batch_jobs_and_tasks":            "Sends a duration of 3 years and 6 months, of which this az's library leaves out years and months, and wants all of it back.",
 			"BatchDataPlaneScenarioTests.test_batch_pool_cmd":                  resizing,
-			"BatchDataPlaneScenarioTests.test_batch_pool_trustedLaunch_cmd":    security,
 			"BatchDataPlaneScenarioTests.test_batch_pools_and_nodes":           resizing + " It goes on to want the usage metrics of pools to be refused as retired; they are served here.",
 			"BatchMgmtScenarioTests.test_batch_general_arm_cmd":                "Wants the addresses of Azure that nodes call, a package repository and a key vault among them; nodes here call none.",
 			"BatchMgmtApplicationScenarioTests.test_batch_privateendpoint_cmd": "Begins with a private endpoint, which is not served.",
