@@ -4,6 +4,7 @@ import (
 	"database/sql"
 	"encoding/json"
 	"net/http"
+	"net/url"
 	"regexp"
 	"strings"
 	"testing"
@@ -329,4 +330,30 @@ func FuzzARMBodies(f *testing.F) {
 	f.Fuzz(func(t *testing.T, route uint16, body string) {
 		d.try(t, d.routes[int(route)%len(d.routes)], body)
 	})
+}
+
+// TestNoFilterIsPassedOver: a list with a $filter that it does not know is refused.
+// Clients delete what is listed.
+func TestNoFilterIsPassedOver(t *testing.T) {
+	d := newARMDoor(t)
+	for _, r := range d.s.edges.arm.Routes() {
+		if r.Method != "GET" || r.Refused != "" {
+			continue
+		}
+		if a := d.send("GET", d.target(r)+"&$filter=nonsense+eq+'x'", d.as, ""); a.Code < 400 {
+			t.Errorf("%s has passed over a filter: %d %s", r.Name, a.Code, a.Body)
+		}
+	}
+	pools := armName + d.scope() + "/resourceGroups/g/providers/Microsoft.Batch/batchAccounts/" + mainAcct + "/pools"
+	body := `{"properties":{"vmSize":"Standard_D2s_v3","deploymentConfiguration":{"virtualMachineConfiguration":{"imageReference":{"publisher":"debian","offer":"debian-12","sku":"12"},"nodeAgentSkuId":"batch.node.debian 12"}},"scaleSettings":{"fixedScale":{"targetDedicatedNodes":0}}}}`
+	for _, name := range []string{"name", "other"} {
+		d.send("PUT", pools+"/"+name+"?api-version=2024-07-01", d.as, body).is(t, 200, "")
+	}
+	for filter, want := range map[string]int{"name eq 'name'": 1, "startswith(name,'o') or name eq 'name'": 2, "properties/vmSize eq 'standard_d2s_v3' and name ne 'name'": 1, "properties/allocationState eq 'Resizing'": 0} {
+		var list struct{ Value []any }
+		a := d.send("GET", pools+"?api-version=2024-07-01&$filter="+url.QueryEscape(filter), d.as, "")
+		if check(t, json.Unmarshal(a.Body.Bytes(), &list)); a.Code != 200 || len(list.Value) != want {
+			t.Errorf("%s: %d, %d pools, not %d", filter, a.Code, len(list.Value), want)
+		}
+	}
 }

@@ -148,7 +148,20 @@ func (e *Edge) serve(w http.ResponseWriter, r *azwire.Request) error {
 	if r.Route.Ended(r.APIVersion) {
 		return millpond.Errorf(millpond.Unsupported, "NotImplemented", "%s: %s", r.Route.Name, r.Route.EndedWhy)
 	}
+	if f := r.QueryValue("$filter"); f != "" && r.Method == http.MethodGet && !filters(r.Route.Name) {
+		return millpond.Errorf(millpond.Invalid, "InvalidFilterInQueryString", "%s: the $filter '%s' is not supported; this list cannot be filtered. Leave it out and choose from what is listed: az ... --query", r.Route.Name, azwire.Clip(f))
+	}
 	return r.Route.Handle(w, r)
+}
+
+// filters says whether an operation reads $filter. A list that passed over one would
+// show what nobody asked for.
+func filters(operation string) bool {
+	switch operation {
+	case "ResourceGroups_List", "Resources_List", "Resources_ListByResourceGroup", "ResourceSkus_List", "Pool_ListByBatchAccount":
+		return true
+	}
+	return strings.HasPrefix(operation, "Deployments_List")
 }
 
 // find sets the route of an authenticated request, after the caller's right to

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -140,13 +141,29 @@ func (e *Edge) listPools(w http.ResponseWriter, r *azwire.Request) error {
 	if err != nil {
 		return err
 	}
-	value := []any{}
-	err = c.each("/pools", "", func(doc map[string]any) { value = append(value, c.encode(doc)) })
+	value, query := []any{}, ""
+	if f := r.QueryValue("$filter"); f != "" {
+		query = "?$filter=" + url.QueryEscape(batchFilter(f))
+	}
+	err = c.each("/pools", query, func(doc map[string]any) { value = append(value, c.encode(doc)) })
 	if err != nil {
 		return err
 	}
 	azwire.WriteJSON(w, http.StatusOK, map[string]any{"value": value})
 	return nil
+}
+
+// filterPart is a string of a $filter, which stays, or a word.
+var filterPart = regexp.MustCompile(`'(?:[^']|'')*'|[A-Za-z/]+`)
+
+// batchFilter is a $filter of pools in the Batch service's words.
+func batchFilter(filter string) string {
+	return filterPart.ReplaceAllStringFunc(filter, func(part string) string {
+		if part == "name" {
+			return "id"
+		}
+		return strings.TrimPrefix(part, "properties/")
+	})
 }
 
 func (e *Edge) getPool(w http.ResponseWriter, r *azwire.Request) error {

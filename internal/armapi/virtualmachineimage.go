@@ -179,10 +179,11 @@ func (e *Edge) listUsages(w http.ResponseWriter, r *azwire.Request) error {
 // listSKUs lists VM sizes and disk types as Azure's list of resource SKUs.
 func (e *Edge) listSKUs(w http.ResponseWriter, r *azwire.Request) error {
 	var places []string
-	only := ""
-	if m := filterTerm.FindStringSubmatch(r.QueryValue("$filter")); m != nil && strings.EqualFold(m[1], "location") {
-		only = millpond.NormalizeRegion(m[2])
+	terms, err := filterTerms(r, "location")
+	if err != nil {
+		return err
 	}
+	only := millpond.NormalizeRegion(terms["location"])
 	for _, region := range e.Resources.Regions() {
 		if only == "" || region.Name == only {
 			places = append(places, region.Name)
