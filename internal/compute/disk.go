@@ -66,12 +66,13 @@ func (s *Service) put(ctx context.Context, c Change) (out *millpond.Disk, op *mi
 		}
 		if old != nil && old.Base().State != millpond.StateFailed {
 			out, err = s.change(tx, old, c)
-			resized = err == nil && c.SizeGB > 0 && !out.Snapshot
+			// One that is being created gets its size with its bytes.
+			resized = err == nil && c.SizeGB > 0 && !out.Snapshot && out.Base().State != millpond.StateCreating
 			larger = err == nil && out.Snapshot && c.SizeGB > out.SizeGB()
 			return err
 		}
 		if c.Patch {
-			return millpond.Errorf(millpond.Conflict, "OperationNotAllowed", "'%s' failed to be created: %s Delete it and create it again.", old.ID.Name(), old.Failure)
+			return failedToBeMade(old)
 		}
 		if d.Creation.Option == millpond.CreateFromImage && d.Creation.ImageID != "" && !isOther(d.Creation.ImageID) {
 			// This reads the last commit on another connection, which is as good as
@@ -102,7 +103,7 @@ func (s *Service) put(ctx context.Context, c Change) (out *millpond.Disk, op *mi
 		out, err = s.enlarge(ctx, out.ID, int64(c.SizeGB)*gib)
 		return out, nil, err
 	}
-	if !created {
+	if !created && out.Base().State != millpond.StateCreating {
 		return out, nil, nil
 	}
 	if _, err := s.settle(ctx, out.ID); err != nil {
@@ -116,9 +117,16 @@ func (s *Service) put(ctx context.Context, c Change) (out *millpond.Disk, op *mi
 	case millpond.StateCreating:
 		return out, op, nil
 	case millpond.StateFailed:
+		if op == nil {
+			return nil, nil, failedToBeMade(out)
+		}
 		return nil, nil, s.outcome(ctx, op)
 	}
 	return out, nil, nil
+}
+
+func failedToBeMade(d *millpond.Disk) error {
+	return millpond.Errorf(millpond.Conflict, "OperationNotAllowed", "'%s' failed to be created: %s Delete it and create it again.", d.ID.Name(), d.Failure)
 }
 
 // outcome is the error of a failed operation.

@@ -68,6 +68,23 @@ func TestCopyStart(t *testing.T) {
 	}
 }
 
+// A PUT that is repeated while the disk is being created, as clients do that got no
+// answer, is answered as the first one is.
+func TestPutTwice(t *testing.T) {
+	s, ctx := testService(t), context.Background()
+	id, _ := millpond.ParseResourceID("/subscriptions/" + testSub + "/resourceGroups/rg/providers/Microsoft.Compute/disks/twice")
+	for _, want := range []millpond.ProvisioningState{millpond.StateCreating, millpond.StateCreating, millpond.StateSucceeded} {
+		if want == millpond.StateSucceeded {
+			s.start(ctx, id)
+			s.Wait()
+		}
+		d, _, err := s.PutDisk(ctx, millpond.Caller{}, Change{Disk: millpond.Disk{Resource: millpond.Resource{ID: id, Location: "westus2"}, Creation: millpond.CreationData{Option: millpond.CreateEmpty}}, SizeGB: 1})
+		if err != nil || d.Base().State != want {
+			t.Fatalf("%+v, %v; not %s", d, err, want)
+		}
+	}
+}
+
 // An empty snapshot is one of a disk that nobody wrote to.
 func TestEmptySnapshot(t *testing.T) {
 	s, ctx := testService(t), context.Background()
