@@ -175,6 +175,14 @@ func TestCommonParameters(t *testing.T) {
 	for _, q := range []string{"force=perhaps", "force=1", "recursive=yes"} {
 		refused(t, send(e, "DELETE", "/jobs/j?"+q, "", "admin"), 400, "InvalidQueryParameterValue")
 	}
+	for _, member := range []string{`"targetDedicatedNodes":7`, `"resizeTimeout":"PT20M"`, `"enableAutoScale":true`, `"autoScaleFormula":"$TargetDedicatedNodes=1"`} {
+		refused(t, send(e, "PATCH", "/pools/mypool", "{"+member+"}", "admin"), 400, "UnsupportedProperty")
+	}
+	for _, day := range []string{"2026-01-01", "2026-01-01T08:00Z", "2026-01-01T08:00:00Z"} {
+		if w := send(e, "GET", "/poolusagemetrics?starttime="+day, "", "admin"); w.Code != 200 {
+			t.Errorf("since %s: %d %s", day, w.Code, w.Body)
+		}
+	}
 	refused(t, send(e, "GET", "/pools", "", "admin", "ocp-date", "yesterday"), 400, "InvalidHeaderValue")
 	for _, q := range []string{"timeout=0", "timeout=30", "timeOut=3600", "timeout=", "force=True", "recursive=false"} {
 		if w := send(e, "GET", "/pools?"+q, "", "admin", "ocp-date", "Tue, 01 Oct 2024 12:00:00 GMT"); w.Code != 200 {

@@ -201,10 +201,8 @@ func (b *body) walk(r *rule, v any, path string) (any, error) {
 			return nil, invalid(path, v, "It must be one of "+strings.Join(r.words, ", ")+".")
 		}
 		if r.moment {
-			for _, form := range []string{time.RFC3339Nano, "2006-01-02T15:04Z07:00", "2006-01-02"} {
-				if t, err := time.Parse(form, s); err == nil {
-					return t.UTC().Format(time.RFC3339Nano), nil
-				}
+			if t, ok := azwire.ParseTime(s); ok {
+				return t.Format(time.RFC3339Nano), nil
 			}
 			return nil, invalid(path, v, "A date and time such as 2026-01-31T08:00:00Z is expected.")
 		}

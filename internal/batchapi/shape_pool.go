@@ -138,6 +138,13 @@ func poolPatchShape() *rule {
 		rule.required = false
 		shape.members[name] = rule
 	}
+	// Who sends these means to change the size, and would be told that it is done.
+	for _, name := range []string{"targetDedicatedNodes", "targetLowPriorityNodes", "resizeTimeout"} {
+		shape.members[name] = refuse("A patch does not change the size of a pool. Resize it: az batch pool resize")
+	}
+	for _, name := range []string{"enableAutoScale", "autoScaleFormula", "autoScaleEvaluationInterval"} {
+		shape.members[name] = refuse("A patch does not change how a pool is sized. Use enableautoscale or disableautoscale: az batch pool autoscale enable", false)
+	}
 	return shape
 }
 

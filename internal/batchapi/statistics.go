@@ -188,8 +188,8 @@ func (e *Edge) listUsageMetrics(w http.ResponseWriter, r *request) error {
 		if text == "" {
 			continue
 		}
-		t, err := time.Parse(time.RFC3339Nano, text)
-		if err != nil {
+		t, ok := azwire.ParseTime(text)
+		if !ok {
 			return millpond.Errorf(millpond.Invalid, "InvalidQueryParameterValue", "The query parameter %s must be a date and time such as 2026-01-31T08:00:00Z.", name).
 				With("QueryParameterName", name).With("QueryParameterValue", azwire.Clip(text))
 		}
