@@ -69,15 +69,30 @@ type bar struct {
 
 var (
 	benchLine  = regexp.MustCompile(`^Benchmark(\S+?)(?:-\d+)?\s+\d+\s+(.*)$`)
-	besideLine = regexp.MustCompile(`^(slurm|hyperqueue|nomad|beside): (?:(.*?):? ([0-9.]+) ([^ ]+)|(.*))$`)
+	besideLine = regexp.MustCompile(`^(?:\S+\.go:\d+: )?(slurm|hyperqueue|nomad|beside): (?:(.*?):? ([0-9.]+) ([^ ]+)|(.*))$`)
 	// barLine is what atMost and atLeast of test/bench print, behind the place that the
 	// testing package puts before it.
 	barLine = regexp.MustCompile(`^(?:\S+\.go:\d+: )?BAR (.+): (\S+) (\S+), (at most|at least) (\S+): (met|NOT MET)$`)
+	// figureLine is a figure that a benchmark prints when it knows it, for it may fail
+	// later.
+	figureLine = regexp.MustCompile(`^(?:\S+\.go:\d+: )?FIGURE (\S+): (\S+) (\S+)$`)
+	// failLine is where the testing package says that something failed.
+	failLine = regexp.MustCompile(`^(?:--- FAIL: (\S+).*|panic: (test timed out.*))$`)
 )
 
 // parse reads what `go test -bench` and the programs beside it print; lines of
-// other forms are passed by.
+// other forms are passed by. Of a figure that comes again the last one counts.
 func parse(r io.Reader) (out result, err error) {
+	places := map[[2]string]int{}
+	add := func(f figure) {
+		key := [2]string{f.Name, f.Unit}
+		if i, known := places[key]; known {
+			out.Figures[i] = f
+			return
+		}
+		places[key] = len(out.Figures)
+		out.Figures = append(out.Figures, f)
+	}
 	lines := bufio.NewScanner(r)
 	lines.Buffer(nil, 16<<20)
 	for lines.Scan() {
@@ -92,9 +107,9 @@ func parse(r io.Reader) (out result, err error) {
 		}
 		if m := besideLine.FindStringSubmatch(line); m != nil {
 			if v, err := strconv.ParseFloat(m[3], 64); err == nil {
-				out.Figures = append(out.Figures, figure{m[1] + ": " + m[2], m[4], v})
+				add(figure{m[1] + ": " + m[2], m[4], v})
 			} else {
-				out.Notes = append(out.Notes, line)
+				out.Notes = append(out.Notes, m[1]+": "+m[5])
 			}
 			continue
 		}
@@ -104,6 +119,16 @@ func parse(r io.Reader) (out result, err error) {
 			if err == nil && err2 == nil {
 				out.Bars = append(out.Bars, bar{m[1], seen, m[3], m[4], limit, m[6] == "met"})
 			}
+			continue
+		}
+		if m := figureLine.FindStringSubmatch(line); m != nil {
+			if v, err := finite(m[2]); err == nil {
+				add(figure{m[1], m[3], v})
+			}
+			continue
+		}
+		if m := failLine.FindStringSubmatch(line); m != nil {
+			out.Notes = append(out.Notes, "**Failed in this run:** "+or(m[1], m[2])+".")
 			continue
 		}
 		m := benchLine.FindStringSubmatch(line)
@@ -116,7 +141,7 @@ func parse(r io.Reader) (out result, err error) {
 			if err != nil {
 				break // not pairs: a benchmark's own output
 			}
-			out.Figures = append(out.Figures, figure{m[1], f[i+1], v})
+			add(figure{m[1], f[i+1], v})
 		}
 	}
 	return out, lines.Err()
