@@ -67,7 +67,7 @@ func guestArgs(dir, temp string) []string {
 		"-netdev", "user,id=net0,ipv6=off", "-device", "virtio-net-pci,netdev=net0,romfile=",
 		"-object", "rng-builtin,id=rng0", "-device", "virtio-rng-pci,rng=rng0",
 		"-chardev", "socket,id=agent,server=on,wait=off,path=" + filepath.Join(dir, "agent"),
-		"-device", "virtio-serial-pci,max_ports=2", "-device", "virtserialport,chardev=agent,name=" + nodeproto.PortName,
+		"-device", "virtio-serial-pci,max_ports=2", "-device", "virtserialport,id=port0,chardev=agent,name=" + nodeproto.PortName,
 		"-qmp", "unix:" + filepath.Join(dir, "qmp") + ",server=on,wait=off"}
 }
 

@@ -310,10 +310,13 @@ type Node struct {
 	// Kind is clone, spare or boot, and Reason why it is a boot.
 	Kind   string `json:"bootKind"`
 	Reason string `json:"bootReason"`
-	Steps  []struct {
-		Name         string  `json:"name"`
-		Milliseconds float64 `json:"milliseconds"`
-	} `json:"bootSteps"`
+	Steps  []Step `json:"bootSteps"`
+}
+
+// Step is a piece of a node's boot.
+type Step struct {
+	Name         string  `json:"name"`
+	Milliseconds float64 `json:"milliseconds"`
 }
 
 // Nodes lists a pool's nodes.
