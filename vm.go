@@ -36,9 +36,10 @@ type VirtualMachine struct {
 	// Cards are network interfaces by id; the first one is the primary.
 	Cards   []VMCard   `json:",omitempty"`
 	Profile *VMProfile `json:",omitempty"`
-	// Priority and License are shown as they were given.
-	Priority string `json:",omitempty"`
-	License  string `json:",omitempty"`
+	// Priority, License and Diagnostics are shown as they were given.
+	Priority    string           `json:",omitempty"`
+	License     string           `json:",omitempty"`
+	Diagnostics *BootDiagnostics `json:",omitempty"`
 	// Failure is why it is not what was asked for: code and sentence.
 	FailureCode string `json:",omitempty"`
 	Failure     string `json:",omitempty"`
@@ -104,6 +105,16 @@ type VMProfile struct {
 	PasswordLogin bool `json:",omitempty"`
 	// CustomData is the user's own data for cloud-init, decoded.
 	CustomData []byte `json:",omitempty"`
+	// PatchMode and Assessment are shown as they were given; empty is ImageDefault.
+	PatchMode  string `json:",omitempty"`
+	Assessment string `json:",omitempty"`
+}
+
+// BootDiagnostics is where a machine's console is to be kept, which it is in any case
+// on its host.
+type BootDiagnostics struct {
+	Enabled    bool
+	StorageURI string `json:",omitempty"`
 }
 
 // VMKey is a public key in the file of a user.

@@ -357,3 +357,21 @@ func TestNoFilterIsPassedOver(t *testing.T) {
 		}
 	}
 }
+
+// TestWhatIsOnlyShown: a machine's boot diagnostics have no effect, and are shown as they
+// were given: programs that compare what is with what they asked for would never end.
+func TestWhatIsOnlyShown(t *testing.T) {
+	d := newARMDoor(t)
+	group := armName + d.scope() + "/resourceGroups/g/providers/"
+	version := "?api-version=2024-03-01"
+	d.send("POST", group+"Microsoft.Compute/disks/disk/endGetAccess"+version, d.as, "")
+	d.send("PUT", group+"Microsoft.Network/virtualNetworks/n"+version, d.as, `{"location":"westus2","properties":{"addressSpace":{"addressPrefixes":["10.9.0.0/16"]},"subnets":[{"name":"s","properties":{"addressPrefix":"10.9.0.0/24"}}]}}`).is(t, 201, "")
+	id := d.scope() + "/resourceGroups/g/providers/"
+	d.send("PUT", group+"Microsoft.Network/networkInterfaces/c"+version, d.as, `{"location":"westus2","properties":{"ipConfigurations":[{"name":"i","properties":{"subnet":{"id":"`+id+`Microsoft.Network/virtualNetworks/n/subnets/s"}}}]}}`).is(t, 201, "")
+	vm := group + "Microsoft.Compute/virtualMachines/shown" + version
+	d.send("PUT", vm, d.as, `{"location":"westus2","properties":{"hardwareProfile":{"vmSize":"Standard_A1_v2"},"diagnosticsProfile":{"bootDiagnostics":{"enabled":true,"storageUri":"https://s/"}},
+		"storageProfile":{"osDisk":{"osType":"Linux","createOption":"Attach","managedDisk":{"id":"`+id+`Microsoft.Compute/disks/disk"}}},
+		"networkProfile":{"networkInterfaces":[{"id":"`+id+`Microsoft.Network/networkInterfaces/c"}]}}}`).is(t, 201, `"bootDiagnostics":{"enabled":true,"storageUri":"https://s/"}`)
+	d.send("PATCH", vm, d.as, `{"properties":{"diagnosticsProfile":{"bootDiagnostics":{"enabled":false}}}}`).is(t, 200, `"bootDiagnostics":{"enabled":false}`)
+	d.send("GET", vm, d.as, "").is(t, 200, `"bootDiagnostics":{"enabled":false}`)
+}

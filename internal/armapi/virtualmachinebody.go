@@ -1,6 +1,7 @@
 package armapi
 
 import (
+	"cmp"
 	"encoding/base64"
 	"strings"
 	"time"
@@ -25,6 +26,9 @@ func machineIn(r *azwire.Request, p *armcompute.VirtualMachineProperties, c *mac
 	}
 	v.Size = string(val(val(p.HardwareProfile).VMSize))
 	v.Priority, v.License = string(val(p.Priority)), val(p.LicenseType)
+	if d := p.DiagnosticsProfile; d != nil && d.BootDiagnostics != nil {
+		v.Diagnostics = &millpond.BootDiagnostics{Enabled: val(d.BootDiagnostics.Enabled), StorageURI: val(d.BootDiagnostics.StorageURI)}
+	}
 	if err := storageIn(r, p.StorageProfile, c); err != nil {
 		return err
 	}
@@ -199,6 +203,15 @@ func profileIn(p *armcompute.OSProfile, c *machine.Change) error {
 		if l.DisablePasswordAuthentication != nil {
 			out.PasswordLogin = !*l.DisablePasswordAuthentication
 		}
+		if s := l.PatchSettings; s != nil {
+			var err error
+			if out.PatchMode, err = canonical(s.PatchMode, armcompute.PossibleLinuxVMGuestPatchModeValues(), "patchSettings.patchMode"); err != nil {
+				return err
+			}
+			if out.Assessment, err = canonical(s.AssessmentMode, armcompute.PossibleLinuxPatchAssessmentModeValues(), "patchSettings.assessmentMode"); err != nil {
+				return err
+			}
+		}
 		if l.SSH != nil {
 			for _, k := range l.SSH.PublicKeys {
 				out.Keys = append(out.Keys, millpond.VMKey{Path: val(k.Path), Data: val(k.KeyData)})
@@ -271,9 +284,13 @@ func (e *Edge) encodeMachine(r *azwire.Request, v *millpond.VirtualMachine, view
 		p.NetworkProfile.NetworkInterfaces = append(p.NetworkProfile.NetworkInterfaces, &armcompute.NetworkInterfaceReference{ID: ptr(c.ID),
 			Properties: &armcompute.NetworkInterfaceReferenceProperties{Primary: ptr(c.Primary || i == 0), DeleteOption: ptr(option)}})
 	}
+	if d := v.Diagnostics; d != nil {
+		p.DiagnosticsProfile = &armcompute.DiagnosticsProfile{BootDiagnostics: &armcompute.BootDiagnostics{Enabled: ptr(d.Enabled), StorageURI: strOrNil(d.StorageURI)}}
+	}
 	if o := v.Profile; o != nil {
 		l := &armcompute.LinuxConfiguration{DisablePasswordAuthentication: ptr(!o.PasswordLogin), ProvisionVMAgent: ptr(true),
-			PatchSettings: &armcompute.LinuxPatchSettings{PatchMode: ptr(armcompute.LinuxVMGuestPatchModeImageDefault), AssessmentMode: ptr(armcompute.LinuxPatchAssessmentModeImageDefault)}}
+			PatchSettings: &armcompute.LinuxPatchSettings{PatchMode: ptr(cmp.Or(armcompute.LinuxVMGuestPatchMode(o.PatchMode), armcompute.LinuxVMGuestPatchModeImageDefault)),
+				AssessmentMode: ptr(cmp.Or(armcompute.LinuxPatchAssessmentMode(o.Assessment), armcompute.LinuxPatchAssessmentModeImageDefault))}}
 		if len(o.Keys) > 0 {
 			l.SSH = &armcompute.SSHConfiguration{}
 			for _, k := range o.Keys {

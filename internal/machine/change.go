@@ -1,6 +1,7 @@
 package machine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -152,8 +153,16 @@ func unchanged(v, want *millpond.VirtualMachine) error {
 	return nil
 }
 
-// takeOptions copies what may change at any time: delete options and caching.
+// takeOptions copies what may change at any time: delete options, caching, and what is
+// only shown.
 func takeOptions(v, want *millpond.VirtualMachine) {
+	if want.Diagnostics != nil {
+		v.Diagnostics = want.Diagnostics
+	}
+	if v.Profile != nil && want.Profile != nil {
+		v.Profile.PatchMode = cmp.Or(want.Profile.PatchMode, v.Profile.PatchMode)
+		v.Profile.Assessment = cmp.Or(want.Profile.Assessment, v.Profile.Assessment)
+	}
 	if want.OSDisk.ID != "" {
 		v.OSDisk.Delete = want.OSDisk.Delete
 		if want.OSDisk.Caching != "" {

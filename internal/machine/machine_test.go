@@ -235,6 +235,19 @@ func TestALifeOfAMachine(t *testing.T) {
 	if s := b.diskState(v.OSDisk.ID); s != millpond.DiskAttached {
 		t.Errorf("the OS disk is %s", s)
 	}
+	// What is only shown is kept, and stays when a request leaves it out.
+	for _, d := range []*millpond.BootDiagnostics{{Enabled: true, StorageURI: "https://s"}, nil} {
+		shown := machine.Change{Patch: true}
+		shown.VM.ID, shown.VM.Diagnostics = vmID("vm1"), d
+		if d != nil {
+			shown.VM.Profile = &millpond.VMProfile{PatchMode: "AutomaticByPlatform"}
+		}
+		_, _, _, err := b.svc.Put(b.ctx, millpond.Caller{}, shown)
+		b.ok(err)
+	}
+	if v := b.get("vm1"); v.Diagnostics == nil || !v.Diagnostics.Enabled || v.Profile.PatchMode != "AutomaticByPlatform" || len(v.Profile.Keys) != 1 {
+		t.Errorf("%+v, %+v", v.Diagnostics, v.Profile)
+	}
 	b.power("vm1", millpond.VMRestart, millpond.VMRunning)
 	for range 3 {
 		_, _, err := b.svc.Power(b.ctx, vmID("vm1"), millpond.VMRestart)
