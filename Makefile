@@ -38,7 +38,7 @@ suites: ## the vendors' own test suites and samples; writes docs/wire/suites.md
 	@scripts/suites
 
 bench: ## all benchmarks beside their alternatives (SUITES='large clones' some); writes docs/benchmarks/report.md
-	@scripts/install run bench
+	@scripts/install run bench nomad
 	@$(MAKE) --no-print-directory build
 	@scripts/bench $(SUITES)
 

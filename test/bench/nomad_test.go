@@ -40,6 +40,11 @@ const nomadConfig = `
 data_dir = %q
 bind_addr = "127.0.0.1"
 disable_update_check = true
+advertise {
+  http = "127.0.0.1"
+  rpc = "127.0.0.1"
+  serf = "127.0.0.1"
+}
 ports {
   http = %d
   rpc = %d
@@ -117,10 +122,15 @@ func (p *pools) startNomad(binary string) (*nomad, error) {
 	if err := n.cmd.Start(); err != nil {
 		return nil, errors.Join(err, log.Close())
 	}
+	ended := make(chan struct{})
+	go func() {
+		_ = n.cmd.Wait()
+		close(ended)
+	}()
 	n.stop = sync.OnceFunc(func() {
 		left := n.processes() // normally none: they would outlive it
 		_ = n.cmd.Process.Signal(os.Interrupt)
-		_ = n.cmd.Wait()
+		<-ended
 		log.Close()
 		for _, pid := range left {
 			_ = syscall.Kill(pid, syscall.SIGKILL)
@@ -136,6 +146,11 @@ func (p *pools) startNomad(binary string) (*nomad, error) {
 		err := n.call(http.MethodGet, "/v1/nodes", nil, &nodes)
 		if err == nil && len(nodes) == 1 && nodes[0].Status == "ready" && nodes[0].Drivers["qemu"].Healthy {
 			return n, nil
+		}
+		select {
+		case <-ended:
+			return nil, fmt.Errorf("its agent has ended; its log ends with\n%s", n.said())
+		default:
 		}
 		if time.Now().After(deadline) {
 			return nil, fmt.Errorf("its client with the qemu driver did not come (%v); its log ends with\n%s", err, n.said())

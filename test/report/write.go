@@ -22,7 +22,7 @@ var suites = []struct{ name, title, about string }{
 	{"large", "Large pools", "Pools on the fake launcher whose machines boot at once, agents included, in one process: from the request until all nodes are idle. Processor time, not time: what the hosts and images take is the next part's."},
 	{"simulation", "Simulated pools", ""},
 	{"boot", "Boots", "Two `tiny` VMs that boot, from the request until both are idle."},
-	{"clones", "Clones", "Pools whose nodes are copies of one that has booted, beside nodes that boot from the gallery's version and from full copies of a managed image."},
+	{"clones", "Clones", "Pools whose nodes are copies of one that has booted, beside nodes that boot from the gallery's version and from full copies of a managed image, and beside the same machines started by hand and by Nomad. A machine's start is that of its QEMU."},
 	{"images", "Images", "First boots beside a local file of the same image; ingest beside `cp`, `qemu-img` and `rsync`; publishing and replicating beside whole copies."},
 	{"tasks", "Tasks", "Beside Slurm and HyperQueue with the same 8 slots."},
 }
