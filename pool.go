@@ -139,6 +139,8 @@ type OSDiskSpec struct {
 	// Placement is that of ephemeralOSDiskSettings: the disk must fit into the size's
 	// cache, and a node is not deallocated, which would lose it.
 	Placement string `json:"placement,omitempty"`
+	// Accelerated asks for a write accelerator, which no size has.
+	Accelerated bool `json:"accelerated,omitempty"`
 }
 
 // SecuritySpec is a machine's securityProfile.

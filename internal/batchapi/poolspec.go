@@ -157,7 +157,7 @@ func machine(vm *azbatch.VirtualMachineConfiguration) pool.Machine {
 		}
 	}
 	if d := vm.OSDisk; d != nil {
-		m.OSDisk.SizeGB = number0(d.DiskSizeGB)
+		m.OSDisk.SizeGB, m.OSDisk.Accelerated = number0(d.DiskSizeGB), truth0(d.WriteAcceleratorEnabled)
 		if d.Caching != nil {
 			m.OSDisk.Caching = string(*d.Caching)
 		}
@@ -234,6 +234,9 @@ func machineModel(s millpond.PoolSpec) *azbatch.VirtualMachineConfiguration {
 		vm.OSDisk = &azbatch.OSDisk{Caching: some(azbatch.CachingType(d.Caching))}
 		if d.SizeGB != 0 {
 			vm.OSDisk.DiskSizeGB = count(d.SizeGB)
+		}
+		if d.Accelerated {
+			vm.OSDisk.WriteAcceleratorEnabled = ptr(true)
 		}
 		if d.Storage != "" {
 			vm.OSDisk.ManagedDisk = &azbatch.ManagedDisk{StorageAccountType: ptr(azbatch.StorageAccountType(d.Storage))}

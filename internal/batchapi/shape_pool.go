@@ -205,7 +205,7 @@ func machineRule() *rule {
 			"diskSizeGB":              number(1, 4095),
 			"managedDisk": object(map[string]*rule{"storageAccountType": word("standard_lrs", "premium_lrs", "standardssd_lrs"),
 				"securityProfile": refuse(confidential), "diskEncryptionSet": refuse(vault)}),
-			"writeAcceleratorEnabled": refuse("There is no write accelerator in front of a local disk.", false),
+			"writeAcceleratorEnabled": truth(),
 		}),
 		"securityProfile": object(map[string]*rule{
 			"encryptionAtHost":   truth(),

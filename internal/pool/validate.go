@@ -194,6 +194,9 @@ func unfit(p millpond.PoolSpec, boot millpond.BootImage, size millpond.VMSize) s
 			return fmt.Sprintf("OS disk of Ephemeral VM with size greater than %d GB is not allowed for VM size %s when the DiffDiskPlacement is CacheDisk. This one has %d GB.", size.CacheGiB, size.Name, has)
 		}
 	}
+	if p.OSDisk.Accelerated {
+		return fmt.Sprintf("Write Accelerator is not supported for VM size %s. Make the pool without writeAcceleratorEnabled.", size.Name)
+	}
 	if p.Security.TrustedLaunch && boot.HyperV == "V1" {
 		return "Use of TrustedLaunch setting is not supported for the provided image. Please select Trusted Launch Supported Gen2 OS Image."
 	}
