@@ -436,6 +436,28 @@ func TestProtocol(t *testing.T) {
 	w.code("NotSupported", w.do("PUT", mc+"/virtualMachines/vm", `{"properties":{"securityProfile":{"securityType":"TrustedLaunch"}}}`, 400))
 	w.code("NotImplemented", w.do("POST", mc+"/virtualMachines/vm/capture", "{}", 400))
 	w.code("InvalidRequestContent", w.do("PUT", mc+"/disks/d", `{"properties":7}`, 400))
+	// What nothing can make has empty lists, as far as Azure knows the type.
+	all := "/subscriptions/" + sub + "/providers/"
+	for _, list := range []string{all + "Microsoft.Compute/virtualMachineScaleSets", all + "microsoft.compute/locations/westus2/virtualMachineScaleSets", rg + "/providers/Microsoft.Network/loadBalancers"} {
+		if v, ok := w.do("GET", list, "", 200)["value"].([]any); !ok || len(v) > 0 {
+			t.Errorf("%s: %v", list, v)
+		}
+	}
+	w.code("NotImplemented", w.do("GET", all+"Microsoft.Network/loadBalancerz", "", 400))
+	w.code("NotImplemented", w.do("GET", all+"Microsoft.Network/loadBalancers/x", "", 400))
+	w.code("ResourceNotFound", w.do("GET", rg+"/providers/Microsoft.Network/loadBalancers/x", "", 404))
+	w.code("NotImplemented", w.do("PUT", rg+"/providers/Microsoft.Network/loadBalancers/x", "{}", 400))
+	tags := func(path, operation, tags string) {
+		w.do("PATCH", path+"/providers/Microsoft.Resources/tags/default", `{"operation":"`+operation+`","properties":{"tags":`+tags+`}}`, 200)
+	}
+	w.do("PUT", mc+"/disks/tagged", `{"location":"westus2","properties":{"creationData":{"createOption":"Empty"},"diskSizeGB":1},"tags":{"team":"a"}}`, 200)
+	tags(rg, "Merge", `{"Team":"b","cost":"1"}`)
+	names := w.do("GET", "/subscriptions/"+sub+"/tagNames", "", 200)["value"].([]any)
+	if len(names) != 2 || at(names[1].(map[string]any), "count", "value") != 2.0 || len(names[1].(map[string]any)["values"].([]any)) != 2 {
+		t.Errorf("tags: %v", names)
+	}
+	tags(rg, "Replace", `{}`)
+	w.do("DELETE", mc+"/disks/tagged", "", 200)
 	w.do("HEAD", rg, "", 204)
 	w.do("PUT", strings.Replace(rg, "rg", "RG", 1), `{"location":"westus2"}`, 200)
 	// Filters: clients delete what is listed.

@@ -43,7 +43,7 @@ func (e *Edge) refusedRoutes() []azwire.Route {
 		verb := map[string]string{"PUT": "write", "PATCH": "write", "POST": "action", "DELETE": "delete"}[m]
 		out = append(out, no("Resources_Any"+m, m, any, "{ns}/{type}/"+verb, other))
 	}
-	return append(out, no("Resources_AnyList", "GET", "/subscriptions/{sub}/providers/{ns}/{rest...}", "{ns}/{type}/read", other))
+	return append(out, azwire.Route{Name: "Resources_AnyList", Method: "GET", Path: "/subscriptions/{sub}/providers/{ns}/{rest...}", Action: "{ns}/{type}/read", Handle: e.listUnknown})
 }
 
 // getUnknown answers a GET of a type that is not served. Clients probe for
@@ -54,7 +54,7 @@ func (e *Edge) getUnknown(w http.ResponseWriter, r *azwire.Request) error {
 	}
 	rest := strings.Split(r.Param("rest"), "/")
 	if len(rest)%2 != 0 {
-		return millpond.Errorf(millpond.Unsupported, "NotImplemented", "Resources of type %s/%s are not supported yet. docs/wire/resource-manager.md lists what is.", r.Param("ns"), typeOf(r.Param("rest")))
+		return e.listUnknown(w, r)
 	}
 	return millpond.Errorf(millpond.NotFound, "ResourceNotFound", "The Resource '%s/%s/%s' under resource group '%s' was not found.", r.Param("ns"), typeOf(r.Param("rest")), rest[len(rest)-1], r.Param("rg"))
 }

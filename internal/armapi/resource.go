@@ -1,6 +1,7 @@
 package armapi
 
 import (
+	"maps"
 	"net/http"
 	"regexp"
 	"slices"
@@ -19,6 +20,7 @@ func (e *Edge) resourceRoutes() []azwire.Route {
 	out := []azwire.Route{
 		{Name: "Resources_List", Method: "GET", Path: "/subscriptions/{sub}/resources", Action: "Microsoft.Resources/subscriptions/resources/read", Handle: e.listResources},
 		{Name: "Resources_ListByResourceGroup", Method: "GET", Path: group + "/resources", Action: "Microsoft.Resources/subscriptions/resourceGroups/resources/read", Handle: e.listResources},
+		{Name: "Tags_List", Method: "GET", Path: "/subscriptions/{sub}/tagNames", Action: "Microsoft.Resources/subscriptions/tagNames/read", Handle: e.listTagNames},
 		{Name: "Resources_CheckExistenceById", Method: "HEAD", Path: group + "/providers/{ns}/{rest...}", Action: "{ns}/{type}/read", Handle: e.headResource},
 	}
 	for _, at := range []string{group, any, any + "/{type2}/{name2}", any + "/{type2}/{name2}/{type3}/{name3}"} {
@@ -130,6 +132,50 @@ func (e *Edge) headResource(w http.ResponseWriter, r *azwire.Request) error {
 		return err
 	}
 	w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+// listTagNames counts the tags of a subscription's groups and resources. Names are
+// one whatever their case, values are not, as in Azure.
+func (e *Edge) listTagNames(w http.ResponseWriter, r *azwire.Request) error {
+	sub := r.Param("sub")
+	groups, err := e.Resources.Groups(r.Context(), sub, "", 0)
+	if err != nil {
+		return err
+	}
+	resources, err := e.Resources.List(r.Context(), sqlite.Query{Subscription: sub})
+	if err != nil {
+		return err
+	}
+	names, counts := map[string]string{}, map[string]map[string]int{}
+	count := func(tags map[string]string) {
+		for name, value := range tags {
+			key := strings.ToLower(name)
+			if counts[key] == nil {
+				names[key], counts[key] = name, map[string]int{}
+			}
+			counts[key][value]++
+		}
+	}
+	for _, g := range groups {
+		count(g.Tags)
+	}
+	for _, n := range resources {
+		count(n.Tags)
+	}
+	total := func(n int) any { return map[string]any{"type": "Total", "value": n} }
+	out := []any{}
+	for _, key := range slices.Sorted(maps.Keys(counts)) {
+		id := "/subscriptions/" + sub + "/tagNames/" + names[key]
+		all, values := 0, []any{}
+		for _, value := range slices.Sorted(maps.Keys(counts[key])) {
+			n := counts[key][value]
+			all += n
+			values = append(values, map[string]any{"id": id + "/tagValues/" + value, "tagValue": value, "count": total(n)})
+		}
+		out = append(out, map[string]any{"id": id, "tagName": names[key], "count": total(all), "values": values})
+	}
+	azwire.WriteJSON(w, http.StatusOK, map[string]any{"value": out})
 	return nil
 }
 
