@@ -139,7 +139,7 @@ func (e *Edge) headResource(w http.ResponseWriter, r *azwire.Request) error {
 // one whatever their case, values are not, as in Azure.
 func (e *Edge) listTagNames(w http.ResponseWriter, r *azwire.Request) error {
 	sub := r.Param("sub")
-	groups, err := e.Resources.Groups(r.Context(), sub, "", 0)
+	groups, err := e.Resources.Groups(r.Context(), sub, "", 0, "")
 	if err != nil {
 		return err
 	}

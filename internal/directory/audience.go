@@ -18,6 +18,9 @@ const (
 	AudienceGraph
 	// AudienceStorage is blob storage.
 	AudienceStorage
+	// audienceVault is key vaults, of which there are none: a token for them opens
+	// nothing. Packer asks for one before it knows whether it needs a vault.
+	audienceVault
 	// audienceOwn is an address of this server, which clients of a custom cloud
 	// name for the Resource Manager and for Graph alike.
 	audienceOwn
@@ -37,6 +40,8 @@ func classify(resource, ownHost string) Audience {
 		return AudienceGraph
 	case "https://storage.azure.com", "e406a681-f3d4-42a8-90b6-c2b029497af1":
 		return AudienceStorage
+	case "https://vault.azure.net", "cfa8b339-82a2-471a-a3c9-0fc0be7a4093":
+		return audienceVault
 	}
 	if u, err := url.Parse(resource); err == nil && u.Scheme == "https" && u.Host != "" {
 		if strings.HasSuffix(strings.ToLower(u.Host), ".blob.core.windows.net") {

@@ -126,6 +126,7 @@ func TestVerifyTakesItsAudienceOnly(t *testing.T) {
 		"ddbf3205-c6bd-46ae-8127-60eb93363864": {AudienceBatch},
 		"https://graph.microsoft.com/":         {AudienceGraph},
 		"https://storage.azure.com":            {AudienceStorage},
+		"https://vault.azure.net":              {},
 		"https://" + own + "/":                 {AudienceARM, AudienceGraph},
 	} {
 		token, err := w.SignIn(bg, Grant{ClientID: c.ClientID, Secret: c.ClientSecret, Resource: resource, OwnHost: own})

@@ -141,6 +141,8 @@ func SubscriptionResourceID(subscription, typ string, names []string) (string, e
 }
 
 func below(scope, typ string, names []string) (string, error) {
+	// Packer writes the type with a last slash, which Azure passes over.
+	typ = strings.TrimSuffix(typ, "/")
 	ns, types, _ := strings.Cut(typ, "/")
 	segs := strings.Split(types, "/")
 	// A single name may hold all names, joined by slashes.

@@ -55,6 +55,7 @@ func TestFunctions(t *testing.T) {
 		// resources
 		`resourceGroup().location`: `"westus2"`, `subscription().subscriptionId`: `"11111111-1111-1111-1111-111111111111"`, `deployment().name`: `"d"`, `tenant().tenantId`: `"t"`, `environment().name`: `"Millpond"`,
 		`resourceId('Microsoft.Network/virtualNetworks/subnets','v','s')`:             `"` + sub + `/resourceGroups/rg/providers/Microsoft.Network/virtualNetworks/v/subnets/s"`,
+		`resourceId('A.B/c/','n')`:                                                    `"` + sub + `/resourceGroups/rg/providers/A.B/c/n"`,
 		`resourceId('other','A.B/c','n')`:                                             `"` + sub + `/resourceGroups/other/providers/A.B/c/n"`,
 		`resourceId('s','other','A.B/c','n')`:                                         `"/subscriptions/s/resourceGroups/other/providers/A.B/c/n"`,
 		`resourceId('22222222-2222-2222-2222-222222222222','other','A.B/c','n')`:      `"/subscriptions/22222222-2222-2222-2222-222222222222/resourceGroups/other/providers/A.B/c/n"`,
