@@ -11,7 +11,7 @@ import (
 
 var (
 	vmName       = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9_.-]{0,62}[A-Za-z0-9_])?$`)
-	computerName = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$`)
+	computerName = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9.-]{0,61}[A-Za-z0-9])?$`)
 	adminName    = regexp.MustCompile(`^[a-z_][a-z0-9_-]{0,31}$`)
 	keyPath      = regexp.MustCompile(`^/home/([^/]+)/\.ssh/authorized_keys$`)
 )
@@ -26,7 +26,7 @@ func invalid(target, format string, args ...any) *millpond.Error {
 // not kept.
 func CheckProfile(p *millpond.VMProfile, password string) error {
 	if !computerName.MatchString(p.ComputerName) {
-		return invalid("osProfile.computerName", "The computer name %q is not valid: 1 to 63 letters, digits and hyphens, beginning and ending with a letter or digit. Give another with --computer-name.", p.ComputerName)
+		return invalid("osProfile.computerName", "The computer name %q is not valid: 1 to 63 letters, digits, hyphens and dots, beginning and ending with a letter or digit. Give another with --computer-name.", p.ComputerName)
 	}
 	switch strings.ToLower(p.Admin) {
 	case "":

@@ -86,8 +86,12 @@ func TestDecideOverEverything(t *testing.T) {
 func TestProfiles(t *testing.T) {
 	key := millpond.VMKey{Path: "/home/azureuser/.ssh/authorized_keys", Data: "ssh-ed25519 AAAA me@here"}
 	good := millpond.VMProfile{ComputerName: "vm", Admin: "azureuser", Keys: []millpond.VMKey{key}}
-	if err := CheckProfile(&good, ""); err != nil {
-		t.Fatal(err)
+	dotted := good
+	dotted.ComputerName = "batch.auto.1795758152.7"
+	for _, p := range []millpond.VMProfile{good, dotted} {
+		if err := CheckProfile(&p, ""); err != nil {
+			t.Fatal(err)
+		}
 	}
 	for what, c := range map[string]struct {
 		edit     func(p *millpond.VMProfile)

@@ -52,7 +52,7 @@ var guest embed.FS
 
 var (
 	validID   = regexp.MustCompile(`^[A-Za-z0-9._-]{1,128}$`)
-	validHost = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$`)
+	validHost = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9.-]{0,61}[A-Za-z0-9])?$`)
 )
 
 // Write writes the seed as an ISO 9660 image of some 400 KiB. It holds no
