@@ -27,7 +27,7 @@ func computeCommands() []row {
 		{line: "disk grant-access -g {g} -n data --duration-in-seconds 600", want: "accessSAS"},
 		{line: "disk delete -g {g} -n data --yes", no: "access"},
 		{line: "disk revoke-access -g {g} -n data", want: ""},
-		{line: "disk-encryption-set list -g {g}", no: "not supported"},
+		{line: "disk-encryption-set list -g {g}", want: "[]"},
 		{line: "disk-access create -g {g} -n da", want: `"Succeeded"`},
 		{line: "disk-access list -g {g} --query [].name", want: `"da"`},
 		{line: "disk-access update -g {g} -n da --tags a=b", want: `"a": "b"`},

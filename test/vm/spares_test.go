@@ -3,6 +3,7 @@
 package vm
 
 import (
+	"cmp"
 	"fmt"
 	"net/http"
 	"os"
@@ -124,7 +125,7 @@ func spareChapter(t *testing.T, s *lab.Server, l *lab.Lab, real bool) {
 		untilSpares(t, l, "p", 2)
 		l.Resize("p", 3)
 		spare("", 3)
-		who := map[string]bool{}
+		who := map[string]string{}
 		var tasks []map[string]any
 		for i, x := range l.Nodes("p") {
 			task := with(shell(fmt.Sprint("who-", i), "hostname; cat /proc/sys/kernel/random/boot_id; cat /sys/class/net/e*/address"), "userIdentity", admin)
@@ -132,17 +133,16 @@ func spareChapter(t *testing.T, s *lab.Server, l *lab.Lab, real bool) {
 			tasks = append(tasks, task)
 		}
 		l.AddJob("who", "p", tasks...)
-		l.WaitTasks("who", time.Minute)
-		for i, x := range l.Nodes("p") {
-			lines := strings.Fields(l.Stdout("who", fmt.Sprint("who-", i)))
-			if len(lines) != 3 || lines[0] != strings.ReplaceAll(strings.ToLower(x.ID), "_", "-") {
-				t.Errorf("%s says %v", x.ID, lines)
+		for id, x := range l.WaitTasks("who", time.Minute) {
+			lines := strings.Fields(l.Stdout("who", id))
+			if len(lines) != 3 || lines[0] != strings.ReplaceAll(strings.ToLower(x.NodeInfo.NodeID), "_", "-") {
+				t.Errorf("%s, where %s ran, says %v", x.NodeInfo.NodeID, id, lines)
 			}
 			for _, v := range lines {
-				if who[v] {
-					t.Errorf("two nodes have %s", v)
+				if other := cmp.Or(who[v], x.NodeInfo.NodeID); other != x.NodeInfo.NodeID {
+					t.Errorf("%s and %s both have %s", other, x.NodeInfo.NodeID, v)
 				}
-				who[v] = true
+				who[v] = x.NodeInfo.NodeID
 			}
 		}
 		// A node whose machine was a spare reboots as all do.
