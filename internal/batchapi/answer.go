@@ -1,9 +1,11 @@
 package batchapi
 
 import (
+	"bytes"
 	"encoding/json"
 	"net/http"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -24,6 +26,10 @@ func (e *Edge) writeJSON(w http.ResponseWriter, r *request, status int, v any) {
 		w.WriteHeader(http.StatusInternalServerError)
 		return
 	}
+	writeText(w, status, body)
+}
+
+func writeText(w http.ResponseWriter, status int, body []byte) {
 	w.Header().Set("Content-Type", contentType)
 	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(status)
@@ -120,10 +126,30 @@ type page struct {
 }
 
 func (e *Edge) writePage(w http.ResponseWriter, r *request, set string, value []any, after string) error {
-	if value == nil {
-		value = []any{}
+	texts := make([][]byte, len(value))
+	err := inParts(len(value), func(i int) (err error) {
+		switch v := value[i].(type) {
+		case json.RawMessage:
+			texts[i] = v
+		case json.Marshaler:
+			texts[i], err = v.MarshalJSON()
+		default:
+			texts[i], err = json.Marshal(v)
+		}
+		return err
+	})
+	if err != nil {
+		return err
 	}
-	e.writeJSON(w, r, http.StatusOK, page{r.BaseURL + "/$metadata#" + set, value, azwire.NextLink(r.Request, after)})
+	frame, err := json.Marshal(page{r.BaseURL + "/$metadata#" + set, []any{}, azwire.NextLink(r.Request, after)})
+	if err != nil {
+		return err
+	}
+	// The entities go into the empty list as they are: encoding/json would read each of
+	// them again, which was a quarter of a page's time.
+	const list = `"value":[`
+	head, tail, _ := bytes.Cut(frame, []byte(list))
+	writeText(w, http.StatusOK, slices.Concat(head, []byte(list), bytes.Join(texts, []byte(",")), tail))
 	return nil
 }
 

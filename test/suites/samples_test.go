@@ -20,7 +20,8 @@ import (
 // names and keys in their configuration, on real machines with the Ubuntu that
 // they ask for; MILLPOND_SUITES_LAUNCHER=fake acts the machines out. No package
 // index has the programs: MILLPOND_SUITES names a folder with clones of
-// batch-python-quickstart and azure-batch-samples.
+// batch-python-quickstart and azure-batch-samples, MILLPOND_UBUNTU the archive that Ubuntu
+// is installed from.
 func TestPythonSamples(t *testing.T) {
 	root := os.Getenv("MILLPOND_SUITES")
 	if root == "" {

@@ -30,9 +30,20 @@ var ubuntuBase = [...]string{
 // keyring is the package with the keys of Ubuntu's archive, and its SHA-256: what
 // all else is trusted by. Debian has it no more.
 const (
-	keyring       = "http://archive.ubuntu.com/ubuntu/pool/main/u/ubuntu-keyring/ubuntu-keyring_2021.03.26_all.deb"
+	keyring       = "pool/main/u/ubuntu-keyring/ubuntu-keyring_2021.03.26_all.deb"
 	keyringSHA256 = "0d0e7ed6b112f5d03eabf3c7eb01ebdacf9c57714b279e90495cfc58c8c4520f"
 )
+
+// archive is the address of Ubuntu's archive or of a mirror of it, with a slash at its
+// end, which MILLPOND_UBUNTU names.
+func archive(t *testing.T) string {
+	t.Helper()
+	url := os.Getenv("MILLPOND_UBUNTU")
+	if url == "" {
+		t.Skip("MILLPOND_UBUNTU names no archive of Ubuntu, whose releases the programs ask for")
+	}
+	return strings.TrimSuffix(url, "/") + "/"
+}
 
 // install puts a real Ubuntu into the server's Marketplace. The boot partition of
 // a Debian of ours starts its kernel. The agent is in it as a service, and
@@ -92,19 +103,19 @@ func partitions(t *testing.T, disk string) []partition {
 
 func (u ubuntu) build(t *testing.T, a account, include, out string) {
 	t.Helper()
-	work := t.TempDir()
+	archive, work := archive(t), t.TempDir()
 	disk, root := filepath.Join(work, "disk.raw"), filepath.Join(work, "root")
 	if r := a.RunBin("image", "build", "debian-12", "--without-agent", "--cache", filepath.Join(a.Root, ".cache", "images"), "--out", disk); r.Code != 0 {
 		t.Fatalf("image build: %s%s", r.Stdout, r.Stderr)
 	}
 	keys := filepath.Join(work, "keyring.deb")
-	command(t, "", nil, "curl", "-sSf", "-o", keys, keyring)
+	command(t, "", nil, "curl", "-sSf", "-o", keys, archive+keyring)
 	if sum := sha256.Sum256([]byte(read(t, keys))); hex.EncodeToString(sum[:]) != keyringSHA256 {
 		t.Fatalf("%s is not the file that it was", keyring)
 	}
 	command(t, "", nil, "dpkg-deb", "-x", keys, filepath.Join(work, "keys"))
 	source := func(suite string) string {
-		return "deb http://archive.ubuntu.com/ubuntu " + suite + " main universe"
+		return "deb " + archive + " " + suite + " main universe"
 	}
 	command(t, "", nil, "mmdebstrap", "--quiet", "--mode=root", "--format=directory", "--variant=minbase", "--architectures=amd64", "--keyring="+filepath.Join(work, "keys", "usr", "share", "keyrings", "ubuntu-archive-keyring.gpg"),
 		"--include="+include, `--aptopt=APT::Install-Recommends "false"`, u.codename, root, source(u.codename), source(u.codename+"-updates"))
