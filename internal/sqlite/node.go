@@ -1,10 +1,11 @@
 package sqlite
 
 import (
+	"cmp"
 	"database/sql"
 	"encoding/json"
 	"errors"
-	"runtime"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -190,32 +191,47 @@ func (t *Tx) Node(id millpond.NodeID) (millpond.Node, error) {
 func (t *Tx) Nodes(account millpond.AccountName, pool millpond.PoolID, after string, limit int, states []string) ([]millpond.Node, error) {
 	in, args := inStates(states)
 	args = append(append([]any{account.Key(), pool.Key(), after}, args...), limit)
+	rows, err := t.rows(`SELECT `+headColumns+`, node.document FROM node WHERE account = ? AND pool_key = ? AND key > ?`+in+` ORDER BY key LIMIT ?`, args...)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
 	type row struct {
 		head NodeHead
 		doc  string
 	}
-	rows, err := collect(t, func(r *sql.Rows) (v row, err error) {
-		v.head, err = scanHead(r, &v.doc)
-		return v, err
-	}, `SELECT `+headColumns+`, node.document FROM node WHERE account = ? AND pool_key = ? AND key > ?`+in+` ORDER BY key LIMIT ?`, args...)
-	if err != nil {
-		return nil, err
-	}
-	// Decoding is most of it, and need not be done by one processor.
-	out := make([]millpond.Node, len(rows))
-	parts := min(runtime.GOMAXPROCS(0), len(rows)/200+1)
+	// Decoding is most of it: other processors do it while the rows are read.
+	const part = 100
 	var g errgroup.Group
-	for part := range parts {
+	var parts [][]millpond.Node
+	decode := func(rows []row) {
+		out := make([]millpond.Node, len(rows))
+		parts = append(parts, out)
 		g.Go(func() (err error) {
-			for i := part * len(rows) / parts; i < (part+1)*len(rows)/parts; i++ {
-				if out[i], err = decodeNode(rows[i].head, rows[i].doc); err != nil {
+			for i, r := range rows {
+				if out[i], err = decodeNode(r.head, r.doc); err != nil {
 					return err
 				}
 			}
 			return nil
 		})
 	}
-	return out, g.Wait()
+	read := make([]row, 0, part)
+	for rows.Next() {
+		var v row
+		if v.head, err = scanHead(rows, &v.doc); err != nil {
+			break
+		}
+		if read = append(read, v); len(read) == part {
+			decode(read)
+			read = make([]row, 0, part)
+		}
+	}
+	decode(read)
+	if err = cmp.Or(err, rows.Err(), g.Wait()); err != nil {
+		return nil, err
+	}
+	return slices.Concat(parts...), nil
 }
 
 // AllNodes lists all nodes of a pool.
