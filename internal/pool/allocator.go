@@ -67,7 +67,7 @@ func (s *Service) bring(ctx context.Context, p millpond.Pool) (time.Time, error)
 			if e.Kind == millpond.Internal || e.Kind == millpond.Unavailable {
 				return time.Time{}, err
 			}
-			snap.ImageError = "The specified image is not found or cannot be used: " + e.Message
+			snap.Hindrance = "The specified image is not found or cannot be used: " + e.Message
 			plan = Make(snap)
 		}
 	}
@@ -222,9 +222,9 @@ func (s *Service) snapshot(ctx context.Context, p millpond.Pool) (Snapshot, mill
 	}
 	size, ok := s.Sizes(p.Spec.VMSize)
 	if ok {
-		snap.ImageError = unfit(p.Spec, p.Boot, size)
+		snap.Hindrance = unfit(p.Spec, p.Boot, size)
 	} else {
-		snap.ImageError = "The VM size " + p.Spec.VMSize + " is not available any more."
+		snap.Hindrance = "The VM size " + p.Spec.VMSize + " is not available any more."
 	}
 	var capacity launch.Capacity
 	launched := map[string]bool{}

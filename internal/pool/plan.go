@@ -35,9 +35,9 @@ type Snapshot struct {
 	// in front; Freeing counts those that are being taken.
 	Preemptible []millpond.NodeID
 	Freeing     int
-	// ImageError is why the image cannot be used for new nodes now.
-	ImageError string
-	Now        time.Time
+	// Hindrance is why no new node can be made now; empty if one can.
+	Hindrance string
+	Now       time.Time
 }
 
 // Plan is what is to be done for one pool.
@@ -172,8 +172,8 @@ func (k *kind) grow(s Snapshot, room, addresses *int) {
 	if k.missing == 0 {
 		return
 	}
-	if s.ImageError != "" {
-		k.blockedCode, k.blockedWhy = "AllocationFailed", s.ImageError
+	if s.Hindrance != "" {
+		k.blockedCode, k.blockedWhy = "AllocationFailed", s.Hindrance
 		return
 	}
 	k.granted = k.missing

@@ -47,7 +47,7 @@ func TestMake(t *testing.T) {
 	subnetFull := snap(resizing(2, 0), 0, idle("a"))
 	subnetFull.Addresses = 0
 	image := snap(resizing(1, 0), 0)
-	image.ImageError = "gone"
+	image.Hindrance = "gone"
 	stopping := resizing(3, 0)
 	stopping.Allocation = millpond.AllocationStopping
 	deleting := resizing(0, 0)

@@ -182,8 +182,8 @@ func checkDisks(p millpond.PoolSpec, boot millpond.BootImage, size millpond.VMSi
 }
 
 // unfit says why no machine of the size can be what the pool asks for; empty when
-// one can. Azure takes such a pool and fails its resize, and vendors' tests count
-// on the first, so this is no part of checkDisks.
+// one can. Azure takes such a pool, which vendors' tests count on, so this is no part
+// of checkDisks (decision 62).
 func unfit(p millpond.PoolSpec, boot millpond.BootImage, size millpond.VMSize) string {
 	if p.OSDisk.Placement != "" {
 		has := max(int64(p.OSDisk.SizeGB), (boot.OSDisk.SizeBytes+1<<30-1)>>30)
