@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	millpond "millpond.dev/millpond"
@@ -241,7 +242,11 @@ func (s *server) baseImages(ctx context.Context) ([]gallery.BaseImage, error) {
 			s.log.Warn("a base image cannot be read", "file", f, "err", err)
 			continue
 		}
-		out = append(out, gallery.BaseImage{Name: d.Name, Path: f, Size: d.Size, HyperV: "V1", Release: release})
+		b := gallery.BaseImage{Name: d.Name, Path: f, Size: d.Size, HyperV: "V1", Release: release}
+		if slices.Contains(d.Generations, "V2") {
+			b.HyperV = "" // everything that is built here boots as V1 too
+		}
+		out = append(out, b)
 	}
 	return out, nil
 }

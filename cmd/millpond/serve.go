@@ -13,6 +13,7 @@ import (
 
 	"millpond.dev/millpond/internal/atomicfile"
 	"millpond.dev/millpond/internal/config"
+	"millpond.dev/millpond/internal/datadir"
 )
 
 // ServeCmd runs the service in the foreground.
@@ -42,18 +43,20 @@ func (c *ServeCmd) Run(g *Globals) error {
 	if err != nil {
 		return err
 	}
+	// The port first: a server that cannot have it leaves no folder behind.
+	listener, err := net.Listen("tcp", cfg.Listen)
+	if err != nil {
+		return noPort(g.Data, cfg.Listen, err)
+	}
 	release, err := g.Data.Lock()
 	if err != nil {
+		listener.Close()
 		return err
 	}
 	defer release()
 
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	listener, err := net.Listen("tcp", cfg.Listen)
-	if err != nil {
-		return fmt.Errorf("listen on %s (choose another address with --listen): %w", cfg.Listen, err)
-	}
 	addr := listener.Addr().String()
 	s, err := newServer(ctx, cfg, g.Data, addr, log)
 	if err != nil {
@@ -83,6 +86,21 @@ func (c *ServeCmd) Run(g *Globals) error {
 	}
 	log.Info("stopped")
 	return err
+}
+
+// noPort is the error of an address that cannot be had. Most often the folder's own
+// server has it, which is the better thing to say.
+func noPort(data datadir.Dir, address string, err error) error {
+	if data.Check() == nil {
+		release, taken := data.Lock()
+		if errors.Is(taken, datadir.ErrInUse) {
+			return taken
+		}
+		if taken == nil {
+			release()
+		}
+	}
+	return fmt.Errorf("listen on %s (choose another address with --listen): %w", address, err)
 }
 
 func (c *ServeCmd) configuration(g *Globals) (config.Config, error) {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 
 	millpond "millpond.dev/millpond"
@@ -124,6 +125,28 @@ func id(r *azwire.Request, fullType string, names ...string) millpond.ResourceID
 	return out
 }
 
+// mostTop is the largest page that a client may ask for, as in Azure.
+const mostTop = 1000
+
+// pageSize is how many items a page has. The lists of groups and of resources read
+// $top, which in Azure too is the size of a page, and no end of the list.
+func (e *Edge) pageSize(r *azwire.Request) (int, error) {
+	top := r.QueryValue("$top")
+	switch r.Route.Name {
+	case "ResourceGroups_List", "Resources_List", "Resources_ListByResourceGroup":
+	default:
+		top = ""
+	}
+	if top == "" {
+		return e.PageSize, nil
+	}
+	n, err := strconv.Atoi(top)
+	if err != nil || n < 1 || n > mostTop {
+		return 0, millpond.Errorf(millpond.Invalid, "InvalidTopInQueryString", "The $top '%s' is not valid. It is how many items a page has, 1 to %d; nextLink leads to the rest.", azwire.Clip(top), mostTop)
+	}
+	return n, nil
+}
+
 // page asks for one more item than fits, which tells whether there is a next page.
 func (e *Edge) page(r *azwire.Request) (after string, limit int, err error) {
 	if t := r.QueryValue("$skipToken"); t != "" {
@@ -133,15 +156,20 @@ func (e *Edge) page(r *azwire.Request) (after string, limit int, err error) {
 		}
 		after = string(b)
 	}
-	return after, e.PageSize + 1, nil
+	size, err := e.pageSize(r)
+	return after, size + 1, err
 }
 
 // writeList encodes a page of items; key gives an item's key for the next link
 // and scope the id that a filtered list checks.
 func writeList[T any](e *Edge, w http.ResponseWriter, r *azwire.Request, items []T, key func(T) (key, scope, action string), encode func(T) any) error {
 	next := ""
-	if len(items) > e.PageSize {
-		items = items[:e.PageSize]
+	size, err := e.pageSize(r)
+	if err != nil {
+		return err
+	}
+	if len(items) > size {
+		items = items[:size]
 		k, _, _ := key(items[len(items)-1])
 		q := r.URL.Query()
 		for name := range q {

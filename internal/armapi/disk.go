@@ -114,8 +114,10 @@ func (in diskIn) into(d *millpond.Disk) (err error) {
 var platformImage = regexp.MustCompile(`(?i)^/subscriptions/[^/]+/providers/microsoft\.compute/locations/[^/]+/publishers/([^/]+)/artifacttypes/vmimage/offers/([^/]+)/skus/([^/]+)/versions/([^/]+)$`)
 
 // platformSource finds the base image for a disk that is to be made of a Marketplace
-// image, and tells its version in the place of latest.
-func (e *Edge) platformSource(ctx context.Context, c *millpond.CreationData) error {
+// image, and tells its version in the place of latest. The disk has the image's
+// generation, whatever was asked for.
+func (e *Edge) platformSource(ctx context.Context, d *millpond.Disk) error {
+	c := &d.Creation
 	m := platformImage.FindStringSubmatch(c.ImageID)
 	if m == nil || c.Option != millpond.CreateFromImage {
 		return nil
@@ -126,11 +128,12 @@ func (e *Edge) platformSource(ctx context.Context, c *millpond.CreationData) err
 	if e.Machines == nil {
 		return unsupported("creationData.imageReference", "There is no Marketplace here.")
 	}
-	base, version, err := e.Machines.Platform(ctx, millpond.ImageReference{Publisher: m[1], Offer: m[2], SKU: m[3], Version: m[4]})
+	p, err := e.Machines.Platform(ctx, millpond.ImageReference{Publisher: m[1], Offer: m[2], SKU: m[3], Version: m[4]})
 	if err != nil {
 		return err
 	}
-	c.PlatformID, c.ImageID = strings.TrimSuffix(c.ImageID, m[4])+version, base
+	c.PlatformID, c.ImageID = strings.TrimSuffix(c.ImageID, m[4])+p.Version, p.Base
+	d.HyperV = p.HyperV
 	return nil
 }
 
@@ -200,7 +203,7 @@ func (e *Edge) putDisk(w http.ResponseWriter, r *azwire.Request, full string) er
 		if err := (diskIn{p.CreationData, p.OSType, p.HyperVGeneration, p.NetworkAccessPolicy, p.DiskAccessID, p.PublicNetworkAccess, sku, promise(p, p.SupportedCapabilities, p.SupportsHibernation)}).into(d); err != nil {
 			return err
 		}
-		if err := e.platformSource(r.Context(), &d.Creation); err != nil {
+		if err := e.platformSource(r.Context(), d); err != nil {
 			return err
 		}
 		for _, z := range body.Zones {

@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"net/http"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/google/uuid"
@@ -73,6 +74,8 @@ type Options struct {
 type Edge struct {
 	Options
 	router *azwire.Router
+	// served has the routes without those that catch every other type.
+	served *azwire.Router
 }
 
 // New makes the handler.
@@ -84,7 +87,9 @@ func New(o Options) *Edge {
 	if e.VMSizes == nil {
 		e.VMSizes = millpond.VMSizes
 	}
-	e.router = azwire.NewRouter(e.Routes())
+	all := e.Routes()
+	e.router = azwire.NewRouter(all)
+	e.served = azwire.NewRouter(slices.DeleteFunc(slices.Clone(all), func(r azwire.Route) bool { return strings.HasSuffix(r.Path, "/{rest...}") }))
 	return e
 }
 
@@ -143,6 +148,9 @@ func (e *Edge) serve(w http.ResponseWriter, r *azwire.Request) error {
 		return e.elsewhere(w, r)
 	}
 	if r.Route.Refused != "" {
+		if allowed := e.methods(r); len(allowed) > 0 {
+			return notAllowed(w, r, allowed)
+		}
 		return refuse(w, r)
 	}
 	if r.Route.Ended(r.APIVersion) {
@@ -209,10 +217,28 @@ func (e *Edge) elsewhere(w http.ResponseWriter, r *azwire.Request) error {
 	}
 	_, _, allowed := e.router.Match(r.Method, r.URL.EscapedPath())
 	if len(allowed) > 0 {
-		w.Header().Set("Allow", strings.Join(allowed, ", "))
-		return millpond.Errorf(millpond.MethodNotAllowed, "MethodNotAllowed", "The method %s is not allowed for this path. Allowed: %s.", r.Method, strings.Join(allowed, ", "))
+		return notAllowed(w, r, allowed)
 	}
 	return millpond.Errorf(millpond.NotFound, "InvalidResourceType", "There is no operation at %s.", r.URL.Path)
+}
+
+// methods are those of the operations at a request's path that are served, when only
+// a route for every other type has caught it; none when there are none, or the route
+// is the path's own.
+func (e *Edge) methods(r *azwire.Request) []string {
+	route, _, allowed := e.served.Match(r.Method, r.URL.EscapedPath())
+	if route != nil {
+		return nil
+	}
+	return allowed
+}
+
+// notAllowed refuses a method that a path does not have.
+func notAllowed(w http.ResponseWriter, r *azwire.Request, allowed []string) error {
+	slices.Sort(allowed)
+	list := strings.Join(slices.Compact(allowed), ", ")
+	w.Header().Set("Allow", list)
+	return millpond.Errorf(millpond.MethodNotAllowed, "MethodNotAllowed", "The method %s is not allowed for this path. Allowed: %s.", r.Method, list)
 }
 
 // filtered marks a list that shows only what the caller may read item by item.

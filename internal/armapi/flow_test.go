@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -447,6 +448,17 @@ func TestProtocol(t *testing.T) {
 	w.code("NotImplemented", w.do("GET", all+"Microsoft.Network/loadBalancers/x", "", 400))
 	w.code("ResourceNotFound", w.do("GET", rg+"/providers/Microsoft.Network/loadBalancers/x", "", 404))
 	w.code("NotImplemented", w.do("PUT", rg+"/providers/Microsoft.Network/loadBalancers/x", "{}", 400))
+	// A type that is served says which methods it has; what it does not have is no missing type.
+	for _, c := range []struct{ method, path, says string }{
+		{"POST", mc + "/disks/d", "DELETE, GET, PATCH, PUT"}, {"POST", mc + "/disks", "GET"}, {"PUT", mc + "/disks", "GET"}, {"DELETE", rg + "/providers/Microsoft.Batch/batchAccounts/acct/listKeys", "POST"},
+	} {
+		refused := w.do(c.method, c.path, "{}", 405)
+		w.code("MethodNotAllowed", refused)
+		if says := fmt.Sprint(at(refused, "error", "message")); !strings.HasSuffix(says, "Allowed: "+c.says+".") {
+			t.Errorf("%s %s: %s", c.method, c.path, says)
+		}
+	}
+	w.code("NotImplemented", w.do("POST", mc+"/disks/d/frobnicate", "{}", 400))
 	tags := func(path, operation, tags string) {
 		w.do("PATCH", path+"/providers/Microsoft.Resources/tags/default", `{"operation":"`+operation+`","properties":{"tags":`+tags+`}}`, 200)
 	}
@@ -473,6 +485,17 @@ func TestProtocol(t *testing.T) {
 		w.code("InvalidFilterInQueryString", w.do("GET", groups+"?$filter="+url.QueryEscape(filter), "", 400))
 	}
 	w.code("InvalidFilterInQueryString", w.do("GET", rg+"/resources?$filter="+url.QueryEscape("resourceType eq 'a' and name ne 'b'"), "", 400))
+	// $top is the size of a page.
+	for _, list := range []string{groups, strings.TrimSuffix(groups, "/resourceGroups") + "/resources", rg + "/resources"} {
+		for _, top := range []string{"0", "-1", "1001", "x"} {
+			w.code("InvalidTopInQueryString", w.do("GET", list+"?$top="+top, "", 400))
+		}
+	}
+	first := w.do("GET", groups+"?$top=1", "", 200)
+	second := w.do("GET", fmt.Sprint(first["nextLink"]), "", 200)
+	if len(first["value"].([]any)) != 1 || len(second["value"].([]any)) != 1 || second["nextLink"] != nil || reflect.DeepEqual(first["value"], second["value"]) {
+		t.Errorf("pages of one group: %v, %v", first, second)
+	}
 	w.do("DELETE", other, "", 202)
 	// Paging: five disks, pages of three.
 	for i := range 5 {

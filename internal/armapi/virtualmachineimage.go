@@ -120,10 +120,10 @@ func (e *Edge) getOffer(w http.ResponseWriter, r *azwire.Request) error {
 		if v := r.Param("version"); v != o.Version && !strings.EqualFold(v, "latest") {
 			continue
 		}
-		p := map[string]any{"osDiskImage": map[string]any{"operatingSystem": o.OSType}, "dataDiskImages": []any{}, "hyperVGeneration": "V1", "architecture": "x64", "features": []any{},
+		p := map[string]any{"osDiskImage": map[string]any{"operatingSystem": o.OSType}, "dataDiskImages": []any{}, "hyperVGeneration": o.HyperV, "architecture": "x64", "features": []any{},
 			"automaticOSUpgradeProperties": map[string]any{"automaticOSUpgradeSupported": false}, "imageDeprecationStatus": map[string]any{"imageState": "Active"}}
 		if o.Base != nil {
-			p["hyperVGeneration"], p["osDiskImage"] = o.Base.HyperV, map[string]any{"operatingSystem": o.OSType, "sizeInBytes": o.Base.Size, "sizeInGb": (o.Base.Size + 1<<30 - 1) >> 30}
+			p["osDiskImage"] = map[string]any{"operatingSystem": o.OSType, "sizeInBytes": o.Base.Size, "sizeInGb": (o.Base.Size + 1<<30 - 1) >> 30}
 		}
 		if o.Plan != nil {
 			p["plan"] = map[string]any{"name": o.Plan.Name, "product": o.Plan.Product, "publisher": o.Plan.Publisher}

@@ -1,6 +1,7 @@
 package compute
 
 import (
+	"cmp"
 	"context"
 	"strings"
 
@@ -14,7 +15,7 @@ import (
 type Base struct {
 	File   string
 	Size   int64
-	HyperV string
+	HyperV string // V1 or V2; empty: it boots as either
 }
 
 // Make creates a disk for a machine whose caller's rights have been checked, or
@@ -75,7 +76,7 @@ func (s *Service) admitOther(tx *sqlite.Tx, d *millpond.Disk, inherit func(size 
 		if err != nil {
 			return true, err
 		}
-		return true, inherit(b.Size, "Linux", b.HyperV, "")
+		return true, inherit(b.Size, "Linux", cmp.Or(b.HyperV, d.HyperV, "V1"), "")
 	}
 	m, disk, err := s.imageDisk(tx, d)
 	if err != nil {

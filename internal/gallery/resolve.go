@@ -1,10 +1,12 @@
 package gallery
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"slices"
 	"strings"
 
 	millpond "millpond.dev/millpond"
@@ -336,7 +338,7 @@ func (s *Service) resolveMarketplace(ctx context.Context, ref millpond.ImageRefe
 		return millpond.BootImage{}, badImage("imageReference", "", "imageReference needs virtualMachineImageId, or publisher, offer and sku.")
 	}
 	given := ref.Publisher + ":" + ref.Offer + ":" + ref.SKU
-	want := inspect.Marketplace(ref.Publisher, ref.Offer, ref.SKU)
+	want, generation := inspect.Marketplace(ref.Publisher, ref.Offer, ref.SKU), inspect.Generation(ref.Offer, ref.SKU)
 	if !agent.Fits(want) {
 		return millpond.BootImage{}, badImage("nodeAgentSKUId", agent.SKU, "The image %s is not one that node agent SKU '%s' is for. See the pairs: az batch pool supported-images list", given, agent.SKU)
 	}
@@ -347,12 +349,12 @@ func (s *Service) resolveMarketplace(ctx context.Context, ref millpond.ImageRefe
 	for _, b := range built {
 		// The agent's own Marketplace image stands for any relative of its family.
 		if inspect.IsRelease(want, b.Release) || agent.Sells(ref.Publisher, ref.Offer, ref.SKU) && b.Release.ID != "" && agent.Fits(b.Release) {
-			return millpond.BootImage{VersionID: marketplace + b.Name, OSType: "Linux", HyperV: b.HyperV, Replicas: 1,
+			return millpond.BootImage{VersionID: marketplace + b.Name, OSType: "Linux", HyperV: cmp.Or(b.HyperV, generation), Replicas: 1,
 				OSDisk: millpond.BootDisk{Content: marketplace + b.Name, SizeBytes: b.Size}}, nil
 		}
 	}
 	if s.StandIns {
-		return millpond.BootImage{VersionID: marketplace + given, OSType: agent.OSType, HyperV: "V1", Replicas: 1,
+		return millpond.BootImage{VersionID: marketplace + given, OSType: agent.OSType, HyperV: generation, Replicas: 1,
 			OSDisk: millpond.BootDisk{Content: marketplace + given, SizeBytes: standInBytes}}, nil
 	}
 	fix := "None can be built here for that release: publish an image of it as a gallery version and name that"
@@ -395,7 +397,7 @@ type SupportedImage struct {
 	Verified bool
 }
 
-// SupportedImages lists the node agent SKUs with the Marketplace image of each.
+// SupportedImages lists the node agent SKUs with the Marketplace images of each.
 func (s *Service) SupportedImages(ctx context.Context) ([]SupportedImage, error) {
 	built, err := s.baseImages(ctx)
 	if err != nil {
@@ -403,11 +405,10 @@ func (s *Service) SupportedImages(ctx context.Context) ([]SupportedImage, error)
 	}
 	var out []SupportedImage
 	for _, a := range inspect.NodeAgents() {
-		i := SupportedImage{a.SKU, a.Publisher, a.Offer, a.ImageSKU, a.OSType, s.StandIns}
-		for _, b := range built {
-			i.Verified = i.Verified || b.Release.ID != "" && a.Fits(b.Release)
+		verified := s.StandIns || slices.ContainsFunc(built, func(b BaseImage) bool { return b.Release.ID != "" && a.Fits(b.Release) })
+		for _, sku := range a.SKUs() {
+			out = append(out, SupportedImage{a.SKU, a.Publisher, a.Offer, sku, a.OSType, verified})
 		}
-		out = append(out, i)
 	}
 	return out, nil
 }

@@ -52,7 +52,7 @@ type BaseImage struct {
 	Name    string
 	Path    string // raw file
 	Size    int64
-	HyperV  string // V1 or V2
+	HyperV  string // V1 or V2; empty: it boots as either
 	Release millpond.OSRelease
 }
 

@@ -20,6 +20,9 @@ type NodeAgent struct {
 	Version string
 	// Publisher, Offer and ImageSKU are the Marketplace image.
 	Publisher, Offer, ImageSKU string
+	// Sibling is the SKU of the same release's image of the other generation; empty
+	// where the Marketplace has none.
+	Sibling string
 	// Example is a release that millpond image build can name; empty without one.
 	Example string
 }
@@ -28,32 +31,41 @@ type NodeAgent struct {
 // "list supported images" gives, old entries included. Enterprise Linux covers
 // every distribution that is built from the same sources.
 func NodeAgents() []NodeAgent {
-	linux := func(name, version, publisher, offer, sku, example string, ids ...string) NodeAgent {
-		return NodeAgent{"batch.node." + name + " " + version, "Linux", ids, version, publisher, offer, sku, example}
+	linux := func(name, version, publisher, offer, sku, sibling, example string, ids ...string) NodeAgent {
+		return NodeAgent{"batch.node." + name + " " + version, "Linux", ids, version, publisher, offer, sku, sibling, example}
 	}
 	return []NodeAgent{
-		linux("ubuntu", "16.04", "canonical", "ubuntuserver", "16.04-lts", "ubuntu-16.04", "ubuntu"),
-		linux("ubuntu", "18.04", "canonical", "ubuntuserver", "18.04-lts", "ubuntu-18.04", "ubuntu"),
-		linux("ubuntu", "20.04", "canonical", "0001-com-ubuntu-server-focal", "20_04-lts", "ubuntu-20.04", "ubuntu"),
-		linux("ubuntu", "22.04", "canonical", "0001-com-ubuntu-server-jammy", "22_04-lts", "ubuntu-22.04", "ubuntu"),
-		linux("ubuntu", "24.04", "canonical", "ubuntu-24_04-lts", "server", "ubuntu-24.04", "ubuntu"),
-		linux("debian", "8", "credativ", "debian", "8", "", "debian"),
-		linux("debian", "9", "credativ", "debian", "9", "", "debian"),
-		linux("debian", "10", "debian", "debian-10", "10", "debian-10", "debian"),
-		linux("debian", "11", "debian", "debian-11", "11", "debian-11", "debian"),
-		linux("debian", "12", "debian", "debian-12", "12", "debian-12", "debian"),
-		linux("debian", "13", "debian", "debian-13", "13", "", "debian"),
-		linux("centos", "7", "openlogic", "centos", "7_9", "centos-7", "centos", "rhel", "ol"),
-		linux("centos", "8", "openlogic", "centos", "8_5", "almalinux-8", "centos", "rhel", "almalinux", "rocky", "ol"),
-		linux("el", "8", "almalinux", "almalinux-x86_64", "8-gen2", "almalinux-8", "almalinux", "rhel", "centos", "rocky", "ol"),
-		linux("el", "9", "almalinux", "almalinux-x86_64", "9-gen2", "almalinux-9", "almalinux", "rhel", "centos", "rocky", "ol"),
-		{SKU: "batch.node.windows amd64", OSType: "Windows", Publisher: "microsoftwindowsserver", Offer: "windowsserver", ImageSKU: "2022-datacenter"},
+		linux("ubuntu", "16.04", "canonical", "ubuntuserver", "16.04-lts", "16_04-lts-gen2", "ubuntu-16.04", "ubuntu"),
+		linux("ubuntu", "18.04", "canonical", "ubuntuserver", "18.04-lts", "18_04-lts-gen2", "ubuntu-18.04", "ubuntu"),
+		linux("ubuntu", "20.04", "canonical", "0001-com-ubuntu-server-focal", "20_04-lts", "20_04-lts-gen2", "ubuntu-20.04", "ubuntu"),
+		linux("ubuntu", "22.04", "canonical", "0001-com-ubuntu-server-jammy", "22_04-lts", "22_04-lts-gen2", "ubuntu-22.04", "ubuntu"),
+		linux("ubuntu", "24.04", "canonical", "ubuntu-24_04-lts", "server", "server-gen1", "ubuntu-24.04", "ubuntu"),
+		linux("debian", "8", "credativ", "debian", "8", "", "", "debian"),
+		linux("debian", "9", "credativ", "debian", "9", "", "", "debian"),
+		linux("debian", "10", "debian", "debian-10", "10", "10-gen2", "debian-10", "debian"),
+		linux("debian", "11", "debian", "debian-11", "11", "11-gen2", "debian-11", "debian"),
+		linux("debian", "12", "debian", "debian-12", "12", "12-gen2", "debian-12", "debian"),
+		linux("debian", "13", "debian", "debian-13", "13", "13-gen2", "", "debian"),
+		linux("centos", "7", "openlogic", "centos", "7_9", "7_9-gen2", "centos-7", "centos", "rhel", "ol"),
+		linux("centos", "8", "openlogic", "centos", "8_5", "8_5-gen2", "almalinux-8", "centos", "rhel", "almalinux", "rocky", "ol"),
+		linux("el", "8", "almalinux", "almalinux-x86_64", "8-gen2", "8-gen1", "almalinux-8", "almalinux", "rhel", "centos", "rocky", "ol"),
+		linux("el", "9", "almalinux", "almalinux-x86_64", "9-gen2", "9-gen1", "almalinux-9", "almalinux", "rhel", "centos", "rocky", "ol"),
+		{SKU: "batch.node.windows amd64", OSType: "Windows", Publisher: "microsoftwindowsserver", Offer: "windowsserver", ImageSKU: "2022-datacenter", Sibling: "2022-datacenter-g2"},
 	}
 }
 
-// Sells says whether a Marketplace triple is the one beside the agent.
+// Sells says whether a Marketplace triple is one of those beside the agent.
 func (a NodeAgent) Sells(publisher, offer, sku string) bool {
-	return strings.EqualFold(a.Publisher, publisher) && strings.EqualFold(a.Offer, offer) && strings.EqualFold(a.ImageSKU, sku)
+	return strings.EqualFold(a.Publisher, publisher) && strings.EqualFold(a.Offer, offer) &&
+		slices.ContainsFunc(a.SKUs(), func(s string) bool { return strings.EqualFold(s, sku) })
+}
+
+// SKUs are those of the Marketplace images beside the agent, one for each generation.
+func (a NodeAgent) SKUs() []string {
+	if a.Sibling == "" {
+		return []string{a.ImageSKU}
+	}
+	return []string{a.ImageSKU, a.Sibling}
 }
 
 // FindNodeAgent looks a SKU up in any casing. The error says which there are.
@@ -144,7 +156,17 @@ var (
 	releaseNumber = regexp.MustCompile(`\d+([._]\d+)?`)
 	// generation is how SKUs name the Hyper-V generation, which is no release.
 	generation = regexp.MustCompile(`(?i)-?gen\d`)
+	second     = regexp.MustCompile(`(?i)-(gen2|g2)\b`)
 )
+
+// Generation is the Hyper-V generation of a Marketplace image, V1 or V2. Most SKUs
+// tell; those of Ubuntu from 24.04 on are V2 unless they tell otherwise.
+func Generation(offer, sku string) string {
+	if second.MatchString(sku) || strings.HasPrefix(strings.ToLower(offer), "ubuntu-24_04") && !generation.MatchString(sku) {
+		return "V2"
+	}
+	return "V1"
+}
 
 // Marketplace reads the operating system out of a Marketplace triple, such as
 // canonical, 0001-com-ubuntu-server-focal, 20_04-lts. What it cannot tell is

@@ -36,6 +36,27 @@ func TestMarketplace(t *testing.T) {
 	}
 }
 
+// TestGeneration: the two images of a release are of two generations, and both are
+// read as the same release.
+func TestGeneration(t *testing.T) {
+	for _, a := range NodeAgents() {
+		if a.Sibling == "" {
+			continue
+		}
+		if Generation(a.Offer, a.ImageSKU) == Generation(a.Offer, a.Sibling) {
+			t.Errorf("%s: %s and %s are of one generation", a.SKU, a.ImageSKU, a.Sibling)
+		}
+		if r := Marketplace(a.Publisher, a.Offer, a.Sibling); !a.Fits(r) || r.Version != a.Version {
+			t.Errorf("%s is read as %+v", a.Sibling, r)
+		}
+	}
+	for sku, want := range map[string]string{"12": "V1", "12-GEN2": "V2", "18_04-lts-gen2": "V2", "2022-datacenter-g2": "V2", "2022-datacenter-smalldisk-g2": "V2", "2019-datacenter": "V1", "gen2": "V1", "": "V1"} {
+		if got := Generation("x", sku); got != want {
+			t.Errorf("%q is %s, not %s", sku, got, want)
+		}
+	}
+}
+
 func FuzzMarketplace(f *testing.F) {
 	f.Add("canonical", "ubuntuserver", "16.04-lts")
 	f.Fuzz(func(t *testing.T, publisher, offer, sku string) {

@@ -16,6 +16,8 @@ import (
 type Offer struct {
 	Publisher, Offer, SKU, Version string
 	OSType                         string
+	// HyperV is the generation of machines from it, V1 or V2.
+	HyperV string
 	// Base is nil where no base image is built.
 	Base *BaseImage
 	// Build is the command that builds one; empty where none can be built.
@@ -60,28 +62,15 @@ func (s *Service) Catalogue(ctx context.Context) ([]Offer, error) {
 	}
 	var out []Offer
 	for _, a := range inspect.NodeAgents() {
-		o := Offer{Publisher: publisher(a), Offer: a.Offer, SKU: a.ImageSKU, OSType: a.OSType, Version: noVersion, Alias: alias(a)}
-		switch {
-		case a.Example == "debian-12":
-			o.Build = "millpond image build debian-12"
-		case a.Example != "":
-			o.Build = "millpond image build tiny --os-release " + a.Example
-		}
-		want := inspect.Marketplace(a.Publisher, a.Offer, a.ImageSKU)
-		for i, b := range bases {
-			if inspect.IsRelease(want, b.Release) || b.Release.ID != "" && a.Fits(b.Release) {
-				o.Base, o.Version = &bases[i], version(b)
-				if a.Example != "debian-12" || b.Name != "tiny" {
-					break
-				}
+		for _, sku := range a.SKUs() {
+			o := offer(a, sku, bases)
+			if !slices.ContainsFunc(out, func(p Offer) bool { return p.Publisher == o.Publisher && p.Offer == o.Offer && p.SKU == o.SKU }) {
+				out = append(out, o)
 			}
-		}
-		if !slices.ContainsFunc(out, func(p Offer) bool { return p.Publisher == o.Publisher && p.Offer == o.Offer && p.SKU == o.SKU }) {
-			out = append(out, o)
 		}
 	}
 	for i, b := range bases {
-		out = append(out, Offer{Publisher: "millpond", Offer: "base", SKU: b.Name, Version: version(b), OSType: "Linux", Base: &bases[i], Build: "millpond image build " + b.Name})
+		out = append(out, Offer{Publisher: "millpond", Offer: "base", SKU: b.Name, Version: version(b), OSType: "Linux", HyperV: cmp.Or(b.HyperV, "V1"), Base: &bases[i], Build: "millpond image build " + b.Name})
 	}
 	out = append(out, Offer{Publisher: "contoso-software", Offer: "licensed-linux", SKU: "standard", Version: "1.0.0", OSType: "Linux",
 		Plan: &Plan{Name: "standard", Product: "licensed-linux", Publisher: "contoso-software"}})
@@ -89,6 +78,31 @@ func (s *Service) Catalogue(ctx context.Context) ([]Offer, error) {
 		return cmp.Or(cmp.Compare(a.Publisher, b.Publisher), cmp.Compare(a.Offer, b.Offer), cmp.Compare(a.SKU, b.SKU))
 	})
 	return out, nil
+}
+
+// offer is one of the Marketplace images beside a node agent, with the base image
+// that stands for it.
+func offer(a inspect.NodeAgent, sku string, bases []BaseImage) Offer {
+	o := Offer{Publisher: publisher(a), Offer: a.Offer, SKU: sku, OSType: a.OSType, HyperV: inspect.Generation(a.Offer, sku), Version: noVersion}
+	if sku == a.ImageSKU {
+		o.Alias = alias(a)
+	}
+	switch {
+	case a.Example == "debian-12":
+		o.Build = "millpond image build debian-12"
+	case a.Example != "":
+		o.Build = "millpond image build tiny --os-release " + a.Example
+	}
+	want := inspect.Marketplace(a.Publisher, a.Offer, sku)
+	for i, b := range bases {
+		if inspect.IsRelease(want, b.Release) || b.Release.ID != "" && a.Fits(b.Release) {
+			o.Base, o.Version, o.HyperV = &bases[i], version(b), cmp.Or(b.HyperV, o.HyperV)
+			if a.Example != "debian-12" || b.Name != "tiny" {
+				break
+			}
+		}
+	}
+	return o
 }
 
 // version is a base image's version in the Marketplace: when it was built.

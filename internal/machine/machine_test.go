@@ -86,7 +86,7 @@ func (images) Usable(_ context.Context, id millpond.ResourceID, skus []string) (
 }
 
 func (images) Bases(context.Context) ([]machine.BaseImage, error) {
-	return []machine.BaseImage{{Name: "debian-12", Size: 1 << 30, HyperV: "V1", Release: millpond.OSRelease{OSType: "Linux", ID: "debian", Version: "12"}}}, nil
+	return []machine.BaseImage{{Name: "debian-12", Size: 1 << 30, Release: millpond.OSRelease{OSType: "Linux", ID: "debian", Version: "12"}}}, nil
 }
 
 func newBench(t *testing.T, wrap ...func(*fake.Launcher) launch.Launcher) *bench {

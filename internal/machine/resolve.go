@@ -104,11 +104,14 @@ func (s *Service) fromVersion(ctx context.Context, id millpond.ResourceID, regio
 	return src, nil
 }
 
-// Platform is the base image, behind millpond.BasePrefix, and the version that a
-// Marketplace reference has here.
-func (s *Service) Platform(ctx context.Context, ref millpond.ImageReference) (base, version string, err error) {
+// Platform is what a Marketplace reference has here: the base image, behind
+// millpond.BasePrefix, its version, and the generation of machines from it.
+type Platform struct{ Base, Version, HyperV string }
+
+// Platform resolves a Marketplace reference.
+func (s *Service) Platform(ctx context.Context, ref millpond.ImageReference) (Platform, error) {
 	src, err := s.marketplace(ctx, ref)
-	return src.exact, src.version, err
+	return Platform{src.exact, src.version, src.hyperV}, err
 }
 
 // marketplace finds the built base image of a Marketplace reference.
@@ -127,7 +130,7 @@ func (s *Service) marketplace(ctx context.Context, ref millpond.ImageReference) 
 		if ref.Version != "" && !strings.EqualFold(ref.Version, "latest") && ref.Version != o.Version {
 			return source{}, noImage(ref, "It has the version "+o.Version+" here. Use latest.")
 		}
-		return source{exact: millpond.BasePrefix + o.Base.Name, version: o.Version, osType: o.OSType, hyperV: o.Base.HyperV, osBytes: o.Base.Size}, nil
+		return source{exact: millpond.BasePrefix + o.Base.Name, version: o.Version, osType: o.OSType, hyperV: o.HyperV, osBytes: o.Base.Size}, nil
 	}
 	return source{}, noImage(ref, "List what there is with: az vm image list --all -o table")
 }

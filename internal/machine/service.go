@@ -64,7 +64,7 @@ type Networks interface {
 type BaseImage struct {
 	Name    string
 	Size    int64
-	HyperV  string
+	HyperV  string // V1 or V2; empty: it boots as either
 	Release millpond.OSRelease
 	Built   time.Time
 }

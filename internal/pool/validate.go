@@ -154,8 +154,8 @@ func checkStartTask(t *millpond.StartTask, users []millpond.UserAccount, known b
 	return nil
 }
 
-// checkDisks refuses more data disks than the size takes, luns that the image's
-// own data disks use, and an OS disk smaller than the image's.
+// checkDisks refuses more data disks than the size takes, and luns that the image's
+// own data disks use.
 func checkDisks(p millpond.PoolSpec, boot millpond.BootImage, size millpond.VMSize) error {
 	luns := map[int]bool{}
 	for _, d := range boot.DataDisks {
@@ -165,9 +165,6 @@ func checkDisks(p millpond.PoolSpec, boot millpond.BootImage, size millpond.VMSi
 		if luns[d.LUN] {
 			return millpond.InvalidProperty("lun", strconv.Itoa(d.LUN), "The image has a data disk of that lun. Take another.")
 		}
-	}
-	if has := (boot.OSDisk.SizeBytes + 1<<30 - 1) >> 30; p.OSDisk.SizeGB != 0 && int64(p.OSDisk.SizeGB) < has {
-		return millpond.InvalidProperty("diskSizeGB", strconv.Itoa(p.OSDisk.SizeGB), fmt.Sprintf("The specified disk size is smaller than the size of the OS disk in the image: %d GB.", has))
 	}
 	if err := p.Security.Check(); err != nil {
 		return err
@@ -185,8 +182,12 @@ func checkDisks(p millpond.PoolSpec, boot millpond.BootImage, size millpond.VMSi
 // one can. Azure takes such a pool, which vendors' tests count on, so this is no part
 // of checkDisks (decision 62).
 func unfit(p millpond.PoolSpec, boot millpond.BootImage, size millpond.VMSize) string {
+	image := (boot.OSDisk.SizeBytes + 1<<30 - 1) >> 30
+	if p.OSDisk.SizeGB != 0 && int64(p.OSDisk.SizeGB) < image {
+		return fmt.Sprintf("The specified disk size %d GB is smaller than the size of the corresponding disk in the VM image: %d GB. This is not allowed. Please choose equal or greater size or do not specify an explicit size.", p.OSDisk.SizeGB, image)
+	}
 	if p.OSDisk.Placement != "" {
-		has := max(int64(p.OSDisk.SizeGB), (boot.OSDisk.SizeBytes+1<<30-1)>>30)
+		has := max(int64(p.OSDisk.SizeGB), image)
 		switch {
 		case size.CacheGiB == 0:
 			return fmt.Sprintf("The Diff Disk Placement of type 'CacheDisk' is not supported for VM size %s. Please use a different VM Sku which supports it, such as Standard_D2s_v3.", size.Name)

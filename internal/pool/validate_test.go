@@ -21,6 +21,8 @@ func TestDisksAndSecurity(t *testing.T) {
 		"ephemeral too large":        {"Standard_D2s_v3", "V1", millpond.PoolSpec{OSDisk: millpond.OSDiskSpec{Placement: "cachedisk", SizeGB: 51}}, "", "greater than 50 GB is not allowed for VM size Standard_D2s_v3"},
 		"ephemeral, image too large": {"Standard_F1s", "V1", millpond.PoolSpec{OSDisk: millpond.OSDiskSpec{Placement: "cachedisk"}}, "", "greater than 12 GB"},
 		"ephemeral without a cache":  {"Standard_D2_v3", "V1", millpond.PoolSpec{OSDisk: millpond.OSDiskSpec{Placement: "cachedisk"}}, "", "not supported for VM size Standard_D2_v3"},
+		"smaller than the image":     {"Standard_D2s_v3", "V1", millpond.PoolSpec{OSDisk: millpond.OSDiskSpec{SizeGB: 29}}, "", "29 GB is smaller than the size of the corresponding disk in the VM image: 30 GB"},
+		"as large as the image":      {"Standard_D2s_v3", "V1", millpond.PoolSpec{OSDisk: millpond.OSDiskSpec{SizeGB: 30}}, "", ""},
 		"write accelerator":          {"Standard_D2s_v3", "V1", millpond.PoolSpec{OSDisk: millpond.OSDiskSpec{Accelerated: true}}, "", "Write Accelerator is not supported for VM size Standard_D2s_v3"},
 		"trusted":                    {"Standard_D2s_v3", "V2", millpond.PoolSpec{Security: trusted}, "", ""},
 		"trusted, BIOS":              {"Standard_D2s_v3", "V1", millpond.PoolSpec{Security: trusted}, "", "Gen2 OS Image"},

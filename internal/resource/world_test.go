@@ -394,8 +394,11 @@ func (w *world) newDisk(name string, d millpond.Disk, sizeGB int32) (*millpond.D
 // forUpload makes a disk that waits for an upload and grants the access.
 func (w *world) forUpload(name string) compute.Access {
 	w.Helper()
-	_, _, err := w.newDisk(name, millpond.Disk{OSType: "Linux", Creation: millpond.CreationData{Option: millpond.CreateUpload, UploadBytes: diskSize + 512}}, 0)
+	_, op, err := w.newDisk(name, millpond.Disk{OSType: "Linux", Creation: millpond.CreationData{Option: millpond.CreateUpload, UploadBytes: diskSize + 512}}, 0)
 	w.ok(err)
+	if op != nil {
+		w.ended(op)
+	}
 	a, err := w.comp.Grant(w.ctx, id(mc+"/disks/"+name), true, time.Hour)
 	w.ok(err)
 	return a

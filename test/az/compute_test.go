@@ -72,6 +72,7 @@ func computeCommands() []row {
 		{line: "vm image list-offers -l westus2 -p debian --query [].name", want: "debian-12"},
 		{line: "vm image list-skus -l westus2 -p debian -f debian-12 --query [].name", want: "12"},
 		{line: "vm image show -l westus2 --urn debian:debian-12:12:latest", want: "osDiskImage"},
+		{line: "vm image show -l westus2 --urn debian:debian-12:12-gen2:latest --query hyperVGeneration", want: "V2"},
 		{line: "vm create -g {g} -n m --attach-os-disk os --os-type Linux --size Standard_A1_v2", want: "VM|running"},
 		{line: "vm list -g {g} --query [].name", want: `"m"`},
 		{line: "vm show -g {g} -n m -d --query powerState", want: "VM|running"},
