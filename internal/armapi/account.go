@@ -18,8 +18,8 @@ func (e *Edge) accountRoutes() []azwire.Route {
 	const loc = "/subscriptions/{sub}/providers/Microsoft.Batch/locations/{loc}"
 	const a = millpond.TypeAccount
 	return []azwire.Route{
-		{Name: "BatchAccount_List", Method: "GET", Path: "/subscriptions/{sub}/providers/Microsoft.Batch/batchAccounts", Action: a + "/read", Handle: e.listAccounts},
-		{Name: "BatchAccount_ListByResourceGroup", Method: "GET", Path: at, Action: a + "/read", Handle: e.listAccounts},
+		{Name: "BatchAccount_List", Method: "GET", Path: "/subscriptions/{sub}/providers/Microsoft.Batch/batchAccounts", Action: a + "/read", ByItem: true, Handle: e.listAccounts},
+		{Name: "BatchAccount_ListByResourceGroup", Method: "GET", Path: at, Action: a + "/read", ByItem: true, Handle: e.listAccounts},
 		{Name: "BatchAccount_Create", Method: "PUT", Path: at + "/{name}", Action: a + "/write", Handle: e.putAccount},
 		{Name: "BatchAccount_Update", Method: "PATCH", Path: at + "/{name}", Action: a + "/write", Handle: e.patchAccount},
 		{Name: "BatchAccount_Get", Method: "GET", Path: at + "/{name}", Action: a + "/read", Handle: e.getAccount},
@@ -36,9 +36,9 @@ func (e *Edge) accountRoutes() []azwire.Route {
 		{Name: "BatchAccount_GetDetector", Method: "GET", Path: at + "/{name}/detectors/{detector}", Action: a + "/detectors/read", Handle: e.getDetector},
 		{Name: "Location_GetQuotas", Method: "GET", Path: loc + "/quotas", Action: "Microsoft.Batch/locations/quotas/read", Handle: e.locationQuotas},
 		{Name: "Location_CheckNameAvailability", Method: "POST", Path: loc + "/checkNameAvailability", Action: "Microsoft.Batch/locations/checkNameAvailability/action", Handle: e.checkAccountName},
-		{Name: "Location_ListSupportedCloudServiceSkus", Method: "GET", Path: loc + "/cloudServiceSkus", Action: "Microsoft.Batch/locations/cloudServiceSkus/read", Handle: e.cloudSizes},
-		{Name: "Location_ListSupportedVirtualMachineSkus", Method: "GET", Path: loc + "/virtualMachineSkus", Action: "Microsoft.Batch/locations/virtualMachineSkus/read", Handle: e.batchSizes},
-		{Name: "VirtualMachineSizes_List", Method: "GET", Path: "/subscriptions/{sub}/providers/Microsoft.Compute/locations/{loc}/vmSizes", Action: "Microsoft.Compute/locations/vmSizes/read", Handle: e.computeSizes},
+		{Name: "Location_ListSupportedCloudServiceSkus", Method: "GET", Path: loc + "/cloudServiceSkus", Action: "Microsoft.Batch/locations/cloudServiceSkus/read", ByItem: true, Handle: e.cloudSizes},
+		{Name: "Location_ListSupportedVirtualMachineSkus", Method: "GET", Path: loc + "/virtualMachineSkus", Action: "Microsoft.Batch/locations/virtualMachineSkus/read", ByItem: true, Handle: e.batchSizes},
+		{Name: "VirtualMachineSizes_List", Method: "GET", Path: "/subscriptions/{sub}/providers/Microsoft.Compute/locations/{loc}/vmSizes", Action: "Microsoft.Compute/locations/vmSizes/read", ByItem: true, Handle: e.computeSizes},
 	}
 }
 

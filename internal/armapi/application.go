@@ -15,12 +15,12 @@ func (e *Edge) applicationRoutes() []azwire.Route {
 	const one, versions = at + "/{app}", at + "/{app}/versions"
 	const a, p = millpond.TypeBatchApplication, millpond.TypeApplicationPackage
 	return []azwire.Route{
-		{Name: "Application_List", Method: "GET", Path: at, Action: a + "/read", Handle: e.listApplications},
+		{Name: "Application_List", Method: "GET", Path: at, Action: a + "/read", ByItem: true, Handle: e.listApplications},
 		{Name: "Application_Create", Method: "PUT", Path: one, Action: a + "/write", Handle: e.putApplication},
 		{Name: "Application_Update", Method: "PATCH", Path: one, Action: a + "/write", Handle: e.patchApplication},
 		{Name: "Application_Get", Method: "GET", Path: one, Action: a + "/read", Handle: e.getApplication},
 		{Name: "Application_Delete", Method: "DELETE", Path: one, Action: a + "/delete", Handle: e.deleteApplication},
-		{Name: "ApplicationPackage_List", Method: "GET", Path: versions, Action: p + "/read", Handle: e.listPackages},
+		{Name: "ApplicationPackage_List", Method: "GET", Path: versions, Action: p + "/read", ByItem: true, Handle: e.listPackages},
 		{Name: "ApplicationPackage_Create", Method: "PUT", Path: versions + "/{version}", Action: p + "/write", Handle: e.putPackage},
 		{Name: "ApplicationPackage_Get", Method: "GET", Path: versions + "/{version}", Action: p + "/read", Handle: e.getPackage},
 		{Name: "ApplicationPackage_Delete", Method: "DELETE", Path: versions + "/{version}", Action: p + "/delete", Handle: e.deletePackage},

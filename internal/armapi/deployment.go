@@ -34,7 +34,7 @@ func (e *Edge) deploymentRoutes() []azwire.Route {
 		}
 		put := route("CreateOrUpdate", "PUT", one, "write", e.putDeployment)
 		put.Check = e.checkDeployment
-		out = append(out, azwire.Route{Name: list, Method: "GET", Path: all, Action: action + "/read", Handle: e.listDeployments}, put,
+		out = append(out, azwire.Route{Name: list, Method: "GET", Path: all, Action: action + "/read", ByItem: true, Handle: e.listDeployments}, put,
 			route("Get", "GET", one, "read", e.getDeployment),
 			route("CheckExistence", "HEAD", one, "read", e.headDeployment),
 			route("Delete", "DELETE", one, "delete", e.deleteDeployment),
@@ -43,14 +43,14 @@ func (e *Edge) deploymentRoutes() []azwire.Route {
 			route("ExportTemplate", "POST", one+"/exportTemplate", "exportTemplate/action", e.exportDeployment),
 			route("GetOperationStatus", "GET", one+"/operationStatuses/{op}", "operationStatuses/read", e.deploymentStatus),
 			azwire.Route{Name: "Deployments_WhatIf" + at.suffix, Method: "POST", Path: one + "/whatIf", Action: action + "/whatIf/action", Refused: whatIf},
-			azwire.Route{Name: "DeploymentOperations_List" + at.suffix, Method: "GET", Path: one + "/operations", Action: action + "/operations/read", Handle: e.listSteps},
+			azwire.Route{Name: "DeploymentOperations_List" + at.suffix, Method: "GET", Path: one + "/operations", Action: action + "/operations/read", ByItem: true, Handle: e.listSteps},
 			azwire.Route{Name: "DeploymentOperations_Get" + at.suffix, Method: "GET", Path: one + "/operations/{op}", Action: action + "/operations/read", Handle: e.getStep})
 	}
 	// The SDKs ask for a group's operations without the provider in the path.
 	const short = group + "/deployments/{name}/operations"
 	const managed = "/providers/Microsoft.Management/managementGroups/{name}/providers/Microsoft.Resources/deployments/{name2}"
 	return append(out,
-		azwire.Route{Name: "DeploymentOperations_List", Method: "GET", Path: short, Action: action + "/operations/read", Handle: e.listSteps},
+		azwire.Route{Name: "DeploymentOperations_List", Method: "GET", Path: short, Action: action + "/operations/read", ByItem: true, Handle: e.listSteps},
 		azwire.Route{Name: "DeploymentOperations_Get", Method: "GET", Path: short + "/{op}", Action: action + "/operations/read", Handle: e.getStep},
 		azwire.Route{Name: "ResourceGroups_ExportTemplate", Method: "POST", Path: group + "/exportTemplate", Action: "Microsoft.Resources/subscriptions/resourceGroups/exportTemplate/action",
 			Refused: "Making a template of what is in a group is not supported. The template of one deployment can be had: az deployment group export."},

@@ -24,8 +24,8 @@ func (e *Edge) diskRoutes() []azwire.Route {
 			return func(w http.ResponseWriter, r *azwire.Request) error { return h(w, r, full) }
 		}
 		out = append(out,
-			azwire.Route{Name: k.group + "_List", Method: "GET", Path: "/subscriptions/{sub}/providers/Microsoft.Compute/" + k.typ, Action: full + "/read", Handle: handle(e.listDisks)},
-			azwire.Route{Name: k.group + "_ListByResourceGroup", Method: "GET", Path: at, Action: full + "/read", Handle: handle(e.listDisks)},
+			azwire.Route{Name: k.group + "_List", Method: "GET", Path: "/subscriptions/{sub}/providers/Microsoft.Compute/" + k.typ, Action: full + "/read", ByItem: true, Handle: handle(e.listDisks)},
+			azwire.Route{Name: k.group + "_ListByResourceGroup", Method: "GET", Path: at, Action: full + "/read", ByItem: true, Handle: handle(e.listDisks)},
 			azwire.Route{Name: k.group + "_CreateOrUpdate", Method: "PUT", Path: at + "/{name}", Action: full + "/write", Handle: handle(e.putDisk)},
 			azwire.Route{Name: k.group + "_Update", Method: "PATCH", Path: at + "/{name}", Action: full + "/write", Handle: handle(e.patchDisk)},
 			azwire.Route{Name: k.group + "_Get", Method: "GET", Path: at + "/{name}", Action: full + "/read", Handle: handle(e.getDisk)},

@@ -251,7 +251,7 @@ func (e *Edge) authorize(r *azwire.Request) error {
 	scope := Scope(r.URL.Path)
 	action := strings.NewReplacer("{ns}", r.Param("ns"), "{type}", typeOf(r.Param("rest"))).Replace(r.Route.Action)
 	err := e.Auth.Authorize(r.Context(), r.Caller, action, scope)
-	if err != nil && strings.Contains(r.Route.Name, "_List") && r.Method == http.MethodGet &&
+	if err != nil && r.Route.ByItem &&
 		millpond.KindOf(err) == millpond.Forbidden && e.Auth.Sees(r.Context(), r.Caller, scope) {
 		r.SetParam(filtered, "yes")
 		return nil

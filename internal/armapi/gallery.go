@@ -15,13 +15,13 @@ func (e *Edge) galleryRoutes() []azwire.Route {
 	const at = "/subscriptions/{sub}/resourceGroups/{rg}/providers/Microsoft.Compute/galleries"
 	const g, d = millpond.TypeGallery, millpond.TypeDefinition
 	return []azwire.Route{
-		{Name: "Galleries_List", Method: "GET", Path: "/subscriptions/{sub}/providers/Microsoft.Compute/galleries", Action: g + "/read", Handle: e.listGalleries},
-		{Name: "Galleries_ListByResourceGroup", Method: "GET", Path: at, Action: g + "/read", Handle: e.listGalleries},
+		{Name: "Galleries_List", Method: "GET", Path: "/subscriptions/{sub}/providers/Microsoft.Compute/galleries", Action: g + "/read", ByItem: true, Handle: e.listGalleries},
+		{Name: "Galleries_ListByResourceGroup", Method: "GET", Path: at, Action: g + "/read", ByItem: true, Handle: e.listGalleries},
 		{Name: "Galleries_CreateOrUpdate", Method: "PUT", Path: at + "/{gallery}", Action: g + "/write", Handle: e.putGallery},
 		{Name: "Galleries_Update", Method: "PATCH", Path: at + "/{gallery}", Action: g + "/write", Handle: e.patchGallery},
 		{Name: "Galleries_Get", Method: "GET", Path: at + "/{gallery}", Action: g + "/read", Handle: e.getGallery},
 		{Name: "Galleries_Delete", Method: "DELETE", Path: at + "/{gallery}", Action: g + "/delete", Handle: e.deleteGallery},
-		{Name: "GalleryImages_ListByGallery", Method: "GET", Path: at + "/{gallery}/images", Action: d + "/read", Handle: e.listDefinitions},
+		{Name: "GalleryImages_ListByGallery", Method: "GET", Path: at + "/{gallery}/images", Action: d + "/read", ByItem: true, Handle: e.listDefinitions},
 		{Name: "GalleryImages_CreateOrUpdate", Method: "PUT", Path: at + "/{gallery}/images/{image}", Action: d + "/write", Handle: e.putDefinition},
 		{Name: "GalleryImages_Update", Method: "PATCH", Path: at + "/{gallery}/images/{image}", Action: d + "/write", Handle: e.putDefinition},
 		{Name: "GalleryImages_Get", Method: "GET", Path: at + "/{gallery}/images/{image}", Action: d + "/read", Handle: e.getDefinition},

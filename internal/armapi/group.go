@@ -12,7 +12,7 @@ func (e *Edge) groupRoutes() []azwire.Route {
 	const at = "/subscriptions/{sub}/resourceGroups"
 	const action = "Microsoft.Resources/subscriptions/resourceGroups/"
 	return []azwire.Route{
-		{Name: "ResourceGroups_List", Method: "GET", Path: at, Action: action + "read", Handle: e.listGroups},
+		{Name: "ResourceGroups_List", Method: "GET", Path: at, Action: action + "read", ByItem: true, Handle: e.listGroups},
 		{Name: "ResourceGroups_CreateOrUpdate", Method: "PUT", Path: at + "/{rg}", Action: action + "write", Handle: e.putGroup},
 		{Name: "ResourceGroups_Update", Method: "PATCH", Path: at + "/{rg}", Action: action + "write", Handle: e.patchGroup},
 		{Name: "ResourceGroups_Get", Method: "GET", Path: at + "/{rg}", Action: action + "read", Handle: e.getGroup},

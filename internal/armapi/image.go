@@ -14,8 +14,8 @@ func (e *Edge) imageRoutes() []azwire.Route {
 	const at = "/subscriptions/{sub}/resourceGroups/{rg}/providers/Microsoft.Compute/images"
 	const action = millpond.TypeImage
 	return []azwire.Route{
-		{Name: "Images_List", Method: "GET", Path: "/subscriptions/{sub}/providers/Microsoft.Compute/images", Action: action + "/read", Handle: e.listImages},
-		{Name: "Images_ListByResourceGroup", Method: "GET", Path: at, Action: action + "/read", Handle: e.listImages},
+		{Name: "Images_List", Method: "GET", Path: "/subscriptions/{sub}/providers/Microsoft.Compute/images", Action: action + "/read", ByItem: true, Handle: e.listImages},
+		{Name: "Images_ListByResourceGroup", Method: "GET", Path: at, Action: action + "/read", ByItem: true, Handle: e.listImages},
 		{Name: "Images_CreateOrUpdate", Method: "PUT", Path: at + "/{name}", Action: action + "/write", Handle: e.putImage},
 		{Name: "Images_Update", Method: "PATCH", Path: at + "/{name}", Action: action + "/write", Handle: e.patchImage},
 		{Name: "Images_Get", Method: "GET", Path: at + "/{name}", Action: action + "/read", Handle: e.getImage},

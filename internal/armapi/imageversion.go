@@ -16,7 +16,7 @@ func (e *Edge) versionRoutes() []azwire.Route {
 	const at = "/subscriptions/{sub}/resourceGroups/{rg}/providers/Microsoft.Compute/galleries/{gallery}/images/{image}/versions"
 	const v = millpond.TypeVersion
 	return []azwire.Route{
-		{Name: "GalleryImageVersions_ListByGalleryImage", Method: "GET", Path: at, Action: v + "/read", Handle: e.listVersions},
+		{Name: "GalleryImageVersions_ListByGalleryImage", Method: "GET", Path: at, Action: v + "/read", ByItem: true, Handle: e.listVersions},
 		{Name: "GalleryImageVersions_CreateOrUpdate", Method: "PUT", Path: at + "/{version}", Action: v + "/write", Handle: e.putVersion},
 		{Name: "GalleryImageVersions_Update", Method: "PATCH", Path: at + "/{version}", Action: v + "/write", Handle: e.putVersion},
 		{Name: "GalleryImageVersions_Get", Method: "GET", Path: at + "/{version}", Action: v + "/read", Handle: e.getVersion},

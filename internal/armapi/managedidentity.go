@@ -19,8 +19,8 @@ func (e *Edge) identityRoutes() []azwire.Route {
 	const typ = millpond.TypeManagedIdentity
 	const at = "/subscriptions/{sub}/resourceGroups/{rg}/providers/" + typ
 	return []azwire.Route{
-		{Name: "UserAssignedIdentities_ListBySubscription", Method: "GET", Path: "/subscriptions/{sub}/providers/" + typ, Action: typ + "/read", Handle: e.listIdentities},
-		{Name: "UserAssignedIdentities_ListByResourceGroup", Method: "GET", Path: at, Action: typ + "/read", Handle: e.listIdentities},
+		{Name: "UserAssignedIdentities_ListBySubscription", Method: "GET", Path: "/subscriptions/{sub}/providers/" + typ, Action: typ + "/read", ByItem: true, Handle: e.listIdentities},
+		{Name: "UserAssignedIdentities_ListByResourceGroup", Method: "GET", Path: at, Action: typ + "/read", ByItem: true, Handle: e.listIdentities},
 		{Name: "UserAssignedIdentities_CreateOrUpdate", Method: "PUT", Path: at + "/{name}", Action: typ + "/write", Handle: e.putIdentity},
 		{Name: "UserAssignedIdentities_Update", Method: "PATCH", Path: at + "/{name}", Action: typ + "/write", Handle: e.patchIdentity},
 		{Name: "UserAssignedIdentities_Get", Method: "GET", Path: at + "/{name}", Action: typ + "/read", Handle: e.getIdentity},

@@ -70,8 +70,8 @@ func (e *Edge) networkRoutes() []azwire.Route {
 		_, short, _ := strings.Cut(typ, "/")
 		one := at + short + "/{name}"
 		return []azwire.Route{
-			{Name: name + "_ListAll", Method: "GET", Path: sub + base + short, Action: typ + "/read", Handle: list},
-			{Name: name + "_List", Method: "GET", Path: at + short, Action: typ + "/read", Handle: list},
+			{Name: name + "_ListAll", Method: "GET", Path: sub + base + short, Action: typ + "/read", ByItem: true, Handle: list},
+			{Name: name + "_List", Method: "GET", Path: at + short, Action: typ + "/read", ByItem: true, Handle: list},
 			{Name: name + "_CreateOrUpdate", Method: "PUT", Path: one, Action: typ + "/write", Handle: put, Check: check},
 			{Name: name + "_UpdateTags", Method: "PATCH", Path: one, Action: typ + "/write", Handle: func(w http.ResponseWriter, r *azwire.Request) error {
 				return e.patchNetworkTags(w, r, typ, get)
@@ -90,17 +90,17 @@ func (e *Edge) networkRoutes() []azwire.Route {
 	const subnets, rules = at + "virtualNetworks/{name}/subnets", at + "networkSecurityGroups/{name}/securityRules"
 	return append(out,
 		azwire.Route{Name: "VirtualNetworks_CheckIPAddressAvailability", Method: "GET", Path: at + "virtualNetworks/{name}/CheckIPAddressAvailability", Action: millpond.TypeVirtualNetwork + "/read", Handle: e.checkAddress},
-		azwire.Route{Name: "Subnets_List", Method: "GET", Path: subnets, Action: millpond.TypeVirtualNetwork + "/read", Handle: e.listSubnets},
+		azwire.Route{Name: "Subnets_List", Method: "GET", Path: subnets, Action: millpond.TypeVirtualNetwork + "/read", ByItem: true, Handle: e.listSubnets},
 		azwire.Route{Name: "Subnets_CreateOrUpdate", Method: "PUT", Path: subnets + "/{name2}", Action: millpond.TypeSubnet + "/write", Handle: e.putSubnet, Check: e.checkSubnet},
 		azwire.Route{Name: "Subnets_Get", Method: "GET", Path: subnets + "/{name2}", Action: millpond.TypeSubnet + "/read", Handle: e.getSubnet},
 		azwire.Route{Name: "Subnets_Delete", Method: "DELETE", Path: subnets + "/{name2}", Action: millpond.TypeSubnet + "/delete", Handle: e.deleteSubnet},
-		azwire.Route{Name: "NetworkInterfaceIPConfigurations_List", Method: "GET", Path: at + "networkInterfaces/{name}/ipConfigurations", Action: millpond.TypeInterface + "/read", Handle: e.listIPConfigs},
+		azwire.Route{Name: "NetworkInterfaceIPConfigurations_List", Method: "GET", Path: at + "networkInterfaces/{name}/ipConfigurations", Action: millpond.TypeInterface + "/read", ByItem: true, Handle: e.listIPConfigs},
 		azwire.Route{Name: "NetworkInterfaceIPConfigurations_Get", Method: "GET", Path: at + "networkInterfaces/{name}/ipConfigurations/{name2}", Action: millpond.TypeInterface + "/ipConfigurations/read", Handle: e.getIPConfig},
-		azwire.Route{Name: "SecurityRules_List", Method: "GET", Path: rules, Action: millpond.TypeSecurityGroup + "/read", Handle: e.listRules},
+		azwire.Route{Name: "SecurityRules_List", Method: "GET", Path: rules, Action: millpond.TypeSecurityGroup + "/read", ByItem: true, Handle: e.listRules},
 		azwire.Route{Name: "SecurityRules_CreateOrUpdate", Method: "PUT", Path: rules + "/{name2}", Action: millpond.TypeSecurityRule + "/write", Handle: e.putRule, Check: e.checkRule},
 		azwire.Route{Name: "SecurityRules_Get", Method: "GET", Path: rules + "/{name2}", Action: millpond.TypeSecurityRule + "/read", Handle: e.getRule},
 		azwire.Route{Name: "SecurityRules_Delete", Method: "DELETE", Path: rules + "/{name2}", Action: millpond.TypeSecurityRule + "/delete", Handle: e.deleteRule},
-		azwire.Route{Name: "DefaultSecurityRules_List", Method: "GET", Path: at + "networkSecurityGroups/{name}/defaultSecurityRules", Action: millpond.TypeSecurityGroup + "/read", Handle: e.listDefaultRules},
+		azwire.Route{Name: "DefaultSecurityRules_List", Method: "GET", Path: at + "networkSecurityGroups/{name}/defaultSecurityRules", Action: millpond.TypeSecurityGroup + "/read", ByItem: true, Handle: e.listDefaultRules},
 		azwire.Route{Name: "CheckDnsNameAvailability", Method: "GET", Path: sub + base + "locations/{loc}/CheckDnsNameAvailability", Action: "Microsoft.Network/locations/checkDnsNameAvailability/read", Handle: e.checkLabel},
 	)
 }

@@ -33,8 +33,8 @@ func (e *Edge) placementRoutes() []azwire.Route {
 			return func(w http.ResponseWriter, r *azwire.Request) error { return fn(w, r, k.typ) }
 		}
 		out = append(out,
-			azwire.Route{Name: k.name + "_" + k.all, Method: "GET", Path: "/subscriptions/{sub}" + base + short, Action: k.typ + "/read", Handle: handle(e.listPlacements)},
-			azwire.Route{Name: k.name + "_" + k.some, Method: "GET", Path: at + short, Action: k.typ + "/read", Handle: handle(e.listPlacements)},
+			azwire.Route{Name: k.name + "_" + k.all, Method: "GET", Path: "/subscriptions/{sub}" + base + short, Action: k.typ + "/read", ByItem: true, Handle: handle(e.listPlacements)},
+			azwire.Route{Name: k.name + "_" + k.some, Method: "GET", Path: at + short, Action: k.typ + "/read", ByItem: true, Handle: handle(e.listPlacements)},
 			azwire.Route{Name: k.name + "_" + k.put, Method: "PUT", Path: at + short + "/{name}", Action: k.typ + "/write", Handle: handle(e.putPlacement)},
 			azwire.Route{Name: k.name + "_Update", Method: "PATCH", Path: at + short + "/{name}", Action: k.typ + "/write", Handle: handle(e.patchPlacement)},
 			azwire.Route{Name: k.name + "_Get", Method: "GET", Path: at + short + "/{name}", Action: k.typ + "/read", Handle: handle(e.getPlacement)},

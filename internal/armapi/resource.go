@@ -18,9 +18,9 @@ func (e *Edge) resourceRoutes() []azwire.Route {
 	const tags = "/providers/Microsoft.Resources/tags/default"
 	const any = group + "/providers/{ns}/{type}/{name}"
 	out := []azwire.Route{
-		{Name: "Resources_List", Method: "GET", Path: "/subscriptions/{sub}/resources", Action: "Microsoft.Resources/subscriptions/resources/read", Handle: e.listResources},
-		{Name: "Resources_ListByResourceGroup", Method: "GET", Path: group + "/resources", Action: "Microsoft.Resources/subscriptions/resourceGroups/resources/read", Handle: e.listResources},
-		{Name: "Tags_List", Method: "GET", Path: "/subscriptions/{sub}/tagNames", Action: "Microsoft.Resources/subscriptions/tagNames/read", Handle: e.listTagNames},
+		{Name: "Resources_List", Method: "GET", Path: "/subscriptions/{sub}/resources", Action: "Microsoft.Resources/subscriptions/resources/read", ByItem: true, Handle: e.listResources},
+		{Name: "Resources_ListByResourceGroup", Method: "GET", Path: group + "/resources", Action: "Microsoft.Resources/subscriptions/resourceGroups/resources/read", ByItem: true, Handle: e.listResources},
+		{Name: "Tags_List", Method: "GET", Path: "/subscriptions/{sub}/tagNames", Action: "Microsoft.Resources/subscriptions/tagNames/read", ByItem: true, Handle: e.listTagNames},
 		{Name: "Resources_CheckExistenceById", Method: "HEAD", Path: group + "/providers/{ns}/{rest...}", Action: "{ns}/{type}/read", Handle: e.headResource},
 	}
 	for _, at := range []string{group, any, any + "/{type2}/{name2}", any + "/{type2}/{name2}/{type3}/{name3}"} {
@@ -157,11 +157,18 @@ func (e *Edge) listTagNames(w http.ResponseWriter, r *azwire.Request) error {
 			counts[key][value]++
 		}
 	}
+	may := func(action, scope string) bool {
+		return r.Param(filtered) == "" || e.Auth.Authorize(r.Context(), r.Caller, action, scope) == nil
+	}
 	for _, g := range groups {
-		count(g.Tags)
+		if may("Microsoft.Resources/subscriptions/resourceGroups/read", g.Scope()) {
+			count(g.Tags)
+		}
 	}
 	for _, n := range resources {
-		count(n.Tags)
+		if may(n.ID.Type()+"/read", n.ID.String()) {
+			count(n.Tags)
+		}
 	}
 	total := func(n int) any { return map[string]any{"type": "Total", "value": n} }
 	out := []any{}

@@ -13,8 +13,8 @@ func (e *Edge) sshKeyRoutes() []azwire.Route {
 	const typ = millpond.TypeSSHPublicKey
 	const at = "/subscriptions/{sub}/resourceGroups/{rg}/providers/" + typ
 	return []azwire.Route{
-		{Name: "SshPublicKeys_ListBySubscription", Method: "GET", Path: "/subscriptions/{sub}/providers/" + typ, Action: typ + "/read", Handle: e.listSSHKeys},
-		{Name: "SshPublicKeys_ListByResourceGroup", Method: "GET", Path: at, Action: typ + "/read", Handle: e.listSSHKeys},
+		{Name: "SshPublicKeys_ListBySubscription", Method: "GET", Path: "/subscriptions/{sub}/providers/" + typ, Action: typ + "/read", ByItem: true, Handle: e.listSSHKeys},
+		{Name: "SshPublicKeys_ListByResourceGroup", Method: "GET", Path: at, Action: typ + "/read", ByItem: true, Handle: e.listSSHKeys},
 		{Name: "SshPublicKeys_Create", Method: "PUT", Path: at + "/{name}", Action: typ + "/write", Handle: e.putSSHKey},
 		{Name: "SshPublicKeys_Update", Method: "PATCH", Path: at + "/{name}", Action: typ + "/write", Handle: e.patchSSHKey},
 		{Name: "SshPublicKeys_Get", Method: "GET", Path: at + "/{name}", Action: typ + "/read", Handle: e.getSSHKey},

@@ -17,8 +17,8 @@ func (e *Edge) storageRoutes() []azwire.Route {
 	const a = millpond.TypeStorageAccount
 	return []azwire.Route{
 		{Name: "StorageAccounts_CheckNameAvailability", Method: "POST", Path: ns + "/checkNameAvailability", Action: "Microsoft.Storage/checkNameAvailability/read", Handle: e.checkStorageName},
-		{Name: "StorageAccounts_List", Method: "GET", Path: ns + "/storageAccounts", Action: a + "/read", Handle: e.listStorage},
-		{Name: "StorageAccounts_ListByResourceGroup", Method: "GET", Path: at, Action: a + "/read", Handle: e.listStorage},
+		{Name: "StorageAccounts_List", Method: "GET", Path: ns + "/storageAccounts", Action: a + "/read", ByItem: true, Handle: e.listStorage},
+		{Name: "StorageAccounts_ListByResourceGroup", Method: "GET", Path: at, Action: a + "/read", ByItem: true, Handle: e.listStorage},
 		{Name: "StorageAccounts_Create", Method: "PUT", Path: at + "/{name}", Action: a + "/write", Handle: e.putStorage},
 		{Name: "StorageAccounts_Update", Method: "PATCH", Path: at + "/{name}", Action: a + "/write", Handle: e.patchStorage},
 		{Name: "StorageAccounts_GetProperties", Method: "GET", Path: at + "/{name}", Action: a + "/read", Handle: e.getStorage},

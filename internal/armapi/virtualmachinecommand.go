@@ -23,7 +23,7 @@ func (e *Edge) commandRoutes() []azwire.Route {
 		{Name: "VirtualMachineRunCommands_ListByVirtualMachine", Method: "GET", Path: at, Action: action + "/read", Handle: e.listRunCommands},
 		{Name: "VirtualMachineRunCommands_Delete", Method: "DELETE", Path: at + "/{name}", Action: action + "/delete", Handle: e.deleteRunCommand},
 		{Name: "VirtualMachineRunCommands_Update", Method: "PATCH", Path: at + "/{name}", Action: action + "/write", Handle: e.patchRunCommand},
-		{Name: "VirtualMachineRunCommands_List", Method: "GET", Path: known, Action: "Microsoft.Compute/locations/runCommands/read", Handle: e.listKnownCommands},
+		{Name: "VirtualMachineRunCommands_List", Method: "GET", Path: known, Action: "Microsoft.Compute/locations/runCommands/read", ByItem: true, Handle: e.listKnownCommands},
 		{Name: "VirtualMachineRunCommands_Get", Method: "GET", Path: known + "/{name}", Action: "Microsoft.Compute/locations/runCommands/read", Handle: e.getKnownCommand},
 	}
 }

@@ -23,8 +23,8 @@ func (e *Edge) extensionRoutes() []azwire.Route {
 		{Name: "VirtualMachineExtensions_Get", Method: "GET", Path: at + "/{name}", Action: action + "/read", Handle: e.getExtension},
 		{Name: "VirtualMachineExtensions_List", Method: "GET", Path: at, Action: action + "/read", Handle: e.listExtensions},
 		{Name: "VirtualMachineExtensions_Delete", Method: "DELETE", Path: at + "/{name}", Action: action + "/delete", Handle: e.deleteExtension},
-		{Name: "VirtualMachineExtensionImages_ListTypes", Method: "GET", Path: images, Action: reading + "/read", Handle: e.listExtensionTypes},
-		{Name: "VirtualMachineExtensionImages_ListVersions", Method: "GET", Path: images + "/{type}/versions", Action: reading + "/versions/read", Handle: e.listExtensionVersions},
+		{Name: "VirtualMachineExtensionImages_ListTypes", Method: "GET", Path: images, Action: reading + "/read", ByItem: true, Handle: e.listExtensionTypes},
+		{Name: "VirtualMachineExtensionImages_ListVersions", Method: "GET", Path: images + "/{type}/versions", Action: reading + "/versions/read", ByItem: true, Handle: e.listExtensionVersions},
 		{Name: "VirtualMachineExtensionImages_Get", Method: "GET", Path: images + "/{type}/versions/{version}", Action: reading + "/versions/read", Handle: e.getExtensionImage},
 	}
 }

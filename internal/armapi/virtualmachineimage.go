@@ -20,14 +20,14 @@ func (e *Edge) catalogueRoutes() []azwire.Route {
 	const vm = loc + "/publishers/{publisher}/artifacttypes/vmimage/offers"
 	const read = "Microsoft.Compute/locations/publishers"
 	return []azwire.Route{
-		{Name: "VirtualMachineImages_ListPublishers", Method: "GET", Path: loc + "/publishers", Action: read + "/read", Handle: e.listPublishers},
-		{Name: "VirtualMachineImages_ListOffers", Method: "GET", Path: vm, Action: read + "/artifacttypes/offers/read", Handle: e.listOffers},
-		{Name: "VirtualMachineImages_ListSkus", Method: "GET", Path: vm + "/{offer}/skus", Action: read + "/artifacttypes/offers/skus/read", Handle: e.listOfferSKUs},
-		{Name: "VirtualMachineImages_List", Method: "GET", Path: vm + "/{offer}/skus/{sku}/versions", Action: read + "/artifacttypes/offers/skus/versions/read", Handle: e.listOfferVersions},
+		{Name: "VirtualMachineImages_ListPublishers", Method: "GET", Path: loc + "/publishers", Action: read + "/read", ByItem: true, Handle: e.listPublishers},
+		{Name: "VirtualMachineImages_ListOffers", Method: "GET", Path: vm, Action: read + "/artifacttypes/offers/read", ByItem: true, Handle: e.listOffers},
+		{Name: "VirtualMachineImages_ListSkus", Method: "GET", Path: vm + "/{offer}/skus", Action: read + "/artifacttypes/offers/skus/read", ByItem: true, Handle: e.listOfferSKUs},
+		{Name: "VirtualMachineImages_List", Method: "GET", Path: vm + "/{offer}/skus/{sku}/versions", Action: read + "/artifacttypes/offers/skus/versions/read", ByItem: true, Handle: e.listOfferVersions},
 		{Name: "VirtualMachineImages_Get", Method: "GET", Path: vm + "/{offer}/skus/{sku}/versions/{version}", Action: read + "/artifacttypes/offers/skus/versions/read", Handle: e.getOffer},
-		{Name: "VirtualMachineSizes_List", Method: "GET", Path: loc + "/vmSizes", Action: "Microsoft.Compute/locations/vmSizes/read", Handle: e.listSizes},
+		{Name: "VirtualMachineSizes_List", Method: "GET", Path: loc + "/vmSizes", Action: "Microsoft.Compute/locations/vmSizes/read", ByItem: true, Handle: e.listSizes},
 		{Name: "Usage_List", Method: "GET", Path: loc + "/usages", Action: "Microsoft.Compute/locations/usages/read", Handle: e.listUsages},
-		{Name: "ResourceSkus_List", Method: "GET", Path: "/subscriptions/{sub}/providers/Microsoft.Compute/skus", Action: "Microsoft.Compute/skus/read", Handle: e.listSKUs},
+		{Name: "ResourceSkus_List", Method: "GET", Path: "/subscriptions/{sub}/providers/Microsoft.Compute/skus", Action: "Microsoft.Compute/skus/read", ByItem: true, Handle: e.listSKUs},
 	}
 }
 

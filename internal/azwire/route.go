@@ -23,6 +23,10 @@ type Route struct {
 	// Microsoft.Batch/batchAccounts/pools/read. Empty means that the route is
 	// open to anonymous callers, and the auth test knows each of those by name.
 	Action string
+	// ByItem says that a caller with a role of any kind at, above or below the scope
+	// gets the list even without Action: of what it may read item by item, or of what
+	// is the same for everybody. The handler sees to that.
+	ByItem bool
 	// Refused says why the operation is not supported; such a route has no
 	// Handle and answers with Azure's error shape.
 	Refused string
