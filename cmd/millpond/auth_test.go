@@ -805,11 +805,45 @@ func (d *door) judgePages(t *testing.T) {
 			}
 		}
 	}
+	d.judgeNames(t)
 	// Every door of the listener is judged above.
 	known := []string{"Identity", "Metadata", "ARM", "Aliases", "Graph", "Batch", "Blob", "Storage", "Node", "Status"}
 	for _, f := range reflect.VisibleFields(reflect.TypeFor[httpd.Handlers]()) {
 		if !slices.Contains(known, f.Name) {
 			t.Errorf("the listener has a handler %s that this test does not know", f.Name)
+		}
+	}
+}
+
+// judgeNames: what preflight says of an image version is shown on the status page to
+// who may read the version, and to nobody else.
+func (d *door) judgeNames(t *testing.T) {
+	id, ok := millpond.ParseResourceID(d.scope() + "/resourceGroups/g/providers/Microsoft.Compute/galleries/secrets/images/unreleased/versions/1.0.0")
+	if !ok {
+		t.Fatal("no id")
+	}
+	v := &millpond.ImageVersion{Resource: millpond.Resource{ID: id, State: millpond.StateSucceeded}, Preflight: millpond.Preflight{Findings: []millpond.Finding{{Code: "UsersKept", Seen: "The user is left."}}}}
+	check(t, d.s.db.Update(context.Background(), func(tx *sqlite.Tx) error { return tx.Put(v) }))
+	defer func() {
+		check(t, d.s.db.Update(context.Background(), func(tx *sqlite.Tx) error { return tx.DeleteResource(id.Key()) }))
+	}()
+	for _, path := range []string{"/", "/status", "/status.json"} {
+		for who, c := range map[string]struct {
+			header http.Header
+			code   int
+			shown  bool
+		}{
+			"nobody in particular":       {nil, 200, false},
+			"the administrator":          {bearer(d.token(d.admin, armName)), 200, true},
+			"a principal without a role": {bearer(d.token(d.nobody, armName)), 200, false},
+			"another tenant":             {bearer(d.token(d.other, armName)), 200, false},
+			"another service's token":    {bearer(d.token(d.admin, graphName)), 401, false},
+			"a forged token":             {bearer("garbage"), 401, false},
+		} {
+			a := d.send("GET", direct+path, c.header, "")
+			if a.Code != c.code || strings.Contains(a.Body.String(), "unreleased") != c.shown || strings.Contains(a.Body.String(), d.admin.SubscriptionID) != c.shown {
+				t.Errorf("%s to %s: %d %s", path, who, a.Code, a.Body)
+			}
 		}
 	}
 }

@@ -22,6 +22,7 @@ import (
 	"millpond.dev/millpond/internal/datadir"
 	"millpond.dev/millpond/internal/directory"
 	"millpond.dev/millpond/internal/gallery"
+	"millpond.dev/millpond/internal/identity"
 	"millpond.dev/millpond/internal/image/layer"
 	"millpond.dev/millpond/internal/image/rawfile"
 	"millpond.dev/millpond/internal/inspect"
@@ -101,23 +102,27 @@ func tenantSpecs(cfg config.Config, data datadir.Dir, addr string) []directory.T
 	return specs
 }
 
-// bootstrap makes the tenants with an administrator and a subscription each.
-func bootstrap(ctx context.Context, dir *directory.Service, rights *authz.Service, resources *resource.Service, specs []directory.TenantSpec) error {
-	for _, spec := range specs {
+// bootstrap makes the tenants with an administrator and a subscription each. home is
+// the first of them, whose administrator is the server's.
+func bootstrap(ctx context.Context, dir *directory.Service, rights *authz.Service, resources *resource.Service, specs []directory.TenantSpec) (home string, err error) {
+	for i, spec := range specs {
 		if err := os.MkdirAll(filepath.Dir(spec.File), 0o700); err != nil {
-			return err
+			return "", err
 		}
 		c, _, err := dir.Bootstrap(ctx, spec, func(tx *sqlite.Tx, c directory.Credentials) error {
 			return rights.GrantTx(tx, c.TenantID, c.ObjectID, authz.Owner, "/")
 		})
 		if err != nil {
-			return err
+			return "", err
 		}
 		if err := resources.EnsureSubscription(ctx, millpond.Subscription{ID: c.SubscriptionID, Name: c.SubscriptionName, Tenant: c.TenantID}, true); err != nil {
-			return err
+			return "", err
+		}
+		if i == 0 {
+			home = c.TenantID
 		}
 	}
-	return rights.Reload(ctx)
+	return home, rights.Reload(ctx)
 }
 
 // makeOwner gives a caller all rights on a scope that the caller made.
@@ -276,6 +281,27 @@ func (s *server) healthz(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	_, _ = io.WriteString(w, "ok\n")
+}
+
+// pageReader is what whoever asks for the status page may see: without a token
+// numbers alone; with one the image versions that it may read; and all that is said of
+// failures for who owns the home tenant, and so the server.
+func pageReader(dir *directory.Service, rights *authz.Service, home string) func(*http.Request) (portal.Reader, error) {
+	return func(r *http.Request) (portal.Reader, error) {
+		if r.Header.Get("Authorization") == "" {
+			return portal.Reader{}, nil
+		}
+		ctx := r.Context()
+		token, _ := identity.Bearer(r)
+		caller, err := dir.Verify(ctx, token, directory.AudienceARM)
+		if err != nil {
+			return portal.Reader{}, err
+		}
+		owns, err := rights.Allowed(ctx, caller, "Microsoft.Authorization/roleAssignments/write", "/")
+		return portal.Reader{Host: owns && strings.EqualFold(caller.Tenant, home), Reads: func(version string) (bool, error) {
+			return rights.Allowed(ctx, caller, "Microsoft.Compute/galleries/images/versions/read", version)
+		}}, err
+	}
 }
 
 // imageFindings are the versions that preflight has something to say about.

@@ -161,7 +161,8 @@ func newServer(ctx context.Context, cfg config.Config, data datadir.Dir, addr st
 	resources = resource.New(resource.Options{DB: s.db, Clock: s.clock, Regions: regionNouns(cfg), Grant: func(ctx context.Context, caller millpond.Caller, scope string) error {
 		return makeOwner(ctx, s.db, rights, caller, scope)
 	}, Grace: 2 * time.Second})
-	if err := bootstrap(ctx, dir, rights, resources, tenantSpecs(cfg, data, addr)); err != nil {
+	home, err := bootstrap(ctx, dir, rights, resources, tenantSpecs(cfg, data, addr))
+	if err != nil {
 		return nil, err
 	}
 
@@ -295,7 +296,8 @@ func newServer(ctx context.Context, cfg config.Config, data datadir.Dir, addr st
 		collectors = append(collectors, imagehost.NewCollector(s.images.Client()))
 	}
 	pages, err := portal.New(portal.Source{Collectors: collectors, Version: version, Started: s.clock.Now(), Launcher: cfg.Launcher, Clock: s.clock, Loops: s.driver.LastRuns,
-		Counts: s.counts, Capacity: s.capacity, Images: func(ctx context.Context) ([]portal.Image, error) { return imageFindings(ctx, galleries) }})
+		Counts: s.counts, Capacity: s.capacity, Images: func(ctx context.Context) ([]portal.Image, error) { return imageFindings(ctx, galleries) },
+		Reader: pageReader(dir, rights, home)})
 	if err != nil {
 		return nil, err
 	}

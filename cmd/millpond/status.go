@@ -9,10 +9,13 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+
+	millpond "millpond.dev/millpond"
 )
 
 // StatusCmd shows accounts, pools and nodes with what Azure's clients do not
-// print: why a node is not ready, warnings, how long each phase took.
+// print: why a node is not ready, warnings, how long each phase took, and what
+// preflight says of images.
 type StatusCmd struct {
 	Pool    string        `help:"Show this pool only." placeholder:"ACCOUNT/POOL" xor:"what"`
 	Job     string        `help:"Show this job's tasks." placeholder:"ACCOUNT/JOB" xor:"what"`
@@ -105,6 +108,20 @@ func (s *StatusCmd) Run(g *Globals) error {
 	accounts, err := c.accounts(ctx)
 	if err != nil {
 		return err
+	}
+	var page struct {
+		Images []struct {
+			Version  string             `json:"version"`
+			Findings []millpond.Finding `json:"findings"`
+		} `json:"images"`
+	}
+	if err := c.get(ctx, armResource, "/status.json", &page); err != nil {
+		return err
+	}
+	for _, i := range page.Images {
+		for _, f := range i.Findings {
+			fmt.Printf("image %s: %s: %s %s %s\n", i.Version, f.Code, f.Seen, f.Why, f.Fix)
+		}
 	}
 	if len(accounts) == 0 {
 		fmt.Println("No Batch account yet: az batch account create --name … --resource-group … --location …")

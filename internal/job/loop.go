@@ -47,14 +47,17 @@ func (s *Service) run(ctx context.Context) (string, time.Time, error) {
 	if err != nil {
 		return "", time.Time{}, err
 	}
+	var failed error
 	for _, j := range append(jobs, finished...) {
 		at, err := s.settle(ctx, j.Account, j.Spec.ID)
 		if err != nil {
-			return "", time.Time{}, fmt.Errorf("job %s: %w", j.Spec.ID, err)
+			// One job's trouble must not hold up the others.
+			failed = errors.Join(failed, fmt.Errorf("job %s: %w", j.Spec.ID, err))
+			continue
 		}
 		next = reconcile.Sooner(next, at)
 	}
-	return fmt.Sprintf("%d jobs on their way, %d finished", len(jobs), len(finished)), next, nil
+	return fmt.Sprintf("%d jobs on their way, %d finished", len(jobs), len(finished)), next, failed
 }
 
 // action is what Decide finds to do for a job.

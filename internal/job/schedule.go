@@ -23,22 +23,12 @@ type SchedulePatch struct {
 	Metadata   *[]millpond.NameValue
 }
 
-func checkSchedule(s *millpond.JobScheduleSpec, now time.Time) error {
+func checkSchedule(s *millpond.JobScheduleSpec) error {
 	if !millpond.ValidBatchID(string(s.ID)) {
 		return millpond.InvalidProperty("id", string(s.ID), "An id has 1 to 64 letters, digits, hyphens and underscores.")
 	}
 	if err := millpond.CheckDisplayName(s.DisplayName); err != nil {
 		return err
-	}
-	r := s.Recurrence
-	if r.Interval != 0 && r.Interval < millpond.MinRecurrence {
-		return millpond.InvalidProperty("recurrenceInterval", "", "The interval must be at least 1 minute (PT1M).")
-	}
-	if r.StartWindow != 0 && r.StartWindow < millpond.MinRecurrence {
-		return millpond.InvalidProperty("startWindow", "", "The window must be at least 1 minute (PT1M).")
-	}
-	if !r.DoNotRunAfter.IsZero() && (!r.DoNotRunAfter.After(now) || !r.DoNotRunUntil.IsZero() && !r.DoNotRunAfter.After(r.DoNotRunUntil)) {
-		return millpond.InvalidProperty("doNotRunAfter", "", "The time must be in the future and after doNotRunUntil.")
 	}
 	job := s.Job
 	job.ID = "job-1"
@@ -53,10 +43,28 @@ func checkSchedule(s *millpond.JobScheduleSpec, now time.Time) error {
 	return nil
 }
 
+// checkRecurrence is for times that are given now: those of a schedule whose last job
+// still runs may have passed.
+func checkRecurrence(r millpond.Recurrence, now time.Time) error {
+	if r.Interval != 0 && r.Interval < millpond.MinRecurrence {
+		return millpond.InvalidProperty("recurrenceInterval", "", "The interval must be at least 1 minute (PT1M).")
+	}
+	if r.StartWindow != 0 && r.StartWindow < millpond.MinRecurrence {
+		return millpond.InvalidProperty("startWindow", "", "The window must be at least 1 minute (PT1M).")
+	}
+	if !r.DoNotRunAfter.IsZero() && (!r.DoNotRunAfter.After(now) || !r.DoNotRunUntil.IsZero() && !r.DoNotRunAfter.After(r.DoNotRunUntil)) {
+		return millpond.InvalidProperty("doNotRunAfter", "", "The time must be in the future and after doNotRunUntil.")
+	}
+	return nil
+}
+
 // AddSchedule adds an active schedule; its first job is made when it is due.
 func (s *Service) AddSchedule(ctx context.Context, acct millpond.AccountName, spec millpond.JobScheduleSpec) (millpond.JobSchedule, error) {
 	now := s.Clock.Now()
-	if err := checkSchedule(&spec, now); err != nil {
+	if err := checkSchedule(&spec); err != nil {
+		return millpond.JobSchedule{}, err
+	}
+	if err := checkRecurrence(spec.Recurrence, now); err != nil {
 		return millpond.JobSchedule{}, err
 	}
 	if err := s.checkAutoPool(ctx, acct, spec.Job.Auto); err != nil {
@@ -174,10 +182,13 @@ func (s *Service) ChangeSchedule(ctx context.Context, acct millpond.AccountName,
 		set(&v.Spec.Recurrence, p.Recurrence)
 		set(&v.Spec.Job, p.Job)
 		set(&v.Spec.Metadata, p.Metadata)
-		if err := checkSchedule(&v.Spec, tx.Now); err != nil {
+		if err := checkSchedule(&v.Spec); err != nil {
 			return err
 		}
 		if p.Recurrence != nil {
+			if err := checkRecurrence(*p.Recurrence, tx.Now); err != nil {
+				return err
+			}
 			// The new times count from now; without an interval there is one job now.
 			v.NextRun = later(tx.Now, p.Recurrence.DoNotRunUntil)
 		}

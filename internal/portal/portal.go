@@ -49,9 +49,24 @@ type Source struct {
 	Capacity func(context.Context) (Capacity, error)
 	// Images are what preflight says of images; nil shows nothing.
 	Images func(context.Context) ([]Image, error)
+	// Reader says what whoever asks may see by name; nil shows everything.
+	Reader func(*http.Request) (Reader, error)
 	// Collectors have metrics of their own, beside those of the pages.
 	Collectors []prometheus.Collector
 }
+
+// Reader is what somebody may see beside numbers: the page is open to everybody who
+// reaches the listener, and tenants share it. The zero value is of somebody who has
+// not signed in.
+type Reader struct {
+	// Host: what loops say of a failure, which may name things of any tenant.
+	Host bool
+	// Reads says whether an image version may be named; nil names none.
+	Reads func(version string) (bool, error)
+}
+
+// withheld stands for what a loop said to those who may not read it.
+const withheld = "failed; the server's log says why, and this page to the server's administrator with a token"
 
 // Image is an image version with what preflight says of it.
 type Image struct {
@@ -68,6 +83,8 @@ type Status struct {
 	Counts   []Count             `json:"counts"`
 	Loops    []reconcile.LastRun `json:"loops"`
 	Images   []Image             `json:"images,omitempty"`
+	// Unnamed counts the images with findings that the reader may not see.
+	Unnamed int `json:"imagesNotShown,omitempty"`
 }
 
 // Pages are the handlers to mount.
@@ -98,9 +115,21 @@ func New(src Source) (Pages, error) {
 		}
 	}
 	status := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		everything := Reader{Host: true, Reads: func(string) (bool, error) { return true, nil }}
+		reader, err := everything, error(nil)
+		if src.Reader != nil {
+			if reader, err = src.Reader(r); err != nil {
+				w.Header().Set("WWW-Authenticate", "Bearer")
+				http.Error(w, millpond.AsError(err).Message, http.StatusUnauthorized)
+				return
+			}
+		}
 		st, err := gather(r.Context(), src)
 		if err == nil && src.Images != nil {
 			st.Images, err = src.Images(r.Context())
+		}
+		if err == nil {
+			err = st.narrow(reader)
 		}
 		if err != nil {
 			http.Error(w, "the status could not be read: "+err.Error(), http.StatusInternalServerError)
@@ -115,6 +144,32 @@ func New(src Source) (Pages, error) {
 		_ = tmpl.Execute(w, st)
 	})
 	return Pages{Status: status, Metrics: promhttp.HandlerFor(reg, promhttp.HandlerOpts{})}, nil
+}
+
+// narrow takes out what the reader may not see.
+func (st *Status) narrow(r Reader) error {
+	all := st.Images
+	st.Images = nil
+	for _, i := range all {
+		may := false
+		if r.Reads != nil {
+			var err error
+			if may, err = r.Reads(i.Version); err != nil {
+				return err
+			}
+		}
+		if may {
+			st.Images = append(st.Images, i)
+		} else {
+			st.Unnamed++
+		}
+	}
+	for i := range st.Loops {
+		if !r.Host && st.Loops[i].Err != "" {
+			st.Loops[i].Err = withheld
+		}
+	}
+	return nil
 }
 
 func gather(ctx context.Context, src Source) (Status, error) {

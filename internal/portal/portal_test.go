@@ -2,6 +2,7 @@ package portal
 
 import (
 	"context"
+	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
@@ -50,6 +51,50 @@ func TestPagesShowLoopsCountsAndCapacity(t *testing.T) {
 	for _, s := range []string{`millpond_objects{noun="node",state="idle"} 2`, `millpond_loop_last_ok{loop="allocator"} 0`, `millpond_launcher_vms{kind="used"} 2`} {
 		if !strings.Contains(w.Body.String(), s) {
 			t.Errorf("metrics lack %q", s)
+		}
+	}
+}
+
+// TestNamesAreForThoseWhoMayReadThem: the page is open, and names nothing to whoever
+// may not read it.
+func TestNamesAreForThoseWhoMayReadThem(t *testing.T) {
+	c := clock.NewManual(time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC))
+	readers := map[string]Reader{"": {}, "host": {Host: true}, "a": {Reads: func(v string) (bool, error) { return v == "/of-a", nil }}}
+	p, err := New(Source{Clock: c,
+		Loops: func() []reconcile.LastRun {
+			return []reconcile.LastRun{{Name: "jobs", Err: "job secret-job: no"}, {Name: "disks", Status: "2 disks"}}
+		},
+		Counts:   func(context.Context) ([]Count, error) { return nil, nil },
+		Capacity: func(context.Context) (Capacity, error) { return Capacity{}, nil },
+		Images: func(context.Context) ([]Image, error) {
+			f := []millpond.Finding{{Code: "UsersKept", Seen: "The user bob is left."}}
+			return []Image{{"/of-a", f}, {"/of-b", f}}, nil
+		},
+		Reader: func(r *http.Request) (Reader, error) {
+			reader, known := readers[r.Header.Get("Authorization")]
+			if !known {
+				return reader, millpond.Errorf(millpond.Unauthenticated, "InvalidAuthenticationToken", "Not a token.")
+			}
+			return reader, nil
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{"/status", "/status.json"} {
+		for who, shown := range map[string]struct{ a, b, job, rest bool }{"": {rest: true}, "host": {job: true, rest: true}, "a": {a: true, rest: true}, "forged": {}} {
+			r := httptest.NewRequest("GET", path, nil)
+			r.Header.Set("Authorization", who)
+			w := httptest.NewRecorder()
+			p.Status.ServeHTTP(w, r)
+			for text, want := range map[string]bool{"/of-a": shown.a, "/of-b": shown.b, "secret-job": shown.job, "2 disks": shown.rest} {
+				if strings.Contains(w.Body.String(), text) != want {
+					t.Errorf("%s to %q: %d, shows %q: %t, want %t\n%s", path, who, w.Code, text, !want, want, w.Body)
+				}
+			}
+			if (w.Code == http.StatusUnauthorized) != (who == "forged") {
+				t.Errorf("%s to %q: %d", path, who, w.Code)
+			}
 		}
 	}
 }

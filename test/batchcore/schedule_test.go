@@ -5,6 +5,7 @@ import (
 	"time"
 
 	millpond "millpond.dev/millpond"
+	"millpond.dev/millpond/internal/job"
 	"millpond.dev/millpond/internal/node"
 )
 
@@ -88,4 +89,27 @@ func (c *core) taskIn2(job, id string, s millpond.TaskState) {
 		t, err := c.jobs.GetTask(ctx, acct.Name, millpond.JobID(job), millpond.TaskID(id))
 		return err == nil && t.State == s
 	})
+}
+
+// TestScheduleThatIsOver: one whose end has passed while its last job runs can still
+// be changed in what is not its times.
+func TestScheduleThatIsOver(t *testing.T) {
+	c, _, _ := setup(t, node.Config{})
+	c.addPool("p", 1, nil)
+	c.idle("p", 1)
+	_, err := c.jobs.AddSchedule(ctx, acct.Name, millpond.JobScheduleSpec{ID: "s", Recurrence: millpond.Recurrence{Interval: time.Hour, DoNotRunAfter: c.clock.Now().Add(time.Minute)},
+		Job: millpond.JobSpec{Pool: "p", Manager: &millpond.TaskSpec{ID: "m", CommandLine: "hang", Manager: &millpond.ManagerSpec{AnyNode: true}}}})
+	c.must(err)
+	c.taskIn2("s:job-1", "m", millpond.TaskRunning)
+	c.clock.manual.Advance(2 * time.Minute)
+	change := func(p job.SchedulePatch) error {
+		return c.jobs.ChangeSchedule(ctx, acct.Name, "s", millpond.Condition{}, p)
+	}
+	c.must(change(job.SchedulePatch{Metadata: &[]millpond.NameValue{{Name: "who", Value: "me"}}}))
+	v, err := c.jobs.GetSchedule(ctx, acct.Name, "s")
+	c.must(err)
+	c.code(change(job.SchedulePatch{Recurrence: &v.Spec.Recurrence}), "InvalidPropertyValue")
+	if len(v.Spec.Metadata) != 1 || v.State != millpond.ScheduleActive {
+		t.Errorf("%+v", v)
+	}
 }
