@@ -127,7 +127,7 @@ func newWorld(t *testing.T) *world {
 	w.url = srv.URL
 	client = srv.Client()
 	driver := reconcile.NewDriver(c, log)
-	for _, l := range []reconcile.Loop{w.res.Loop(), comp.Loop(), w.gal.Loop(), w.acc.Loop(), w.deployments.Loop()} {
+	for _, l := range []reconcile.Loop{w.res.Loop(), comp.Loop(), w.gal.Loop(), w.gal.Audit(), w.acc.Loop(), w.deployments.Loop()} {
 		driver.Start(ctx, l)
 	}
 	t.Cleanup(func() {

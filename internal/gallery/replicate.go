@@ -22,9 +22,8 @@ type worker struct {
 	again chan struct{}
 }
 
-// Loop replicates versions to their regions, tries failed replicas again, looks
-// whether the stores still have what they should, and lets the keeper delete
-// what had to wait for a node. Each version has a goroutine of its
+// Loop replicates versions to their regions, tries failed replicas again, and lets
+// the keeper delete what had to wait for a node. Each version has a goroutine of its
 // own while there is work, so that a large one does not hold up the others;
 // Wait joins them.
 func (s *Service) Loop() reconcile.Loop {
@@ -35,7 +34,7 @@ func (s *Service) Loop() reconcile.Loop {
 func (s *Service) Wait() { s.wg.Wait() }
 
 func (s *Service) run(ctx context.Context) (string, time.Time, error) {
-	errs := []error{s.audit(ctx)}
+	var errs []error
 	var vs []*millpond.ImageVersion
 	copies := map[string]bool{} // versions with a failed copy
 	err := s.DB.View(ctx, func(tx *sqlite.Tx) (err error) {

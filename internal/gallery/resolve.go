@@ -291,7 +291,7 @@ func (s *Service) ChooseReplicas(ctx context.Context, acct millpond.BatchAccount
 		disks = append(disks, &boot.DataDisks[i])
 	}
 	for _, d := range disks {
-		if err := chooseStores(ctx, d, stores); err != nil {
+		if err := s.chooseStores(ctx, d, stores); err != nil {
 			if millpond.KindOf(err) == millpond.NotFound {
 				return boot, gone(err.Error())
 			}
@@ -299,30 +299,6 @@ func (s *Service) ChooseReplicas(ctx context.Context, acct millpond.BatchAccount
 		}
 	}
 	return boot, nil
-}
-
-// chooseStores notes those of the stores that have the disk's content; an error
-// if none has it.
-func chooseStores(ctx context.Context, d *millpond.BootDisk, stores []image.Store) error {
-	d.Stores = nil
-	var errs []error
-	for _, st := range stores {
-		if _, err := st.Stat(ctx, image.ContentID(d.Content)); err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		d.Stores = append(d.Stores, millpond.StorePlace{Name: st.Name(), URL: st.URL()})
-	}
-	if len(d.Stores) > 0 {
-		return nil
-	}
-	// A store that does not answer may have it: that is worth another try.
-	for _, err := range errs {
-		if millpond.KindOf(err) != millpond.NotFound {
-			return err
-		}
-	}
-	return errors.Join(errs...)
 }
 
 func (s *Service) baseImages(ctx context.Context) ([]BaseImage, error) {

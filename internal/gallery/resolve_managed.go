@@ -103,7 +103,7 @@ func (s *Service) chooseManaged(ctx context.Context, id millpond.ResourceID, boo
 		if err != nil {
 			return boot, gone(boot.VersionID + " was made anew since the pool was.")
 		}
-		if err := chooseStores(ctx, d, []image.Store{st}); err != nil {
+		if err := s.chooseStores(ctx, d, []image.Store{st}); err != nil {
 			if millpond.KindOf(err) == millpond.NotFound {
 				return boot, gone(err.Error())
 			}

@@ -93,8 +93,8 @@ type Service struct {
 	wg       sync.WaitGroup
 	// copies bounds the replicas that are copied at a time.
 	copies *semaphore.Weighted
-	// audited is when the stores were last asked; the loop's alone.
-	audited time.Time
+	// laggards are the stores that kept a node waiting.
+	laggards laggards
 }
 
 // New makes a Service.

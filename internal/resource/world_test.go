@@ -41,9 +41,11 @@ const (
 
 var admin = millpond.Caller{Method: millpond.AuthToken, Tenant: tenant, Object: "admin"}
 
-// store is a store whose Ingest fails or stops in the middle when told to.
+// store is a store whose Ingest fails or stops in the middle when told to, and which
+// does not answer when it is silent.
 type store struct {
 	*chunkstore.Store
+	silent  bool
 	mu      sync.Mutex
 	fail    error
 	stop    chan struct{} // closed to go on
@@ -89,6 +91,14 @@ func (h *halfStore) ReadChunk(ctx context.Context, d image.Digest, length int) (
 		return nil, err
 	}
 	return h.Store.ReadChunk(ctx, d, length)
+}
+
+func (s *store) Stat(ctx context.Context, id image.ContentID) (image.Content, error) {
+	if s.silent {
+		<-ctx.Done()
+		return image.Content{}, ctx.Err()
+	}
+	return s.Store.Stat(ctx, id)
 }
 
 func (s *store) failing(err error) {
@@ -181,6 +191,8 @@ type world struct {
 	// retries are the waits after failed copies.
 	retries []time.Duration
 	report  *inspect.Report
+	// silent are the stores that do not answer from the next open on.
+	silent  map[string]bool
 	pools   error // what emptying an account answers
 	poolsMu sync.Mutex
 
@@ -229,7 +241,7 @@ func (w *world) open() {
 			name := fmt.Sprintf("%s-%d", r.Name, i)
 			f, err := chunkstore.Open(context.Background(), name, filepath.Join(w.dir, name))
 			w.ok(err)
-			w.stores[name] = &store{Store: f}
+			w.stores[name] = &store{Store: f, silent: w.silent[name]}
 			p.Stores = append(p.Stores, w.stores[name])
 		}
 		places = append(places, p)
@@ -266,7 +278,7 @@ func (w *world) open() {
 	w.acc = account.New(account.Options{DB: w.db, Clock: w.clock, Log: log, Resources: w.res, Pools: w, Quotas: account.Quotas{Pools: 10, Cores: 10, Accounts: 3}})
 	armapi.Members(w.res, w.comp, w.gal, w.acc)
 	w.driver = reconcile.NewDriver(w.clock, log)
-	for _, l := range []reconcile.Loop{w.res.Loop(), w.comp.Loop(), w.gal.Loop(), w.acc.Loop()} {
+	for _, l := range []reconcile.Loop{w.res.Loop(), w.comp.Loop(), w.gal.Loop(), w.gal.Audit(), w.acc.Loop()} {
 		w.driver.Start(w.ctx, l)
 	}
 }
