@@ -348,6 +348,9 @@ func (e *Edge) instanceView(r *azwire.Request, v *millpond.VirtualMachine) *armc
 	if v.Power != millpond.VMCreating && v.Power != millpond.VMDeleting {
 		view.Statuses = append(view.Statuses, status("PowerState/"+string(v.Power), "VM "+string(v.Power), "", info, time.Time{}))
 	}
+	if h, held := e.Machines.Held(v); held {
+		view.Statuses = append(view.Statuses, status("HostState/"+h.Code, "The machine stands still", h.Message+" "+h.Suggestion, warn, h.Since))
+	}
 	for _, text := range v.Warnings {
 		view.Statuses = append(view.Statuses, status("NetworkState/portNotOpen", "A port is not open", text, warn, time.Time{}))
 	}

@@ -315,7 +315,10 @@ type Status struct {
 	// Managed are the managed data disks that it has, by LUN; nil if the launcher
 	// does not say.
 	Managed map[int]string `json:"managed,omitempty"`
-	Err     *Failure       `json:"err,omitempty"`
+	// Held is why a machine that runs stands still, and goes on by itself when that
+	// is over; nil if it does not.
+	Held *Failure `json:"held,omitempty"`
+	Err  *Failure `json:"err,omitempty"`
 }
 
 // Clone says what a VM was made from: a template, or else, for the reason that

@@ -43,6 +43,7 @@ func (s *Service) run(ctx context.Context) (string, time.Time, error) {
 	if err != nil {
 		return "", time.Time{}, fmt.Errorf("list machines: %w", err)
 	}
+	s.holds.See(list, s.Log)
 	byKey := map[string]*launch.Status{}
 	for i := range list {
 		byKey[list[i].Node.Key()] = &list[i]

@@ -115,7 +115,8 @@ type Config struct {
 // Service is safe for concurrent use.
 type Service struct {
 	Deps
-	wake *wake.Signal
+	wake  *wake.Signal
+	holds launch.Holds
 
 	mu       sync.Mutex
 	working  map[string]bool // keys of machines that a goroutine works on
@@ -142,6 +143,9 @@ func New(d Deps) *Service {
 
 // Wake is the loop's signal; networks wake it when a card may have changed.
 func (s *Service) Wake() *wake.Signal { return s.wake }
+
+// Held is why a machine that runs stands still; false if it does not.
+func (s *Service) Held(v *millpond.VirtualMachine) (launch.Hold, bool) { return s.holds.Of(v.Node()) }
 
 // Wait joins work in progress, after the loop's context has ended.
 func (s *Service) Wait() { s.wg.Wait() }

@@ -23,6 +23,8 @@ const (
 	keepLatest = 5 // times KeepDelay
 	// keepBreath is the pause between two calls for one node.
 	keepBreath = 100 * time.Millisecond
+	// keepAgain is the pause after a call that failed, for a full disk say.
+	keepAgain = 30 * time.Second
 	// keepAtOnce is how many nodes are asked at the same time.
 	keepAtOnce = 2
 	// keepFlush bounds what is held in memory before it is written.
@@ -73,16 +75,17 @@ waiting:
 		if errors.Is(err, errCannotKeep) {
 			return nil
 		}
+		pause := keepBreath
 		if err != nil && ctx.Err() == nil {
-			x.svc.Log.Warn("what tasks wrote could not be kept; it stays on the node and is tried again", "node", x.node, "err", err)
-		}
-		if err != nil || n < keepBatch {
+			x.svc.Log.Warn("what tasks wrote could not be kept; it stays on the node and is tried again", "node", x.node, "err", err, "after", keepAgain)
+			pause = keepAgain
+		} else if n < keepBatch {
 			return nil
 		}
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-time.After(keepBreath):
+		case <-time.After(pause):
 		}
 	}
 }

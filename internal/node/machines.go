@@ -54,6 +54,7 @@ func (s *Service) match(ctx context.Context) (string, time.Time, error) {
 	if err != nil {
 		return "", time.Time{}, fmt.Errorf("list machines: %w", err)
 	}
+	s.holds.See(machines, s.Log)
 	snap := Snapshot{Machines: machines, Started: s.started, Config: s.Config, Contact: s.contactOf}
 	if snap.Nodes, err = s.DB.Heads(ctx); err != nil {
 		return "", time.Time{}, err

@@ -123,6 +123,7 @@ type Service struct {
 	pace    reconcile.Pace    // of match
 	windows map[string]Window // of match
 	spares  *wake.Signal
+	holds   launch.Holds
 
 	mu       sync.Mutex
 	sessions map[string]*session
@@ -318,7 +319,16 @@ func (s *Service) Get(ctx context.Context, acct millpond.AccountName, pool millp
 		return err
 	})
 	n.LastContact = s.lastContact(id)
+	s.tellHold(&n)
 	return n, err
+}
+
+// tellHold puts among a node's errors that its machine stands still. It is in no row:
+// what holds a machine may keep rows from being written.
+func (s *Service) tellHold(n *millpond.Node) {
+	if h, held := s.holds.Of(n.ID); held {
+		n.Errors = append(n.Errors, fault(h.Code, h.Message, "run: the machine stands still", h.Evidence, h.Suggestion, h.Since))
+	}
 }
 
 // List lists the nodes of a pool by key. next is empty at the end.
@@ -332,6 +342,9 @@ func (s *Service) List(ctx context.Context, acct millpond.AccountName, pool mill
 		})
 		return err
 	})
+	for i := range out {
+		s.tellHold(&out[i])
+	}
 	return out, next, err
 }
 

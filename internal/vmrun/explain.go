@@ -30,6 +30,8 @@ const (
 	CodeQEMUCrashed    = "QemuCrashed"
 	CodeAccelStuck     = "AccelerationStuck"
 	CodeSupervisorLost = "SupervisorLost"
+	// CodeHostDiskFull: it runs, and stands still until the host's disk has room.
+	CodeHostDiskFull = "HostDiskFull"
 
 	// CodeImageUnreadable: no replica gives a part of the image. It is the host's
 	// fault as far as the guest can tell: the same launch works when a store does.

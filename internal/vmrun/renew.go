@@ -27,11 +27,11 @@ func (s *supervisor) renew() (*supervisor, error) {
 	next := &supervisor{
 		dir: s.dir, cfg: cfg, clock: s.clock, begin: s.begin, watcher: s.watcher, log: s.log,
 		disks:  &disks{dir: s.dir, cfg: cfg, made: map[string][]string{}},
-		broken: make(chan *launch.Failure, 1), migration: make(chan string, 16), adoptions: make(chan chan error),
+		broken: make(chan *launch.Failure, 1), full: make(chan struct{}, 1), migration: make(chan string, 16), adoptions: make(chan chan error),
 		stop: s.stop, ended: s.ended, handle: s.handle,
 	}
 	next.status = s.now()
 	return next, next.change(func(st *launch.Status) {
-		st.Phase, st.Step, st.Steps, st.Ports, st.Heard = launch.Preparing, "", nil, nil, time.Time{}
+		st.Phase, st.Step, st.Steps, st.Ports, st.Heard, st.Held = launch.Preparing, "", nil, nil, time.Time{}, nil
 	})
 }

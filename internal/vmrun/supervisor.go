@@ -92,6 +92,8 @@ type supervisor struct {
 	// broken gets the failure of a disk that could not be read, or of a clone that is
 	// not its own.
 	broken chan *launch.Failure
+	// full is told that a write found no room on the host's disk.
+	full chan struct{}
 	// stop gets what the guest may still take; kill and reset carry no data.
 	stop chan time.Duration
 	// ended is closed when the last status is written.
@@ -143,7 +145,7 @@ func runWatched(ctx context.Context, dir string, begin func(step string) error, 
 		dir: dir, cfg: cfg, clock: clock.System{}, begin: begin, watcher: watcher,
 		log:    slog.New(slog.NewJSONHandler(logFile, nil)).With("node", string(cfg.Spec.Node), "generation", cfg.Spec.Generation),
 		disks:  &disks{dir: dir, cfg: cfg, made: map[string][]string{}},
-		broken: make(chan *launch.Failure, 1), migration: make(chan string, 16), adoptions: make(chan chan error),
+		broken: make(chan *launch.Failure, 1), full: make(chan struct{}, 1), migration: make(chan string, 16), adoptions: make(chan chan error),
 		stop: make(chan time.Duration, 1), ended: make(chan struct{}),
 	}
 	if s.handle.Supervisor, err = process.Of(os.Getpid()); err != nil {
@@ -283,6 +285,7 @@ func (s *supervisor) watch(ctx context.Context) error {
 	})
 
 	s.loops.Go(func() { shrink(channelCtx) })
+	s.loops.Go(func() { s.goOn(channelCtx) })
 
 	var silence <-chan time.Time
 	if s.cfg.Accel == qemu.KVM {

@@ -88,12 +88,22 @@ func (s *supervisor) contents() []string {
 
 // diskFailed handles QEMU's event of a failed request. A failed read of an image
 // ends the VM: a guest with a hole in its system only fails later, and nobody
-// would know why.
+// would know why. A write that found no room has stopped the machine, which goes on
+// when there is some.
 func (s *supervisor) diskFailed(e qmp.Event) {
 	var d struct {
 		Operation string `json:"operation"`
+		Action    string `json:"action"`
+		NoSpace   bool   `json:"nospace"`
 	}
-	if json.Unmarshal(e.Data, &d) != nil || d.Operation != "read" {
+	if json.Unmarshal(e.Data, &d) != nil {
+		return
+	}
+	if d.NoSpace && d.Action == "stop" {
+		s.stoodStill()
+		return
+	}
+	if d.Operation != "read" {
 		return
 	}
 	s.loops.Go(func() {

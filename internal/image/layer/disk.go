@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"sync"
 	"sync/atomic"
+	"syscall"
 
 	millpond "millpond.dev/millpond"
 )
@@ -300,6 +301,11 @@ func (v *volume) syncTop() error {
 		return nil
 	}
 	if err := v.top().save(); err != nil {
+		if errors.As(err, new(noRoom)) {
+			// Nothing is lost: the next sync writes what this one could not.
+			v.unsaved.Store(true)
+			return err
+		}
 		// The kernel may have dropped the pages that it could not write, so a
 		// later sync that succeeds would prove nothing.
 		v.broken = fmt.Errorf("an earlier write of the disk failed: %w", err)
@@ -307,6 +313,12 @@ func (v *volume) syncTop() error {
 	}
 	return nil
 }
+
+// noRoom says that a file could not be written because the host's disk is full, and
+// that what was to be written is still here. A sync that fails for that is another thing.
+type noRoom struct{ error }
+
+func (e noRoom) Unwrap() error { return e.error }
 
 func (l *layer) save() error {
 	if l.own == nil {
@@ -316,7 +328,10 @@ func (l *layer) save() error {
 	err := l.raw.Sync()
 	if err == nil && len(pages) > 0 {
 		for i, b := range pages {
-			if _, err = l.mapf.WriteAt(b, int64(i)*pageBytes); err != nil {
+			if _, err = l.mapf.WriteAt(b, int64(i)*pageBytes); errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+				err = noRoom{err}
+			}
+			if err != nil {
 				break
 			}
 		}

@@ -48,6 +48,9 @@ const (
 	Clones Script = "stub: clones"
 	// DeadClones: as Clones, but a copy crashes.
 	DeadClones Script = "stub: dead-clones"
+	// Fills: finds no room to write twice, and stands still each time until it is
+	// told to go on.
+	Fills Script = "stub: fills"
 	// HalfClones: as Clones, but a copy cannot do what it had put off.
 	HalfClones Script = "stub: half-clones"
 )
@@ -85,6 +88,8 @@ type stub struct {
 	incoming bool
 	// noReboot: a reset is the end.
 	noReboot bool
+	// writes counts those that found no room.
+	writes int
 }
 
 func newStub(args []string) (*stub, error) {
@@ -202,6 +207,13 @@ func (s *stub) run() error {
 		}
 		if err := s.migrate(cmd, lines.Bytes()); err != nil {
 			return err
+		}
+		if s.script == Fills && (cmd == "qmp_capabilities" || cmd == "cont") && s.writes < 2 {
+			s.writes++
+			for range 3 {
+				s.event("BLOCK_IO_ERROR", `{"device": "", "node-name": "os", "operation": "write", "action": "stop", "nospace": true, "reason": "No space left on device"}`)
+			}
+			s.event("STOP", "{}")
 		}
 		switch {
 		case cmd == "system_powerdown" && s.script == Drowsy:
