@@ -12,13 +12,19 @@ import (
 	"connectrpc.com/connect"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"millpond.dev/millpond/internal/inotify"
 	"millpond.dev/millpond/internal/nodeproto/nodev1"
 )
 
-// followPeriod is how often a file that is followed is looked at. A look costs one
-// read; to be told by the kernel would not reach every file system that images
-// have.
-const followPeriod = 100 * time.Millisecond
+// When a file that is followed is looked at. A look costs one read.
+const (
+	// followPeriod is for file systems where the kernel tells of no writes, and for
+	// files that another is put in the place of.
+	followPeriod = 100 * time.Millisecond
+	// followPause is the least time between two looks: who writes line by line is not
+	// read line by line.
+	followPause = 5 * time.Millisecond
+)
 
 // runsIn says whether an attempt runs in the directory of a file.
 func (a *Agent) runsIn(file string) bool {
@@ -49,6 +55,10 @@ func (a *Agent) follow(ctx context.Context, place Place, q *nodev1.ReadFileReque
 	}
 	look := time.NewTicker(followPeriod)
 	defer look.Stop()
+	pause := time.NewTimer(0)
+	defer pause.Stop()
+	var writes *inotify.File
+	var written <-chan struct{}
 	buf := make([]byte, chunkSize)
 	for {
 		// Asked before reading: what was written before the end is read.
@@ -58,6 +68,13 @@ func (a *Agent) follow(ctx context.Context, place Place, q *nodev1.ReadFileReque
 		if err != nil {
 			return fileError(err)
 		}
+		if o, ok := f.(osFile); ok && writes == nil && runs {
+			// Before reading: what is written meanwhile is told. Without it the period does.
+			if writes, err = inotify.WatchWrites(o.File); err == nil {
+				defer writes.Close()
+				written = writes.Changed()
+			}
+		}
 		sent, err := sendRange(ctx, f, offset, math.MaxInt64, buf, s)
 		f.Close()
 		if err != nil {
@@ -66,14 +83,27 @@ func (a *Agent) follow(ctx context.Context, place Place, q *nodev1.ReadFileReque
 		if offset += sent; !runs {
 			return nil
 		}
-		select {
-		case <-look.C:
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-a.ctx.Done():
-			return connect.NewError(connect.CodeUnavailable, errors.New("the agent is stopping"))
+		pause.Reset(followPause)
+		if err := a.rest(ctx, pause.C, nil); err != nil {
+			return err
+		}
+		if err := a.rest(ctx, look.C, written); err != nil {
+			return err
 		}
 	}
+}
+
+// rest waits for a time or a write; an error tells that the following is over.
+func (a *Agent) rest(ctx context.Context, timer <-chan time.Time, written <-chan struct{}) error {
+	select {
+	case <-timer:
+	case <-written:
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-a.ctx.Done():
+		return connect.NewError(connect.CodeUnavailable, errors.New("the agent is stopping"))
+	}
+	return nil
 }
 
 // outputNames are the files that a server keeps of a task.

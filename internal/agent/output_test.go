@@ -2,6 +2,7 @@ package agent_test
 
 import (
 	"bytes"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -43,6 +44,9 @@ func TestFollow(t *testing.T) {
 		if d := stream.Msg().GetData(); len(d) > 0 {
 			all.Write(d)
 			pieces++
+			if written, err := strconv.ParseInt(strings.TrimSpace(string(d)), 10, 64); err == nil {
+				t.Logf("sent %s after it was written", time.Since(time.Unix(0, written)))
+			}
 		}
 		if !stream.Receive() {
 			break

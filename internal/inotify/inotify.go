@@ -1,6 +1,7 @@
 // Package inotify reads what Linux tells of folders in which files are replaced, and
-// waits for one such file. launch/local watches the status files of its machines
-// with it, vmrun the file that says where the server is. It never reads the files.
+// waits for one such file, or for one that grows. launch/local watches the status files
+// of its machines with it, vmrun the file that says where the server is, the agent what
+// a task writes and somebody follows. It never reads the files.
 package inotify
 
 import (
@@ -42,7 +43,8 @@ func Parse(b []byte) []Event {
 	return out
 }
 
-// File waits for a file to be written or to be renamed into its place.
+// File waits for a file to be written or to be renamed into its place; one of WatchWrites
+// for each write alone.
 type File struct {
 	f       *os.File
 	changed chan struct{}
@@ -52,12 +54,24 @@ type File struct {
 // closes it.
 func Watch(name string) (*File, error) {
 	dir, base := filepath.Split(name)
+	return watch(name, filepath.Clean(dir), base, unix.IN_MOVED_TO|unix.IN_CLOSE_WRITE|unix.IN_ONLYDIR)
+}
+
+// WatchWrites watches the file that is open as f for writes, under whatever name it
+// has; f may be closed then. Some file systems tell of none that another host makes.
+// The caller closes it.
+func WatchWrites(f *os.File) (*File, error) {
+	return watch(f.Name(), fmt.Sprintf("/proc/self/fd/%d", f.Fd()), "", unix.IN_MODIFY)
+}
+
+// watch watches path for events of base, which is empty where path is the file itself.
+func watch(name, path, base string, events uint32) (*File, error) {
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
 	if err != nil {
 		return nil, fmt.Errorf("watch %s: %w", name, err)
 	}
 	w := &File{f: os.NewFile(uintptr(fd), "inotify"), changed: make(chan struct{}, 1)}
-	if _, err := unix.InotifyAddWatch(fd, filepath.Clean(dir), unix.IN_MOVED_TO|unix.IN_CLOSE_WRITE|unix.IN_ONLYDIR); err != nil {
+	if _, err := unix.InotifyAddWatch(fd, path, events); err != nil {
 		w.f.Close()
 		return nil, fmt.Errorf("watch %s (fs.inotify.max_user_watches may be too low): %w", name, err)
 	}

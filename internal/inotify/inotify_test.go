@@ -45,6 +45,39 @@ func TestFileIsSeenToBeReplacedAndWritten(t *testing.T) {
 	seen("a file that is written")
 }
 
+// TestWrites: a file that is open is watched for writes, whatever becomes of its name.
+func TestWrites(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "out")
+	f, err := os.Create(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	r, err := os.Open(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, err := WatchWrites(r)
+	r.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	if err := os.Rename(name, name+"2"); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if _, err := f.WriteString("x"); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-w.Changed():
+		case <-time.After(10 * time.Second):
+			t.Fatal("a write was not told")
+		}
+	}
+}
+
 func TestWatchNeedsTheFolder(t *testing.T) {
 	if w, err := Watch(filepath.Join(t.TempDir(), "none", "endpoint")); err == nil {
 		w.Close()

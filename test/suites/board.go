@@ -120,7 +120,7 @@ func Board(results []Result) string {
 		"Made from `test/suites/results` by `go test ./test/suites -update`; do not edit. `make suites` runs all of them anew and needs\n" +
 		"the package registries; the Go suite is part of `make test`. Nothing of the suites is changed, and nothing of them is kept in\n" +
 		"this repository. *On* says what ran the nodes: `fake` acts machines out, `local` boots them. The samples of Python\n" +
-		"boot Ubuntu 18.04 and 20.04, installed from Ubuntu's archive, which `MILLPOND_UBUNTU` names.\n" +
+		"ask for Ubuntu 18.04 and 20.04, which are installed from the archive that `MILLPOND_UBUNTU` names; without one a Debian 12 boots in their place, as *On* says.\n" +
 		"Azure-Samples, az's tests and those of JavaScript are in no package index: `MILLPOND_SUITES` names a folder with clones (`batch-python-quickstart`,\n" +
 		"`azure-batch-samples`, `azure-cli`, `azure-sdk-for-js`); a version's second part is the clone's commit. Of az's compute module those tests are run that\n" +
 		"are about galleries, images, disks and snapshots. Java's `azure-compute-batch` (Maven) brings no tests; those of its forerunner `azure-batch` 5.0.1 were\n" +

@@ -18,8 +18,8 @@ import (
 
 // TestPythonSamples runs the programs of Azure-Samples, unmodified but for the
 // names and keys in their configuration, on real machines with the Ubuntu that
-// they ask for; MILLPOND_SUITES_LAUNCHER=fake acts the machines out. No package
-// index has the programs: MILLPOND_SUITES names a folder with clones of
+// they ask for, or Debian in its place; MILLPOND_SUITES_LAUNCHER=fake acts the machines
+// out. No package index has the programs: MILLPOND_SUITES names a folder with clones of
 // batch-python-quickstart and azure-batch-samples, MILLPOND_UBUNTU the archive that Ubuntu
 // is installed from.
 func TestPythonSamples(t *testing.T) {
@@ -31,6 +31,10 @@ func TestPythonSamples(t *testing.T) {
 	if v := os.Getenv("MILLPOND_SUITES_LAUNCHER"); v != "" {
 		launcher = v
 	}
+	on := launcher
+	if launcher == "local" && archive() == "" {
+		on = "local, Debian"
+	}
 	a := serve(t, "--launcher", launcher, "--blob-service", lab.Azurite(t))
 	if launcher == "local" {
 		ubuntu{"18.04", "bionic", []string{"python-minimal"}}.install(t, a)
@@ -41,14 +45,14 @@ func TestPythonSamples(t *testing.T) {
 	settings := a.settings(t)
 
 	quickstart := filepath.Join(root, "batch-python-quickstart")
-	programs(t, a, Result{Suite: "python-quickstart", Title: "batch-python-quickstart", Version: revision(quickstart), On: launcher},
+	programs(t, a, Result{Suite: "python-quickstart", Title: "batch-python-quickstart", Version: revision(quickstart), On: on},
 		venv(t, "python-quickstart", "azure-batch==11.0.0", "azure-storage-blob==12.8.1"), configured(t, filepath.Join(quickstart, "src"), settings), nil, []sample{
 			{"python_quickstart_client.py", "Success!", 10 * time.Minute},
 		})
 	samples := filepath.Join(root, "azure-batch-samples")
 	// blobxfer needs a library of an earlier generation than the samples do.
 	tools := []string{filepath.Dir(venv(t, "blobxfer", "blobxfer==1.11.0"))}
-	programs(t, a, Result{Suite: "python-samples", Title: "azure-batch-samples, Python", Version: revision(samples), On: launcher},
+	programs(t, a, Result{Suite: "python-samples", Title: "azure-batch-samples, Python", Version: revision(samples), On: on},
 		venv(t, "python-samples", "azure-batch==12.0.0", "azure-storage-blob==12.8.1", "cryptography<41"), configured(t, filepath.Join(samples, "Python", "Batch"), settings), tools, []sample{
 			{"sample1_helloworld.py", "Hello world from the Batch Hello world sample!", 10 * time.Minute},
 			{"sample1_jobprep_and_release.py", "Hello world from the Batch Job prep and release sample!", 10 * time.Minute},
