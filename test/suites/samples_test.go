@@ -54,10 +54,10 @@ func TestPythonSamples(t *testing.T) {
 	tools := []string{filepath.Dir(venv(t, "blobxfer", "blobxfer==1.11.0"))}
 	programs(t, a, Result{Suite: "python-samples", Title: "azure-batch-samples, Python", Version: revision(samples), On: on},
 		venv(t, "python-samples", "azure-batch==12.0.0", "azure-storage-blob==12.8.1", "cryptography<41"), configured(t, filepath.Join(samples, "Python", "Batch"), settings), tools, []sample{
+			{"sample3_encrypted_resourcefiles.py", "Attack at dawn!", 60 * time.Minute},
 			{"sample1_helloworld.py", "Hello world from the Batch Hello world sample!", 10 * time.Minute},
 			{"sample1_jobprep_and_release.py", "Hello world from the Batch Job prep and release sample!", 10 * time.Minute},
 			{"sample2_pools_and_resourcefiles.py", "simpletask.py listing files:", 10 * time.Minute},
-			{"sample3_encrypted_resourcefiles.py", "Attack at dawn!", 110 * time.Minute},
 			{"sample4_job_scheduler.py", "simpletask.py listing files:", 10 * time.Minute},
 			{"article_samples/mpi/linux_mpi_task_demo.py", "Success!", 10 * time.Minute},
 		})
