@@ -17,8 +17,9 @@ const (
 	// networkLimit is how long after the first Hello mounts and attempts may have to
 	// wait for the network. A machine whose network does not come up runs tasks all
 	// the same. Debian on a busy host that emulates its processor was seen to need
-	// 50 s from the agent's Hello to its address.
-	networkLimit = 3 * time.Minute
+	// more than 3 minutes from the agent's Hello to its address; tasks that did not
+	// wait for it failed for their resource files.
+	networkLimit = 10 * time.Minute
 	networkTick  = 20 * time.Millisecond
 )
 
