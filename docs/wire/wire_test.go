@@ -58,7 +58,7 @@ func TestFilesSayWhatTheRoutesSay(t *testing.T) {
 			"Every blob operation of the service behind is passed on, but for these, which are refused with 400: batches (`comp=batch`), the properties, statistics and logs of the whole service, " +
 			"finding blobs by tags over the whole service, containers whose names begin with `$`, names of containers that are longer than 62 characters with the account's name, user delegation keys and links signed with them, " +
 			"parts of a blob's name that are `.` or `..`, and a token (`x-ms-copy-source-authorization`) for a source that is no storage account of this server. " +
-			"Where a request takes its content from another blob or disk of this server (Put Blob, Put Block, Put Page and Append Block From URL), and where a blob is copied from a disk's signed URL (Copy Blob), this server reads it and sends it on.\n",
+			"Where a request takes its content from another blob or disk of this server (Put Blob, Put Block, Put Page and Append Block From URL), and where a blob is copied from a disk's signed URL (Copy Blob), this server reads it and sends it on. Names of metadata are kept in small letters, where Azure keeps capitals.\n",
 	}
 	for name, want := range files {
 		if *update {

@@ -59,9 +59,34 @@ func (e *Edge) pass(w http.ResponseWriter, ar *azwire.Request) error {
 	for _, h := range []string{"x-ms-request-id", "x-ms-version", "x-ms-client-request-id", "X-Content-Type-Options"} {
 		w.Header().Del(h)
 	}
-	e.proxy.ServeHTTP(w, hr.WithContext(context.WithValue(r.Context(), passKey{}, b)))
+	e.proxy.ServeHTTP(plainWriter{w}, hr.WithContext(context.WithValue(r.Context(), passKey{}, b)))
 	return nil
 }
+
+const metaPrefix = "X-Ms-Meta-"
+
+// plainNames writes the names of metadata in small letters. Go has made capitals of
+// their first ones, and programs look for the names that they gave: which were small
+// ones more often than not.
+func plainNames(h http.Header) {
+	for name, v := range h {
+		if strings.HasPrefix(name, metaPrefix) {
+			delete(h, name)
+			h[strings.ToLower(name)] = v
+		}
+	}
+}
+
+// plainWriter is a client's answer with plain names of metadata.
+type plainWriter struct{ http.ResponseWriter }
+
+func (w plainWriter) WriteHeader(status int) {
+	plainNames(w.Header())
+	w.ResponseWriter.WriteHeader(status)
+}
+
+// Unwrap is for http.ResponseController.
+func (w plainWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // address is the URL behind of a path of an account. A link's signature is made
 // anew for it.
@@ -113,6 +138,7 @@ func (e *Edge) rewrite(p *httputil.ProxyRequest) {
 		h.Set("x-ms-copy-source", b.source)
 		h.Del("x-ms-copy-source-authorization") // it was for this server
 	}
+	plainNames(h)
 	if h.Get("x-ms-version") == "" && b.by != byLink {
 		h.Set("x-ms-version", blobsign.SASVersion)
 	}

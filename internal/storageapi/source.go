@@ -180,14 +180,13 @@ func inherit(h, properties http.Header) {
 			}
 		}
 	}
-	const prefix = "X-Ms-Meta-"
 	for name := range h {
-		if strings.HasPrefix(http.CanonicalHeaderKey(name), prefix) {
+		if strings.HasPrefix(http.CanonicalHeaderKey(name), metaPrefix) {
 			return
 		}
 	}
 	for name, v := range properties {
-		if strings.HasPrefix(http.CanonicalHeaderKey(name), prefix) {
+		if strings.HasPrefix(http.CanonicalHeaderKey(name), metaPrefix) {
 			h[name] = v
 		}
 	}

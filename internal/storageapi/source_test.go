@@ -200,7 +200,7 @@ func TestDiskIsCopiedIntoABlob(t *testing.T) {
 	}
 	list, err := c.NewListBlobsFlatPager(&container.ListBlobsFlatOptions{Include: container.ListBlobsInclude{Metadata: true}}).NextPage(ctx)
 	must(t, err)
-	if m := list.Segment.BlobItems[0].Metadata; len(m) != 1 {
+	if m := list.Segment.BlobItems[0].Metadata; len(m) != 1 || m["mine"] == nil {
 		t.Errorf("the list shows %v", m)
 	}
 	// A bad signature, a condition that fails, and a copy that must be there at once.
