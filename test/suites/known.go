@@ -92,7 +92,6 @@ func known() map[string]map[string]string {
 			"TestBatch.test_batch_jobs":                            cloudService,
 		},
 		"python-samples": {
-			"sample3_encrypted_resourcefiles.py":         "Not run on machines yet: it upgrades pip and installs blobxfer on its node, twenty minutes of an emulated processor at most.",
 			"sample4_job_scheduler.py":                   "Its pool is of Windows, which the Marketplace here has no image of.",
 			"article_samples/mpi/linux_mpi_task_demo.py": "Cannot run anywhere: it is for azure-storage-blob 1, and the helpers that it shares with the other samples are for 12.",
 		},
