@@ -267,7 +267,8 @@ type Node struct {
 	LaunchTries  int
 	NextLaunch   time.Time
 	LaunchFailed bool
-	// Relaunches counts how often the node got a new VM after its own died.
+	// Relaunches counts how often in a row the node got a new VM after its own died
+	// young.
 	Relaunches int
 	// History is the last changes of state with their reasons, newest last.
 	History []NodeChange

@@ -290,8 +290,13 @@ func (s *Service) bootTimeout(ctx context.Context, a Action) error {
 	return err
 }
 
+// provenLife is how long a machine has to have been up for its death to be a new
+// story: hosts are switched off from time to time, and a node that has worked for
+// months must not be given up for the fourth of these.
+const provenLife = 10 * time.Minute
+
 // relaunch gives a node a new machine after its own died, a bounded number of
-// times. Its tasks go back to the queue at once: the machine is dead.
+// times in a row. Its tasks go back to the queue at once: the machine is dead.
 func (s *Service) relaunch(ctx context.Context, a Action) error {
 	console := s.evidence(ctx, a.Node)
 	var failure *launch.Failure
@@ -303,6 +308,9 @@ func (s *Service) relaunch(ctx context.Context, a Action) error {
 			return nil
 		}
 		e := failureFault(failure, stage(a.Status), console, tx.Now)
+		if n.BootID != "" && tx.Now.Sub(n.AgentUpdated) >= provenLife {
+			n.Relaunches = 0
+		}
 		if n.Relaunches >= s.Config.Relaunches {
 			return s.fail(tx, book, n, e)
 		}

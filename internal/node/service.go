@@ -55,7 +55,7 @@ type Config struct {
 	BootsPerReplica int
 	// Spares is how many machines a pool that does not say has kept ready; 0.
 	Spares int
-	// Relaunches is how often a node gets a new machine after its own died; 3.
+	// Relaunches is how often in a row a node gets a new machine after its own died; 3.
 	Relaunches int
 	// Every is the loop's timer, a safety net behind the wakes; 15 s.
 	Every time.Duration

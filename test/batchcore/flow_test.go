@@ -173,6 +173,35 @@ func TestKilledMachine(t *testing.T) {
 	}
 }
 
+// TestMachinesThatDie: a node is given up when machine after machine dies young, and
+// not for deaths with long lives between them.
+func TestMachinesThatDie(t *testing.T) {
+	for name, live := range map[string]time.Duration{"young": 0, "old": 11 * time.Minute} {
+		t.Run(name, func(t *testing.T) {
+			c, h, _ := setup(t, node.Config{Relaunches: 2})
+			c.addPool("p", 1, nil)
+			for death := 1; death <= 5; death++ {
+				c.idle("p", 1)
+				c.clock.manual.Advance(live)
+				h.crash(c.list("p")[0].ID)
+				c.wait("the death is noted", func() bool {
+					n := c.list("p")[0]
+					return n.Generation == death+1 || n.State == millpond.NodeUnusable
+				})
+				if n := c.list("p")[0]; n.State == millpond.NodeUnusable {
+					if live > 0 || death != 3 {
+						t.Errorf("given up after death %d: %+v", death, n.Errors)
+					}
+					return
+				}
+			}
+			if live == 0 {
+				t.Error("it is never given up")
+			}
+		})
+	}
+}
+
 func TestJobStates(t *testing.T) {
 	c, _, _ := setup(t, node.Config{})
 	c.addPool("p", 1, nil)

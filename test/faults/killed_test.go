@@ -228,6 +228,10 @@ func (k *killer) settle() {
 	lab.Wait(t, time.Minute, "all nodes are ready", func() (bool, string) {
 		nodes, ready := l.Nodes("p"), 0
 		for _, n := range nodes {
+			if n.State == "unusable" {
+				// The fake's machines die with the server, more often than a node is given.
+				k.ask(lab.Batch, http.MethodPost, "/pools/p/nodes/"+n.ID+"/reimage", map[string]any{})
+			}
 			if n.State == "idle" || n.State == "running" {
 				ready++
 			}
