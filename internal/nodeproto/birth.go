@@ -81,7 +81,7 @@ func (h *Host) answered(f frame) {
 		b.done(err)
 		return
 	}
-	b.answered = true
+	b.answered, h.port.synced = true, true
 	select {
 	case b.answer <- slices.Clone(f.payload):
 	default: // asked twice, answered twice

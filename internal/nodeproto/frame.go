@@ -58,9 +58,11 @@ var magic = [4]byte{0xA7, 'M', 'P', 0x1E}
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// padding follows every RESET and RESET-ACK. A peer that still waits for the
-// rest of a truncated frame gets it from here, sees a wrong sum, and finds the
-// RESET in what it had swallowed. Zeros never contain a header.
+// padding follows a RESET and RESET-ACK by an end that does not know yet whether its
+// peer is in step, as the first of each host and each agent, and every repeated one. A
+// peer that still waits for the rest of a truncated frame gets it from here, sees a
+// wrong sum, and finds the RESET in what it had swallowed. Zeros never contain a header.
+// Under emulation the guest takes some 20 ms for it when it does so for the first time.
 var padding = make([]byte, headerSize+maxPayload)
 
 type frame struct {

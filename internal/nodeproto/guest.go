@@ -68,7 +68,7 @@ func (g *Guest) reset(id uint64) {
 		again := !old.started
 		old.mu.Unlock()
 		if again { // the host asked twice, or did not get the answer
-			p.ack = old
+			p.ack, p.synced = old, false
 			p.wake()
 		}
 		p.mu.Unlock()

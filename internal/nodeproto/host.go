@@ -87,7 +87,7 @@ func (h *Host) ask(s *session) bool {
 	select {
 	case <-h.acked:
 	default:
-		p.reset = s
+		p.reset, p.synced = s, false
 		p.wake()
 	}
 	return true
@@ -113,7 +113,7 @@ func (h *Host) ack(id uint64) {
 	if p.current == nil || p.current.id != id {
 		return
 	}
-	p.reset = nil
+	p.reset, p.synced = nil, true
 	select {
 	case <-h.acked:
 	default:
@@ -130,6 +130,8 @@ func (h *Host) restarted() {
 	if b := h.born; b != nil && b.answered {
 		b.done(ErrRestarted)
 	}
+	// The last agent may have read a part of a frame, or written one.
+	p.synced = false
 	s := p.current
 	if s == nil {
 		p.mu.Unlock()

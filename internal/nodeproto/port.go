@@ -26,7 +26,9 @@ type port struct {
 	announced chan struct{}
 	gone      uint64  // CLOSE of this session is to be sent, 0 for none
 	birth     []frame // what is to be sent of a birth: at most one of a kind
-	err       error
+	// synced says that the peer is known to find the next frame: it needs no padding.
+	synced bool
+	err    error
 
 	wakeup chan struct{}
 	done   chan struct{}
@@ -97,12 +99,12 @@ func (p *port) nextControl() (f frame, pad bool, after func(), ok bool) {
 	case p.reset != nil:
 		s := p.reset
 		p.reset = nil
-		return frame{kind: frameReset, session: s.id}, true, nil, true
+		return frame{kind: frameReset, session: s.id}, !p.synced, nil, true
 	case p.ack != nil:
-		s := p.ack
-		p.ack = nil
+		s, pad := p.ack, !p.synced
+		p.ack, p.synced = nil, true
 		// The session may send only now, so that nothing overtakes the answer.
-		return frame{kind: frameAck, session: s.id}, true, func() { s.allow() }, true
+		return frame{kind: frameAck, session: s.id}, pad, func() { s.allow() }, true
 	case p.current != nil:
 		if n := p.current.takeGrant(); n > 0 {
 			return frame{kind: frameWindow, session: p.current.id, arg: uint32(n)}, false, nil, true
@@ -157,9 +159,13 @@ func (p *port) closed(s *session) {
 	p.wake()
 }
 
-// drop ends the current session if it is s.
+// drop ends the current session if it is s. tell is for what the peer does not know:
+// something was lost on the port.
 func (p *port) drop(s *session, err error, tell bool) {
 	p.mu.Lock()
+	if tell {
+		p.synced = false
+	}
 	if p.current == s {
 		p.current = nil
 		if tell {

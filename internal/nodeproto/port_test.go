@@ -352,3 +352,92 @@ func BenchmarkSession(b *testing.B) {
 	}()
 	io.Copy(io.Discard, c)
 }
+
+// counted counts what a host writes.
+type counted struct {
+	*end
+	mu sync.Mutex
+	n  int
+}
+
+func (c *counted) Write(b []byte) (int, error) {
+	c.mu.Lock()
+	c.n += len(b)
+	c.mu.Unlock()
+	return c.end.Write(b)
+}
+
+func (c *counted) taken() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n := c.n
+	c.n = 0
+	return n
+}
+
+func TestOnlyWhoMayBeOutOfStepIsPadded(t *testing.T) {
+	d := newDevice()
+	g := NewGuest(d.guest(), nil)
+	go echo(g)
+	e := &counted{end: d.host()}
+	h := NewHost(e)
+	defer h.Close()
+	open := func(what string, padded bool) {
+		t.Helper()
+		e.taken()
+		c, err := h.Open(within(t))
+		if err != nil {
+			t.Fatalf("%s: %v", what, err)
+		}
+		if n := e.taken(); n >= len(padding) != padded {
+			t.Errorf("%s: %d bytes were written for a session; padded %v is wanted", what, n, padded)
+		}
+		roundTrip(t, c, 1000)
+	}
+	open("the first session of a host", true)
+	open("the next", false)
+	open("and the next", false)
+	g.Close()
+	g.port.loops.Wait()
+	g = NewGuest(d.guest(), nil)
+	defer g.Close()
+	go echo(g)
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		h.port.mu.Lock()
+		told := !h.port.synced
+		h.port.mu.Unlock()
+		if told {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the host is not told that the agent has restarted")
+		}
+	}
+	open("after the agent's restart", true)
+	open("the next one", false)
+}
+
+// A guest that waits for the rest of a frame takes a RESET without padding for that;
+// the repeated one gets through.
+func TestASessionOpensForAGuestOutOfStep(t *testing.T) {
+	d := newDevice()
+	g := NewGuest(d.guest(), nil)
+	defer g.Close()
+	go echo(g)
+	e := d.host()
+	h := NewHost(e)
+	defer h.Close()
+	c, err := h.Open(within(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	roundTrip(t, c, 1000)
+	half := appendFrame(nil, frame{kind: frameData, session: 1, payload: make([]byte, maxPayload)})
+	if _, err := e.Write(half[:100]); err != nil {
+		t.Fatal(err)
+	}
+	if c, err = h.Open(within(t)); err != nil {
+		t.Fatal(err)
+	}
+	roundTrip(t, c, 1000)
+}

@@ -23,10 +23,15 @@ const (
 	taskMark = "\t# millpond task"
 )
 
-// setHostname names the running machine and the next boot of it.
+// setHostname names the running machine and the next boot of it. What has the name
+// already is left alone: the kernel wakes each service that watches the name also when
+// it stays the same, and under emulation that costs more than all else of a Hello.
 func setHostname(name string) error {
-	if err := unix.Sethostname([]byte(name)); err != nil {
-		return err
+	var u unix.Utsname
+	if err := unix.Uname(&u); err != nil || unix.ByteSliceToString(u.Nodename[:]) != name {
+		if err := unix.Sethostname([]byte(name)); err != nil {
+			return err
+		}
 	}
 	// ext4 begins to write a file that was truncated as soon as it is closed, and
 	// whoever truncates it again waits for that: a clone is named twice.

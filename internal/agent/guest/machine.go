@@ -36,10 +36,6 @@ import (
 	"millpond.dev/millpond/internal/nodeproto/nodev1"
 )
 
-// clockTolerance is how far the clock may be off before it is set. Setting it
-// costs nothing, but a step is felt by whoever measures with the wall clock.
-const clockTolerance = 50 * time.Millisecond
-
 // directories are those below the node's root, with their modes. The agent's
 // own is volatile; shared is for all tasks to write.
 var directories = []struct {
@@ -136,16 +132,18 @@ func (m *Machine) Adopt(_ context.Context, q *nodev1.HelloRequest) (agent.Place,
 	if m.cfg.Reach != nil {
 		m.cfg.Reach.Set(q.GetServerAddress(), q.GetServerCa(), q.GetAzureHosts())
 	}
+	first := true
+	select {
+	case <-m.adopted:
+		first = false
+	default:
+	}
 	if m.cfg.Privileged {
-		if len(q.GetEntropy()) > 0 {
+		if first && len(q.GetEntropy()) > 0 {
 			m.attempt("entropy", addEntropy(q.GetEntropy()))
 		}
 		if now := q.GetNow(); now.IsValid() && now != nil {
-			if off := time.Until(now.AsTime()); off > clockTolerance || off < -clockTolerance {
-				tv := unix.NsecToTimeval(now.AsTime().UnixNano())
-				m.attempt("clock", unix.Settimeofday(&tv))
-				m.cfg.Log.Info("clock set", "by", off)
-			}
+			m.correctClock(now.AsTime(), first)
 		}
 		m.own = ownHosts{q.GetHostname(), q.GetHostAddress(), q.GetNetworkAddress(), q.GetNetworkDomain()}
 		if q.GetHostname() != "" && m.complete() {
@@ -159,9 +157,7 @@ func (m *Machine) Adopt(_ context.Context, q *nodev1.HelloRequest) (agent.Place,
 	if q.GetIdentities() {
 		m.attempt("metadata service", m.serveMetadata())
 	}
-	select {
-	case <-m.adopted:
-	default:
+	if first {
 		begin := time.Now()
 		if err := m.makeRoot(); err != nil {
 			return agent.Place{}, nil, err
