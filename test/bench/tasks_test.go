@@ -143,7 +143,7 @@ func (c *client) untilCompleted(job string, n int, bound time.Duration) {
 		if time.Now().After(deadline) {
 			c.b.Fatalf("after %s: %+v", bound, k)
 		}
-		time.Sleep(5 * time.Millisecond)
+		time.Sleep(20 * time.Millisecond) // asking costs, too
 	}
 }
 

@@ -30,7 +30,11 @@ func FuzzManifest(f *testing.F) {
 }
 
 func FuzzChunk(f *testing.F) {
-	c, err := newCodec()
+	c, err := newCodec(false)
+	if err != nil {
+		f.Fatal(err)
+	}
+	near, err := newCodec(true)
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -50,17 +54,19 @@ func FuzzChunk(f *testing.F) {
 		if len(plain) > image.ChunkSize {
 			t.Fatalf("%d bytes became %d", len(b), len(plain))
 		}
-		object := c.encode(nil, plain)
-		if len(plain) > 0 {
-			if got, err := c.check(nil, object, sha256.Sum256(plain), len(plain)); err != nil || !bytes.Equal(got, plain) {
-				t.Errorf("a chunk of %d bytes does not come back: %v", len(plain), err)
+		for _, e := range []codec{c, near} {
+			object := e.encode(nil, plain)
+			if len(plain) > 0 {
+				if got, err := c.check(nil, object, sha256.Sum256(plain), len(plain)); err != nil || !bytes.Equal(got, plain) {
+					t.Errorf("a chunk of %d bytes does not come back: %v", len(plain), err)
+				}
 			}
 		}
 	})
 }
 
 func TestABombIsRefused(t *testing.T) {
-	c, err := newCodec()
+	c, err := newCodec(true)
 	if err != nil {
 		t.Fatal(err)
 	}

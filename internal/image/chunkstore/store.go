@@ -50,6 +50,9 @@ type Options struct {
 	Timing Timing
 	// Workers is how many chunks are on their way at a time.
 	Workers int
+	// Near says that the store's bytes are written at a disk's speed, which a processor
+	// has to keep up with.
+	Near bool
 }
 
 // Open opens the store at a place that bucket.ParsePlace understands: a folder or
@@ -64,7 +67,7 @@ func Open(ctx context.Context, name, at string) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open store %s (%s): %w", name, place, err)
 	}
-	o := Options{}
+	o := Options{Near: place.Dir != ""}
 	if place.Dir == "" {
 		o.Workers = remoteWorkers
 	}
@@ -102,7 +105,7 @@ const remoteWorkers = 16
 
 // New makes a store over a bucket that at names.
 func New(name, at string, b bucket.Bucket, o Options) (*Store, error) {
-	c, err := newCodec()
+	c, err := newCodec(o.Near)
 	if err != nil {
 		return nil, err
 	}
