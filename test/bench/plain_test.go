@@ -167,9 +167,9 @@ func (a *agents) run(spec launch.Spec) {
 	defer a.wg.Done()
 	root := filepath.Join(a.dir, string(spec.Node))
 	clk := clock.System{}
-	m := guest.New(guest.Config{Root: root, Clock: clk, Log: a.log, Runner: func(root string) agent.Runner {
-		return proc.New(proc.Config{Root: root, SameUser: true, Clock: clk, Log: a.log})
-	}})
+	runner := proc.New(proc.Config{Root: root, SameUser: true, Clock: clk, Log: a.log})
+	defer runner.Close()
+	m := guest.New(guest.Config{Root: root, Clock: clk, Log: a.log, Runner: func(string) agent.Runner { return runner }})
 	one := agent.New(agent.Config{Version: "bench", Machine: m, Clock: clk, Log: a.log, Heartbeat: 5 * time.Second})
 	defer one.Close()
 	handler := nodeproto.NewHandler(one)

@@ -108,7 +108,7 @@ func (x *execution) open() (err error) {
 	if x.stderr, err = x.task.output("stderr.txt"); err != nil {
 		return &failure{server: true, code: "ResourceFileCreateFailed", message: "stderr.txt could not be made.", err: err}
 	}
-	x.group, err = x.task.runner.group.child(x.mark)
+	x.group, err = x.task.runner.groups.take(x.mark)
 	if err != nil {
 		x.task.runner.cfg.Log.Warn("no cgroup for this task", "error", err)
 	}
@@ -127,7 +127,7 @@ func (x *execution) close() {
 		x.stderr.Close()
 	}
 	if x.group != nil {
-		x.group.remove()
+		x.task.runner.groups.give(x.group)
 	}
 	if x.timer != nil {
 		x.timer.Stop()

@@ -68,11 +68,11 @@ func TestInstances(t *testing.T) {
 	for _, grouped := range []bool{true, false} {
 		t.Run("cgroup="+strconv.FormatBool(grouped), func(t *testing.T) {
 			r, root := newRunner(t)
-			if grouped && r.group == nil {
+			if grouped && r.groups == nil {
 				t.Skip("no cgroup for us here")
 			}
 			if !grouped {
-				r.group = nil
+				r.groups = nil
 			}
 			dir := filepath.Join(root, "workitems/j/job-1/t")
 			alive := func() bool {

@@ -1,14 +1,10 @@
 package proc
 
 import (
-	"bufio"
 	"bytes"
 	"errors"
-	"fmt"
 	"os"
-	"path/filepath"
 	"strconv"
-	"strings"
 	"syscall"
 	"time"
 )
@@ -55,7 +51,9 @@ func (k killer) sweep() {
 	}
 	_ = syscall.Kill(-k.pid, syscall.SIGKILL)
 	if k.group != nil {
-		k.group.kill()
+		if !k.group.empty() {
+			k.group.kill()
+		}
 		return
 	}
 	mine := func(mark []byte) bool { return string(mark) == k.mark }
@@ -88,108 +86,4 @@ func killMarked(meant func(mark []byte) bool) (found bool) {
 		}
 	}
 	return found
-}
-
-// cgroup is a directory of the unified hierarchy. A nil one does nothing.
-type cgroup struct {
-	dir    string
-	handle *os.File
-}
-
-// findCgroup finds the cgroup v2 in which the agent may make others: its own,
-// which systemd delegates to it (Delegate=yes or pids), or the root's.
-func findCgroup() (*cgroup, error) {
-	mount, err := cgroupMount()
-	if err != nil {
-		return nil, err
-	}
-	own := "/"
-	data, err := os.ReadFile("/proc/self/cgroup")
-	if err != nil {
-		return nil, err
-	}
-	for line := range strings.Lines(string(data)) {
-		if p, ok := strings.CutPrefix(strings.TrimSpace(line), "0::"); ok {
-			own = p
-		}
-	}
-	dir := filepath.Join(mount, own)
-	probe := filepath.Join(dir, "millpond-probe-"+strconv.Itoa(os.Getpid()))
-	if err := os.Mkdir(probe, 0o755); err != nil {
-		return nil, err
-	}
-	defer os.Remove(probe)
-	if _, err := os.Stat(filepath.Join(probe, "cgroup.kill")); err != nil {
-		return nil, fmt.Errorf("the kernel has no cgroup.kill (needs 5.14): %w", err)
-	}
-	return &cgroup{dir: dir}, nil
-}
-
-func cgroupMount() (string, error) {
-	f, err := os.Open("/proc/self/mountinfo")
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	lines := bufio.NewScanner(f)
-	for lines.Scan() {
-		before, after, ok := strings.Cut(lines.Text(), " - ")
-		fields := strings.Fields(before)
-		if ok && len(fields) > 4 && strings.HasPrefix(after, "cgroup2 ") {
-			return fields[4], nil
-		}
-	}
-	return "", errors.New("no cgroup2 file system is mounted")
-}
-
-func (c *cgroup) child(name string) (*cgroup, error) {
-	if c == nil {
-		return nil, nil
-	}
-	dir := filepath.Join(c.dir, "millpond-"+name)
-	if err := os.Mkdir(dir, 0o755); err != nil {
-		return nil, err
-	}
-	h, err := os.Open(dir)
-	if err != nil {
-		os.Remove(dir)
-		return nil, err
-	}
-	return &cgroup{dir: dir, handle: h}, nil
-}
-
-// killChildren ends and removes the groups whose names begin so.
-func (c *cgroup) killChildren(prefix string) {
-	if c == nil {
-		return
-	}
-	dirs, _ := filepath.Glob(filepath.Join(c.dir, "millpond-"+prefix+"*"))
-	for _, d := range dirs {
-		old := &cgroup{dir: d}
-		old.kill()
-		old.remove()
-	}
-}
-
-func (c *cgroup) fd() int { return int(c.handle.Fd()) }
-
-func (c *cgroup) kill() {
-	if c == nil {
-		return
-	}
-	_ = os.WriteFile(filepath.Join(c.dir, "cgroup.kill"), []byte("1"), 0)
-}
-
-// remove deletes the group. Killed processes leave it a moment later, so it is
-// tried for up to a second; a group that stays is empty soon and does no harm.
-func (c *cgroup) remove() {
-	if c.handle != nil {
-		c.handle.Close()
-	}
-	for range 100 {
-		if err := syscall.Rmdir(c.dir); !errors.Is(err, syscall.EBUSY) {
-			return
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
 }

@@ -63,9 +63,9 @@ type Config struct {
 
 // Runner runs attempts. It is safe for concurrent use.
 type Runner struct {
-	cfg   Config
-	users *accounts
-	group *cgroup // nil when this machine gives us none
+	cfg    Config
+	users  *accounts
+	groups *cgroups // nil when this machine gives us none
 	// rootless is set when accounts cannot be made or taken.
 	rootless bool
 
@@ -104,11 +104,11 @@ func New(cfg Config) *Runner {
 		public = filepath.Join(cfg.Root, Volatile)
 	}
 	r.proxy = transfer.NewProxy(cfg.Reach, public)
-	group, err := findCgroup()
+	groups, err := findCgroup()
 	if err != nil {
 		cfg.Log.Info("no cgroup for tasks; their leftovers are found by environment", "reason", err)
 	}
-	r.group = group
+	r.groups = groups
 	h := fnv.New64a()
 	h.Write([]byte(cfg.Root))
 	r.prefix = fmt.Sprintf("%016x-", h.Sum64())
@@ -117,10 +117,16 @@ func New(cfg Config) *Runner {
 	return r
 }
 
+// Close gives back what the Runner keeps for attempts to come. Nothing runs any more.
+func (r *Runner) Close() error {
+	r.groups.trim(0)
+	return nil
+}
+
 // sweepFormer ends what an earlier agent with the same root directory has left
 // running: its attempts are reported as interrupted and may run again.
 func (r *Runner) sweepFormer() {
-	r.group.killChildren(r.prefix)
+	r.groups.killChildren(r.prefix)
 	for range 5 {
 		if !killMarked(func(mark []byte) bool { return bytes.HasPrefix(mark, []byte(r.prefix)) }) {
 			return

@@ -31,6 +31,7 @@ func newRunner(t *testing.T) (*Runner, string) {
 	}
 	r := New(Config{Root: root, SameUser: true, Clock: clock.System{}, Grace: 200 * time.Millisecond,
 		Download: Download{Pause: time.Millisecond, Tries: 3, Stall: 2 * time.Second}})
+	t.Cleanup(func() { r.Close() })
 	return r, root
 }
 
@@ -194,11 +195,11 @@ func TestLeftoversAreKilled(t *testing.T) {
 	for _, grouped := range []bool{true, false} {
 		t.Run(fmt.Sprintf("cgroup=%v", grouped), func(t *testing.T) {
 			r, root := newRunner(t)
-			if grouped && r.group == nil {
+			if grouped && r.groups == nil {
 				t.Skip("no cgroup for us here")
 			}
 			if !grouped {
-				r.group = nil
+				r.groups = nil
 			}
 			got, _ := run(t, r, request(`/bin/sh -c 'setsid sh -c "echo \$\$ > pid; exec sleep 600" & while [ ! -s pid ]; do sleep 0.01; done; sleep 600 & exit 0'`))
 			if got.GetFailure() != nil {
@@ -225,11 +226,11 @@ func TestFormerAgentsProcessesAreKilled(t *testing.T) {
 	for _, grouped := range []bool{true, false} {
 		t.Run(fmt.Sprintf("cgroup=%v", grouped), func(t *testing.T) {
 			r, root := newRunner(t)
-			if grouped && r.group == nil {
+			if grouped && r.groups == nil {
 				t.Skip("no cgroup for us here")
 			}
 			if !grouped {
-				r.group = nil
+				r.groups = nil
 			}
 			done := make(chan *nodev1.TaskCompleted, 1)
 			begun := make(chan struct{})

@@ -2,7 +2,6 @@ package proc
 
 import (
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -64,19 +63,6 @@ func usageOf(s *os.ProcessState, io ioCounts, group *cgroup) *nodev1.Usage {
 		user, kernel = max(user, u), max(kernel, k)
 	}
 	return &nodev1.Usage{UserCpu: durationpb.New(user), KernelCpu: durationpb.New(kernel), Reads: io.reads, Writes: io.writes, BytesRead: io.bytesRead, BytesWritten: io.bytesWritten}
-}
-
-// cpu is the processor time of all that was ever in the group.
-func (c *cgroup) cpu() (user, kernel time.Duration, ok bool) {
-	if c == nil {
-		return 0, 0, false
-	}
-	text, err := os.ReadFile(filepath.Join(c.dir, "cpu.stat"))
-	if err != nil {
-		return 0, 0, false
-	}
-	user, kernel = parseCPU(string(text))
-	return user, kernel, true
 }
 
 func parseCPU(text string) (user, kernel time.Duration) {
