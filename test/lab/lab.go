@@ -234,10 +234,21 @@ func (s *Server) Run(command ...string) Result {
 	return s.RunBin(append([]string{"exec", "--data", s.Data, "--"}, command...)...)
 }
 
-// RunBin runs millpond itself.
+// RunBin runs millpond itself, for 10 minutes at most.
 func (s *Server) RunBin(args ...string) Result {
 	s.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
+	return s.runBin(10*time.Minute, args)
+}
+
+// RunLong is Run with a limit of its own, for whole suites.
+func (s *Server) RunLong(limit time.Duration, command ...string) Result {
+	s.t.Helper()
+	return s.runBin(limit, append([]string{"exec", "--data", s.Data, "--"}, command...))
+}
+
+func (s *Server) runBin(limit time.Duration, args []string) Result {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, s.Bin, args...)
 	cmd.Dir = s.Data

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // vitest is the configuration of the runner; the repository's own one comes with
@@ -66,7 +67,7 @@ func TestJavaScriptBatch(t *testing.T) {
 		t.Fatal(err)
 	}
 	log := filepath.Join(t.TempDir(), "junit.xml")
-	got := a.Run("env", "-C", suite, "TEST_MODE=live", "JUNIT="+log, "AZURE_BATCH_ACCOUNT="+a.Name, "AZURE_BATCH_ACCESS_KEY="+keys.Primary, "AZURE_BATCH_ENDPOINT=https://"+a.host(),
+	got := a.RunLong(30*time.Minute, "env", "-C", suite, "TEST_MODE=live", "JUNIT="+log, "AZURE_BATCH_ACCOUNT="+a.Name, "AZURE_BATCH_ACCESS_KEY="+keys.Primary, "AZURE_BATCH_ENDPOINT=https://"+a.host(),
 		filepath.Join(dir, "node_modules", ".bin", "vitest"), "run", "--config", "vitest.millpond.mjs")
 	text, err := os.ReadFile(log)
 	if err != nil {

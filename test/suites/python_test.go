@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"millpond.dev/millpond/test/lab"
 )
@@ -90,7 +91,7 @@ func pytest(t *testing.T, a account, python, tests string, r Result, how pytestR
 	if len(how.files) == 0 {
 		how.files = []string{"."}
 	}
-	got := a.Run(append(args, how.files...)...)
+	got := a.RunLong(45*time.Minute, append(args, how.files...)...)
 	text, err := os.ReadFile(log)
 	if err != nil {
 		t.Fatalf("pytest wrote no report; exit code %d\n%s%s", got.Code, got.Stdout, got.Stderr)

@@ -149,7 +149,7 @@ func program(t *testing.T, a account, python, dir string, p sample, tools []stri
 	t.Helper()
 	path := strings.Join(append(slices.Clone(tools), os.Getenv("PATH")), ":")
 	began := time.Now()
-	got := a.Run("sh", "-c", fmt.Sprintf("cd '%s' && export PYTHONPATH=. PATH='%s' && yes '' | timeout %.0f '%s' %s", dir, path, p.limit.Seconds(), python, p.file))
+	got := a.RunLong(p.limit+time.Minute, "sh", "-c", fmt.Sprintf("cd '%s' && export PYTHONPATH=. PATH='%s' && yes '' | timeout %.0f '%s' %s", dir, path, p.limit.Seconds(), python, p.file))
 	t.Logf("%s: exit code %d after %s\n%s%s", p.file, got.Code, time.Since(began).Round(time.Second), got.Stdout, got.Stderr)
 	c := Case{Name: p.file, Status: Passed}
 	if got.Code != 0 || !strings.Contains(got.Stdout, p.prints) || strings.Contains(got.Stdout, "Exception encountered") {
