@@ -84,7 +84,6 @@ func known() map[string]map[string]string {
 		},
 		"python-azure-batch-14": {
 			"TestBatch.test_batch_applications":                    cloudService,
-			"TestBatch.test_batch_create_pools":                    "Its last pool has an OS disk smaller than the image's 30 GB, which is refused.",
 			"TestBatch.test_batch_create_pool_with_blobfuse_mount": blobfuse,
 			"TestBatch.test_batch_update_pools":                    cloudService,
 			"TestBatch.test_batch_compute_nodes":                   "Wants a node that is not of cloud services to refuse being reimaged, which Azure does no longer.",
