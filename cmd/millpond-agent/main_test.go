@@ -17,7 +17,7 @@ func TestImports(t *testing.T) {
 	const own = "millpond.dev/millpond"
 	allowed := map[string]bool{}
 	for _, p := range []string{"", "/cmd/millpond-agent", "/internal/agent", "/internal/agent/guest", "/internal/agent/proc", "/internal/agent/mount", "/internal/agent/container", "/internal/agent/transfer", "/internal/agent/managed", "/internal/agent/waagent", "/internal/wake",
-		"/internal/atomicfile", "/internal/clock", "/internal/tunnel", "/internal/launch", "/internal/nodeproto", "/internal/nodeproto/nodev1"} {
+		"/internal/atomicfile", "/internal/clock", "/internal/inotify", "/internal/tunnel", "/internal/launch", "/internal/nodeproto", "/internal/nodeproto/nodev1"} {
 		allowed[own+p] = true
 	}
 	for _, p := range strings.Fields(string(out)) {
