@@ -74,7 +74,7 @@ type Options struct {
 type Edge struct {
 	Options
 	router *azwire.Router
-	// served has the routes without those that catch every other type.
+	// served has the routes without those that refuse.
 	served *azwire.Router
 }
 
@@ -89,7 +89,7 @@ func New(o Options) *Edge {
 	}
 	all := e.Routes()
 	e.router = azwire.NewRouter(all)
-	e.served = azwire.NewRouter(slices.DeleteFunc(slices.Clone(all), func(r azwire.Route) bool { return strings.HasSuffix(r.Path, "/{rest...}") }))
+	e.served = azwire.NewRouter(slices.DeleteFunc(slices.Clone(all), func(r azwire.Route) bool { return r.Refused != "" || catchesAll(r) }))
 	return e
 }
 
@@ -148,8 +148,10 @@ func (e *Edge) serve(w http.ResponseWriter, r *azwire.Request) error {
 		return e.elsewhere(w, r)
 	}
 	if r.Route.Refused != "" {
-		if allowed := e.methods(r); len(allowed) > 0 {
-			return notAllowed(w, r, allowed)
+		if catchesAll(*r.Route) {
+			if _, _, allowed := e.served.Match(r.Method, r.URL.EscapedPath()); len(allowed) > 0 {
+				return notAllowed(w, r, allowed)
+			}
 		}
 		return refuse(w, r)
 	}
@@ -222,16 +224,8 @@ func (e *Edge) elsewhere(w http.ResponseWriter, r *azwire.Request) error {
 	return millpond.Errorf(millpond.NotFound, "InvalidResourceType", "There is no operation at %s.", r.URL.Path)
 }
 
-// methods are those of the operations at a request's path that are served, when only
-// a route for every other type has caught it; none when there are none, or the route
-// is the path's own.
-func (e *Edge) methods(r *azwire.Request) []string {
-	route, _, allowed := e.served.Match(r.Method, r.URL.EscapedPath())
-	if route != nil {
-		return nil
-	}
-	return allowed
-}
+// catchesAll says that a route is for every type that has none of its own.
+func catchesAll(r azwire.Route) bool { return strings.HasSuffix(r.Path, "/{rest...}") }
 
 // notAllowed refuses a method that a path does not have.
 func notAllowed(w http.ResponseWriter, r *azwire.Request, allowed []string) error {

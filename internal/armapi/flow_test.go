@@ -459,6 +459,8 @@ func TestProtocol(t *testing.T) {
 		}
 	}
 	w.code("NotImplemented", w.do("POST", mc+"/disks/d/frobnicate", "{}", 400))
+	// A path of which every method is refused is no path that is served.
+	w.code("NotImplemented", w.do("DELETE", mc+"/galleries/g/applications/app", "", 400))
 	tags := func(path, operation, tags string) {
 		w.do("PATCH", path+"/providers/Microsoft.Resources/tags/default", `{"operation":"`+operation+`","properties":{"tags":`+tags+`}}`, 200)
 	}
