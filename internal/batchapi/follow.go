@@ -19,8 +19,9 @@ const (
 	// notYet is the time between two looks for a file that will come, or that an
 	// agent cannot follow by itself.
 	notYet = 100 * time.Millisecond
-	// turn is the longest time without a look at the task.
+	// turn is the longest time without a look at the task, soon the shortest.
 	turn = time.Second
+	soon = 5 * time.Millisecond
 )
 
 // follows says whether a file is to be sent as it grows, which Azure does not
@@ -84,7 +85,9 @@ func (e *Edge) followTaskFile(w http.ResponseWriter, r *request) error {
 
 // awaitTaskFile waits until a task has a file, and returns both.
 func (e *Edge) awaitTaskFile(r *request, name string) (task millpond.Task, t tree, err error) {
-	for after := e.Events.Last(); ; {
+	for {
+		// Before the look: what comes after it wakes, also if it comes before the wait.
+		after := e.Events.Last()
 		if task, err = e.Jobs.GetTask(r.Context(), r.acct.Name, r.job(), r.task()); err != nil {
 			return task, t, err
 		}
@@ -101,9 +104,12 @@ func (e *Edge) awaitTaskFile(r *request, name string) (task millpond.Task, t tre
 			}
 			continue
 		}
-		_, more, err := e.Events.Read(r.Context(), after)
-		after = e.Events.Last()
-		if err == nil {
+		came, more, err := e.Events.Read(r.Context(), after)
+		switch {
+		case err != nil:
+		case len(came) > 0:
+			err = e.rest(r.Context(), nil, soon)
+		default:
 			err = e.rest(r.Context(), more, turn)
 		}
 		if err != nil {
