@@ -48,7 +48,7 @@ func main() {
 }
 
 func run() error {
-	port := flag.String("port", "", "device of the channel; found by its name when empty")
+	port := flag.String("port", "", "device of the channel, or a socket in its place; found by its name when empty")
 	root := flag.String("root", "", "node root directory; /mnt/batch on the temporary disk or /opt/batch/data when empty")
 	trial := flag.Bool("unprivileged", false, "leave clock, name, disks, accounts and power of this machine alone")
 	show := flag.Bool("version", false, "print the version and exit")

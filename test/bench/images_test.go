@@ -168,9 +168,6 @@ func ingest(b *testing.B, s *chunkstore.Store, src string, data *int64) time.Dur
 // ownTime is what this process has used of the processors.
 func ownTime(b *testing.B) time.Duration { return rusage(b, unix.RUSAGE_SELF) }
 
-// childTime is what its children have used that have ended.
-func childTime(b *testing.B) time.Duration { return rusage(b, unix.RUSAGE_CHILDREN) }
-
 func rusage(b *testing.B, who int) time.Duration {
 	b.Helper()
 	var u unix.Rusage

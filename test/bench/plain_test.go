@@ -8,17 +8,14 @@ import (
 	"encoding/hex"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
-	"sync"
 	"testing"
 	"time"
 
 	millpond "millpond.dev/millpond"
-	"millpond.dev/millpond/internal/agent"
-	"millpond.dev/millpond/internal/agent/guest"
-	"millpond.dev/millpond/internal/agent/proc"
 	"millpond.dev/millpond/internal/batchapi"
 	"millpond.dev/millpond/internal/clock"
 	"millpond.dev/millpond/internal/events"
@@ -26,7 +23,6 @@ import (
 	"millpond.dev/millpond/internal/launch"
 	"millpond.dev/millpond/internal/node"
 	"millpond.dev/millpond/internal/nodeapi"
-	"millpond.dev/millpond/internal/nodeproto"
 	"millpond.dev/millpond/internal/pool"
 	"millpond.dev/millpond/internal/reconcile"
 	"millpond.dev/millpond/internal/sched"
@@ -36,10 +32,11 @@ import (
 )
 
 // plain is the Batch service over HTTP whose nodes are the real agent without a
-// machine around it: commands are processes of this one.
+// machine around it: a process each, and each command one of its own.
 type plain struct {
 	db     *sqlite.DB
 	server *httptest.Server
+	agents *agents
 }
 
 var plainAccount = millpond.BatchAccount{Name: "bench", Region: "westus2", PoolQuota: 100, CoreQuota: 100_000}
@@ -80,8 +77,10 @@ func startPlain(b testing.TB) *plain {
 	}
 	allocator, nodes, scheduler, jobs := wake.New(), wake.New(), wake.New(), wake.New()
 	var channel *nodeapi.Handler
-	machines := &agents{ctx: ctx, dir: dir, log: log, all: map[string]launch.Status{}, changed: make(chan struct{}, 1),
-		dial: func(spec launch.Spec) (*nodeapi.Handler, launch.Spec) { return channel, spec }}
+	machines := &agents{ctx: ctx, dir: dir, log: log, all: map[string]*process{}, changed: make(chan struct{}, 1),
+		dial: func(spec launch.Spec) (net.Conn, error) {
+			return channel.Dial(ctx, spec.Node, spec.Generation, spec.Channel.Token)
+		}}
 	n := node.New(node.Deps{DB: db, Clock: clk, Log: log, Launcher: machines, Images: neighbours{}, Accounts: neighbours{}, Random: rand.Read,
 		Wakes: node.Wakes{Allocator: allocator, Nodes: nodes, Scheduler: scheduler, Jobs: jobs}})
 	channel = nodeapi.New(n, n, log)
@@ -108,7 +107,7 @@ func startPlain(b testing.TB) *plain {
 		machines.wg.Wait()
 		_ = db.Close()
 	})
-	return &plain{db: db, server: server}
+	return &plain{db, server, machines}
 }
 
 // client speaks to the service; what a benchmark asks of a lab's client works.
@@ -132,71 +131,3 @@ func (c *client) addPool(id string, nodes, slots int) {
 		time.Sleep(20 * time.Millisecond)
 	}
 }
-
-// agents is a launcher whose machines are agents of this process.
-type agents struct {
-	ctx     context.Context
-	dir     string
-	log     *slog.Logger
-	changed chan struct{}
-	dial    func(launch.Spec) (*nodeapi.Handler, launch.Spec)
-	wg      sync.WaitGroup
-	mu      sync.Mutex
-	all     map[string]launch.Status
-}
-
-func (a *agents) Changed() <-chan struct{} { return a.changed }
-
-func (a *agents) Launch(_ context.Context, spec launch.Spec) error {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if _, have := a.all[spec.Node.Key()]; have {
-		return nil
-	}
-	a.all[spec.Node.Key()] = launch.Status{Node: spec.Node, Generation: spec.Generation, Phase: launch.Running}
-	a.wg.Add(1)
-	go a.run(spec)
-	select {
-	case a.changed <- struct{}{}:
-	default:
-	}
-	return nil
-}
-
-func (a *agents) run(spec launch.Spec) {
-	defer a.wg.Done()
-	root := filepath.Join(a.dir, string(spec.Node))
-	clk := clock.System{}
-	runner := proc.New(proc.Config{Root: root, SameUser: true, Clock: clk, Log: a.log})
-	defer runner.Close()
-	m := guest.New(guest.Config{Root: root, Clock: clk, Log: a.log, Runner: func(string) agent.Runner { return runner }})
-	one := agent.New(agent.Config{Version: "bench", Machine: m, Clock: clk, Log: a.log, Heartbeat: 5 * time.Second})
-	defer one.Close()
-	handler := nodeproto.NewHandler(one)
-	for a.ctx.Err() == nil {
-		channel, spec := a.dial(spec)
-		conn, err := channel.Dial(a.ctx, spec.Node, spec.Generation, spec.Channel.Token)
-		if err == nil {
-			_ = nodeproto.ServeConn(a.ctx, conn, handler)
-			conn.Close()
-		}
-		select {
-		case <-a.ctx.Done():
-		case <-time.After(20 * time.Millisecond):
-		}
-	}
-}
-
-func (a *agents) List(context.Context) (out []launch.Status, _ error) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	for _, s := range a.all {
-		out = append(out, s)
-	}
-	return out, nil
-}
-
-func (a *agents) Reset(context.Context, millpond.NodeID) error               { return nil }
-func (a *agents) Stop(context.Context, millpond.NodeID, time.Duration) error { return nil }
-func (a *agents) Destroy(context.Context, millpond.NodeID) error             { return nil }
-func (a *agents) Capacity(context.Context) (launch.Capacity, error)          { return launch.Capacity{}, nil }

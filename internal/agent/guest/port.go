@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -23,7 +24,7 @@ const noHostPause = 20 * time.Millisecond
 
 // OpenPort finds and opens the channel's virtio-serial port. It waits for the
 // port until ctx ends: the driver may be loading still. path, when not empty,
-// is taken instead of searching.
+// is taken instead of searching; it may be a socket on which the host's end listens.
 func OpenPort(ctx context.Context, path string) (io.ReadWriteCloser, error) {
 	loaded := false
 	tick := time.NewTicker(100 * time.Millisecond)
@@ -34,7 +35,12 @@ func OpenPort(ctx context.Context, path string) (io.ReadWriteCloser, error) {
 			p = findPort("/sys/class/virtio-ports", "/dev")
 		}
 		var err error
-		if p != "" {
+		if info, e := os.Stat(p); e == nil && info.Mode().Type() == os.ModeSocket {
+			var conn net.Conn
+			if conn, err = net.Dial("unix", p); err == nil {
+				return conn, nil
+			}
+		} else if p != "" {
 			var fd int
 			// Blocking on purpose: the runtime's poller would take the hang-up,
 			// which the port reports while no host is there, for readiness.
