@@ -23,6 +23,8 @@ const (
 	CodeSecureBoot  = "SecureBootViolation"
 	CodeKernelPanic = "KernelPanic"
 	CodeEmergency   = "EmergencyMode"
+	// CodeStarved: the host had no time for the machine while its kernel counted ticks.
+	CodeStarved = "HostTooBusy"
 
 	CodeLaunchFailed   = "LaunchFailed"
 	CodeQEMURejected   = "QemuRejected"
@@ -46,6 +48,8 @@ type sign struct {
 	// prompt: the text is not followed by the end of a line. Other signs count
 	// only when their line is complete, because its rest may say more.
 	prompt bool
+	// host: the host is at fault.
+	host bool
 }
 
 const checkImage = " `millpond image check` on the image says what it finds."
@@ -86,6 +90,12 @@ func signs() []sign {
 		with(root, "Gave up waiting for root"),
 		with(root, "Dropping to a shell"),
 		with(root, "Entering emergency mode. Exit the shell to continue"),
+		// Early in its boot a kernel wants five ticks of its timer within some 60 ms, and
+		// gives up for ever if it does not see them. An emulated machine sees one for each
+		// slice of time that it gets.
+		{text: "Kernel panic - not syncing: IO-APIC + timer doesn't work", code: CodeStarved, host: true,
+			message:    "The kernel gave up because it saw no ticks of its timer: this host's processors had no time for the machine.",
+			suggestion: "Start fewer machines at a time on this host, or put no_timer_check on the image's kernel command line."},
 		{text: "Kernel panic - not syncing", code: CodeKernelPanic, message: "The kernel stopped with a panic during boot.",
 			suggestion: "The console's last lines name the cause. A missing init, a damaged file system and too little memory for the initrd are the usual ones." + checkImage},
 		{text: "You are in emergency mode", code: CodeEmergency, message: "The system stopped in emergency mode during boot.",
@@ -126,7 +136,7 @@ func findSign(text string) *launch.Failure {
 	if found.text == "" {
 		return nil
 	}
-	return &launch.Failure{Code: found.code, Message: found.message, Suggestion: found.suggestion}
+	return &launch.Failure{Host: found.host, Code: found.code, Message: found.message, Suggestion: found.suggestion}
 }
 
 // ending is all that is known when QEMU has ended.

@@ -28,7 +28,7 @@ func (s *supervisor) renew() (*supervisor, error) {
 		dir: s.dir, cfg: cfg, clock: s.clock, begin: s.begin, watcher: s.watcher, log: s.log,
 		disks:  &disks{dir: s.dir, cfg: cfg, made: map[string][]string{}},
 		broken: make(chan *launch.Failure, 1), full: make(chan struct{}, 1), migration: make(chan string, 16), adoptions: make(chan chan error),
-		stop: s.stop, ended: s.ended, handle: s.handle,
+		stop: s.stop, ended: s.ended, handle: s.handle, starved: s.starved,
 	}
 	next.status = s.now()
 	return next, next.change(func(st *launch.Status) {

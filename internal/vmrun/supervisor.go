@@ -89,6 +89,8 @@ type supervisor struct {
 	asked, powerOff atomic.Bool
 	// again: the machine was reset, and goes on in a new QEMU.
 	again atomic.Bool
+	// starved is how often the host had no time for it.
+	starved int
 	// broken gets the failure of a disk that could not be read, or of a clone that is
 	// not its own.
 	broken chan *launch.Failure
@@ -295,16 +297,25 @@ func (s *supervisor) watch(ctx context.Context) error {
 	}
 	presses := time.NewTicker(pressEvery)
 	defer presses.Stop()
-	var force, patience, press <-chan time.Time
+	var force, patience, press, anew <-chan time.Time
 	done, spoke, sealed := ctx.Done(), s.console.spoke, false
 	for running := true; running; {
 		select {
 		case <-s.engine.done:
 			running = false
 		case f := <-s.console.found:
+			if pause := s.starve(f); pause > 0 {
+				anew = time.After(pause)
+				continue
+			}
 			s.log.Error("the boot failed", "code", f.Code)
 			if found == nil {
 				found, patience = f, time.After(lastWords)
+			}
+		case <-anew:
+			if err := s.beginAnew(context.Background()); err != nil && s.qmp.Err() == nil {
+				s.log.Error("the machine did not begin anew", "err", err)
+				s.kill()
 			}
 		case f := <-s.broken:
 			s.log.Error("the machine cannot go on", "code", f.Code, "err", f.Message)

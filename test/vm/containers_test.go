@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -162,7 +163,8 @@ func engineVHD(t *testing.T, s *lab.Server, name, registry string) string {
 // TestContainers takes minutes, as a Debian is installed and its machine emulated;
 // it runs only with MILLPOND_TEST_CONTAINERS=podman (or docker). A node pulls an image
 // before anything runs, tasks run in it and beside it, and the shares are mounted
-// by the image's own helpers. A node without an engine says so.
+// by the image's own helpers. A multi-instance task has a container on each of two
+// nodes. A node without an engine says so.
 func TestContainers(t *testing.T) {
 	engine := os.Getenv("MILLPOND_TEST_CONTAINERS")
 	if _, ok := engines[engine]; !ok {
@@ -238,5 +240,26 @@ func TestContainers(t *testing.T) {
 	a := l.Batch(http.MethodGet, "/jobs/j/tasks/inside", nil)
 	if !strings.Contains(string(a.Body), `"containerInfo":{`) {
 		t.Errorf("%s", a.Body)
+	}
+
+	// Over two nodes: each instance's container answers on the host's network what the
+	// coordination command has begun in it, and the task's own command asks all.
+	l.Resize("boxes", 2)
+	l.WaitIdle("boxes", 2, 10*time.Minute)
+	wide := map[string]any{"imageName": image, "containerRunOptions": "--network host"}
+	two := with(shell("two", "for h in $(echo $AZ_BATCH_HOST_LIST | busybox tr , ' '); do until busybox nc -w 5 $h 5555; do busybox sleep 1; done; done; exit 6"), "containerSettings", wide)
+	two["multiInstanceSettings"] = map[string]any{"numberOfInstances": 2,
+		"coordinationCommandLine": "/bin/sh -c '. /etc/os-release; echo $ID $AZ_BATCH_NODE_ID | busybox nc -l -p 5555 & echo coordinated'"}
+	l.AddJob("k", "boxes", two)
+	want := []string{"coordinated"} // the primary's own
+	for _, n := range l.Nodes("boxes") {
+		want = append(want, "box "+n.ID)
+	}
+	done = l.WaitTasks("k", 5*time.Minute)
+	answers := strings.Split(strings.TrimSpace(l.Stdout("k", "two")), "\n")
+	slices.Sort(answers)
+	slices.Sort(want)
+	if v := done["two"]; v.Info.ExitCode == nil || *v.Info.ExitCode != 6 || !slices.Equal(answers, want) {
+		t.Errorf("two: %q, not %q: %+v", answers, want, v)
 	}
 }

@@ -53,6 +53,8 @@ const (
 	Fills Script = "stub: fills"
 	// HalfClones: as Clones, but a copy cannot do what it had put off.
 	HalfClones Script = "stub: half-clones"
+	// Starves: its kernel sees no ticks of the timer in the first two boots of its disk.
+	Starves Script = "stub: starves"
 )
 
 // DiskSize is the size of disks that hold a script.
@@ -90,6 +92,8 @@ type stub struct {
 	noReboot bool
 	// writes counts those that found no room.
 	writes int
+	// boots names a file with a byte for each boot of the OS disk.
+	boots string
 }
 
 func newStub(args []string) (*stub, error) {
@@ -123,6 +127,7 @@ func newStub(args []string) (*stub, error) {
 			return nil, err
 		}
 		if d.Name == "os" {
+			s.boots = d.File.Filename + ".boots"
 			var err error
 			if s.script, err = scriptOf(d.File.Filename); err != nil {
 				return nil, err
@@ -239,6 +244,12 @@ func (s *stub) run() error {
 func (s *stub) boot() {
 	fmt.Fprint(s.console, "SeaBIOS (stub)\r\nBooting from Hard Disk...\r\n")
 	switch s.script {
+	case Starves:
+		before, _ := os.ReadFile(s.boots)
+		if len(before) < 2 {
+			fmt.Fprint(s.console, "[    0.004000] Kernel panic - not syncing: IO-APIC + timer doesn't work!  Boot with apic=debug and send a report.\r\n")
+		}
+		_ = os.WriteFile(s.boots, append(before, '.'), 0o600)
 	case NoBoot:
 		fmt.Fprint(s.console, "Boot failed: not a bootable disk\r\n\r\nNo bootable device.\r\n")
 	case Chatters:
