@@ -5,7 +5,9 @@ package vmrun
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
+	"time"
 
 	"millpond.dev/millpond/internal/launch"
 )
@@ -37,5 +39,33 @@ func TestRealQEMUWithoutASystem(t *testing.T) {
 				t.Logf("evidence: %s", st.Err.Evidence)
 			}
 		})
+	}
+}
+
+// TestRealStarvedMachine boots a sector that says what a kernel says which saw no ticks:
+// a QEMU that is stopped can be reset, and what is in its place boots.
+func TestRealStarvedMachine(t *testing.T) {
+	defer func(most int, pause time.Duration) { mostStarved, starvedPause = most, pause }(mostStarved, starvedPause)
+	mostStarved, starvedPause = 2, 10*time.Millisecond
+	dir, cfg := newVM(t, "")
+	// It writes the bytes at 0x7c14 to the first serial port and then runs in a circle.
+	sector := append([]byte{0x31, 0xc0, 0x8e, 0xd8, 0xbe, 0x14, 0x7c, 0xba, 0xf8, 0x03, 0xac, 0x84, 0xc0, 0x74, 0x03, 0xee, 0xeb, 0xf8, 0xeb, 0xfe},
+		"[    0.004000] Kernel panic - not syncing: IO-APIC + timer doesn't work!\r\n"...)
+	sector = append(append(sector, make([]byte, 510-len(sector))...), 0x55, 0xaa)
+	if err := os.WriteFile(cfg.Spec.OSDisk.Backing, append(sector, make([]byte, 1<<20-512)...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cfg.Tools = Tools{QEMU: "qemu-system-x86_64", MkE2fs: "mke2fs"}
+	if err := cfg.Save(dir); err != nil {
+		t.Fatal(err)
+	}
+	_, wait := start(t, dir)
+	st := wait()
+	said, err := Console(t.Context(), dir, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if st.Err == nil || st.Err.Code != CodeStarved || !st.Err.Host || strings.Count(string(said), "timer doesn't work") != 3 {
+		t.Errorf("%+v, %+v\nconsole: %s\nqemu: %s", st, st.Err, said, Evidence(filepath.Join(dir, qemuLog)))
 	}
 }
