@@ -2,13 +2,11 @@ package quickzstd
 
 import (
 	"bytes"
-	"fmt"
 	"io"
 	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"testing"
 
 	"github.com/klauspost/compress/zstd"
@@ -197,7 +195,7 @@ func BenchmarkAppend(b *testing.B) {
 // programs are n bytes of this machine's programs and libraries.
 func programs(b *testing.B, n int) []byte {
 	var out bytes.Buffer
-	for _, pattern := range []string{"/usr/lib/*/*.so*", filepath.Join(runtime.GOROOT(), "bin/*"), "/usr/bin/*"} {
+	for _, pattern := range []string{"/usr/lib/*/*.so*", "/usr/bin/*"} {
 		names, _ := filepath.Glob(pattern)
 		for _, name := range names {
 			if f, err := os.Open(name); err == nil {
@@ -210,7 +208,7 @@ func programs(b *testing.B, n int) []byte {
 		}
 	}
 	if out.Len() == 0 {
-		b.Skip(fmt.Sprintf("no programs under %s", runtime.GOROOT()))
+		b.Skip("there are no programs in /usr/lib and /usr/bin")
 	}
 	return out.Bytes()
 }
