@@ -247,7 +247,7 @@ func TestContainers(t *testing.T) {
 	l.Resize("boxes", 2)
 	l.WaitIdle("boxes", 2, 10*time.Minute)
 	wide := map[string]any{"imageName": image, "containerRunOptions": "--network host"}
-	two := with(shell("two", "for h in $(echo $AZ_BATCH_HOST_LIST | busybox tr , ' '); do until busybox nc -w 5 $h 5555; do busybox sleep 1; done; done; exit 6"), "containerSettings", wide)
+	two := with(shell("two", "IFS=,; for h in $AZ_BATCH_HOST_LIST; do until busybox nc -w 5 $h 5555; do busybox sleep 1; done; done; exit 6"), "containerSettings", wide)
 	two["multiInstanceSettings"] = map[string]any{"numberOfInstances": 2,
 		"coordinationCommandLine": "/bin/sh -c '. /etc/os-release; echo $ID $AZ_BATCH_NODE_ID | busybox nc -l -p 5555 & echo coordinated'"}
 	l.AddJob("k", "boxes", two)
