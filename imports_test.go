@@ -26,7 +26,7 @@ var tiers = map[string]int{
 	"internal/directory": 4, "internal/authz": 4, "internal/account": 5, "internal/storage": 5, "internal/application": 4, "internal/resource": 4, "internal/compute": 4, "internal/machine": 4, "internal/gallery": 4, "internal/network": 4, "internal/managedidentity": 4, "internal/deployment": 4,
 	"internal/events": 4, "internal/certificate": 4, "internal/extension": 7,
 	"internal/pool": 4, "internal/node": 4, "internal/job": 4, "internal/sched": 4, "internal/usage": 4,
-	"internal/image/chunkstore": 6, "internal/image/bucket": 7, "internal/image/bucket/buckettest": 6,
+	"internal/image/chunkstore": 6, "internal/image/bucket": 7, "internal/image/quickzstd": 8, "internal/image/bucket/buckettest": 6,
 	"internal/autoscale": 5,
 	"internal/bootcheck": 4, "internal/launch/local": 4, "internal/launch/fake": 5, "internal/launch/launchtest": 6, "internal/vmrun": 5, "internal/imagehost": 6, "internal/agent": 6, "internal/baseimage": 6,
 	"internal/launch": 7, "internal/image": 8, "internal/image/rawfile": 6, "internal/image/imagetest": 7, "internal/image/cache": 7, "internal/reconcile": 7,
