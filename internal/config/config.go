@@ -168,7 +168,7 @@ type Local struct {
 	// MaxVMs bounds the VMs on this host; 0 means by memory alone.
 	MaxVMs int `yaml:"maxVMs"`
 	// ConcurrentBoots bounds the nodes that boot at the same time; copies of others do
-	// not boot. 0 means four a processor under emulation, and eight under KVM.
+	// not boot. 0 means two a processor under emulation, and eight under KVM.
 	ConcurrentBoots int `yaml:"concurrentBoots"`
 	// MemoryMiB is how much of the host's memory VMs may use in all; 0 means
 	// nine tenths of it.

@@ -58,7 +58,7 @@ type Config struct {
 	// ConcurrentStarts is how many VMs start at a time; 0 means one a core.
 	// More of them only make all of them late together.
 	ConcurrentStarts int
-	// ConcurrentBoots is how many nodes boot by themselves at a time; 0 means four a
+	// ConcurrentBoots is how many nodes boot by themselves at a time; 0 means two a
 	// core under emulation, and eight under KVM.
 	ConcurrentBoots int
 	// StopGrace is what guests may take to power off when their supervisor gets
