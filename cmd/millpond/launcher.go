@@ -73,7 +73,7 @@ func (s *server) openLauncher() (machines, error) {
 			return nil, err
 		}
 		return local.Open(local.Config{Images: s.images, Dir: s.data.VMs(), CacheDir: s.data.Cache(), HostKey: cmp.Or(s.cfg.Local.DisksKey, s.data.DisksKey()), Supervisor: []string{self, "vm-run"}, Tools: tools(), AgentBinary: agent,
-			Accel: mode, VCPUCap: s.cfg.Local.VCPUCap, MemoryCapMiB: s.cfg.Local.MemoryCapMiB, MaxVMs: s.cfg.Local.MaxVMs, ConcurrentBoots: s.cfg.Local.ConcurrentBoots, MemoryMiB: s.cfg.Local.MemoryMiB,
+			Accel: mode, VCPUCap: s.cfg.Local.VCPUCap, MemoryCapMiB: s.cfg.Local.MemoryCapMiB, MaxVMs: s.cfg.Local.MaxVMs, MemoryMiB: s.cfg.Local.MemoryMiB,
 			Templates: local.Templates{Off: s.cfg.Local.Clones == "off", MaxMiB: s.cfg.Local.TemplatesMiB},
 			Managed:   s.data.Disks(), ManagedStores: s.stores, Clock: s.clock, Log: s.log})
 	}

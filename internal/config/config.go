@@ -167,9 +167,6 @@ type Local struct {
 	VCPUCap int `yaml:"vcpuCap"`
 	// MaxVMs bounds the VMs on this host; 0 means by memory alone.
 	MaxVMs int `yaml:"maxVMs"`
-	// ConcurrentBoots bounds the nodes that boot at the same time; copies of others do
-	// not boot. 0 means two a processor under emulation, and eight under KVM.
-	ConcurrentBoots int `yaml:"concurrentBoots"`
 	// MemoryMiB is how much of the host's memory VMs may use in all; 0 means
 	// nine tenths of it.
 	MemoryMiB int64 `yaml:"memoryMiB"`
@@ -421,9 +418,6 @@ func (c Config) Check() error {
 	}
 	if n := c.Local.ImageCacheMiB; n != 0 && n < 256 {
 		bad("local.imageCacheMiB is %d; it must be at least 256, or 0 for a tenth of the disk", n)
-	}
-	if c.Local.ConcurrentBoots < 0 {
-		bad("local.concurrentBoots is %d; it must not be below 0", c.Local.ConcurrentBoots)
 	}
 	if c.Local.TemplatesMiB < 0 {
 		bad("local.templatesMiB is %d; it must not be below 0", c.Local.TemplatesMiB)

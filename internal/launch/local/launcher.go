@@ -58,9 +58,6 @@ type Config struct {
 	// ConcurrentStarts is how many VMs start at a time; 0 means one a core.
 	// More of them only make all of them late together.
 	ConcurrentStarts int
-	// ConcurrentBoots is how many nodes boot by themselves at a time; 0 means two a
-	// core under emulation, and eight under KVM.
-	ConcurrentBoots int
 	// StopGrace is what guests may take to power off when their supervisor gets
 	// SIGTERM; 0 means 20 s.
 	StopGrace time.Duration
@@ -92,10 +89,9 @@ type Launcher struct {
 	cfg     Config
 	changed *wake.Signal
 	starts  chan struct{}
-	boots   boots // once prepared
 	watch   *watcher
 	prover  accel.Prover
-	// prepared is closed when verdict, boots, agentDisk and prepareErr are set.
+	// prepared is closed when verdict, agentDisk and prepareErr are set.
 	prepared   chan struct{}
 	verdict    accel.Verdict
 	agentDisk  string
@@ -200,7 +196,6 @@ func (l *Launcher) prepare() {
 	l.mu.Lock()
 	l.verdict = v
 	l.mu.Unlock()
-	l.boots = newBoots(l.cfg.ConcurrentBoots, v.Accel)
 	l.cfg.Log.Info("acceleration decided", "accel", string(v.Accel), "reason", v.Reason, "took", v.Took)
 	if l.cfg.AgentBinary != "" {
 		l.agentDisk, l.prepareErr = agentDisk(l.cfg.CacheDir, l.cfg.AgentBinary)

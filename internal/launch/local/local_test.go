@@ -54,7 +54,7 @@ func newFixture(t *testing.T, edit func(*Config)) *fixture {
 	}
 	f := &fixture{bases: t.TempDir(), cfg: Config{
 		Dir: filepath.Join(t.TempDir(), "vms"), CacheDir: t.TempDir(), Supervisor: []string{self, "vm-run"},
-		Tools: vmrun.Tools{QEMU: self, MkE2fs: "mke2fs"}, Accel: accel.TCG, MemoryCapMiB: 256, ConcurrentBoots: 100,
+		Tools: vmrun.Tools{QEMU: self, MkE2fs: "mke2fs"}, Accel: accel.TCG, MemoryCapMiB: 256,
 		Templates: Templates{Off: true},
 		Clock:     clock.System{}, Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 	}}
@@ -319,7 +319,7 @@ func BenchmarkReopen32(b *testing.B) {
 		b.Fatal(err)
 	}
 	cfg := Config{Dir: filepath.Join(dir, "vms"), CacheDir: dir, Supervisor: []string{self, "vm-run"},
-		Tools: vmrun.Tools{QEMU: self, MkE2fs: "mke2fs"}, Accel: accel.TCG, MemoryCapMiB: 64, ConcurrentBoots: 100,
+		Tools: vmrun.Tools{QEMU: self, MkE2fs: "mke2fs"}, Accel: accel.TCG, MemoryCapMiB: 64,
 		Clock: clock.System{}, Log: slog.New(slog.NewTextHandler(io.Discard, nil))}
 	l, err := Open(cfg)
 	if err != nil {

@@ -265,8 +265,8 @@ func notStartedFailure(err error) *launch.Failure {
 		Suggestion: "`millpond doctor` checks this host."}
 }
 
-// start waits for its turn, starts the supervisor, and lets the next have it when the
-// VM runs or has ended. A place among those that boot is kept until it has booted.
+// start waits for a place, starts the supervisor, and keeps the place until the
+// VM runs or has ended.
 func (l *Launcher) start(v *vm, attempt int) error {
 	select {
 	case <-l.prepared:
@@ -279,37 +279,39 @@ func (l *Launcher) start(v *vm, attempt int) error {
 	if err := l.chooseTemplate(v); err != nil {
 		return err
 	}
-	back, err := l.place(v)
-	if err != nil {
-		return err
-	}
-	exited, err := l.startNow(v, attempt)
-	if err != nil || exited == nil {
-		back()
-		return err
-	}
-	l.until(v, exited, bootHold, booted)
-	back()
-	return nil
-}
-
-// startNow is a start whose VM may boot; nil, nil if it was overtaken.
-func (l *Launcher) startNow(v *vm, attempt int) (exited <-chan struct{}, err error) {
 	select {
 	case l.starts <- struct{}{}:
 	case <-v.ctx.Done():
-		return nil, v.ctx.Err()
+		return v.ctx.Err()
 	}
 	defer func() { <-l.starts }()
 	if err := l.provide(v.ctx, v.cfg.Spec); err != nil {
-		return nil, err
+		return err
 	}
-	if exited, err = l.spawn(v, attempt); err != nil || exited == nil {
-		return nil, err
+	exited, err := l.spawn(v, attempt)
+	if err != nil || exited == nil {
+		return err
 	}
 	l.follow(v)
-	l.until(v, exited, startLimit, func(st launch.Status) bool { return st.Phase != launch.Preparing })
-	return exited, nil
+	settled := l.watch.settled(v.dir)
+	defer l.watch.unsettle(v.dir)
+	limit := time.NewTimer(startLimit)
+	defer limit.Stop()
+	for {
+		st, err := vmrun.LoadStatus(v.dir)
+		if err != nil || st.Phase != launch.Preparing {
+			return nil
+		}
+		select {
+		case <-settled:
+		case <-exited:
+			return nil
+		case <-limit.C:
+			return nil
+		case <-v.ctx.Done():
+			return nil
+		}
+	}
 }
 
 // chooseTemplate decides whether a VM that has not run yet is to be a clone.

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"slices"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -22,7 +21,7 @@ type watcher struct {
 	byDir map[string]int32
 	byWD  map[int32]string
 	// waits are those who wait for one folder's next change.
-	waits map[string][]chan struct{}
+	waits map[string]chan struct{}
 }
 
 func newWatcher(changed func(dir string)) (*watcher, error) {
@@ -31,7 +30,7 @@ func newWatcher(changed func(dir string)) (*watcher, error) {
 		return nil, fmt.Errorf("watch VM folders: %w", err)
 	}
 	return &watcher{f: os.NewFile(uintptr(fd), "inotify"), changed: changed,
-		byDir: map[string]int32{}, byWD: map[int32]string{}, waits: map[string][]chan struct{}{}}, nil
+		byDir: map[string]int32{}, byWD: map[int32]string{}, waits: map[string]chan struct{}{}}, nil
 }
 
 // add watches a VM's folder. Status files are renamed into place.
@@ -70,22 +69,20 @@ func (w *watcher) remove(dir string) {
 	}
 }
 
-// waiter returns a channel that receives after each change in dir, until dismiss.
-func (w *watcher) waiter(dir string) <-chan struct{} {
+// settled returns a channel that receives after each change in dir, until
+// unsettle. One waiter a folder.
+func (w *watcher) settled(dir string) <-chan struct{} {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	c := make(chan struct{}, 1)
-	w.waits[dir] = append(w.waits[dir], c)
+	w.waits[dir] = c
 	return c
 }
 
-func (w *watcher) dismiss(dir string, waiter <-chan struct{}) {
+func (w *watcher) unsettle(dir string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	left := slices.DeleteFunc(w.waits[dir], func(c chan struct{}) bool { return c == waiter })
-	if w.waits[dir] = left; len(left) == 0 {
-		delete(w.waits, dir)
-	}
+	delete(w.waits, dir)
 }
 
 // loop runs until close.
@@ -118,7 +115,7 @@ func (w *watcher) tell(e inotify.Event) {
 		}
 	}
 	for _, dir := range dirs {
-		for _, c := range w.waits[dir] {
+		if c := w.waits[dir]; c != nil {
 			select {
 			case c <- struct{}{}:
 			default:
