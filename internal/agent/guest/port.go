@@ -37,7 +37,7 @@ func OpenPort(ctx context.Context, path string) (io.ReadWriteCloser, error) {
 		var err error
 		if info, e := os.Stat(p); e == nil && info.Mode().Type() == os.ModeSocket {
 			var conn net.Conn
-			if conn, err = net.Dial("unix", p); err == nil {
+			if conn, err = new(net.Dialer).DialContext(ctx, "unix", p); err == nil {
 				return conn, nil
 			}
 		} else if p != "" {
