@@ -65,7 +65,7 @@ func Reached(st launch.Status, console string) Stage {
 		switch st.Err.Code {
 		case vmrun.CodeEmergency:
 			return System
-		case vmrun.CodeKernelPanic, vmrun.CodeRootNotFound:
+		case vmrun.CodeKernelPanic, vmrun.CodeRootNotFound, vmrun.CodeStarved:
 			return Kernel
 		case vmrun.CodeKernelNotLoaded:
 			return BootLoader
