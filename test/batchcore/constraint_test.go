@@ -74,6 +74,7 @@ func TestConstraints(t *testing.T) {
 	task("retries", "kept", "true", &azbatch.TaskConstraints{RetentionTime: ptr("PT1H")})
 	task("retries", "brief", "true", &azbatch.TaskConstraints{RetentionTime: ptr("PT0S")})
 	c.taskIn("retries", "kept", millpond.TaskCompleted)
+	c.taskIn("retries", "brief", millpond.TaskCompleted) // its directory is not there before it begins, either
 	there := func(task string) bool {
 		found, _ := filepath.Glob(filepath.Join(h.real, "*", "workitems", "retries", "job-1", task))
 		return len(found) > 0
