@@ -178,12 +178,16 @@ func (e *Edge) listMachines(w http.ResponseWriter, r *azwire.Request) error {
 
 func (e *Edge) deleteMachine(w http.ResponseWriter, r *azwire.Request) error {
 	at := id(r, millpond.TypeVM, "vm")
+	// Read before: a machine can be gone as soon as its deletion is asked for.
+	was, err := e.Resources.Get(r.Context(), at)
+	if err != nil && millpond.KindOf(err) != millpond.NotFound {
+		return err
+	}
 	op, err := e.Machines.Delete(r.Context(), at)
 	if err != nil || op == nil {
 		return deleted(w, false, err)
 	}
-	location, _ := e.Resources.Get(r.Context(), at)
-	e.accepted(w, r, *op, "Microsoft.Compute", location.Location)
+	e.accepted(w, r, *op, "Microsoft.Compute", was.Location)
 	return nil
 }
 
