@@ -268,7 +268,6 @@ func (a *Agent) run(q *nodev1.RunTaskRequest) error {
 	go func() {
 		defer a.wg.Done()
 		defer cancel(nil)
-		log := a.cfg.Log.With("job", k.job, "task", k.task, "attempt", k.attempt)
 		var start time.Time
 		started := func(t time.Time) {
 			start = t
@@ -289,7 +288,7 @@ func (a *Agent) run(q *nodev1.RunTaskRequest) error {
 		if report.EndTime == nil {
 			report.EndTime = timestamppb.New(a.cfg.Clock.Now())
 		}
-		log.Info("attempt ended", "failure", report.GetFailure().GetCode())
+		a.cfg.Log.Info("attempt ended", "job", k.job, "task", k.task, "attempt", k.attempt, "failure", report.GetFailure().GetCode())
 		// Under one lock: a Hello sees the attempt running or its report, and
 		// whoever has seen the report may remove the directory.
 		a.mu.Lock()

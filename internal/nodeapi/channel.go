@@ -163,19 +163,39 @@ func heard(text string) (*nodev1.HelloResponse, error) {
 // here too. It checks the credential as a request would; the returned
 // connection is the agent's side.
 func (h *Handler) Dial(ctx context.Context, node millpond.NodeID, generation int, token string) (net.Conn, error) {
+	ours, theirs := net.Pipe()
+	run, err := h.accept(ctx, node, generation, token, ours)
+	if err != nil {
+		return nil, err
+	}
+	go run()
+	return theirs, nil
+}
+
+// Serve runs a session over a connection to an agent, for launchers that hold it in
+// this process, and returns when that has ended. It checks the credential as a
+// request would; conn is closed unless that is an error.
+func (h *Handler) Serve(ctx context.Context, node millpond.NodeID, generation int, token string, conn net.Conn) error {
+	run, err := h.accept(ctx, node, generation, token, conn)
+	if err == nil {
+		run()
+	}
+	return err
+}
+
+// accept makes a session over conn the node's; the caller runs it.
+func (h *Handler) accept(ctx context.Context, node millpond.NodeID, generation int, token string, conn net.Conn) (run func(), err error) {
 	if err := h.auth.AuthenticateNode(ctx, node, generation, token); err != nil {
 		return nil, err
 	}
 	if !h.enter() {
 		return nil, stopping()
 	}
-	ours, theirs := net.Pipe()
 	c := h.claim(node)
-	go func() {
+	return func() {
 		defer h.wg.Done()
-		h.serve(ours, node, generation, c, nil)
-	}()
-	return theirs, nil
+		h.serve(conn, node, generation, c, nil)
+	}, nil
 }
 
 // Join is Dial without a connection: it runs a session with an agent of this

@@ -282,6 +282,32 @@ func TestDialInProcess(t *testing.T) {
 	}
 }
 
+// A connection that a launcher holds in this process is a session like any other.
+func TestServeConnection(t *testing.T) {
+	n, h, _ := start(t)
+	ctx := context.Background()
+	ours, theirs := net.Pipe()
+	if err := h.Serve(ctx, "n1", 1, "wrong", ours); millpond.KindOf(err) != millpond.Forbidden {
+		t.Fatal(err)
+	}
+	served, done := make(chan error, 1), make(chan struct{})
+	go func() {
+		defer close(done)
+		nodeproto.ServeConn(ctx, theirs, nodeproto.NewHandler(handler{name: "held"}))
+	}()
+	go func() { served <- h.Serve(ctx, "n1", 1, "token-of-n1", ours) }()
+	n.expect(t, "held")
+	h.Close()
+	if err := <-served; err != nil {
+		t.Fatal(err)
+	}
+	ended(t, done)
+	ours, _ = net.Pipe()
+	if err := h.Serve(ctx, "n1", 1, "token-of-n1", ours); millpond.KindOf(err) != millpond.Unavailable {
+		t.Fatal(err)
+	}
+}
+
 // An agent that never speaks HTTP/2 must not keep its successor out.
 func TestSilentAgentIsReplaced(t *testing.T) {
 	n, _, s := start(t)

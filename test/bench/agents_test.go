@@ -5,7 +5,6 @@ package bench
 import (
 	"context"
 	"errors"
-	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -29,7 +28,7 @@ type agents struct {
 	dir     string
 	log     *slog.Logger
 	changed chan struct{}
-	dial    func(launch.Spec) (net.Conn, error)
+	serve   func(launch.Spec, net.Conn) error
 	wg      sync.WaitGroup
 
 	mu      sync.Mutex
@@ -98,8 +97,8 @@ func (a *agents) Launch(_ context.Context, spec launch.Spec) error {
 	return nil
 }
 
-// join carries bytes between an agent and the service until the benchmark's end, as a
-// machine's supervisor does.
+// join gives the service an agent's sessions, one after another, until the
+// benchmark's end.
 func (a *agents) join(spec launch.Spec, host *nodeproto.Host) {
 	defer context.AfterFunc(a.ctx, func() { host.Close() })()
 	for a.ctx.Err() == nil {
@@ -107,20 +106,9 @@ func (a *agents) join(spec launch.Spec, host *nodeproto.Host) {
 		if err != nil {
 			return
 		}
-		server, err := a.dial(spec)
-		if err != nil {
+		if err := a.serve(spec, session); err != nil {
 			session.Close()
-			continue
 		}
-		var copies sync.WaitGroup
-		for to, from := range map[net.Conn]net.Conn{session: server, server: session} {
-			copies.Go(func() {
-				_, _ = io.Copy(to, from)
-				session.Close()
-				server.Close()
-			})
-		}
-		copies.Wait()
 	}
 }
 

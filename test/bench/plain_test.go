@@ -12,6 +12,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"testing"
 	"time"
 
@@ -63,6 +64,7 @@ func (neighbours) Authorize(context.Context, millpond.Caller, string, string) er
 
 // startPlain runs the service until the benchmark's end.
 func startPlain(b testing.TB) *plain {
+	debug.SetGCPercent(200) // as the server does
 	ctx, cancel := context.WithCancel(context.Background())
 	clk := clock.System{}
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
@@ -78,8 +80,8 @@ func startPlain(b testing.TB) *plain {
 	allocator, nodes, scheduler, jobs := wake.New(), wake.New(), wake.New(), wake.New()
 	var channel *nodeapi.Handler
 	machines := &agents{ctx: ctx, dir: dir, log: log, all: map[string]*process{}, changed: make(chan struct{}, 1),
-		dial: func(spec launch.Spec) (net.Conn, error) {
-			return channel.Dial(ctx, spec.Node, spec.Generation, spec.Channel.Token)
+		serve: func(spec launch.Spec, conn net.Conn) error {
+			return channel.Serve(ctx, spec.Node, spec.Generation, spec.Channel.Token, conn)
 		}}
 	n := node.New(node.Deps{DB: db, Clock: clk, Log: log, Launcher: machines, Images: neighbours{}, Accounts: neighbours{}, Random: rand.Read,
 		Wakes: node.Wakes{Allocator: allocator, Nodes: nodes, Scheduler: scheduler, Jobs: jobs}})

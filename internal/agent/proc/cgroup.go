@@ -12,18 +12,30 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // cgroup is a directory of the unified hierarchy. A nil one does nothing.
 type cgroup struct {
 	dir string
-	// handle is the directory, events and stat are its files: who opens them each time
-	// takes as long as the whole start of a small program. nil in one that is only killed.
-	handle, events, stat *os.File
-	// user and kernel are the processor time of those who had the group before.
-	user, kernel time.Duration
+	// files are descriptors of the directory and of its files, by the constants below:
+	// who opens them each time takes as long as the whole start of a small program.
+	// There are none in a group that is only killed.
+	files []int
+	// before is what those used who had the group before, seen what cpu saw last.
+	before, seen groupTime
 	killed       bool
 }
+
+// groupTime is processor time.
+type groupTime struct{ user, kernel time.Duration }
+
+const (
+	groupDirectory = iota
+	groupEvents
+	groupStat
+)
 
 // findCgroup finds the cgroup v2 in which the agent may make others: its own,
 // which systemd delegates to it (Delegate=yes or pids), or the root's.
@@ -108,15 +120,13 @@ func (c *cgroups) take(name string) (*cgroup, error) {
 	if err := os.Mkdir(g.dir, 0o755); err != nil {
 		return nil, err
 	}
-	for _, f := range []struct {
-		file **os.File
-		name string
-	}{{&g.handle, ""}, {&g.events, "cgroup.events"}, {&g.stat, "cpu.stat"}} {
-		var err error
-		if *f.file, err = os.Open(filepath.Join(g.dir, f.name)); err != nil {
+	for _, name := range []string{groupDirectory: "", groupEvents: "cgroup.events", groupStat: "cpu.stat"} {
+		fd, err := unix.Open(filepath.Join(g.dir, name), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
 			g.remove()
-			return nil, err
+			return nil, &os.PathError{Op: "open", Path: filepath.Join(g.dir, name), Err: err}
 		}
+		g.files = append(g.files, fd)
 	}
 	return g, nil
 }
@@ -128,7 +138,12 @@ func (c *cgroups) give(g *cgroup) {
 		g.remove()
 		return
 	}
-	g.user, g.kernel, _ = g.total()
+	// Nobody has been in it since cpu saw it; the kernel adds up what all groups used
+	// for each look.
+	if g.seen == g.before {
+		g.seen, _ = g.total()
+	}
+	g.before = g.seen
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.idle = append(c.idle, idleGroup{g, time.Now()})
@@ -174,7 +189,16 @@ func (c *cgroups) killChildren(prefix string) {
 	}
 }
 
-func (c *cgroup) fd() int { return int(c.handle.Fd()) }
+func (c *cgroup) fd() int { return c.files[groupDirectory] }
+
+// read gives a file's beginning as the kernel tells it now; nothing if that fails.
+func (c *cgroup) read(file int, into []byte) []byte {
+	n, err := unix.Pread(c.files[file], into, 0)
+	if err != nil {
+		return nil
+	}
+	return into[:n]
+}
 
 // empty says that no process is in the group or below it.
 func (c *cgroup) empty() bool {
@@ -182,8 +206,7 @@ func (c *cgroup) empty() bool {
 		return true
 	}
 	var b [128]byte
-	n, _ := c.events.ReadAt(b[:], 0)
-	return bytes.Contains(b[:n], []byte("populated 0\n"))
+	return bytes.Contains(c.read(groupEvents, b[:]), []byte("populated 0\n"))
 }
 
 func (c *cgroup) kill() {
@@ -197,11 +220,10 @@ func (c *cgroup) kill() {
 // remove deletes the group. Killed processes leave it a moment later, so it is
 // tried for up to a second; a group that stays is empty soon and does no harm.
 func (c *cgroup) remove() {
-	for _, f := range []*os.File{c.handle, c.events, c.stat} {
-		if f != nil {
-			f.Close()
-		}
+	for _, fd := range c.files {
+		unix.Close(fd)
 	}
+	c.files = nil
 	for range 100 {
 		if err := syscall.Rmdir(c.dir); !errors.Is(err, syscall.EBUSY) {
 			return
@@ -211,21 +233,18 @@ func (c *cgroup) remove() {
 }
 
 // cpu is the processor time of all that were in the group since it was taken.
-func (c *cgroup) cpu() (user, kernel time.Duration, ok bool) {
+func (c *cgroup) cpu() (used groupTime, ok bool) {
 	if c == nil {
-		return 0, 0, false
+		return groupTime{}, false
 	}
-	user, kernel, ok = c.total()
-	return max(user-c.user, 0), max(kernel-c.kernel, 0), ok
+	if c.seen, ok = c.total(); !ok {
+		c.seen = c.before
+	}
+	return groupTime{max(c.seen.user-c.before.user, 0), max(c.seen.kernel-c.before.kernel, 0)}, ok
 }
 
 // total is the processor time of all that were ever in the group.
-func (c *cgroup) total() (user, kernel time.Duration, ok bool) {
-	b := make([]byte, 2048)
-	n, _ := c.stat.ReadAt(b, 0)
-	if n == 0 {
-		return 0, 0, false
-	}
-	user, kernel = parseCPU(string(b[:n]))
-	return user, kernel, true
+func (c *cgroup) total() (groupTime, bool) {
+	b := c.read(groupStat, make([]byte, 2048))
+	return parseCPU(string(b)), len(b) > 0
 }

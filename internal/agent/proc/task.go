@@ -2,6 +2,7 @@ package proc
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"maps"
@@ -42,12 +43,6 @@ func (t *task) makeDirectories() error {
 	fail := func(err error) error {
 		return (&failure{server: true, code: "ResourceDirectoryCreateFailed", message: "The task's directory could not be made.", err: err}).orDiskFull()
 	}
-	if err := os.RemoveAll(t.dir); err != nil {
-		return fail(err)
-	}
-	if err := os.MkdirAll(filepath.Dir(t.dir), 0o755); err != nil {
-		return fail(err)
-	}
 	// The start task's directory is read by the tasks that follow it, and so is
 	// that of a job's preparation.
 	mode := fs.FileMode(0o770)
@@ -55,7 +50,7 @@ func (t *task) makeDirectories() error {
 		mode = 0o775
 	}
 	for _, d := range []string{t.dir, t.wd} {
-		if err := os.Mkdir(d, mode); err != nil {
+		if err := t.makeDirectory(d, mode); err != nil {
 			return fail(err)
 		}
 		if err := os.Chmod(d, mode); err != nil { // whatever the umask
@@ -66,6 +61,23 @@ func (t *task) makeDirectories() error {
 		}
 	}
 	return nil
+}
+
+// makeDirectory makes one anew. Most are not there and have their parents.
+func (t *task) makeDirectory(path string, mode fs.FileMode) error {
+	err := os.Mkdir(path, mode)
+	switch {
+	case errors.Is(err, fs.ErrExist):
+		err = os.RemoveAll(path)
+	case errors.Is(err, fs.ErrNotExist):
+		err = os.MkdirAll(filepath.Dir(path), 0o755)
+	default:
+		return err
+	}
+	if err != nil {
+		return err
+	}
+	return os.Mkdir(path, mode)
 }
 
 func (t *task) own(path string) error {
@@ -122,13 +134,11 @@ func (t *task) fetchInto(ctx context.Context, dir string, files []*nodev1.Resour
 // settings are kept, and PATH is lengthened.
 func (t *task) environment(mark string) []string {
 	root := t.runner.cfg.Root
-	env := maps.Clone(t.request.GetEnvironment())
-	if env == nil {
-		env = map[string]string{}
-	}
-	for k, v := range map[string]string{"HOME": t.wd, "USER": t.user.name, "PATH": BasePath} {
-		if env[k] == "" {
-			env[k] = v
+	env := make(map[string]string, len(t.request.GetEnvironment())+32)
+	maps.Copy(env, t.request.GetEnvironment())
+	for _, v := range [][2]string{{"HOME", t.wd}, {"USER", t.user.name}, {"PATH", BasePath}} {
+		if env[v[0]] == "" {
+			env[v[0]] = v[1]
 		}
 	}
 	reach, err := t.runner.proxy.Environment()
@@ -146,21 +156,23 @@ func (t *task) environment(mark string) []string {
 	maps.Copy(env, t.packages)
 	shared := filepath.Join(root, "shared")
 	env["PATH"] = strings.TrimSuffix(env["PATH"], ":") + ":" + shared + ":" + t.wd
-	maps.Copy(env, map[string]string{
-		"AZ_BATCH_NODE_ROOT_DIR":            root,
-		"AZ_BATCH_NODE_SHARED_DIR":          shared,
-		"AZ_BATCH_NODE_STARTUP_DIR":         filepath.Join(root, "startup"),
-		"AZ_BATCH_NODE_STARTUP_WORKING_DIR": filepath.Join(root, "startup", "wd"),
-		"AZ_BATCH_NODE_MOUNTS_DIR":          filepath.Join(root, "fsmounts"),
+	for _, v := range [][2]string{
+		{"AZ_BATCH_NODE_ROOT_DIR", root},
+		{"AZ_BATCH_NODE_SHARED_DIR", shared},
+		{"AZ_BATCH_NODE_STARTUP_DIR", filepath.Join(root, "startup")},
+		{"AZ_BATCH_NODE_STARTUP_WORKING_DIR", filepath.Join(root, "startup", "wd")},
+		{"AZ_BATCH_NODE_MOUNTS_DIR", filepath.Join(root, "fsmounts")},
 		// Ours, like the mark.
-		"MILLPOND_SCHEDULED_EVENTS":   filepath.Join(root, ScheduledEvents),
-		"AZ_BATCH_TASK_DIR":           t.dir,
-		"AZ_BATCH_CERTIFICATES_DIR":   filepath.Join(t.dir, CertificateFolder),
-		"AZ_BATCH_TASK_WORKING_DIR":   t.wd,
-		"AZ_BATCH_TASK_USER":          t.user.name,
-		"AZ_BATCH_TASK_USER_IDENTITY": t.user.identity,
-		markName:                      mark,
-	})
+		{"MILLPOND_SCHEDULED_EVENTS", filepath.Join(root, ScheduledEvents)},
+		{"AZ_BATCH_TASK_DIR", t.dir},
+		{"AZ_BATCH_CERTIFICATES_DIR", filepath.Join(t.dir, CertificateFolder)},
+		{"AZ_BATCH_TASK_WORKING_DIR", t.wd},
+		{"AZ_BATCH_TASK_USER", t.user.name},
+		{"AZ_BATCH_TASK_USER_IDENTITY", t.user.identity},
+		{markName, mark},
+	} {
+		env[v[0]] = v[1]
+	}
 	if t.request.GetInstance() != nil {
 		env["AZ_BATCH_TASK_SHARED_DIR"] = t.dir
 	}

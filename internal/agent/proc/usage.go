@@ -26,12 +26,24 @@ func countsAtExit(pid int) ioCounts {
 		if err != nil {
 			return ioCounts{}
 		}
-		text, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/io")
-		if err != nil {
-			return ioCounts{}
-		}
-		return parseCounts(string(text))
+		return parseCounts(ioText(pid))
 	}
+}
+
+// ioText is /proc/PID/io, empty if it cannot be read. os.ReadFile takes twice as many
+// system calls for these 100 bytes, for every task.
+func ioText(pid int) string {
+	fd, err := unix.Open("/proc/"+strconv.Itoa(pid)+"/io", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return ""
+	}
+	defer unix.Close(fd)
+	var b [512]byte
+	n, err := unix.Read(fd, b[:])
+	if err != nil {
+		return ""
+	}
+	return string(b[:n])
 }
 
 func parseCounts(text string) (c ioCounts) {
@@ -58,14 +70,14 @@ func parseCounts(text string) (c ioCounts) {
 // usageOf is what a command and its descendants used. Without a cgroup only
 // those descendants count that somebody has waited for.
 func usageOf(s *os.ProcessState, io ioCounts, group *cgroup) *nodev1.Usage {
-	user, kernel := s.UserTime(), s.SystemTime()
-	if u, k, ok := group.cpu(); ok {
-		user, kernel = max(user, u), max(kernel, k)
+	used := groupTime{s.UserTime(), s.SystemTime()}
+	if all, ok := group.cpu(); ok {
+		used = groupTime{max(used.user, all.user), max(used.kernel, all.kernel)}
 	}
-	return &nodev1.Usage{UserCpu: durationpb.New(user), KernelCpu: durationpb.New(kernel), Reads: io.reads, Writes: io.writes, BytesRead: io.bytesRead, BytesWritten: io.bytesWritten}
+	return &nodev1.Usage{UserCpu: durationpb.New(used.user), KernelCpu: durationpb.New(used.kernel), Reads: io.reads, Writes: io.writes, BytesRead: io.bytesRead, BytesWritten: io.bytesWritten}
 }
 
-func parseCPU(text string) (user, kernel time.Duration) {
+func parseCPU(text string) (t groupTime) {
 	for line := range strings.Lines(text) {
 		name, value, _ := strings.Cut(strings.TrimSpace(line), " ")
 		us, err := strconv.ParseInt(value, 10, 64)
@@ -74,10 +86,10 @@ func parseCPU(text string) (user, kernel time.Duration) {
 		}
 		switch name {
 		case "user_usec":
-			user = time.Duration(us) * time.Microsecond
+			t.user = time.Duration(us) * time.Microsecond
 		case "system_usec":
-			kernel = time.Duration(us) * time.Microsecond
+			t.kernel = time.Duration(us) * time.Microsecond
 		}
 	}
-	return user, kernel
+	return t
 }
