@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime/debug"
 	"strings"
 
 	"golang.org/x/sync/errgroup"
@@ -18,13 +19,21 @@ import (
 // rawName is the file of a disk that is copied whole, from that of its overlay.
 func rawName(name string) string { return strings.TrimSuffix(name, ".qcow2") + ".raw" }
 
-// copyWorkers unpack chunks beside each other.
-const copyWorkers = 4
+const (
+	// copyWorkers unpack chunks beside each other.
+	copyWorkers = 4
+	// copyMemory is the heap's limit meanwhile: under memoryLimit the chunks that are
+	// under way keep the collector at work.
+	copyMemory = 64 << 20
+)
 
 // fullCopy writes all of a content into the VM's folder, from the first store
 // that has it whole. A copy that was broken off is made anew.
 func (d *disks) fullCopy(ctx context.Context, step, name string, disk launch.Disk) error {
 	return d.make(step, rawName(name), func(p string) error {
+		former := debug.SetMemoryLimit(-1)
+		debug.SetMemoryLimit(max(former, copyMemory))
+		defer debug.SetMemoryLimit(former)
 		part := p + ".part"
 		defer os.Remove(part)
 		var errs []error
@@ -76,6 +85,10 @@ func copyContent(ctx context.Context, place launch.Store, id image.ContentID, to
 func copyData(ctx context.Context, f *os.File, r image.Source) error {
 	const block = image.ChunkSize
 	zero := make([]byte, block)
+	buffers := make(chan []byte, copyWorkers)
+	for range copyWorkers {
+		buffers <- make([]byte, block)
+	}
 	sparse, _ := r.(image.Sparse)
 	g, group := errgroup.WithContext(ctx)
 	g.SetLimit(copyWorkers)
@@ -93,7 +106,9 @@ func copyData(ctx context.Context, f *os.File, r image.Source) error {
 		at, n := off, min(block, r.Size()-off)
 		off += n
 		g.Go(func() error {
-			b := make([]byte, n)
+			whole := <-buffers
+			defer func() { buffers <- whole }()
+			b := whole[:n]
 			if got, err := r.ReadAt(b, at); got < len(b) {
 				return fmt.Errorf("read at %d: %w", at, err)
 			}

@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 	"testing"
 
@@ -57,5 +58,45 @@ func TestFullCopy(t *testing.T) {
 	}
 	if left, _ := os.ReadDir(filepath.Join(dir, diskFolder)); len(left) != 0 {
 		t.Errorf("left behind: %v", left)
+	}
+}
+
+// BenchmarkFullCopy: 128 MiB that are half as large packed, in a supervisor's memory.
+func BenchmarkFullCopy(b *testing.B) {
+	url := "file://" + b.TempDir()
+	st, err := chunkstore.Open(b.Context(), "one", url)
+	if err != nil {
+		b.Fatal(err)
+	}
+	src := make(bits, 128<<20)
+	r := rand.New(rand.NewPCG(1, 2))
+	for i := 0; i < len(src); i += 64 {
+		for k := range 32 {
+			src[i+k] = byte(r.Uint32())
+		}
+	}
+	c, err := st.Ingest(b.Context(), src, nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	size := int64(len(src))
+	src = nil
+	limit, percent := debug.SetMemoryLimit(memoryLimit), debug.SetGCPercent(50)
+	defer func() {
+		debug.SetMemoryLimit(limit)
+		debug.SetGCPercent(percent)
+	}()
+	debug.FreeOSMemory()
+	disk := launch.Disk{Content: string(c.ID), FullCopy: true, SizeBytes: size, Stores: []launch.Store{{Name: "one", URL: url}}}
+	b.SetBytes(size)
+	for b.Loop() {
+		dir := b.TempDir()
+		if err := os.Mkdir(filepath.Join(dir, diskFolder), 0o700); err != nil {
+			b.Fatal(err)
+		}
+		d := &disks{dir: dir, cfg: Config{Spec: launch.Spec{OSDisk: disk}}, made: map[string][]string{}}
+		if err := d.osDisk(b.Context()); err != nil {
+			b.Fatal(err)
+		}
 	}
 }
